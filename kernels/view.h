@@ -1,0 +1,68 @@
+// Device, DType and View: what kernels are given. A View never owns memory.
+#pragma once
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+
+namespace vmamba {
+
+enum class DeviceType : uint8_t { cpu, cuda };
+
+struct Device {
+  DeviceType type = DeviceType::cpu;
+  int index = 0;
+  friend bool operator==(const Device&, const Device&) = default;
+};
+std::string to_string(Device device);  // "cpu", "cuda:0"
+
+enum class DType : uint8_t { float32, float16, bfloat16, float64, uint8, int8, int16, int32, int64, boolean };
+size_t size_of(DType dtype);              // bytes of one element
+std::string_view to_string(DType dtype);  // "float32", …
+
+// How a model computes: the storage dtype of its feature maps and the arithmetic of its matrix products.
+enum class Precision : uint8_t { float32, tf32, float16, bfloat16 };
+std::string_view to_string(Precision precision);
+DType storage_dtype(Precision precision);  // tf32 is stored as float32
+
+// A dense row-major array of up to 5 dimensions, except that rows (the last dimension) may stand `row_stride`
+// elements apart: a slice of channels of an NHWC map is a View too. No data means "absent".
+struct View {
+  static constexpr int max_rank = 5;
+
+  void* data = nullptr;
+  DType dtype = DType::float32;
+  Device device;
+  int rank = 0;
+  std::array<int64_t, max_rank> dims{};
+  int64_t row_stride = 0;
+
+  View() = default;
+  View(void* data, DType dtype, Device device, std::initializer_list<int64_t> dims);
+
+  explicit operator bool() const { return data != nullptr; }
+  int64_t dim(int i) const { return dims[i < 0 ? rank + i : i]; }
+  int64_t channels() const { return dim(-1); }  // length of a row
+  int64_t rows() const;                         // product of all dimensions but the last
+  int64_t elements() const { return rows() * channels(); }
+  bool is_dense() const { return row_stride == channels(); }
+  size_t bytes() const { return static_cast<size_t>(elements()) * size_of(dtype); }  // of a dense View
+
+  // The channels [begin, begin + count) of every row.
+  View slice_channels(int64_t begin, int64_t count) const;
+  // The entries [begin, begin + count) of the first dimension.
+  View slice_front(int64_t begin, int64_t count) const;
+  // The same dense memory with other dimensions of the same product.
+  View reshaped(std::initializer_list<int64_t> dims) const;
+
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+};
+std::string shape_string(const View& view);  // "(2, 56, 56, 96)"
+bool same_shape(const View& a, const View& b);
+
+}  // namespace vmamba
