@@ -1,0 +1,97 @@
+// The command line: parses it, runs one command, and turns every error into one line and an exit code:
+// 0 done, 1 the answer is no, 2 wrong usage or input, 3 the device or the machine failed.
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <array>
+#include <cstdio>
+#include <iostream>
+#include <new>
+
+#include "app/commands.h"
+#include "build_info.h"
+#include "kernels/error.h"
+
+namespace vmamba {
+namespace {
+
+// One line a command, in the order of --help.
+constexpr std::array<Command (*)(CLI::App&), 0> commands = {};
+
+std::string version_text() {
+  return fmt::format("vmamba-cli {}\nbuild: {}\nCUDA: {}\nlibraries: {}", build_version, build_kind,
+                     build_cuda, build_libraries);
+}
+
+std::string one_line(std::string text) {
+  for (char& c : text)
+    if (c == '\n' || c == '\r') c = ' ';
+  while (!text.empty() && (text.back() == ' ' || text.back() == '.')) text.pop_back();
+  return text;
+}
+
+int fail(int exit_code, const std::string& text) {
+  std::fflush(stdout);
+  fmt::print(stderr, "vmamba-cli: {}\n", one_line(text));
+  return exit_code;
+}
+
+int run(int argc, char** argv) {
+  spdlog::set_default_logger(spdlog::stderr_color_mt("vmamba-cli"));
+  spdlog::set_pattern("vmamba-cli: %^%l%$: %v");
+
+  CLI::App app("Runs and verifies VMamba image classifiers.", "vmamba-cli");
+  app.set_version_flag("--version", version_text(), "Print the version, the build, CUDA and the libraries");
+  app.fallthrough();
+  app.option_defaults()->always_capture_default(false);
+  std::string log_level = "info";
+  bool quiet = false;
+  app.add_option("--log-level", log_level,
+                 "What is logged to stderr: trace, debug, info, warning, error or off")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warning", "error", "off"}).description(""))
+      ->type_name("LEVEL")
+      ->capture_default_str();
+  app.add_flag("-q,--quiet", quiet, "Log errors only");
+
+  std::vector<Command> added;
+  for (const auto add : commands) added.push_back(add(app));
+
+  const auto help_hint = [&] {
+    const auto chosen = app.get_subcommands();
+    return fmt::format("see vmamba-cli {}--help", chosen.empty() ? "" : chosen.front()->get_name() + " ");
+  };
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    return fail(2, fmt::format("{}; {}", one_line(error.what()), help_hint()));
+  }
+  spdlog::set_level(spdlog::level::from_str(quiet ? "error" : log_level));
+
+  for (const Command& command : added)
+    if (command.parser->parsed()) return command.run();
+  return fail(2, "no command given; " + help_hint());
+}
+
+}  // namespace
+}  // namespace vmamba
+
+int main(int argc, char** argv) {
+  using vmamba::fail;
+  try {
+    const int exit_code = vmamba::run(argc, argv);
+    std::cout.flush();
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) || !std::cout)
+      return fail(3, "standard output could not be written");
+    return exit_code;
+  } catch (const vmamba::InputError& error) {
+    return fail(2, error.what());
+  } catch (const vmamba::MachineError& error) {
+    return fail(3, error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(3, "out of memory");
+  } catch (const std::exception& error) {
+    return fail(3, fmt::format("unexpected error, please report it: {}", error.what()));
+  }
+}

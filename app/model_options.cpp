@@ -1,0 +1,154 @@
+#include "app/model_options.h"
+
+#include <spdlog/spdlog.h>
+
+#include <charconv>
+
+#include "kernels/error.h"
+#include "lib/files.h"
+
+namespace vmamba {
+namespace fs = std::filesystem;
+
+void add_model_options(CLI::App& command, ModelOptions& options) {
+  const auto group = "Model";
+  command.add_option("--config", options.config, "Config file, or the name of a published model")
+      ->type_name("FILE|NAME")
+      ->group(group);
+  command.add_option("--weights", options.weights, "Weights: .safetensors, .pth or .pt")
+      ->type_name("FILE")
+      ->group(group);
+  command.add_option("--labels", options.labels, "Names of the classes, one a line")
+      ->type_name("FILE")
+      ->group(group);
+  command.add_option("--device", options.device, "auto, cpu, cuda or cuda:N")
+      ->type_name("DEVICE")
+      ->capture_default_str()
+      ->group(group);
+  command.add_option("--dtype", options.dtype, "auto, float32, tf32, float16 or bfloat16")
+      ->type_name("DTYPE")
+      ->capture_default_str()
+      ->group(group);
+  command
+      .add_option("--selective-scan-backend", options.selective_scan_backend, "oflex, mamba, torch or null")
+      ->type_name("BACKEND")
+      ->group(group);
+  command.add_option("--forward-core-version", options.forward_core_version, "v0, v1 or null")
+      ->type_name("VERSION")
+      ->group(group);
+  command.add_option("--threads", options.threads, "CPU threads; 0: all this process may use")
+      ->type_name("N")
+      ->check(CLI::Range(0, 4096).description(""))
+      ->group(group);
+}
+
+namespace {
+
+// The first of `candidates` that is there; empty: none.
+fs::path first_existing(std::initializer_list<fs::path> candidates) {
+  std::error_code error;
+  for (const fs::path& candidate : candidates)
+    if (fs::is_regular_file(candidate, error)) return candidate;
+  return {};
+}
+
+fs::path with_ending(const fs::path& path, const char* ending) {
+  fs::path result = path;
+  result.replace_extension();
+  result += ending;
+  return result;
+}
+
+ModelFiles shipped_model() {
+  const auto weights = find_shipped("weights/vmamba-tiny-imagenet.safetensors");
+  if (weights) return {with_ending(*weights, ".json"), *weights, with_ending(*weights, ".labels.txt")};
+  const auto stand_in = find_shipped("tests/data/models/s1_ln2d");
+  if (!stand_in)
+    fail_input("no model given and none in weights/: give --config FILE|NAME and --weights FILE");
+  spdlog::warn("no model given and none in weights/: using {}, whose weights are random", stand_in->string());
+  return {*stand_in / "config.json", *stand_in / "weights.safetensors", {}};
+}
+
+}  // namespace
+
+ModelFiles find_model(const ModelOptions& options) {
+  ModelFiles files;
+  if (options.config.empty() && options.weights.empty()) {
+    files = shipped_model();
+  } else {
+    files.weights = options.weights;
+    if (!options.config.empty()) {
+      files.config = find_config(options.config);
+    } else {
+      const fs::path named = with_ending(files.weights, ".json"),
+                     plain = files.weights.parent_path() / "config.json";
+      files.config = first_existing({named, plain});
+      if (files.config.empty())
+        fail_input("{}: no config beside these weights ({} or config.json): give --config FILE|NAME",
+                   files.weights.string(), named.filename().string());
+    }
+    if (!files.weights.empty())
+      files.labels = first_existing(
+          {with_ending(files.weights, ".labels.txt"), files.weights.parent_path() / "labels.txt"});
+  }
+  if (!options.labels.empty()) files.labels = options.labels;
+  return files;
+}
+
+Config load_model_config(const ModelOptions& options, const ModelFiles& files) {
+  Config config = load_config(files.config.string());
+  if (!options.selective_scan_backend.empty())
+    config.selective_scan_backend = parse_scan_backend(options.selective_scan_backend);
+  if (!options.forward_core_version.empty())
+    config.forward_core_version = parse_forward_core_version(options.forward_core_version);
+  return config;
+}
+
+StateDict load_model_weights(const ModelFiles& files) {
+  if (files.weights.empty())
+    fail_input("{}: no weights for this config: give --weights FILE, or make some with init-weights",
+               files.config.string());
+  return read_state_dict(files.weights);
+}
+
+RunChoice choose_run(const ModelOptions& options) {
+  RunChoice choice;
+  choice.device = parse_device(options.device);
+  choice.precision = parse_precision(options.dtype, choice.device);
+  choice.threads = options.threads;
+  return choice;
+}
+
+Device parse_device(std::string_view text) {
+  if (text == "cpu") return {DeviceType::cpu, 0};
+  if (text == "auto") {
+    std::string why_not = "there is no CUDA device";
+    for (const DeviceReport& report : list_devices()) {
+      if (report.device.type != DeviceType::cuda) continue;
+      if (report.usable) return report.device;
+      why_not = report.why_not;
+    }
+    spdlog::info("running on the CPU: {}", why_not);
+    return {DeviceType::cpu, 0};
+  }
+  Device device{DeviceType::cuda, 0};
+  if (text == "cuda") return device;
+  if (text.starts_with("cuda:")) {
+    const std::string_view number = text.substr(5);
+    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), device.index);
+    if (error == std::errc() && end == number.data() + number.size() && device.index >= 0) return device;
+  }
+  fail_input("--device {}: unknown; it is auto, cpu, cuda or cuda:N", text);
+}
+
+Precision parse_precision(std::string_view text, Device device) {
+  const bool on_cpu = device.type == DeviceType::cpu;
+  if (text == "auto") return on_cpu ? Precision::float32 : Precision::float16;
+  if (text == "tf32" && on_cpu) fail_input("--dtype tf32: only CUDA devices have it; on the CPU use float32");
+  for (const Precision precision :
+       {Precision::float32, Precision::tf32, Precision::float16, Precision::bfloat16})
+    if (text == to_string(precision)) return precision;
+  fail_input("--dtype {}: unknown; it is auto, float32, tf32, float16 or bfloat16", text);
+}
+
+}  // namespace vmamba

@@ -1,0 +1,43 @@
+// The options that name a model and how it runs, shared by every command that runs one
+// (docs/architecture.md).
+#pragma once
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+#include "lib/config.h"
+#include "lib/runner.h"
+#include "lib/state_dict.h"
+
+namespace vmamba {
+
+struct ModelOptions {  // as given; empty: not given
+  std::string config, weights, labels;
+  std::string device = "auto", dtype = "auto";
+  std::string selective_scan_backend, forward_core_version;
+  int threads = 0;
+};
+void add_model_options(CLI::App& command, ModelOptions& options);
+
+struct ModelFiles {
+  std::filesystem::path config;
+  std::filesystem::path weights;  // empty: only a config was given
+  std::filesystem::path labels;   // empty: none was given and none lies beside the weights
+};
+// None given: the model that ships in weights/. Weights alone: the config beside them, FILE.json or
+// config.json.
+ModelFiles find_model(const ModelOptions& options);
+// The config with --selective-scan-backend and --forward-core-version applied.
+Config load_model_config(const ModelOptions& options, const ModelFiles& files);
+// InputError where no weights were given.
+StateDict load_model_weights(const ModelFiles& files);
+RunChoice choose_run(const ModelOptions& options);
+
+// "auto": the first usable CUDA device, else the CPU with a notice. MachineError where the device cannot be
+// used.
+Device parse_device(std::string_view text);
+// "auto": float32 on the CPU, float16 on CUDA.
+Precision parse_precision(std::string_view text, Device device);
+
+}  // namespace vmamba

@@ -1,0 +1,71 @@
+#include "lib/files.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "kernels/error.h"
+
+namespace vmamba {
+namespace fs = std::filesystem;
+
+std::optional<fs::path> find_shipped(const fs::path& relative) {
+  std::error_code error;
+  const fs::path executable = fs::read_symlink("/proc/self/exe", error);
+  const fs::path installed = executable.parent_path().parent_path() / "share" / "vmamba-cli" / relative;
+  if (!error && fs::exists(installed, error)) return installed;
+  const fs::path source = fs::path(VMAMBA_SOURCE_DIR) / relative;
+  if (fs::exists(source, error)) return source;
+  return std::nullopt;
+}
+
+std::string read_file(const fs::path& path) {
+  std::error_code error;
+  if (fs::is_directory(path, error)) fail_input("{}: is a folder, not a file", path.string());
+  errno = 0;
+  std::ifstream stream(path, std::ios::binary);
+  if (!stream) fail_input("{}: cannot be read: {}", path.string(), std::strerror(errno));
+  std::string bytes{std::istreambuf_iterator<char>(stream), {}};
+  if (stream.bad()) fail_input("{}: cannot be read: {}", path.string(), std::strerror(errno));
+  return bytes;
+}
+
+OutputFile::OutputFile(fs::path path) : path_(std::move(path)) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path_, error);
+  if (fs::is_directory(status)) fail_input("{}: cannot be written: it is a folder", path_.string());
+  if (fs::exists(status) && !fs::is_regular_file(status)) {
+    temporary_ = path_;
+  } else {
+    if (fs::is_symlink(path_, error)) path_ = fs::weakly_canonical(path_, error);  // the link stays a link
+    temporary_ = path_;
+    temporary_ += ".part" + std::to_string(getpid());
+  }
+  errno = 0;
+  stream_.open(temporary_, std::ios::binary);
+  if (!stream_) fail_input("{}: cannot be written: {}", path_.string(), std::strerror(errno));
+}
+
+OutputFile::~OutputFile() {
+  std::error_code error;
+  if (stream_.is_open() && temporary_ != path_) fs::remove(temporary_, error);
+}
+
+void OutputFile::commit() {
+  errno = 0;
+  stream_.flush();
+  if (!stream_) fail_machine("{}: writing failed: {}", path_.string(), std::strerror(errno));
+  std::error_code error;
+  if (temporary_ != path_) fs::rename(temporary_, path_, error);
+  if (error) fail_machine("{}: writing failed: {}", path_.string(), error.message());
+  stream_.close();
+}
+
+void write_file(const fs::path& path, std::string_view bytes) {
+  OutputFile file(path);
+  file.stream().write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  file.commit();
+}
+
+}  // namespace vmamba

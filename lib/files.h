@@ -1,0 +1,37 @@
+// Files of the program: those that come with it, and those that it writes.
+#pragma once
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace vmamba {
+
+// `relative` ("configs/vmamba-t-s1l8.json", "weights/…") where this program keeps it: ../share/vmamba-cli
+// beside an installed binary, else the source tree that it was built from. Empty where it is in neither.
+std::optional<std::filesystem::path> find_shipped(const std::filesystem::path& relative);
+
+// The whole file. InputError names it and why it could not be read.
+std::string read_file(const std::filesystem::path& path);
+
+// A file that appears whole or not at all: written beside its place and renamed by commit(); without commit()
+// what was written is removed. What is no regular file (/dev/stdout, a pipe) is written directly.
+class OutputFile {
+ public:
+  explicit OutputFile(std::filesystem::path path);  // InputError where it cannot be made
+  ~OutputFile();
+  OutputFile(const OutputFile&) = delete;
+  OutputFile& operator=(const OutputFile&) = delete;
+
+  std::ostream& stream() { return stream_; }
+  void commit();  // MachineError where the bytes could not be written (a full disk)
+
+ private:
+  std::filesystem::path path_, temporary_;
+  std::ofstream stream_;
+};
+
+void write_file(const std::filesystem::path& path, std::string_view bytes);
+
+}  // namespace vmamba
