@@ -20,13 +20,20 @@ std::optional<fs::path> find_shipped(const fs::path& relative) {
   return std::nullopt;
 }
 
-std::string read_file(const fs::path& path) {
+std::string read_file(const fs::path& path, size_t max_bytes) {
   std::error_code error;
   if (fs::is_directory(path, error)) fail_input("{}: is a folder, not a file", path.string());
   errno = 0;
   std::ifstream stream(path, std::ios::binary);
   if (!stream) fail_input("{}: cannot be read: {}", path.string(), std::strerror(errno));
-  std::string bytes{std::istreambuf_iterator<char>(stream), {}};
+  std::string bytes;
+  char buffer[65536];
+  while (stream.read(buffer, sizeof buffer) || stream.gcount() > 0) {
+    bytes.append(buffer, static_cast<size_t>(stream.gcount()));
+    if (bytes.size() > max_bytes) {
+      fail_input("{}: larger than {} bytes, the most that such a file may have", path.string(), max_bytes);
+    }
+  }
   if (stream.bad()) fail_input("{}: cannot be read: {}", path.string(), std::strerror(errno));
   return bytes;
 }

@@ -1,5 +1,6 @@
 // Files of the program: those that come with it, and those that it writes.
 #pragma once
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <optional>
@@ -8,12 +9,12 @@
 
 namespace vmamba {
 
-// `relative` ("configs/vmamba-t-s1l8.json", "weights/…") where this program keeps it: ../share/vmamba-cli
+// `relative` ("configs/vmamba_tiny_s1l8.json", "weights/…") where this program keeps it: ../share/vmamba-cli
 // beside an installed binary, else the source tree that it was built from. Empty where it is in neither.
 std::optional<std::filesystem::path> find_shipped(const std::filesystem::path& relative);
 
-// The whole file. InputError names it and why it could not be read.
-std::string read_file(const std::filesystem::path& path);
+// The whole file. InputError names it and why it could not be read: not there, a folder, larger than max_bytes.
+std::string read_file(const std::filesystem::path& path, size_t max_bytes = SIZE_MAX);
 
 // A file that appears whole or not at all: written beside its place and renamed by commit(); without commit()
 // what was written is removed. What is no regular file (/dev/stdout, a pipe) is written directly.

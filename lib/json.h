@@ -1,0 +1,52 @@
+// A JSON text as a flat list of its values in document order, each with its place in the text, so that errors
+// can name line and pointer and an edit can leave every other byte alone. Strict: nlohmann's parser reads it
+// (no comments, no NaN, UTF-8 only, nothing after the end); duplicate keys and deep nesting are refused too.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace vmamba {
+
+enum class JsonType : uint8_t { null, boolean, integer, real, string, array, object };
+std::string_view to_string(JsonType type);  // "an integer", "a string", …
+
+struct JsonValue {
+  JsonType type = JsonType::null;
+  bool boolean = false;
+  int64_t integer = 0;
+  double number = 0;                  // of an integer too
+  std::string text;                   // of a string, decoded
+  int parent = -1;                    // index of the object or array it stands in
+  std::string key;                    // its name in an object, decoded
+  int64_t index = 0;                  // its place in an array
+  int after = 0;                      // index of the first value behind it and all it contains
+  size_t key_begin = 0, key_end = 0;  // bytes of the key, quotes included
+  size_t begin = 0, end = 0;          // bytes of the value
+};
+
+class JsonDocument {
+ public:
+  // InputError: "WHERE:LINE: …".
+  JsonDocument(std::string_view text, std::string where);
+
+  const JsonValue& operator[](int i) const { return values_[static_cast<size_t>(i)]; }
+  const JsonValue& root() const { return values_.front(); }
+  int size() const { return static_cast<int>(values_.size()); }
+  std::vector<int> children(int i) const;
+  int find(int object, std::string_view key) const;  // −1: no such member
+
+  std::string_view text() const { return text_; }
+  std::string pointer(int i) const;  // RFC 6901: "/preprocess/mean/0"; the root is ""
+  int line(size_t offset) const;     // counted from 1
+  std::string place(int i) const;    // "WHERE:LINE: POINTER", for messages
+  const std::string& where() const { return where_; }
+
+ private:
+  std::string_view text_;
+  std::string where_;
+  std::vector<JsonValue> values_;
+};
+
+}  // namespace vmamba
