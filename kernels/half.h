@@ -1,5 +1,5 @@
-// float16 (IEEE binary16) and bfloat16 as bit patterns, rounded to nearest even. Scalar; the fast kernels have
-// their own vector forms, and tests compare the two over all 65,536 patterns.
+// float16 (IEEE binary16) and bfloat16 as bit patterns, rounded to nearest even. Scalar; the fast kernels
+// have their own vector forms, and tests compare the two over all 65,536 patterns.
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -8,7 +8,9 @@
 
 namespace vmamba {
 
-inline float bfloat16_to_float(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+inline float bfloat16_to_float(uint16_t bits) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
 
 inline uint16_t float_to_bfloat16(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);

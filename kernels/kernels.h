@@ -1,10 +1,10 @@
 // The operations a VMamba forward needs, implemented once a device. Feature maps are NHWC; letters: B batch,
 // H W map, C or D channels, M = B·H·W rows, N = d_state, R = dt_rank, K scan directions.
 //
-// The public functions check shapes and dtypes (std::logic_error with wanted and got: a wrong shape is a bug of
-// the caller) and count multiply-accumulates; the protected `do_…` compute. "T" is the storage dtype (float32,
-// float16 or bfloat16); arithmetic is float32 inside every operation, with one rounding where a result is stored.
-// Calls are asynchronous on a CUDA device; all of one object's work is on one stream.
+// The public functions check shapes and dtypes (std::logic_error with wanted and got: a wrong shape is a bug
+// of the caller) and count multiply-accumulates; the protected `do_…` compute. "T" is the storage dtype
+// (float32, float16 or bfloat16); arithmetic is float32 inside every operation, with one rounding where a
+// result is stored. Calls are asynchronous on a CUDA device; all of one object's work is on one stream.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -19,6 +19,7 @@
 namespace vmamba {
 
 enum class Activation : uint8_t { none, silu, gelu, relu, sigmoid };  // gelu is the exact one (erf)
+std::string_view to_string(Activation activation);
 
 // Which algorithm runs the scan. automatic: the fastest of the device (the one `oflex` names).
 enum class ScanBackend : uint8_t { automatic, torch, mamba, oflex };
@@ -30,7 +31,8 @@ std::string_view to_string(ScanBackend backend);  // "null", "torch", …
 //   h[d,n] ← exp(Δ[d] · A[k,d,n]) · h[d,n] + Δ[d] · Bmat[n] · x[d],  h = 0 at a sequence's start
 //   y_k[d] = Σ_n Cmat[n] · h[d,n] + D[k,d] · x[d]
 // and y = (y_0 + y_2) + (y_1 + y_3), each at its own pixel, summed in float32.
-// Without dt_weight (Mamba-2), channel d belongs to head d / (D / R) and Δ[d] = softplus(dt[head] + dt_bias[k,d]).
+// Without dt_weight (Mamba-2), channel d belongs to head d / (D / R) and Δ[d] = softplus(dt[head] +
+// dt_bias[k,d]).
 struct SelectiveScan2d {
   View x;            // (B, H, W, D) T, row-strided
   View projections;  // (B, H, W, K·(R + 2N)) T, row-strided; per direction: dt (R), Bmat (N), Cmat (N)
@@ -64,12 +66,15 @@ class Kernels {
   // --- Memory. allocate throws OutOfMemory; memory is 256-byte aligned and not cleared.
   virtual void* allocate(size_t bytes) = 0;
   virtual void release(void* memory) noexcept = 0;
-  virtual size_t available_memory() const = 0;                   // bytes free on the device now
-  virtual void copy(const View& from, const View& to) = 0;       // dense, same dtype; either side on host or device
-  virtual void synchronize() {}                                  // returns when all work is done
+  virtual size_t available_memory() const = 0;  // bytes free on the device now
+  // Dense, same dtype, same number of elements; either side on the host or the device. Ordered with the
+  // device's work; where a side is host memory, the copy is complete on return.
+  virtual void copy(const View& from, const View& to) = 0;
+  virtual void synchronize() {}  // returns when all work is done
   // Runs `work` once more while recording it; null where the device has no such thing (CPU).
   virtual std::unique_ptr<CapturedWork> capture(const std::function<void()>& work);
-  // Marks this point in the stream of work; elapsed_ms gives the times between successive marks and forgets them.
+  // Marks this point in the stream of work; elapsed_ms gives the times between successive marks and forgets
+  // them.
   virtual void mark() = 0;
   virtual std::vector<float> elapsed_ms() = 0;
 
@@ -82,15 +87,17 @@ class Kernels {
   void cast(const View& x, const View& y);
   // y = act(x · wᵀ + bias) + residual. x (M, in) T row-strided, w (out, in) T, bias (out) float32 or absent,
   // residual and y (M, out), both T or both float32; residual may be y itself, or absent.
-  void linear(const View& x, const View& w, const View& bias, Activation act, const View& residual, const View& y);
-  // Convolution with zero padding. x (B,H,W,I) T, w (O, kh, kw, I) T, bias (O) float32 or absent, y (B,Ho,Wo,O) T.
+  void linear(const View& x, const View& w, const View& bias, Activation act, const View& residual,
+              const View& y);
+  // Convolution with zero padding. x (B,H,W,I) T, w (O, kh, kw, I) T, bias (O) float32 or absent, y
+  // (B,Ho,Wo,O) T.
   void conv2d(const View& x, const View& w, const View& bias, int stride, int padding, const View& y);
-  // Per-channel convolution, stride 1, padding (k−1)/2, k odd, then act. x (B,H,W,D) T or float32, row-strided;
-  // w (k, k, D) float32; bias (D) float32 or absent; y (B,H,W,D) of x's dtype.
+  // Per-channel convolution, stride 1, padding (k−1)/2, k odd, then act. x (B,H,W,D) T or float32,
+  // row-strided; w (k, k, D) float32; bias (D) float32 or absent; y (B,H,W,D) of x's dtype.
   void depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act, const View& y);
-  // y = act(LayerNorm(x)) · gate over the last dimension. gamma, beta (C) float32 or both absent; gate like y, row-
-  // strided, or absent. x T or float32, y T or float32. round_norm: the norm's result is rounded to y's dtype
-  // before act (and act's before the gate); otherwise only the last result is rounded.
+  // y = act(LayerNorm(x)) · gate over the last dimension. gamma, beta (C) float32 or both absent; gate like
+  // y, row- strided, or absent. x T or float32, y T or float32. round_norm: the norm's result is rounded to
+  // y's dtype before act (and act's before the gate); otherwise only the last result is rounded.
   void layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
                   const View& gate, bool round_norm, const View& y);
   // y = act(x · scale + shift), per channel (a folded BatchNorm); scale, shift (C) float32.
@@ -109,7 +116,8 @@ class Kernels {
   void mean_pool(const View& x, const View& y);
   void selective_scan_2d(const SelectiveScan2d& scan);
 
-  // Multiply-accumulates of matrix products, convolutions and scans since construction (per call, not per launch).
+  // Multiply-accumulates of matrix products, convolutions and scans since construction (per call, not per
+  // launch).
   uint64_t multiply_accumulates() const { return macs_; }
 
  protected:
@@ -124,11 +132,12 @@ class Kernels {
                          const View& y) = 0;
   virtual void do_depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act,
                                    const View& y) = 0;
-  virtual void do_layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
-                             const View& gate, bool round_norm, const View& y) = 0;
+  virtual void do_layer_norm(const View& x, const View& gamma, const View& beta, float epsilon,
+                             Activation act, const View& gate, bool round_norm, const View& y) = 0;
   virtual void do_channel_affine(const View& x, const View& scale, const View& shift, Activation act,
                                  const View& y) = 0;
-  virtual void do_activate(const View& x, Activation act, const View& gate, bool round_act, const View& y) = 0;
+  virtual void do_activate(const View& x, Activation act, const View& gate, bool round_act,
+                           const View& y) = 0;
   virtual void do_add(const View& x, const View& other, const View& y) = 0;
   virtual void do_softmax_pixels(const View& x, const View& y) = 0;
   virtual void do_merge_patches(const View& x, const View& y) = 0;
@@ -141,13 +150,14 @@ class Kernels {
 };
 
 struct KernelOptions {
-  int threads = 0;         // CPU threads; 0: all the process may use
-  bool allow_tf32 = false; // CUDA: float32 matrix products through TF32
+  int threads = 0;          // CPU threads; 0: all the process may use
+  bool allow_tf32 = false;  // CUDA: float32 matrix products through TF32
 };
 
 // The fast kernels of a device. MachineError where the device is not there, saying why.
 std::unique_ptr<Kernels> make_kernels(Device device, const KernelOptions& options = {});
-// The plain scalar kernels on the CPU: one loop nest an operation, sums in double; the oracle for the fast ones.
+// The plain scalar kernels on the CPU: one loop nest an operation, sums in double; the oracle for the fast
+// ones.
 std::unique_ptr<Kernels> make_scalar_kernels();
 // Computes nothing and touches no memory: sizes the arena and counts multiply-accumulates.
 std::unique_ptr<Kernels> make_dry_kernels(Device device);
@@ -155,9 +165,9 @@ std::unique_ptr<Kernels> make_dry_kernels(Device device);
 // What can run here, for `devices` and `--device auto`.
 struct DeviceReport {
   Device device;
-  std::string name;       // "NVIDIA H200, sm_90, 139.7 GiB"
+  std::string name;  // "NVIDIA H200, sm_90, 139.7 GiB"
   bool usable = false;
-  std::string why_not;    // one line, when not usable
+  std::string why_not;  // one line, when not usable
 };
 std::vector<DeviceReport> list_devices();  // the CPU first
 

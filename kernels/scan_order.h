@@ -1,5 +1,6 @@
-// The orders in which the 2-D selective scan walks a feature map, as index arithmetic: no scanned copy exists.
-// Letters: H, W the map; a direction walks `lines(H, W)` independent sequences of `length(H, W)` pixels.
+// The orders in which the 2-D selective scan walks a feature map, as index arithmetic: no scanned copy
+// exists. Letters: H, W the map; a direction walks `lines(H, W)` independent sequences of `length(H, W)`
+// pixels.
 #pragma once
 #include <cstdint>
 #include <string_view>
@@ -29,10 +30,14 @@ constexpr int direction_count(ScanOrder order) {
 
 constexpr ScanDirection scan_direction(ScanOrder order, int k) {
   switch (order) {
-    case ScanOrder::cross: return {.columns = (k & 1) != 0, .reversed = k >= 2};
-    case ScanOrder::unidi: return {};
-    case ScanOrder::bidi: return {.reversed = k >= 2};
-    case ScanOrder::cascade_rows: return {.reversed = k == 1, .per_line = true, .mirrored_output = k == 1};
+    case ScanOrder::cross:
+      return {.columns = (k & 1) != 0, .reversed = k >= 2};
+    case ScanOrder::unidi:
+      return {};
+    case ScanOrder::bidi:
+      return {.reversed = k >= 2};
+    case ScanOrder::cascade_rows:
+      return {.reversed = k == 1, .per_line = true, .mirrored_output = k == 1};
     case ScanOrder::cascade_columns:
       return {.columns = true, .reversed = k == 1, .per_line = true, .mirrored_output = k == 1};
   }

@@ -11,41 +11,59 @@ std::string to_string(Device device) {
 size_t size_of(DType dtype) {
   switch (dtype) {
     case DType::float64:
-    case DType::int64: return 8;
+    case DType::int64:
+      return 8;
     case DType::float32:
-    case DType::int32: return 4;
+    case DType::int32:
+      return 4;
     case DType::float16:
     case DType::bfloat16:
-    case DType::int16: return 2;
+    case DType::int16:
+      return 2;
     case DType::uint8:
     case DType::int8:
-    case DType::boolean: return 1;
+    case DType::boolean:
+      return 1;
   }
   return 0;
 }
 
 std::string_view to_string(DType dtype) {
   switch (dtype) {
-    case DType::float32: return "float32";
-    case DType::float16: return "float16";
-    case DType::bfloat16: return "bfloat16";
-    case DType::float64: return "float64";
-    case DType::uint8: return "uint8";
-    case DType::int8: return "int8";
-    case DType::int16: return "int16";
-    case DType::int32: return "int32";
-    case DType::int64: return "int64";
-    case DType::boolean: return "bool";
+    case DType::float32:
+      return "float32";
+    case DType::float16:
+      return "float16";
+    case DType::bfloat16:
+      return "bfloat16";
+    case DType::float64:
+      return "float64";
+    case DType::uint8:
+      return "uint8";
+    case DType::int8:
+      return "int8";
+    case DType::int16:
+      return "int16";
+    case DType::int32:
+      return "int32";
+    case DType::int64:
+      return "int64";
+    case DType::boolean:
+      return "bool";
   }
   return "?";
 }
 
 std::string_view to_string(Precision precision) {
   switch (precision) {
-    case Precision::float32: return "float32";
-    case Precision::tf32: return "tf32";
-    case Precision::float16: return "float16";
-    case Precision::bfloat16: return "bfloat16";
+    case Precision::float32:
+      return "float32";
+    case Precision::tf32:
+      return "tf32";
+    case Precision::float16:
+      return "float16";
+    case Precision::bfloat16:
+      return "bfloat16";
   }
   return "?";
 }
@@ -71,8 +89,8 @@ int64_t View::rows() const {
 }
 
 View View::slice_channels(int64_t begin, int64_t count) const {
-  check(begin >= 0 && count >= 0 && begin + count <= channels(), "channels [{}, {}) of {}", begin, begin + count,
-        shape_string(*this));
+  check(begin >= 0 && count >= 0 && begin + count <= channels(), "channels [{}, {}) of {}", begin,
+        begin + count, shape_string(*this));
   View slice = *this;
   slice.data = static_cast<char*>(data) + static_cast<size_t>(begin) * size_of(dtype);
   slice.dims[rank - 1] = count;
@@ -84,7 +102,8 @@ View View::slice_front(int64_t begin, int64_t count) const {
         begin + count, shape_string(*this));
   View slice = *this;
   const int64_t rows_each = dims[0] == 0 ? 0 : rows() / dims[0];
-  slice.data = static_cast<char*>(data) + static_cast<size_t>(begin * rows_each * row_stride) * size_of(dtype);
+  slice.data =
+      static_cast<char*>(data) + static_cast<size_t>(begin * rows_each * row_stride) * size_of(dtype);
   slice.dims[0] = count;
   return slice;
 }
@@ -100,6 +119,8 @@ std::string shape_string(const View& view) {
   return fmt::format("({})", fmt::join(view.dims.begin(), view.dims.begin() + view.rank, ", "));
 }
 
-bool same_shape(const View& a, const View& b) { return a.rank == b.rank && a.dims == b.dims; }
+bool same_shape(const View& a, const View& b) {
+  return a.rank == b.rank && a.dims == b.dims;
+}
 
 }  // namespace vmamba

@@ -1,7 +1,9 @@
-// A model ready to run: kernels, weights, arena and, on CUDA, one captured graph a batch shape.
+// A model ready to run on one device: kernels, weights, arena and, on CUDA, one captured graph a batch shape.
 #pragma once
+#include <map>
 #include <memory>
 #include <string>
+#include <tuple>
 
 #include "lib/config.h"
 #include "lib/vssm.h"
@@ -11,31 +13,73 @@ namespace vmamba {
 struct RunChoice {
   Device device;
   Precision precision = Precision::float32;
-  int threads = 0;
+  int threads = 0;  // CPU; 0: all the process may use
 };
+
+// What really runs, for every command's report.
+struct RunReport {
+  std::string device;                  // "cpu", "cuda:0"
+  std::string device_name;             // "Intel(R) Xeon(R) …, 2 threads"
+  std::string dtype;                   // "float32", "tf32", …
+  std::string selective_scan_backend;  // the algorithm that runs; null has been resolved
+  std::string forward_core;            // "v0", "v1", or "null (forward_type v05_noz)"
+};
+std::string to_string(const RunReport& report);  // one line
 
 class Runner {
  public:
+  // InputError if the weights do not fit the config, MachineError if the device is not there.
   Runner(const Config& config, const StateDict& weights, const RunChoice& choice);
+  // The same on kernels that somebody else made (tests: the scalar oracle).
+  Runner(const Config& config, const StateDict& weights, std::unique_ptr<Kernels> kernels,
+         Precision precision);
   ~Runner();
 
-  // input (B, C, H, W) float32, already normalised; logits (B, num_classes). Errors name a shape the model refuses.
+  // input (B, in_chans, H, W) float32, already normalised; returns logits (B, num_classes). InputError names
+  // a shape that the model refuses; OutOfMemory leaves the Runner usable for a smaller batch.
   HostTensor run(const HostTensor& input, Taps* taps = nullptr);
-  // Images of crop × crop, already resized: B · crop · crop · 3 bytes. Normalised on the device.
-  HostTensor run_pixels(const uint8_t* pixels, int batch, int height, int width, Taps* taps = nullptr);
+  // Images already resized: `batch` times height · width · 3 bytes. Normalised on the device.
+  HostTensor run_pixels(const uint8_t* pixels, int64_t batch, int64_t height, int64_t width,
+                        Taps* taps = nullptr);
+
+  // For measurements. Runs the input already on the device again, the forward only, without waiting for it;
+  // the shape is that of the last run.
+  void replay(Taps* taps = nullptr);
 
   const Config& config() const { return config_; }
   Kernels& kernels() { return *kernels_; }
-  // "cpu (Intel Xeon, 2 threads) · float32 · backend oflex · forward core v05 (null)": what really runs.
-  std::string description() const;
+  RunReport report() const;
 
  private:
-  struct Shape;
+  struct Buffers {
+    Tensor nhwc, logits;  // (B, H, W, in_chans) of the storage dtype; (B, num_classes)
+    bool warm = false;    // has run once: everything lazily made exists, so that it can be captured
+    bool arena_fits_taps = false;
+    std::unique_ptr<CapturedWork> graph;
+  };
+  using Shape = std::tuple<int64_t, int64_t, int64_t>;  // B, H, W
+
+  Buffers& prepare(const Shape& shape, bool observed);
+  void grow_arena(size_t bytes);
+  View staged(const View& host);  // its copy on the device
+  HostTensor forward(const Buffers& buffers, Taps* taps);
+
   Config config_;
   Precision precision_;
   std::unique_ptr<Kernels> kernels_;
   std::unique_ptr<Vssm> model_;
-  std::unique_ptr<Shape> shape_;
+  Tensor staging_;  // bytes: the input as it came
+  std::unique_ptr<Arena> arena_;
+  size_t arena_bytes_ = 0;
+  std::map<Shape, Buffers> buffers_;
+  Shape last_{};
 };
+
+// Bytes a forward of that shape takes beside the weights, and its multiply-accumulates, from a dry run.
+struct ForwardCost {
+  size_t arena_bytes = 0;
+  uint64_t multiply_accumulates = 0;
+};
+ForwardCost forward_cost(const Config& config, DType storage, int64_t batch, int64_t height, int64_t width);
 
 }  // namespace vmamba

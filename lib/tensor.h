@@ -1,4 +1,5 @@
-// Tensor owns memory of a device and gives Views of it; HostTensor is the plain host kind that files are read into.
+// Tensor owns memory of a device and gives Views of it; HostTensor is the plain host kind that files are read
+// into.
 #pragma once
 #include <memory>
 #include <vector>

@@ -1,0 +1,278 @@
+// The public half of Kernels: shapes and dtypes are checked here, once for all devices.
+#include "kernels/kernels.h"
+
+#if __has_include("kernels/cpu/cpu_kernels.h")
+#include "kernels/cpu/cpu_kernels.h"
+#define VMAMBA_FAST_CPU
+#endif
+#include "kernels/error.h"
+#if defined(VMAMBA_WITH_CUDA) && __has_include("kernels/cuda/cuda_kernels.h")
+#include "kernels/cuda/cuda_kernels.h"
+#define VMAMBA_CUDA_KERNELS
+#endif
+
+namespace vmamba {
+namespace {
+
+bool is_real(DType dtype) {
+  return dtype == DType::float32 || dtype == DType::float16 || dtype == DType::bfloat16;
+}
+
+void want(bool holds, std::string_view operation, std::string_view wanted, std::initializer_list<View> got) {
+  if (holds) return;
+  std::string shapes;
+  for (const View& view : got)
+    shapes += fmt::format(" {}{}", view ? shape_string(view) : "absent", view ? to_string(view.dtype) : "");
+  check(false, "{}: wanted {}, got{}", operation, wanted, shapes);
+}
+
+bool is_vector(const View& view, int64_t length) {
+  return view.dtype == DType::float32 && view.is_dense() && view.elements() == length;
+}
+
+bool is_absent_or_vector(const View& view, int64_t length) {
+  return !view || is_vector(view, length);
+}
+
+}  // namespace
+
+std::string_view to_string(ScanBackend backend) {
+  switch (backend) {
+    case ScanBackend::automatic:
+      return "null";
+    case ScanBackend::torch:
+      return "torch";
+    case ScanBackend::mamba:
+      return "mamba";
+    case ScanBackend::oflex:
+      return "oflex";
+  }
+  return "?";
+}
+
+std::string_view to_string(Activation activation) {
+  switch (activation) {
+    case Activation::none:
+      return "none";
+    case Activation::silu:
+      return "silu";
+    case Activation::gelu:
+      return "gelu";
+    case Activation::relu:
+      return "relu";
+    case Activation::sigmoid:
+      return "sigmoid";
+  }
+  return "?";
+}
+
+std::unique_ptr<CapturedWork> Kernels::capture(const std::function<void()>&) {
+  return nullptr;
+}
+
+void Kernels::normalize(const View& pixels, const float* mean, const float* std, const View& y) {
+  want(pixels.dtype == DType::uint8 && pixels.rank == 4 && pixels.channels() == 3 && pixels.is_dense() &&
+           same_shape(pixels, y) && is_real(y.dtype) && y.is_dense(),
+       "normalize", "pixels (B,H,W,3) uint8 and y of that shape", {pixels, y});
+  do_normalize(pixels, mean, std, y);
+}
+
+void Kernels::nchw_to_nhwc(const View& x, const View& y) {
+  want(x.dtype == DType::float32 && is_real(y.dtype) && x.rank == 4 && y.rank == 4 && x.dim(0) == y.dim(0) &&
+           x.dim(1) == y.dim(3) && x.dim(2) == y.dim(1) && x.dim(3) == y.dim(2) && x.is_dense() &&
+           y.is_dense(),
+       "nchw_to_nhwc", "x (B,C,H,W) float32, y (B,H,W,C)", {x, y});
+  do_nchw_to_nhwc(x, y);
+}
+
+void Kernels::cast(const View& x, const View& y) {
+  want(same_shape(x, y) && is_real(x.dtype) && is_real(y.dtype), "cast", "two Views of one shape", {x, y});
+  do_cast(x, y);
+}
+
+void Kernels::linear(const View& x, const View& w, const View& bias, Activation act, const View& residual,
+                     const View& y) {
+  const int64_t out = y.channels();
+  want(is_real(x.dtype) && w.dtype == x.dtype && w.rank == 2 && w.is_dense() && w.dim(0) == out &&
+           w.dim(1) == x.channels() && x.rows() == y.rows() && is_absent_or_vector(bias, out) &&
+           (y.dtype == x.dtype || y.dtype == DType::float32),
+       "linear", "x (M,in), w (out,in), bias (out) or absent, y (M,out)", {x, w, bias, y});
+  want(!residual || (residual.dtype == y.dtype && residual.channels() == out && residual.rows() == y.rows()),
+       "linear", "a residual like y", {residual, y});
+  macs_ += static_cast<uint64_t>(x.rows()) * static_cast<uint64_t>(x.channels()) * static_cast<uint64_t>(out);
+  do_linear(x, w, bias, act, residual, y);
+}
+
+void Kernels::conv2d(const View& x, const View& w, const View& bias, int stride, int padding, const View& y) {
+  want(x.rank == 4 && w.rank == 4 && y.rank == 4 && is_real(x.dtype) && w.dtype == x.dtype &&
+           y.dtype == x.dtype && w.dim(3) == x.dim(3) && w.dim(0) == y.dim(3) && x.dim(0) == y.dim(0) &&
+           stride >= 1 && padding >= 0 && x.is_dense() && w.is_dense() && y.is_dense() &&
+           is_absent_or_vector(bias, w.dim(0)),
+       "conv2d", "x (B,H,W,I), w (O,kh,kw,I), bias (O) or absent, y (B,Ho,Wo,O)", {x, w, bias, y});
+  want(y.dim(1) == (x.dim(1) + 2 * padding - w.dim(1)) / stride + 1 &&
+           y.dim(2) == (x.dim(2) + 2 * padding - w.dim(2)) / stride + 1,
+       "conv2d", fmt::format("an output for stride {} and padding {}", stride, padding), {x, w, y});
+  macs_ += static_cast<uint64_t>(y.elements()) * static_cast<uint64_t>(w.elements() / w.dim(0));
+  do_conv2d(x, w, bias, stride, padding, y);
+}
+
+void Kernels::depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act,
+                               const View& y) {
+  want(x.rank == 4 && is_real(x.dtype) && same_shape(x, y) && y.dtype == x.dtype && w.rank == 3 &&
+           w.dtype == DType::float32 && w.is_dense() && w.dim(0) == w.dim(1) && w.dim(0) % 2 == 1 &&
+           w.dim(2) == x.dim(3) && is_absent_or_vector(bias, x.dim(3)),
+       "depthwise_conv2d", "x (B,H,W,D), w (k,k,D) float32 with odd k, bias (D) or absent, y like x",
+       {x, w, bias, y});
+  macs_ += static_cast<uint64_t>(y.elements()) * static_cast<uint64_t>(w.dim(0) * w.dim(1));
+  do_depthwise_conv2d(x, w, bias, act, y);
+}
+
+void Kernels::layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
+                         const View& gate, bool round_norm, const View& y) {
+  want(same_shape(x, y) && is_real(x.dtype) && is_real(y.dtype) && is_absent_or_vector(gamma, x.channels()) &&
+           is_absent_or_vector(beta, x.channels()) && static_cast<bool>(gamma) == static_cast<bool>(beta) &&
+           (!gate || (gate.rows() == y.rows() && gate.channels() == y.channels() && gate.dtype == y.dtype)),
+       "layer_norm", "x (…,C), gamma and beta (C) or absent, gate like y or absent, y like x",
+       {x, gamma, beta, gate, y});
+  do_layer_norm(x, gamma, beta, epsilon, act, gate, round_norm, y);
+}
+
+void Kernels::channel_affine(const View& x, const View& scale, const View& shift, Activation act,
+                             const View& y) {
+  want(same_shape(x, y) && is_real(x.dtype) && is_real(y.dtype) && is_vector(scale, x.channels()) &&
+           is_vector(shift, x.channels()),
+       "channel_affine", "x (…,C), scale and shift (C), y like x", {x, scale, shift, y});
+  do_channel_affine(x, scale, shift, act, y);
+}
+
+void Kernels::activate(const View& x, Activation act, const View& gate, bool round_act, const View& y) {
+  want(x.rows() == y.rows() && x.channels() == y.channels() && is_real(x.dtype) && is_real(y.dtype) &&
+           (!gate || (gate.rows() == y.rows() && gate.channels() == y.channels() && is_real(gate.dtype))),
+       "activate", "x, gate (or absent) and y of one shape", {x, gate, y});
+  do_activate(x, act, gate, round_act, y);
+}
+
+void Kernels::add(const View& x, const View& other, const View& y) {
+  want(same_shape(x, y) && is_real(x.dtype) && y.dtype == x.dtype && other.dtype == x.dtype &&
+           other.rank == x.rank && other.channels() == x.channels() && other.is_dense() && x.is_dense() &&
+           y.is_dense() && (other.dim(0) == 1 || other.dim(0) == x.dim(0)) &&
+           x.elements() / x.dim(0) == other.elements() / other.dim(0),
+       "add", "x and y of one shape, other of it or with a first dimension of 1", {x, other, y});
+  do_add(x, other, y);
+}
+
+void Kernels::softmax_pixels(const View& x, const View& y) {
+  want(x.rank == 4 && x.dtype == DType::float32 && is_real(y.dtype) && same_shape(x, y) && x.is_dense() &&
+           y.is_dense(),
+       "softmax_pixels", "x (B,H,W,C) float32, y like x", {x, y});
+  do_softmax_pixels(x, y);
+}
+
+void Kernels::merge_patches(const View& x, const View& y) {
+  want(x.rank == 4 && y.rank == 4 && is_real(x.dtype) && y.dtype == x.dtype && y.dim(0) == x.dim(0) &&
+           y.dim(1) == (x.dim(1) + 1) / 2 && y.dim(2) == (x.dim(2) + 1) / 2 && y.dim(3) == 4 * x.dim(3) &&
+           x.is_dense() && y.is_dense(),
+       "merge_patches", "x (B,H,W,C), y (B,ceil(H/2),ceil(W/2),4C)", {x, y});
+  do_merge_patches(x, y);
+}
+
+void Kernels::mean_pool(const View& x, const View& y) {
+  want(x.rank == 4 && y.rank == 2 && is_real(x.dtype) && y.dtype == DType::float32 && y.dim(0) == x.dim(0) &&
+           y.dim(1) == x.dim(3) && x.is_dense() && y.is_dense(),
+       "mean_pool", "x (B,H,W,C), y (B,C) float32", {x, y});
+  do_mean_pool(x, y);
+}
+
+void Kernels::selective_scan_2d(const SelectiveScan2d& s) {
+  const int k = direction_count(s.order);
+  const int64_t channels = s.x.dim(3), states = s.A.dim(2);
+  want(s.x.rank == 4 && is_real(s.x.dtype) && s.y.dtype == DType::float32 && same_shape(s.x, s.y) &&
+           s.y.is_dense(),
+       "selective_scan_2d", "x (B,H,W,D), y like x in float32", {s.x, s.y});
+  want(s.A.rank == 3 && s.A.dtype == DType::float32 && s.A.dim(0) == k && s.A.dim(1) == channels &&
+           is_vector(s.D, k * channels) && is_vector(s.dt_bias, k * channels),
+       "selective_scan_2d", fmt::format("A ({},D,N), D and dt_bias ({},D), float32", k, k),
+       {s.A, s.D, s.dt_bias});
+  const int64_t rank = s.projections.channels() / k - 2 * states;
+  want(s.projections.rank == 4 && s.projections.dtype == s.x.dtype && s.projections.rows() == s.x.rows() &&
+           rank >= 1 && s.projections.channels() == k * (rank + 2 * states),
+       "selective_scan_2d", "projections (B,H,W,K·(R+2N)) of x's dtype", {s.projections, s.A});
+  want(s.dt_weight ? s.dt_weight.rank == 3 && s.dt_weight.dtype == s.x.dtype && s.dt_weight.dim(0) == k &&
+                         s.dt_weight.dim(1) == channels && s.dt_weight.dim(2) == rank
+                   : channels % rank == 0,
+       "selective_scan_2d", "dt_weight (K,D,R), or none and D divisible by R",
+       {s.dt_weight, s.projections, s.x});
+  want(!s.directions ||
+           (s.directions.rank == 5 && s.directions.dtype == DType::float32 && s.directions.dim(0) == k &&
+            s.directions.elements() == k * s.x.elements() && s.directions.is_dense()),
+       "selective_scan_2d", "directions (K,B,H,W,D) float32, or none", {s.directions, s.x});
+  // Per direction, channel and pixel: R for dt; 3N for Δ·B·x, the decay and C·h; 1 for the skip.
+  macs_ += static_cast<uint64_t>(k * s.x.elements() * ((s.dt_weight ? rank : 0) + 3 * states + 1));
+  do_selective_scan_2d(s);
+}
+
+namespace {
+
+// Memory is an address that nobody reads.
+class DryKernels final : public Kernels {
+ public:
+  explicit DryKernels(Device device) : Kernels(device) {}
+  std::string description() const override { return "dry run"; }
+  void* allocate(size_t) override { return this; }
+  void release(void*) noexcept override {}
+  size_t available_memory() const override { return 0; }
+  void copy(const View&, const View&) override {}
+  void mark() override {}
+  std::vector<float> elapsed_ms() override { return {}; }
+
+ protected:
+  void do_normalize(const View&, const float*, const float*, const View&) override {}
+  void do_nchw_to_nhwc(const View&, const View&) override {}
+  void do_cast(const View&, const View&) override {}
+  void do_linear(const View&, const View&, const View&, Activation, const View&, const View&) override {}
+  void do_conv2d(const View&, const View&, const View&, int, int, const View&) override {}
+  void do_depthwise_conv2d(const View&, const View&, const View&, Activation, const View&) override {}
+  void do_layer_norm(const View&, const View&, const View&, float, Activation, const View&, bool,
+                     const View&) override {}
+  void do_channel_affine(const View&, const View&, const View&, Activation, const View&) override {}
+  void do_activate(const View&, Activation, const View&, bool, const View&) override {}
+  void do_add(const View&, const View&, const View&) override {}
+  void do_softmax_pixels(const View&, const View&) override {}
+  void do_merge_patches(const View&, const View&) override {}
+  void do_mean_pool(const View&, const View&) override {}
+  void do_selective_scan_2d(const SelectiveScan2d&) override {}
+};
+
+}  // namespace
+
+std::unique_ptr<Kernels> make_dry_kernels(Device device) {
+  return std::make_unique<DryKernels>(device);
+}
+
+std::unique_ptr<Kernels> make_kernels(Device device, const KernelOptions& options) {
+#ifdef VMAMBA_FAST_CPU
+  if (device.type == DeviceType::cpu) return make_cpu_kernels(options.threads);
+#else
+  if (device.type == DeviceType::cpu) return make_scalar_kernels();
+#endif
+#ifdef VMAMBA_CUDA_KERNELS
+  return make_cuda_kernels(device.index, options);
+#else
+  (void)options;
+  fail_machine("device {}: this build has no CUDA (configured without nvcc); use --device cpu",
+               to_string(device));
+#endif
+}
+
+std::vector<DeviceReport> list_devices() {
+  std::vector<DeviceReport> devices{{Device{}, make_kernels(Device{})->description(), true, ""}};
+#ifdef VMAMBA_CUDA_KERNELS
+  for (DeviceReport& report : list_cuda_devices()) devices.push_back(std::move(report));
+#else
+  devices.push_back(
+      {Device{DeviceType::cuda, 0}, "CUDA", false, "this build has no CUDA (configured without nvcc)"});
+#endif
+  return devices;
+}
+
+}  // namespace vmamba
