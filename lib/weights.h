@@ -12,13 +12,14 @@ namespace vmamba {
 struct ParameterSpec {
   std::string name;
   std::vector<int64_t> dims;
-  bool buffer = false;      // BatchNorm's running statistics: not a parameter
-  bool convolution = false; // of ln2d's 1×1 kind: (out, in) is accepted as (out, in, 1, 1) and the reverse
+  bool buffer = false;    // BatchNorm's running statistics: not a parameter
+  bool linear = false;    // (out, in), in a file also (out, in, 1, 1): ln2d's Linear is a 1×1 convolution
+  bool any_size = false;  // pos_embed: its last two dimensions may be of any size, the model resizes it
 };
 std::vector<ParameterSpec> parameter_specs(const Config& config);
 
 struct WeightsReport {
-  std::vector<std::string> missing, unexpected;                    // names
+  std::vector<std::string> missing, unexpected;  // names
   struct Misshapen {
     std::string name;
     std::vector<int64_t> wanted, got;
@@ -27,8 +28,13 @@ struct WeightsReport {
   std::string likely_cause;  // one sentence, where the whole pattern tells it; else empty
   bool ok() const { return missing.empty() && unexpected.empty() && misshapen.empty(); }
 };
+// The three below take a file's tensors under any accepted name: old checkpoints' (with_current_names), and
+// `out_norm.0` or `out_norm` for _ondwconv3's `out_norm.1`.
 WeightsReport check_weights(const Config& config, const StateDict& weights);
-// InputError with everything of the report, likely cause first.
+// InputError in one line: the likely cause first, then names, long lists shortened.
 void require_weights(const Config& config, const StateDict& weights);
+// What the model is built from: require_weights, then the tensors with exactly the names, shapes (pos_embed:
+// of any height and width) and order of parameter_specs. Tensors share the memory of `weights`.
+StateDict model_weights(const Config& config, const StateDict& weights);
 
 }  // namespace vmamba

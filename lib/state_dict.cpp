@@ -1,0 +1,587 @@
+#include "lib/state_dict.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <string_view>
+#include <unordered_set>
+
+#include "kernels/error.h"
+#include "kernels/half.h"
+#include "lib/files.h"
+#include "lib/text.h"
+
+namespace vmamba {
+namespace fs = std::filesystem;
+namespace {
+
+// --- A file mapped into memory.
+
+struct Mapping {
+  const unsigned char* data = nullptr;
+  size_t size = 0;
+
+  explicit Mapping(const fs::path& path) {
+    struct stat status {};
+    if (::stat(path.c_str(), &status) != 0) fail_input("{}: {}", path.string(), std::strerror(errno));
+    if (S_ISDIR(status.st_mode)) fail_input("{} is a folder, not a file of weights", path.string());
+    if (!S_ISREG(status.st_mode)) fail_input("{} is not a regular file", path.string());
+    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (file < 0) fail_input("{} can't be opened: {}", path.string(), std::strerror(errno));
+    if (::fstat(file, &status) != 0 || status.st_size <= 0) {
+      ::close(file);
+      fail_input("{} is empty", path.string());
+    }
+    size = static_cast<size_t>(status.st_size);
+    void* memory = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
+    const int error = errno;
+    ::close(file);
+    if (memory == MAP_FAILED) fail_machine("{} can't be mapped: {}", path.string(), std::strerror(error));
+    data = static_cast<const unsigned char*>(memory);
+  }
+  ~Mapping() { ::munmap(const_cast<unsigned char*>(data), size); }
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+};
+
+// --- safetensors: u64 length n, n bytes of JSON {name: {dtype, shape, data_offsets: [begin, end]}}, data.
+
+struct DTypeName {
+  std::string_view name;
+  DType dtype;
+};
+constexpr std::array<DTypeName, 10> dtype_names{{{"F32", DType::float32},
+                                                 {"F16", DType::float16},
+                                                 {"BF16", DType::bfloat16},
+                                                 {"F64", DType::float64},
+                                                 {"U8", DType::uint8},
+                                                 {"I8", DType::int8},
+                                                 {"I16", DType::int16},
+                                                 {"I32", DType::int32},
+                                                 {"I64", DType::int64},
+                                                 {"BOOL", DType::boolean}}};
+constexpr uint64_t max_header_bytes = 100'000'000;  // the format's own limit
+constexpr size_t max_rank = 64;
+constexpr size_t max_name = 500;
+
+struct HeaderEntry {
+  std::string name;
+  std::optional<std::string> dtype;
+  std::optional<std::vector<int64_t>> shape;
+  std::optional<std::vector<int64_t>> offsets;
+};
+
+// Reads the header's two levels as they come, so that its order and its duplicates are seen and nothing
+// deeper, however large, is ever built.
+class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
+ public:
+  std::vector<HeaderEntry> entries;
+  std::map<std::string, std::string> metadata;
+  std::string error;
+
+  bool null() override { return scalar("null"); }
+  bool boolean(bool) override { return scalar("a boolean"); }
+  bool number_float(double, const std::string& text) override { return scalar("the number " + text); }
+  bool binary(binary_t&) override { return scalar("binary data"); }
+  bool number_integer(int64_t value) override { return scalar(fmt::format("the number {}", value)); }
+  bool number_unsigned(uint64_t value) override {
+    if (!list_) return scalar(fmt::format("the number {}", value));
+    if (value > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
+      return fail(fmt::format("{} of {} holds {}, more than any file", key_, label(), value));
+    }
+    if (list_->size() >= max_rank) {
+      return fail(fmt::format("{} of {} has more than {} entries", key_, label(), max_rank));
+    }
+    list_->push_back(static_cast<int64_t>(value));
+    return true;
+  }
+  bool string(std::string& value) override {
+    if (depth_ == 2 && in_metadata_ && !list_) return metadata.emplace(key_, value).second || duplicate(key_);
+    if (depth_ == 2 && !list_ && key_ == "dtype") {
+      entries.back().dtype = value;
+      return true;
+    }
+    return scalar(fmt::format("the string \"{}\"", printable(value)));
+  }
+  bool start_object(size_t) override {
+    if (list_ || depth_ > 1) return scalar("an object");
+    ++depth_;
+    return true;
+  }
+  bool end_object() override {
+    --depth_;
+    in_metadata_ = in_metadata_ && depth_ == 2;
+    return true;
+  }
+  bool start_array(size_t) override {
+    if (depth_ != 2 || list_ || in_metadata_ || (key_ != "shape" && key_ != "data_offsets")) {
+      return scalar("a list");
+    }
+    auto& target = key_ == "shape" ? entries.back().shape : entries.back().offsets;
+    list_ = &target.emplace();
+    return true;
+  }
+  bool end_array() override {
+    list_ = nullptr;
+    return true;
+  }
+  bool key(std::string& value) override {
+    if (depth_ == 1) {
+      const bool clean = std::none_of(value.begin(), value.end(), [](char c) {
+        return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+      });
+      if (!clean || value.size() > max_name)
+        return fail(fmt::format("\"{}\" is no tensor's name", printable(value)));
+      if (!names_.insert(value).second) return duplicate(value);
+      in_metadata_ = value == "__metadata__";
+      keys_.clear();
+      key_ = value;
+      if (!in_metadata_) entries.push_back({.name = value});
+      return true;
+    }
+    key_ = value;
+    if (in_metadata_) return true;
+    if (value != "dtype" && value != "shape" && value != "data_offsets") {
+      return fail(fmt::format("{} has the unknown key \"{}\"", label(), printable(value)));
+    }
+    return keys_.insert(value).second || fail(fmt::format("{} has {} twice", label(), value));
+  }
+  bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& what) override {
+    // "[json.exception.parse_error.101] parse error at line 1, column 9: …": the tail is what matters.
+    const std::string text = what.what();
+    const size_t colon = text.find(": ");
+    return fail(fmt::format("at byte {}: {}", position + 8,
+                            printable(colon == std::string::npos ? text : text.substr(colon + 2))));
+  }
+
+ private:
+  bool fail(std::string text) {
+    error = std::move(text);
+    return false;
+  }
+  bool duplicate(const std::string& name) {
+    return fail(fmt::format("the name {} stands twice", printable(name)));
+  }
+  bool scalar(const std::string& what) {
+    if (depth_ == 0) return fail(fmt::format("is {}, not an object", what));
+    if (depth_ == 1) return fail(fmt::format("{} is {}, not an object", label(), what));
+    return fail(fmt::format("{} of {} holds {}", key_, label(), what));
+  }
+  std::string label() const {
+    return in_metadata_ ? "__metadata__" : entries.empty() ? "the header" : "tensor " + entries.back().name;
+  }
+
+  int depth_ = 0;
+  bool in_metadata_ = false;
+  std::vector<int64_t>* list_ = nullptr;
+  std::string key_;
+  std::unordered_set<std::string> names_;
+  std::set<std::string> keys_;
+};
+
+uint64_t read_u64(const unsigned char* bytes) {
+  uint64_t value = 0;
+  for (int i = 7; i >= 0; --i) value = value << 8 | bytes[i];
+  return value;
+}
+
+// What the entry says, checked by itself: dtype and shape against the number of bytes.
+StoredTensor entry_tensor(const std::string& where, const HeaderEntry& entry, size_t data_size,
+                          const unsigned char* data) {
+  const auto need = [&](bool present, std::string_view key) {
+    if (!present) fail_input("{}: tensor {} has no {}: the header is damaged", where, entry.name, key);
+  };
+  need(entry.dtype.has_value(), "dtype");
+  need(entry.shape.has_value(), "shape");
+  need(entry.offsets.has_value() && entry.offsets->size() == 2, "data_offsets of two numbers");
+  StoredTensor tensor;
+  const auto named = std::find_if(dtype_names.begin(), dtype_names.end(),
+                                  [&](const DTypeName& candidate) { return candidate.name == *entry.dtype; });
+  if (named == dtype_names.end()) {
+    std::vector<std::string_view> known;
+    for (const DTypeName& candidate : dtype_names) known.push_back(candidate.name);
+    fail_input("{}: tensor {} has the dtype {}; known are {}", where, entry.name, printable(*entry.dtype),
+               fmt::join(known, ", "));
+  }
+  tensor.dtype = named->dtype;
+  tensor.dims = *entry.shape;
+  auto bytes = static_cast<int64_t>(size_of(tensor.dtype));
+  for (const int64_t dim : tensor.dims) {
+    if (__builtin_mul_overflow(bytes, dim, &bytes)) {
+      fail_input("{}: tensor {} of shape {} is larger than any file", where, entry.name,
+                 shape_string(tensor.dims));
+    }
+  }
+  const auto begin = static_cast<uint64_t>((*entry.offsets)[0]);
+  const auto end = static_cast<uint64_t>((*entry.offsets)[1]);
+  if (begin > end || end > data_size) {
+    fail_input("{}: tensor {} lies at [{}, {}) of {} bytes of data: the file is cut off or damaged", where,
+               entry.name, begin, end, data_size);
+  }
+  if (end - begin != static_cast<uint64_t>(bytes)) {
+    fail_input("{}: tensor {} {} {} needs {} bytes, its data_offsets give {}", where, entry.name,
+               *entry.dtype, shape_string(tensor.dims), bytes, end - begin);
+  }
+  tensor.data = data + begin;
+  return tensor;
+}
+
+StateDict parse_safetensors(const fs::path& path, const std::shared_ptr<const Mapping>& mapping) {
+  const std::string where = path.string();
+  if (mapping->size < 8) fail_input("{}: {} bytes are no safetensors file", where, mapping->size);
+  const uint64_t header_size = read_u64(mapping->data);
+  if (header_size > max_header_bytes || header_size > mapping->size - 8) {
+    fail_input("{}: a header of {} bytes doesn't fit the file of {} bytes: cut off, or no safetensors file",
+               where, header_size, mapping->size);
+  }
+  const auto* header = reinterpret_cast<const char*>(mapping->data + 8);
+  HeaderReader reader;
+  if (header_size == 0 || header[0] != '{')
+    fail_input("{}: no safetensors file: the header is no JSON object", where);
+  if (!nlohmann::json::sax_parse(header, header + header_size, &reader)) {
+    fail_input("{}: safetensors header: {}", where, reader.error);
+  }
+
+  const unsigned char* data = mapping->data + 8 + header_size;
+  const size_t data_size = mapping->size - 8 - static_cast<size_t>(header_size);
+  StateDict result;
+  result.where = where;
+  result.metadata = std::move(reader.metadata);
+  std::vector<std::pair<uint64_t, size_t>> places;  // (begin, index)
+  for (const HeaderEntry& entry : reader.entries) {
+    StoredTensor tensor = entry_tensor(where, entry, data_size, data);
+    tensor.owner = mapping;
+    places.emplace_back((*entry.offsets)[0], result.tensors.size());
+    result.tensors.emplace_back(entry.name, std::move(tensor));
+  }
+  // The tensors tile the data: sorted by place, each begins where the one before ends.
+  std::sort(places.begin(), places.end(), [&](const auto& a, const auto& b) {
+    const auto end = [&](const auto& place) { return (*reader.entries[place.second].offsets)[1]; };
+    return std::pair(a.first, end(a)) < std::pair(b.first, end(b));
+  });
+  uint64_t expected = 0;
+  std::string_view before = "the header";
+  for (const auto& [begin, index] : places) {
+    const HeaderEntry& entry = reader.entries[index];
+    if (begin != expected) {
+      fail_input("{}: tensor {} begins at byte {} of the data, {} ends at {}: they {}", where, entry.name,
+                 begin, before, expected, begin < expected ? "overlap" : "leave a gap");
+    }
+    expected = static_cast<uint64_t>((*entry.offsets)[1]);
+    before = entry.name;
+  }
+  if (expected != data_size) {
+    fail_input("{}: {} bytes after the last tensor: the file is damaged", where, data_size - expected);
+  }
+  return result;
+}
+
+// --- Elements.
+
+template <class T>
+T load(const void* data, int64_t index) {
+  T value;
+  std::memcpy(&value, static_cast<const char*>(data) + static_cast<size_t>(index) * sizeof(T), sizeof(T));
+  return value;
+}
+
+template <class T>
+void copy_as_float(const void* data, std::vector<float>& out) {
+  for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<float>(load<T>(data, static_cast<int64_t>(i)));
+}
+
+bool is_floating(DType dtype) {
+  return dtype == DType::float64 || dtype == DType::float32 || dtype == DType::float16 ||
+         dtype == DType::bfloat16;
+}
+
+}  // namespace
+
+int64_t StoredTensor::elements() const {
+  int64_t product = 1;
+  for (const int64_t dim : dims) product *= dim;
+  return product;
+}
+
+HostTensor StoredTensor::to_float32() const {
+  HostTensor result{dims, std::vector<float>(static_cast<size_t>(elements()))};
+  std::vector<float>& out = result.values;
+  switch (dtype) {
+    case DType::float32:
+      if (!out.empty()) std::memcpy(out.data(), data, out.size() * sizeof(float));
+      break;
+    case DType::float64:
+      copy_as_float<double>(data, out);
+      break;
+    case DType::float16:
+      for (size_t i = 0; i < out.size(); ++i)
+        out[i] = float16_to_float(load<uint16_t>(data, static_cast<int64_t>(i)));
+      break;
+    case DType::bfloat16:
+      for (size_t i = 0; i < out.size(); ++i)
+        out[i] = bfloat16_to_float(load<uint16_t>(data, static_cast<int64_t>(i)));
+      break;
+    case DType::uint8:
+      copy_as_float<uint8_t>(data, out);
+      break;
+    case DType::int8:
+      copy_as_float<int8_t>(data, out);
+      break;
+    case DType::int16:
+      copy_as_float<int16_t>(data, out);
+      break;
+    case DType::int32:
+      copy_as_float<int32_t>(data, out);
+      break;
+    case DType::int64:
+      copy_as_float<int64_t>(data, out);
+      break;
+    case DType::boolean:
+      for (size_t i = 0; i < out.size(); ++i)
+        out[i] = load<uint8_t>(data, static_cast<int64_t>(i)) != 0 ? 1.0f : 0.0f;
+      break;
+  }
+  return result;
+}
+
+std::string shape_string(const std::vector<int64_t>& dims) {
+  return fmt::format("({})", fmt::join(dims, ", "));
+}
+
+const StoredTensor* StateDict::find(std::string_view name) const {
+  for (const auto& [candidate, tensor] : tensors) {
+    if (candidate == name) return &tensor;
+  }
+  return nullptr;
+}
+
+const StoredTensor& StateDict::at(std::string_view name) const {
+  if (const StoredTensor* tensor = find(name)) return *tensor;
+  fail_input("{} has no tensor {}", where, name);
+}
+
+void StateDict::add(std::string name, const View& host_tensor) {
+  check(host_tensor.device.type == DeviceType::cpu && host_tensor.is_dense(), "{} is no dense host tensor",
+        name);
+  const auto copy = std::make_shared<std::vector<char>>(host_tensor.bytes());
+  if (!copy->empty()) std::memcpy(copy->data(), host_tensor.data, copy->size());
+  StoredTensor tensor;
+  tensor.dtype = host_tensor.dtype;
+  tensor.dims.assign(host_tensor.dims.begin(), host_tensor.dims.begin() + host_tensor.rank);
+  tensor.data = copy->data();
+  tensor.owner = copy;
+  tensors.emplace_back(std::move(name), std::move(tensor));
+}
+
+void StateDict::add(std::string name, const HostTensor& host_tensor) {
+  const auto copy = std::make_shared<std::vector<float>>(host_tensor.values);
+  StoredTensor tensor;
+  tensor.dims = host_tensor.dims;
+  check(tensor.elements() == host_tensor.elements(), "{} {} holds {} values", name, shape_string(tensor.dims),
+        copy->size());
+  tensor.data = copy->data();
+  tensor.owner = copy;
+  tensors.emplace_back(std::move(name), std::move(tensor));
+}
+
+StateDict read_safetensors(const fs::path& path) {
+  return parse_safetensors(path, std::make_shared<const Mapping>(path));
+}
+
+StateDict read_state_dict(const fs::path& path, const std::string& key) {
+  const auto mapping = std::make_shared<const Mapping>(path);
+  const auto begins_with = [&](std::string_view magic) {
+    return mapping->size >= magic.size() && std::memcmp(mapping->data, magic.data(), magic.size()) == 0;
+  };
+  // A zip archive, a bare pickle (protocol 2 and above: opcode 0x80), or a safetensors header.
+  if (begins_with("PK") || (begins_with("\x80") && mapping->size > 1 && mapping->data[1] <= 5)) {
+    if (mapping->size <= 8 || mapping->data[8] != '{') return read_pth(path, key);
+  }
+  if (!key.empty())
+    fail_input("{} is a safetensors file: it has no dicts for the key \"{}\" to choose", path.string(), key);
+  return parse_safetensors(path, mapping);
+}
+
+void write_safetensors(const fs::path& path, const StateDict& tensors) {
+  // Wide elements first, so that every tensor is aligned; otherwise in the given order.
+  std::vector<size_t> order(tensors.tensors.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  const auto width = [&](size_t i) { return size_of(tensors.tensors[i].second.dtype); };
+  const auto bytes = [&](size_t i) {
+    return static_cast<uint64_t>(tensors.tensors[i].second.elements()) * width(i);
+  };
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return width(a) > width(b); });
+  std::vector<uint64_t> begin(order.size());
+  uint64_t end = 0;
+  for (const size_t i : order) {
+    begin[i] = end;
+    end += bytes(i);
+  }
+
+  const auto quoted = [&](const std::string& text) {
+    try {
+      return nlohmann::json(text).dump();
+    } catch (const nlohmann::json::exception&) {
+      fail_input("{}: a name that is not UTF-8 can't be written as safetensors", path.string());
+    }
+  };
+  std::string header = "{";
+  if (!tensors.metadata.empty()) {
+    header += "\"__metadata__\":{";
+    for (const auto& [key, value] : tensors.metadata) header += quoted(key) + ":" + quoted(value) + ",";
+    header.back() = '}';
+    header += ',';
+  }
+  std::unordered_set<std::string_view> names;
+  for (size_t i = 0; i < tensors.tensors.size(); ++i) {
+    const auto& [name, tensor] = tensors.tensors[i];
+    check(names.insert(name).second && name != "__metadata__", "tensor {} is written twice", name);
+    const auto named = std::find_if(dtype_names.begin(), dtype_names.end(), [&](const DTypeName& candidate) {
+      return candidate.dtype == tensor.dtype;
+    });
+    header += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}},", quoted(name),
+                          named->name, fmt::join(tensor.dims, ","), begin[i], begin[i] + bytes(i));
+  }
+  if (header.back() == ',') header.pop_back();
+  header += '}';
+  header.resize((header.size() + 7) / 8 * 8, ' ');
+
+  std::array<unsigned char, 8> length{};
+  for (size_t i = 0; i < length.size(); ++i)
+    length[i] = static_cast<unsigned char>(uint64_t{header.size()} >> (8 * i));
+  OutputFile file(path);
+  const auto write = [&](const void* data, uint64_t size) {
+    file.stream().write(static_cast<const char*>(data), static_cast<std::streamsize>(size));
+  };
+  write(length.data(), length.size());
+  write(header.data(), header.size());
+  for (const size_t i : order) write(tensors.tensors[i].second.data, bytes(i));
+  file.commit();
+}
+
+StateDict converted(const StateDict& tensors, DType dtype) {
+  check(is_floating(dtype), "tensors can't be converted to {}", to_string(dtype));
+  StateDict result;
+  result.where = tensors.where;
+  result.metadata = tensors.metadata;
+  for (const auto& [name, tensor] : tensors.tensors) {
+    if (!is_floating(tensor.dtype) || tensor.dtype == dtype) {
+      result.tensors.emplace_back(name, tensor);
+      continue;
+    }
+    const int64_t count = tensor.elements();
+    const auto buffer = std::make_shared<std::vector<char>>(static_cast<size_t>(count) * size_of(dtype));
+    const HostTensor values = tensor.to_float32();
+    const auto store = [&](int64_t i, auto value, bool overflown) {
+      if (overflown) {
+        fail_input("{}: {} of tensor {} is beyond {}: choose bfloat16 or float32", tensors.where,
+                   tensor.dtype == DType::float64 ? load<double>(tensor.data, i) : values.values[i], name,
+                   to_string(dtype));
+      }
+      std::memcpy(buffer->data() + static_cast<size_t>(i) * sizeof(value), &value, sizeof(value));
+    };
+    for (int64_t i = 0; i < count; ++i) {
+      const bool finite = tensor.dtype == DType::float64 ? std::isfinite(load<double>(tensor.data, i))
+                                                         : std::isfinite(values.values[i]);
+      const float value = values.values[i];
+      if (dtype == DType::float16) {
+        const uint16_t half = float_to_float16(value);
+        store(i, half, finite && (half & 0x7fffu) == 0x7c00u);
+      } else if (dtype == DType::bfloat16) {
+        const uint16_t half = float_to_bfloat16(value);
+        store(i, half, finite && (half & 0x7fffu) == 0x7f80u);
+      } else if (dtype == DType::float32) {
+        store(i, value, finite && std::isinf(value));
+      } else {
+        store(i, static_cast<double>(value), false);
+      }
+    }
+    StoredTensor copy = tensor;
+    copy.dtype = dtype;
+    copy.data = buffer->data();
+    copy.owner = buffer;
+    result.tensors.emplace_back(name, std::move(copy));
+  }
+  return result;
+}
+
+// --- Old names.
+
+namespace {
+
+bool replace_prefix(std::string& name, std::string_view old_prefix, std::string_view new_prefix) {
+  if (!name.starts_with(old_prefix)) return false;
+  name.replace(0, old_prefix.size(), new_prefix);
+  return true;
+}
+
+// `name` with the component or last components `old_tail` replaced.
+bool replace_suffix(std::string& name, std::string_view old_tail, std::string_view new_tail) {
+  if (!name.ends_with(old_tail)) return false;
+  name.replace(name.size() - old_tail.size(), old_tail.size(), new_tail);
+  return true;
+}
+
+// "layers.I.blocks.J." is followed by a name that the class once called otherwise.
+size_t block_prefix_length(std::string_view name) {
+  size_t at = 0;
+  for (const std::string_view word : {"layers.", "blocks."}) {
+    if (name.substr(at, word.size()) != word) return 0;
+    at += word.size();
+    const size_t digits = name.find_first_not_of("0123456789", at);
+    if (digits == at || digits == std::string_view::npos || name[digits] != '.') return 0;
+    at = digits + 1;
+  }
+  return at;
+}
+
+std::string current_name(std::string name) {
+  replace_prefix(name, "patch_embed.proj.", "patch_embed.0.") ||
+      replace_prefix(name, "patch_embed.norm.", "patch_embed.2.") ||
+      replace_prefix(name, "norm.", "classifier.norm.") || replace_prefix(name, "head.", "classifier.head.");
+  if (const size_t length = block_prefix_length(name); length > 0) {
+    std::string tail = name.substr(length);
+    replace_prefix(tail, "ln_1.", "norm.") || replace_prefix(tail, "self_attention.", "op.");
+    if (tail.starts_with("op.")) {
+      replace_suffix(tail, "x_proj.weight", "x_proj_weight") ||
+          replace_suffix(tail, "dt_projs.weight", "dt_projs_weight") ||
+          replace_suffix(tail, "dt_projs.bias", "dt_projs_bias");
+    }
+    name.replace(length, std::string::npos, tail);
+  }
+  return name;
+}
+
+}  // namespace
+
+StateDict with_current_names(StateDict tensors) {
+  constexpr std::string_view parallel = "module.";
+  const bool wrapped = !tensors.tensors.empty() &&
+                       std::all_of(tensors.tensors.begin(), tensors.tensors.end(),
+                                   [&](const auto& named) { return named.first.starts_with(parallel); });
+  std::erase_if(tensors.tensors,
+                [](const auto& named) { return named.first.ends_with(".num_batches_tracked"); });
+  std::map<std::string, std::string> seen;  // current name → the file's
+  for (auto& [name, tensor] : tensors.tensors) {
+    const std::string old = name;
+    name = current_name(wrapped ? name.substr(parallel.size()) : name);
+    const auto [place, inserted] = seen.emplace(name, old);
+    if (!inserted) {
+      fail_input("{}: {} and {} are both names of {}: remove one", tensors.where, place->second, old, name);
+    }
+  }
+  return tensors;
+}
+
+}  // namespace vmamba
