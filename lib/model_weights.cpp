@@ -26,14 +26,11 @@ class Loader {
 
   bool has(const std::string& name) const { return specs_.contains(name); }
 
-  // The tensor with the shape that the config gives it; no values in a dry run.
+  // No values in a dry run.
   HostTensor host(const std::string& name) const {
     const auto spec = specs_.find(name);
     check(spec != specs_.end(), "no tensor {} belongs to this config", name);
-    if (weights_ == nullptr) return {spec->second.dims, {}};
-    HostTensor tensor = weights_->at(name).to_float32();
-    if (tensor.elements() == product(spec->second.dims)) tensor.dims = spec->second.dims;
-    return tensor;
+    return weights_ == nullptr ? HostTensor{spec->second.dims, {}} : weights_->at(name).to_float32();
   }
 
   Tensor device(const HostTensor& tensor, DType dtype) const { return upload(kernels_, tensor, dtype); }
@@ -47,9 +44,7 @@ class Loader {
   }
 
   LinearWeights linear(const std::string& name, DType dtype) const {
-    HostTensor weight = host(name + ".weight");
-    weight.dims = {weight.dims[0], product(weight.dims) / weight.dims[0]};  // (out, in, 1, 1) is (out, in)
-    return {device(weight, dtype), bias(name + ".bias", dtype)};
+    return {device(host(name + ".weight"), dtype), bias(name + ".bias", dtype)};
   }
 
   // (out, in, kh, kw) → (out, kh, kw, in)
@@ -92,12 +87,6 @@ class Loader {
   }
 
  private:
-  static int64_t product(const std::vector<int64_t>& dims) {
-    int64_t elements = 1;
-    for (const int64_t dim : dims) elements *= dim;
-    return elements;
-  }
-
   const StateDict* weights_;
   Kernels& kernels_;
   std::unordered_map<std::string, ParameterSpec> specs_;

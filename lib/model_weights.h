@@ -93,7 +93,7 @@ struct ModelWeights {
   LinearWeights head;  // float32
 };
 
-// `weights` null: shapes only, for a dry run.
+// `weights` as model_weights (lib/weights.h) gives them; null: shapes only, for a dry run.
 ModelWeights load_model_weights(const Config& config, const StateDict* weights, Kernels& kernels,
                                 DType storage);
 

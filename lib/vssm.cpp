@@ -234,8 +234,8 @@ std::vector<std::pair<int64_t, int64_t>> stage_sizes(const Config& config, int64
 }
 
 Vssm::Vssm(const Config& config, const StateDict& weights, Kernels& kernels, DType storage) {
-  require_weights(config, weights);
-  weights_ = std::make_unique<ModelWeights>(load_model_weights(config, &weights, kernels, storage));
+  const StateDict canonical = model_weights(config, weights);
+  weights_ = std::make_unique<ModelWeights>(load_model_weights(config, &canonical, kernels, storage));
 }
 
 Vssm::Vssm(const Config& config, Kernels& dry_kernels, DType storage)

@@ -39,7 +39,7 @@ struct ModelWeights;  // lib/model_weights.h
 
 class Vssm {
  public:
-  // Takes what the config names from `weights` (InputError if check_weights, lib/weights.h, finds fault) and
+  // Takes what the config names from `weights` (InputError as require_weights, lib/weights.h) and
   // prepares it once: dtypes, layouts, A = −exp(A_logs), BatchNorm folded.
   Vssm(const Config& config, const StateDict& weights, Kernels& kernels, DType storage);
   // Shapes only, for a dry run.
