@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# The libraries without root and without network on the machine that builds:
+#   scripts/deps.sh download   where Debian 12's packages are reachable: fetches them into .deps/debs (11 MiB)
+#   scripts/deps.sh unpack     anywhere (dpkg-deb): unpacks them into .deps, for cmake -DVMAMBA_DEPS_DIR=.deps
+#   scripts/deps.sh            both
+set -euo pipefail
+cd "$(dirname "$0")/.."
+what=${1:-all}
+
+packages=(
+  libdnnl-dev libdnnl2 ocl-icd-libopencl1 libhwy-dev libhwy1
+  libjpeg62-turbo-dev libjpeg62-turbo libwebp-dev libwebp7 libzip-dev libzip4 libssl3 libstb-dev
+  libyaml-cpp-dev libyaml-cpp0.7 nlohmann-json3-dev libfmt-dev libfmt9 libspdlog-dev libspdlog1.10
+  libcli11-dev doctest-dev
+)
+
+case $what in download | unpack | all) ;; *)
+  echo "usage: scripts/deps.sh [download|unpack]" >&2
+  exit 2
+  ;;
+esac
+if [[ $what != unpack ]]; then
+  mkdir -p .deps/debs
+  (cd .deps/debs && apt-get -q -o APT::Sandbox::User=root download "${packages[@]}")
+fi
+if [[ $what != download ]]; then
+  for deb in .deps/debs/*.deb; do
+    dpkg-deb --extract "$deb" .deps
+  done
+  rm -rf .deps/usr/share/doc .deps/usr/lib/*/*.a
+  # Links to libraries of packages left out would only mislead the linker.
+  find .deps -xtype l -delete
+fi
