@@ -10,7 +10,9 @@
 
 namespace vmamba {
 
-double Tolerance::bound(double max_reference) const { return std::max(absolute, relative * max_reference); }
+double Tolerance::bound(double max_reference) const {
+  return std::max(absolute, relative * max_reference);
+}
 
 Tolerance tolerance_of(DeviceType device, Precision precision) {
   struct Row {
@@ -19,10 +21,14 @@ Tolerance tolerance_of(DeviceType device, Precision precision) {
     Tolerance tolerance;
   };
   static constexpr Row table[] = {
-      {DeviceType::cpu, Precision::float32, {1e-5, 1e-5}},   {DeviceType::cpu, Precision::tf32, {1e-5, 1e-5}},
-      {DeviceType::cpu, Precision::float16, {1e-2, 1e-2}},   {DeviceType::cpu, Precision::bfloat16, {8e-2, 8e-2}},
-      {DeviceType::cuda, Precision::float32, {2e-5, 2e-5}},  {DeviceType::cuda, Precision::tf32, {1e-2, 1e-2}},
-      {DeviceType::cuda, Precision::float16, {1e-2, 1e-2}},  {DeviceType::cuda, Precision::bfloat16, {8e-2, 8e-2}},
+      {DeviceType::cpu, Precision::float32, {1e-5, 1e-5}},
+      {DeviceType::cpu, Precision::tf32, {1e-5, 1e-5}},
+      {DeviceType::cpu, Precision::float16, {1e-2, 1e-2}},
+      {DeviceType::cpu, Precision::bfloat16, {8e-2, 8e-2}},
+      {DeviceType::cuda, Precision::float32, {2e-5, 2e-5}},
+      {DeviceType::cuda, Precision::tf32, {1e-2, 1e-2}},
+      {DeviceType::cuda, Precision::float16, {1e-2, 1e-2}},
+      {DeviceType::cuda, Precision::bfloat16, {8e-2, 8e-2}},
   };
   for (const Row& row : table)
     if (row.device == device && row.precision == precision) return row.tolerance;
@@ -34,7 +40,9 @@ Tolerance looser(Tolerance one, Tolerance other) {
   return {std::max(one.absolute, other.absolute), std::max(one.relative, other.relative)};
 }
 
-double Diff::mean_abs() const { return finite == 0 ? 0 : sum_abs / static_cast<double>(finite); }
+double Diff::mean_abs() const {
+  return finite == 0 ? 0 : sum_abs / static_cast<double>(finite);
+}
 
 double Diff::relative_l2() const {
   if (sum_squares == 0) return 0;
@@ -61,8 +69,8 @@ std::string Diff::place(int64_t index) const {
   return shape_string(at);
 }
 
-Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const float> a, std::span<const float> b,
-             const CompareOptions& options) {
+Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const float> a,
+             std::span<const float> b, const CompareOptions& options) {
   check(a.size() == b.size() && !dims.empty(), "{}: {} values against {}", name, a.size(), b.size());
   Diff diff;
   diff.name = std::move(name);

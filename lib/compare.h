@@ -1,6 +1,6 @@
-// Two tensors compared, and how far they may part. Letters: a the reference, b the other; every figure is of b
-// against a. NaN and infinity never hide: they are counted, placed, and outside every tolerance unless a and b
-// hold the same infinity (or, with equal_nan, both hold NaN).
+// Two tensors compared, and how far they may part. Letters: a the reference, b the other; every figure is of
+// b against a. NaN and infinity never hide: they are counted, placed, and outside every tolerance unless a
+// and b hold the same infinity (or, with equal_nan, both hold NaN).
 #pragma once
 #include <array>
 #include <cstdint>
@@ -31,25 +31,27 @@ struct CompareOptions {
 // What a comparison found. Sums run over the elements that are finite on both sides; chunks of a batch merge.
 struct Diff {
   std::string name;
-  std::string problem;        // why the values could not be compared ("shape (1, 2) against (1, 3)"); else empty
+  std::string problem;  // why the values could not be compared ("shape (1, 2) against (1, 3)"); else empty
   std::vector<int64_t> dims;  // (B, H, W, C) or (B, C)
   double bound = 0;           // the largest of the chunks
   int64_t elements = 0;
-  int64_t differing = 0;      // not the same number
-  int64_t outside = 0;        // outside tolerance
+  int64_t differing = 0;  // not the same number
+  int64_t outside = 0;    // outside tolerance
   int64_t nan_a = 0, nan_b = 0, inf_a = 0, inf_b = 0;
   int64_t channels_differing = 0;
   // Flat indices into dims, −1: none.
-  int64_t first_differing = -1, first_outside = -1, worst = -1, first_nonfinite_a = -1, first_nonfinite_b = -1;
-  float worst_a = 0, worst_b = 0;                 // the values at `worst`
+  int64_t first_differing = -1, first_outside = -1, worst = -1, first_nonfinite_a = -1,
+          first_nonfinite_b = -1;
+  float worst_a = 0, worst_b = 0;                    // the values at `worst`
   float a_at_nonfinite_b = 0, b_at_nonfinite_b = 0;  // the values at first_nonfinite_b
-  int64_t one_channel = -1;                       // the channel, when all that differs is in one
+  int64_t one_channel = -1;                          // the channel, when all that differs is in one
   double max_abs = 0;
   double max_rel = 0;  // of |a − b| / max(|a|, max|a| / 1000): elements near zero don't blow it up
   double max_reference = 0;
   double sum_abs = 0, sum_squares = 0, sum_aa = 0, sum_bb = 0, sum_ab = 0;
   int64_t finite = 0;
-  std::array<int64_t, 256> histogram{};  // of |a − b| by binary exponent: entry e counts [2^(e−127), 2^(e−126))
+  std::array<int64_t, 256>
+      histogram{};  // of |a − b| by binary exponent: entry e counts [2^(e−127), 2^(e−126))
   int64_t map_height = 0, map_width = 0;
   std::vector<float> heat;  // (H, W): largest |a − b| over batch and channels; infinity where not finite
 
@@ -59,12 +61,12 @@ struct Diff {
   double mean_abs() const;
   double relative_l2() const;  // ‖a − b‖ / ‖a‖
   double cosine() const;
-  double psnr() const;  // 20 log10(max|a| / rms(a − b)); infinity when nothing differs
+  double psnr() const;                     // 20 log10(max|a| / rms(a − b)); infinity when nothing differs
   std::string place(int64_t index) const;  // "(b, h, w, c)"
 };
 
-Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const float> a, std::span<const float> b,
-             const CompareOptions& options);
+Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const float> a,
+             std::span<const float> b, const CompareOptions& options);
 // `next` is the same tensor of the images that follow.
 void merge(Diff& diff, const Diff& next);
 

@@ -1,5 +1,5 @@
-// Observers of a forward's taps (lib/taps.h): one keeps them on the host in float32, one compares them with kept
-// ones as they appear, so that a comparison of two runs holds the taps of one.
+// Observers of a forward's taps (lib/taps.h): one keeps them on the host in float32, one compares them with
+// kept ones as they appear, so that a comparison of two runs holds the taps of one.
 #pragma once
 #include <deque>
 #include <functional>
@@ -61,7 +61,8 @@ class TapStore : public Taps {
 class TapComparison : public Taps {
  public:
   using Observer = std::function<void(const Diff&, const HostTensor& a, const HostTensor& b)>;
-  TapComparison(Kernels& kernels, const TapValues& reference, const CompareOptions& options, bool restart = false)
+  TapComparison(Kernels& kernels, const TapValues& reference, const CompareOptions& options,
+                bool restart = false)
       : transfer_(kernels), reference_(reference), options_(options), restart_(restart) {}
   bool wants(std::string_view name) override { return reference_.find(name) != nullptr; }
   void at(std::string_view name, const View& value) override;

@@ -1,0 +1,204 @@
+#include "lib/check_equal.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <random>
+#include <set>
+
+#include "kernels/error.h"
+
+namespace vmamba {
+namespace {
+
+// (B, C, H, W) → (B, H, W, C), the layout of every tap.
+HostTensor nhwc(const HostTensor& nchw) {
+  const int64_t B = nchw.dims[0], C = nchw.dims[1], H = nchw.dims[2], W = nchw.dims[3];
+  HostTensor result{{B, H, W, C}, std::vector<float>(nchw.values.size())};
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t c = 0; c < C; ++c)
+      for (int64_t p = 0; p < H * W; ++p)
+        result.values[(b * H * W + p) * C + c] = nchw.values[(b * C + c) * H * W + p];
+  return result;
+}
+
+HostTensor images(const HostTensor& tensor, int64_t begin, int64_t count) {
+  HostTensor part{tensor.dims, {}};
+  part.dims[0] = count;
+  const int64_t each = tensor.elements() / tensor.dims[0];
+  part.values.assign(tensor.values.begin() + begin * each, tensor.values.begin() + (begin + count) * each);
+  return part;
+}
+
+Diff shape_problem(std::string name, const HostTensor& a, const HostTensor& b) {
+  Diff diff;
+  diff.name = std::move(name);
+  diff.dims = b.dims;
+  diff.problem = fmt::format("shape {} in a, {} in b", shape_string(a.dims), shape_string(b.dims));
+  return diff;
+}
+
+Diff compare_tensors(std::string name, const HostTensor& a, const HostTensor& b,
+                     const CompareOptions& options) {
+  if (a.dims != b.dims) return shape_problem(std::move(name), a, b);
+  return compare(std::move(name), a.dims, a.values, b.values, options);
+}
+
+void merge_all(std::vector<Diff>& diffs, std::vector<Diff> next) {
+  for (Diff& diff : next) {
+    const auto same =
+        std::find_if(diffs.begin(), diffs.end(), [&](const Diff& d) { return d.name == diff.name; });
+    if (same == diffs.end())
+      diffs.push_back(std::move(diff));
+    else
+      merge(*same, diff);
+  }
+}
+
+// Compares one chunk of images: b runs, beside the kept taps of a.
+void compare_chunk(const TapValues& a, const HostTensor& input_a, const HostTensor& input_b, Runner& b,
+                   const CompareOptions& options, CheckResult& result) {
+  TapComparison comparison(b.kernels(), a, options);
+  const HostTensor logits_b = b.run(input_b, &comparison);
+  std::vector<Diff> diffs;
+  diffs.push_back(compare_tensors("input", nhwc(input_a), nhwc(input_b), options));
+  std::move(comparison.diffs.begin(), comparison.diffs.end(), std::back_inserter(diffs));
+
+  const bool identical =
+      std::all_of(diffs.begin(), diffs.end(), [](const Diff& diff) { return diff.identical(); });
+  if (!identical) {
+    TapComparison restarted(b.kernels(), a, options, true);
+    b.run(input_a, &restarted);
+    merge_all(result.own, std::move(restarted.diffs));
+  }
+
+  std::set<std::string_view> in_b;
+  for (const Diff& diff : diffs) in_b.insert(diff.name);
+  const auto add_once = [](std::vector<std::string>& names, const std::string& name) {
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  };
+  for (const auto& [name, value] : a.all())
+    if (!in_b.contains(name)) add_once(result.only_in_a, name);
+  for (const std::string& name : comparison.extra) add_once(result.only_in_b, name);
+
+  if (const HostTensor* logits_a = a.find("logits"); logits_a && logits_a->dims == logits_b.dims) {
+    const Agreement agreed = agreement(logits_b.dims.back(), logits_a->values, logits_b.values);
+    result.agreement.images += agreed.images;
+    result.agreement.top1 += agreed.top1;
+    result.agreement.top5 += agreed.top5;
+  }
+  merge_all(result.taps, std::move(diffs));
+}
+
+void choose_tolerance(CheckResult& result, const CheckOptions& options,
+                      const std::vector<RunChoice>& choices) {
+  for (const RunChoice& choice : choices) {
+    const Tolerance row = tolerance_of(choice.device.type, choice.precision);
+    if (row.absolute > result.tolerance.absolute)
+      result.tolerance_source = fmt::format("{} {}", choice.device.type == DeviceType::cpu ? "cpu" : "cuda",
+                                            to_string(choice.precision));
+    result.tolerance = looser(result.tolerance, row);
+  }
+  if (options.absolute) result.tolerance.absolute = *options.absolute;
+  if (options.relative) result.tolerance.relative = *options.relative;
+  if (options.absolute || options.relative) result.tolerance_source = "as asked";
+}
+
+CompareOptions compare_options(const CheckResult& result, const CheckOptions& options) {
+  return {.tolerance = result.tolerance, .equal_nan = options.equal_nan, .maps = options.maps};
+}
+
+}  // namespace
+
+bool CheckResult::equal() const {
+  return !first_outside() && !(require_all && !only_in_a.empty());
+}
+
+const Diff* CheckResult::first_differing() const {
+  const auto found =
+      std::find_if(taps.begin(), taps.end(), [](const Diff& diff) { return !diff.identical(); });
+  return found == taps.end() ? nullptr : &*found;
+}
+
+const Diff* CheckResult::first_outside() const {
+  const auto found = std::find_if(taps.begin(), taps.end(), [](const Diff& diff) { return !diff.within(); });
+  return found == taps.end() ? nullptr : &*found;
+}
+
+const Diff* CheckResult::find(const std::vector<Diff>& diffs, std::string_view name) const {
+  const auto found =
+      std::find_if(diffs.begin(), diffs.end(), [&](const Diff& diff) { return diff.name == name; });
+  return found == diffs.end() ? nullptr : &*found;
+}
+
+std::vector<const Diff*> CheckResult::sources() const {
+  std::vector<const Diff*> result;
+  for (const Diff& diff : own)
+    if (!diff.identical()) result.push_back(&diff);
+  return result;
+}
+
+CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, const CheckOptions& options) {
+  Runner run_a(a.config, *a.weights, a.choice), run_b(b.config, *b.weights, b.choice);
+  CheckResult result;
+  result.a = run_a.description();
+  result.b = run_b.description();
+  result.input = input.description;
+  choose_tolerance(result, options, {a.choice, b.choice});
+  const CompareOptions how = compare_options(result, options);
+  for (int64_t begin = 0; begin < input.a.dims[0]; begin += options.batch_size) {
+    const int64_t count = std::min<int64_t>(options.batch_size, input.a.dims[0] - begin);
+    const HostTensor input_a = images(input.a, begin, count), input_b = images(input.b, begin, count);
+    TapStore store(run_a.kernels());
+    run_a.run(input_a, &store);
+    const TapValues taps_a = store.take();
+    compare_chunk(taps_a, input_a, input_b, run_b, how, result);
+  }
+  return result;
+}
+
+CheckResult check_reference(const StateDict& reference, const Side& b, const CheckInput& input,
+                            const CheckOptions& options) {
+  Runner run_b(b.config, *b.weights, b.choice);
+  CheckResult result;
+  result.a = reference.where;
+  result.b = run_b.description();
+  result.input = input.description;
+  result.require_all = true;
+  choose_tolerance(result, options, {b.choice});
+  TapValues taps_a;
+  for (const auto& [name, tensor] : reference.tensors)
+    if (name != "input") taps_a.add(name, tensor.to_float32());
+  compare_chunk(taps_a, input.a, input.b, run_b, compare_options(result, options), result);
+  return result;
+}
+
+HostTensor noise(const std::vector<int64_t>& dims, uint64_t seed) {
+  HostTensor result{dims, {}};
+  int64_t size = 1;
+  for (const int64_t dim : dims) size *= dim;
+  std::vector<float>& values = result.values;
+  values.resize(static_cast<size_t>(size));
+  // Only the low 32 bits of a seed reach PyTorch's generator.
+  std::mt19937 generator(static_cast<uint32_t>(seed));
+  const auto uniform = [&] { return static_cast<float>(generator() & 0xffffffu) * 0x1p-24f; };
+  // Box and Muller, eight pairs at a time as PyTorch's vectorised code takes them.
+  const auto to_normal = [&](int64_t begin) {
+    for (int64_t j = begin; j < begin + 8; ++j) {
+      const float radius = std::sqrt(-2.0f * std::log(1.0f - values[j]));
+      const float angle = 2.0f * std::numbers::pi_v<float> * values[j + 8];
+      values[j] = radius * std::cos(angle);
+      values[j + 8] = radius * std::sin(angle);
+    }
+  };
+  check(size >= 16, "noise needs at least 16 elements");
+  for (float& value : values) value = uniform();
+  for (int64_t begin = 0; begin + 16 <= size; begin += 16) to_normal(begin);
+  if (size % 16 != 0) {  // the last 16 are drawn anew
+    for (int64_t j = size - 16; j < size; ++j) values[j] = uniform();
+    to_normal(size - 16);
+  }
+  return result;
+}
+
+}  // namespace vmamba

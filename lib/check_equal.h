@@ -1,0 +1,67 @@
+// Are two runs of a model the same function, and if not, where do they part, by how much and why. a is the
+// reference (another run, or taps that a file holds), b the run that is judged. docs/verification.md explains
+// the figures.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lib/compare.h"
+#include "lib/config.h"
+#include "lib/runner.h"
+#include "lib/state_dict.h"
+#include "lib/tap_store.h"
+
+namespace vmamba {
+
+struct Side {
+  Config config;
+  std::shared_ptr<const StateDict> weights;
+  RunChoice choice;
+};
+
+// What both sides are given. The two tensors are the same unless the sides preprocess images differently.
+struct CheckInput {
+  std::string description;         // "noise of seed 0"
+  std::vector<std::string> files;  // of images
+  HostTensor a, b;                 // (B, 3, H, W) float32
+};
+
+struct CheckOptions {
+  std::optional<double> absolute, relative;  // absent: the table's
+  bool equal_nan = false;
+  bool maps = false;   // heat maps and histograms, for a report
+  int batch_size = 1;  // images at a time; the taps of so many are held in memory
+};
+
+struct CheckResult {
+  std::string a, b, input;       // what ran, on what
+  std::string tolerance_source;  // "cpu float32", or the options
+  Tolerance tolerance;
+  std::vector<Diff> taps;  // "input" first, "logits" last
+  // What each step of b adds by itself when it is handed a's values: empty when nothing differs.
+  std::vector<Diff> own;
+  std::vector<std::string> only_in_a, only_in_b;
+  Agreement agreement;
+  std::vector<std::string> causes;  // most certain first
+  bool require_all = false;         // every tap of a must be there in b (a reference file)
+
+  bool equal() const;
+  const Diff* first_differing() const;  // null: bit for bit the same
+  const Diff* first_outside() const;
+  const Diff* find(const std::vector<Diff>& diffs, std::string_view name) const;
+  // The taps at which b itself differs, not through what it was handed; in order.
+  std::vector<const Diff*> sources() const;
+};
+
+CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, const CheckOptions& options);
+// `reference` holds taps by name and "input" if `input` is made from images (they are then compared).
+CheckResult check_reference(const StateDict& reference, const Side& b, const CheckInput& input,
+                            const CheckOptions& options);
+
+// What torch.manual_seed(seed); torch.randn(dims) gives on a CPU, to the last digits of log and cos.
+HostTensor noise(const std::vector<int64_t>& dims, uint64_t seed);
+
+}  // namespace vmamba
