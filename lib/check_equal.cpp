@@ -111,7 +111,7 @@ CompareOptions compare_options(const CheckResult& result, const CheckOptions& op
 }  // namespace
 
 bool CheckResult::equal() const {
-  return !first_outside() && !(require_all && !only_in_a.empty());
+  return !first_outside() && (reference.empty() || only_in_a.empty());
 }
 
 const Diff* CheckResult::first_differing() const {
@@ -125,7 +125,7 @@ const Diff* CheckResult::first_outside() const {
   return found == taps.end() ? nullptr : &*found;
 }
 
-const Diff* CheckResult::find(const std::vector<Diff>& diffs, std::string_view name) const {
+const Diff* find_diff(const std::vector<Diff>& diffs, std::string_view name) {
   const auto found =
       std::find_if(diffs.begin(), diffs.end(), [&](const Diff& diff) { return diff.name == name; });
   return found == diffs.end() ? nullptr : &*found;
@@ -141,8 +141,8 @@ std::vector<const Diff*> CheckResult::sources() const {
 CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, const CheckOptions& options) {
   Runner run_a(a.config, *a.weights, a.choice), run_b(b.config, *b.weights, b.choice);
   CheckResult result;
-  result.a = run_a.description();
-  result.b = run_b.description();
+  result.report_a = run_a.report();
+  result.report_b = run_b.report();
   result.input = input.description;
   choose_tolerance(result, options, {a.choice, b.choice});
   const CompareOptions how = compare_options(result, options);
@@ -161,10 +161,9 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
                             const CheckOptions& options) {
   Runner run_b(b.config, *b.weights, b.choice);
   CheckResult result;
-  result.a = reference.where;
-  result.b = run_b.description();
+  result.reference = reference.where;
+  result.report_b = run_b.report();
   result.input = input.description;
-  result.require_all = true;
   choose_tolerance(result, options, {b.choice});
   TapValues taps_a;
   for (const auto& [name, tensor] : reference.tensors)

@@ -37,7 +37,9 @@ struct CheckOptions {
 };
 
 struct CheckResult {
-  std::string a, b, input;       // what ran, on what
+  std::string reference;         // the file that stands for a; empty: a ran too
+  RunReport report_a, report_b;  // what ran
+  std::string input;             // on what
   std::string tolerance_source;  // "cpu float32", or the options
   Tolerance tolerance;
   std::vector<Diff> taps;  // "input" first, "logits" last
@@ -46,15 +48,16 @@ struct CheckResult {
   std::vector<std::string> only_in_a, only_in_b;
   Agreement agreement;
   std::vector<std::string> causes;  // most certain first
-  bool require_all = false;         // every tap of a must be there in b (a reference file)
 
+  // Within tolerance everywhere; a reference file's taps must all be there.
   bool equal() const;
   const Diff* first_differing() const;  // null: bit for bit the same
   const Diff* first_outside() const;
-  const Diff* find(const std::vector<Diff>& diffs, std::string_view name) const;
   // The taps at which b itself differs, not through what it was handed; in order.
   std::vector<const Diff*> sources() const;
 };
+
+const Diff* find_diff(const std::vector<Diff>& diffs, std::string_view name);  // null: not there
 
 CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, const CheckOptions& options);
 // `reference` holds taps by name and "input" if `input` is made from images (they are then compared).

@@ -59,14 +59,17 @@ double Diff::psnr() const {
   return 20 * std::log10(max_reference / std::sqrt(sum_squares / static_cast<double>(finite)));
 }
 
-std::string Diff::place(int64_t index) const {
-  if (index < 0) return "none";
+std::vector<int64_t> Diff::coordinates(int64_t index) const {
   std::vector<int64_t> at(dims.size());
   for (size_t i = dims.size(); i-- > 0;) {
     at[i] = index % dims[i];
     index /= dims[i];
   }
-  return shape_string(at);
+  return at;
+}
+
+std::string Diff::place(int64_t index) const {
+  return index < 0 ? "none" : shape_string(coordinates(index));
 }
 
 Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const float> a,

@@ -61,8 +61,9 @@ struct Diff {
   double mean_abs() const;
   double relative_l2() const;  // ‖a − b‖ / ‖a‖
   double cosine() const;
-  double psnr() const;                     // 20 log10(max|a| / rms(a − b)); infinity when nothing differs
-  std::string place(int64_t index) const;  // "(b, h, w, c)"
+  double psnr() const;  // 20 log10(max|a| / rms(a − b)); infinity when nothing differs
+  std::vector<int64_t> coordinates(int64_t index) const;  // of a flat index
+  std::string place(int64_t index) const;                 // "(b, h, w, c)"
 };
 
 Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const float> a,

@@ -1,0 +1,195 @@
+#include "lib/check_report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+namespace vmamba {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Outputs of blocks and stages, the head: what is printed of every model. Taps inside a block have more
+// parts.
+bool is_coarse(std::string_view name) {
+  return !name.starts_with("layers.") || std::count(name.begin(), name.end(), '.') <= 3;
+}
+
+// "layers.0.blocks.1.op.scan" → "layers.0.blocks.1"; a name of fewer parts as it is.
+std::string_view block_of(std::string_view name) {
+  size_t end = 0;
+  for (int part = 0; part < 4; ++part) {
+    end = name.find('.', end + (part > 0));
+    if (end == std::string_view::npos) return name;
+  }
+  return name.substr(0, end);
+}
+
+double share_of_bound(const Diff& diff) {
+  return diff.max_abs == 0 ? 0 : diff.bound == 0 ? HUGE_VAL : diff.max_abs / diff.bound;
+}
+
+std::string nonfinite_note(const Diff& diff) {
+  std::string note;
+  if (diff.nan_b + diff.inf_b > 0)
+    note += fmt::format("  b: {} NaN, {} inf, first at {}", diff.nan_b, diff.inf_b,
+                        diff.place(diff.first_nonfinite_b));
+  if (diff.nan_a + diff.inf_a > 0)
+    note += fmt::format("  a: {} NaN, {} inf, first at {}", diff.nan_a, diff.inf_a,
+                        diff.place(diff.first_nonfinite_a));
+  return note;
+}
+
+std::string percent(int64_t part, int64_t whole) {
+  return fmt::format("{:.3g}%",
+                     whole == 0 ? 0 : 100.0 * static_cast<double>(part) / static_cast<double>(whole));
+}
+
+Json place(const Diff& diff, int64_t index) {
+  return index < 0 ? Json() : Json(diff.coordinates(index));
+}
+
+// JSON has no infinity or NaN: null.
+Json to_json(const Diff& diff, const Diff* own) {
+  Json json{{"name", diff.name}, {"shape", diff.dims}};
+  json["within"] = diff.within();
+  json["identical"] = diff.identical();
+  if (!diff.problem.empty()) {
+    json["problem"] = diff.problem;
+    return json;
+  }
+  json["bound"] = diff.bound;
+  json["max_abs"] = diff.max_abs;
+  json["max_rel"] = diff.max_rel;
+  json["mean_abs"] = diff.mean_abs();
+  json["relative_l2"] = diff.relative_l2();
+  json["cosine"] = diff.cosine();
+  json["psnr"] = diff.psnr();
+  json["max_reference"] = diff.max_reference;
+  json["elements"] = diff.elements;
+  json["differing"] = diff.differing;
+  json["outside"] = diff.outside;
+  json["nan"] = {{"a", diff.nan_a}, {"b", diff.nan_b}};
+  json["inf"] = {{"a", diff.inf_a}, {"b", diff.inf_b}};
+  json["first_differing"] = place(diff, diff.first_differing);
+  json["first_outside"] = place(diff, diff.first_outside);
+  json["worst"] = place(diff, diff.worst);
+  json["first_nonfinite"] = {{"a", place(diff, diff.first_nonfinite_a)},
+                             {"b", place(diff, diff.first_nonfinite_b)}};
+  if (own)
+    json["by_itself"] = {
+        {"identical", own->identical()}, {"max_abs", own->max_abs}, {"outside", own->outside}};
+  return json;
+}
+
+Json to_json(const RunReport& report) {
+  return {{"device", report.device},
+          {"device_name", report.device_name},
+          {"dtype", report.dtype},
+          {"selective_scan_backend", report.selective_scan_backend},
+          {"forward_core", report.forward_core}};
+}
+
+}  // namespace
+
+std::string summary(const CheckResult& result) {
+  int64_t within = 0, identical = 0;
+  const Diff* worst = nullptr;
+  for (const Diff& diff : result.taps) {
+    within += diff.within();
+    identical += diff.identical();
+    if (diff.problem.empty() && (!worst || share_of_bound(diff) > share_of_bound(*worst))) worst = &diff;
+  }
+  std::string text =
+      fmt::format("{}: {} of {} taps within tolerance, {} bit for bit",
+                  result.equal() ? "equal" : "different", within, result.taps.size(), identical);
+  if (worst && worst->max_abs > 0)
+    text += fmt::format("; the largest difference for its bound: {} ({:.2g} of {:.2g})", worst->name,
+                        worst->max_abs, worst->bound);
+  return text;
+}
+
+std::string text_report(const CheckResult& result, bool all) {
+  std::string text;
+  const auto line = [&]<class... Args>(fmt::format_string<Args...> format, Args&&... args) {
+    fmt::format_to(std::back_inserter(text), format, std::forward<Args>(args)...);
+    text += '\n';
+  };
+  line("a          {}", result.reference.empty() ? to_string(result.report_a) : result.reference);
+  line("b          {}", to_string(result.report_b));
+  line("input      {}", result.input);
+  line("tolerance  |a - b| <= max({:g}, {:g} * max|a|) ({})\n", result.tolerance.absolute,
+       result.tolerance.relative, result.tolerance_source);
+
+  const Diff* differing = result.first_differing();
+  const Diff* outside = result.first_outside();
+  const auto shown = [&](const Diff& diff) {
+    return all || is_coarse(diff.name) || (differing && block_of(diff.name) == block_of(differing->name)) ||
+           (outside && block_of(diff.name) == block_of(outside->name));
+  };
+  size_t width = 20;
+  for (const Diff& diff : result.taps)
+    if (shown(diff)) width = std::max(width, diff.name.size());
+  line("{:<{}} {:>9} {:>9} {:>9} {:>9} {:>12} {:>7} {:>9} {:>10}", "tap", width, "max abs", "max rel",
+       "mean abs", "rel L2", "cosine", "PSNR", "outside", "by itself");
+  for (const Diff& diff : result.taps) {
+    if (!shown(diff)) continue;
+    if (!diff.problem.empty()) {
+      line("{:<{}} {}  <-", diff.name, width, diff.problem);
+      continue;
+    }
+    const Diff* own = find_diff(result.own, diff.name);
+    line("{:<{}} {:>9.3g} {:>9.3g} {:>9.3g} {:>9.3g} {:>12.9f} {:>7} {:>9} {:>10}{}{}", diff.name, width,
+         diff.max_abs, diff.max_rel, diff.mean_abs(), diff.relative_l2(), diff.cosine(),
+         std::isinf(diff.psnr()) ? "inf" : fmt::format("{:.1f}", diff.psnr()),
+         percent(diff.outside, diff.elements), own ? fmt::format("{:.3g}", own->max_abs) : "",
+         diff.within() ? "" : "  <-", nonfinite_note(diff));
+  }
+  text += '\n';
+  if (!result.reference.empty())
+    for (const std::string& name : result.only_in_a)
+      line("{}: in the reference, but no tap of this model", name);
+  line("{}", summary(result));
+  if (differing) line("first to differ: {}", differing->name);
+  if (outside && outside->problem.empty())
+    line("first outside its tolerance: {}, first at {}, most at {}: {:g} against {:g}", outside->name,
+         outside->place(outside->first_outside), outside->place(outside->worst), outside->worst_a,
+         outside->worst_b);
+  else if (outside)
+    line("first outside its tolerance: {}", outside->name);
+  if (result.agreement.images > 0)
+    line("top-1 agrees for {} of {} images, top-5 for {} of {}", result.agreement.top1,
+         result.agreement.images, result.agreement.top5, result.agreement.images);
+  for (const std::string& cause : result.causes) line("cause: {}", cause);
+  return text;
+}
+
+std::string json_report(const CheckResult& result) {
+  Json json;
+  json["equal"] = result.equal();
+  if (result.reference.empty())
+    json["a"] = to_json(result.report_a);
+  else
+    json["a"] = {{"reference", result.reference}};
+  json["b"] = to_json(result.report_b);
+  json["input"] = result.input;
+  json["tolerance"] = {{"absolute", result.tolerance.absolute},
+                       {"relative", result.tolerance.relative},
+                       {"source", result.tolerance_source}};
+  const auto name = [](const Diff* diff) { return diff ? Json(diff->name) : Json(); };
+  json["first_differing"] = name(result.first_differing());
+  json["first_outside"] = name(result.first_outside());
+  json["agreement"] = {
+      {"images", result.agreement.images}, {"top1", result.agreement.top1}, {"top5", result.agreement.top5}};
+  json["causes"] = result.causes;
+  json["taps"] = Json::array();
+  for (const Diff& diff : result.taps)
+    json["taps"].push_back(to_json(diff, find_diff(result.own, diff.name)));
+  json["only_in_a"] = result.only_in_a;
+  json["only_in_b"] = result.only_in_b;
+  return json.dump(2) + "\n";
+}
+
+}  // namespace vmamba
