@@ -1,0 +1,65 @@
+# shellcheck shell=bash
+# Sourced by run.sh and test.sh: choose a preset, install what is missing, configure. Talks on stderr only.
+
+packages=(
+  g++ cmake ninja-build
+  libcli11-dev nlohmann-json3-dev libstb-dev libspdlog-dev libfmt-dev doctest-dev libjpeg-dev libwebp-dev
+  libdnnl-dev libhwy-dev libzip-dev libyaml-cpp-dev
+)
+
+say() { echo "$*" >&2; }
+
+# cuda where a GPU answers and nvcc is there, else cpu; VMAMBA_PRESET overrides.
+choose_preset() {
+  if [[ -n ${VMAMBA_PRESET:-} ]]; then
+    echo "$VMAMBA_PRESET"
+  elif nvidia-smi -L >/dev/null 2>&1 && { command -v nvcc || [[ -x /usr/local/cuda/bin/nvcc ]]; } >/dev/null; then
+    echo cuda
+  else
+    echo cpu
+  fi
+}
+
+# Debian packages that are not there, through apt; with sudo where we are not root.
+install_missing() {
+  command -v dpkg-query >/dev/null || return 0 # not Debian: CMake names what is missing
+  local missing=() package
+  for package in "${packages[@]}"; do
+    dpkg-query -W -f '${Status} ${Provides}\n' "$package" 2>/dev/null | grep -q '^install ok installed' ||
+      missing+=("$package")
+  done
+  [[ ${#missing[@]} -gt 0 ]] || return 0
+  local as_root=()
+  if [[ $EUID -ne 0 ]]; then
+    if ! command -v sudo >/dev/null; then
+      say "These packages are missing, and installing them needs root: ${missing[*]}"
+      say "Install them, or unpack them without root: scripts/deps.sh; then set VMAMBA_DEPS_DIR=.deps"
+      exit 3
+    fi
+    as_root=(sudo)
+  fi
+  say "Installing: ${missing[*]}"
+  # The package lists of a fresh machine are empty or old.
+  "${as_root[@]}" apt-get update -q >&2
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -q -y --no-install-recommends "${missing[@]}" >&2
+}
+
+# configure PRESET [CMake options]: once; again only when the presets, the options or this file have changed.
+configure() {
+  local preset=$1 stamp options
+  shift
+  options=("$@")
+  if [[ -n ${VMAMBA_DEPS_DIR:-} ]]; then
+    options+=("-DVMAMBA_DEPS_DIR=$VMAMBA_DEPS_DIR")
+  fi
+  stamp=build/$preset/.configured
+  local wanted
+  wanted=$(printf '%s\n' "${options[@]+"${options[@]}"}" "${packages[@]}")
+  if [[ -f build/$preset/build.ninja && -f $stamp && $(<"$stamp") == "$wanted" && $stamp -nt CMakePresets.json ]]; then
+    return
+  fi
+  [[ -n ${VMAMBA_DEPS_DIR:-} ]] || install_missing
+  cmake --preset "$preset" "${options[@]+"${options[@]}"}" >&2
+  echo "$wanted" >"$stamp"
+}
