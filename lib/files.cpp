@@ -1,5 +1,8 @@
 #include "lib/files.h"
 
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -21,20 +24,42 @@ std::optional<fs::path> find_shipped(const fs::path& relative) {
 }
 
 std::string read_file(const fs::path& path, size_t max_bytes) {
-  std::error_code error;
-  if (fs::is_directory(path, error)) fail_input("{}: is a folder, not a file", path.string());
-  errno = 0;
-  std::ifstream stream(path, std::ios::binary);
-  if (!stream) fail_input("{}: cannot be read: {}", path.string(), std::strerror(errno));
-  std::string bytes;
-  char buffer[65536];
-  while (stream.read(buffer, sizeof buffer) || stream.gcount() > 0) {
-    bytes.append(buffer, static_cast<size_t>(stream.gcount()));
-    if (bytes.size() > max_bytes) {
-      fail_input("{}: larger than {} bytes, the most that such a file may have", path.string(), max_bytes);
+  const auto failed = [&] { fail_input("{}: cannot be read: {}", path.string(), std::strerror(errno)); };
+  const auto too_large = [&] {
+    fail_input("{}: larger than {} bytes, the most that such a file may have", path.string(), max_bytes);
+  };
+  struct Descriptor {
+    int fd;
+    ~Descriptor() {
+      if (fd >= 0) close(fd);
     }
+  };
+  const Descriptor file{open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+  if (file.fd < 0) failed();
+  struct stat status {};
+  if (fstat(file.fd, &status) != 0) failed();
+  if (S_ISDIR(status.st_mode)) fail_input("{}: is a folder, not a file", path.string());
+  const bool regular = S_ISREG(status.st_mode);
+  if (!regular && !S_ISFIFO(status.st_mode)) fail_input("{}: is not a file", path.string());
+  if (regular && static_cast<uint64_t>(status.st_size) > max_bytes) too_large();
+
+  std::string bytes(regular ? static_cast<size_t>(status.st_size) + 1 : 65536, '\0');
+  size_t used = 0;
+  for (;;) {
+    if (used == bytes.size()) bytes.resize(2 * used);
+    const ssize_t got = read(file.fd, bytes.data() + used, bytes.size() - used);
+    if (got == 0) break;
+    if (got > 0) {
+      used += static_cast<size_t>(got);
+    } else if (errno == EAGAIN) {
+      pollfd ready{file.fd, POLLIN, 0};
+      poll(&ready, 1, -1);
+    } else if (errno != EINTR) {
+      failed();
+    }
+    if (used > max_bytes) too_large();
   }
-  if (stream.bad()) fail_input("{}: cannot be read: {}", path.string(), std::strerror(errno));
+  bytes.resize(used);
   return bytes;
 }
 

@@ -13,7 +13,9 @@ namespace vmamba {
 // beside an installed binary, else the source tree that it was built from. Empty where it is in neither.
 std::optional<std::filesystem::path> find_shipped(const std::filesystem::path& relative);
 
-// The whole file. InputError names it and why it could not be read: not there, a folder, larger than max_bytes.
+// The whole file, or what comes through a pipe (/dev/stdin, a process substitution); a pipe that nobody writes to is
+// empty rather than waited for. InputError names it and why it could not be read: not there, a folder, a device,
+// larger than max_bytes.
 std::string read_file(const std::filesystem::path& path, size_t max_bytes = SIZE_MAX);
 
 // A file that appears whole or not at all: written beside its place and renamed by commit(); without commit()
