@@ -53,10 +53,7 @@ def main():
         if args.mode == "trace":
             model = torch.jit.freeze(torch.jit.trace(model, images, check_trace=False))
         elif args.mode == "compile":
-            import torch._inductor.config
-
-            torch._inductor.config.freezing = True
-            model = torch.compile(model)
+            model = torch.compile(model, options={"freezing": True})
         for _ in range(args.warmup):
             model(images)
         times = []
