@@ -3,7 +3,6 @@
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
-#include <array>
 #include <cstdio>
 #include <iostream>
 #include <new>
@@ -16,7 +15,9 @@ namespace vmamba {
 namespace {
 
 // One line a command, in the order of --help.
-constexpr std::array<Command (*)(CLI::App&), 0> commands = {};
+constexpr Command (*commands[])(CLI::App&) = {
+    add_migrate_config,
+};
 
 std::string version_text() {
   return fmt::format("vmamba-cli {}\nbuild: {}\nCUDA: {}\nlibraries: {}", build_version, build_kind,

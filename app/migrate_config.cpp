@@ -1,0 +1,74 @@
+// migrate-config FILE: the file as today's programs read it on stdout, one line a change on stderr.
+#include <spdlog/spdlog.h>
+
+#include <cstdio>
+
+#include "app/commands.h"
+#include "kernels/error.h"
+#include "lib/config.h"
+#include "lib/files.h"
+#include "lib/migrate.h"
+
+namespace vmamba {
+namespace {
+
+struct Arguments {
+  std::string file, output;
+  bool in_place = false, check = false;
+};
+
+void report(const Migration& migration, const std::string& file) {
+  if (!spdlog::should_log(spdlog::level::info)) return;
+  for (const MigrationChange& change : migration.changes) fmt::print(stderr, "{}\n", to_string(change));
+  for (const std::string& remark : migration.remarks) spdlog::warn("{}", remark);
+  if (migration.changes.empty() && migration.remarks.empty())
+    fmt::print(stderr, "{}: nothing to change\n", file);
+}
+
+int run(const Arguments& arguments) {
+  const std::string text = read_file(arguments.file, max_migration_bytes);
+  const bool yaml = is_yaml_config(arguments.file, text);
+  if (yaml && arguments.in_place) {
+    fail_input("{}: YAML becomes JSON, so --in-place does not suit it; use -o FILE.json", arguments.file);
+  }
+  const Migration migration = yaml ? migrate_yaml(text, arguments.file) : migrate_json(text, arguments.file);
+  const bool changes = yaml || !migration.changes.empty();
+  if (arguments.in_place) {
+    if (changes) {
+      write_file(arguments.file + ".bak", text);
+      write_file(arguments.file, migration.text);
+    }
+  } else if (!arguments.output.empty()) {
+    write_file(arguments.output, migration.text);
+  } else if (!arguments.check) {
+    fmt::print("{}", migration.text);
+  }
+  report(migration, arguments.file);
+  return arguments.check && changes ? 1 : 0;
+}
+
+}  // namespace
+
+Command add_migrate_config(CLI::App& app) {
+  CLI::App* command = app.add_subcommand(
+      "migrate-config",
+      "Rewrite what newer releases refuse in a config: \"core\" becomes \"oflex\" wherever it stands, and "
+      "the rest of "
+      "the table in docs/migration.md. Reads this program's JSON and the YAML of the Python project.");
+  auto arguments = std::make_shared<Arguments>();
+  command->add_option("file", arguments->file, "Config to migrate: .json, .yaml or .yml")
+      ->type_name("FILE")
+      ->required();
+  auto* output =
+      command->add_option("-o,--output", arguments->output, "Write here instead of standard output")
+          ->type_name("FILE");
+  auto* in_place = command->add_flag("--in-place", arguments->in_place,
+                                     "Rewrite FILE itself and keep the old one as FILE.bak");
+  auto* check =
+      command->add_flag("--check", arguments->check, "Write nothing; exit with 1 if anything would change");
+  output->excludes(in_place)->excludes(check);
+  in_place->excludes(check);
+  return {command, [arguments] { return run(*arguments); }};
+}
+
+}  // namespace vmamba
