@@ -1,0 +1,571 @@
+// CpuKernels: memory, threads, and for each operation the way from Views to the float32 kernels of this
+// folder.
+#include "kernels/cpu/cpu_kernels.h"
+
+#include <sched.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <thread>
+
+#include "kernels/cpu/onednn.h"
+#include "kernels/cpu/parallel.h"
+#include "kernels/cpu/scan.h"
+#include "kernels/cpu/vector_kernels.h"
+#include "kernels/error.h"
+#include "kernels/half.h"
+
+namespace vmamba {
+namespace {
+
+// --- The machine.
+
+// Processors that the process may use: its affinity, and a container's quota of processor time.
+int usable_threads() {
+  cpu_set_t allowed;
+  int threads = sched_getaffinity(0, sizeof allowed, &allowed) == 0
+                    ? CPU_COUNT(&allowed)
+                    : static_cast<int>(std::thread::hardware_concurrency());
+  std::ifstream quota_file("/sys/fs/cgroup/cpu.max");
+  double quota = 0, period = 0;
+  if (quota_file >> quota >> period && quota > 0 && period > 0) {
+    threads = std::min(threads, static_cast<int>(std::max(1.0, quota / period + 0.5)));
+  }
+  return std::max(threads, 1);
+}
+
+std::string processor_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    const size_t colon = line.find(": ");
+    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return "CPU";
+}
+
+size_t free_memory() {
+  std::ifstream file("/proc/meminfo");
+  size_t free = 0;
+  for (std::string name, unit; file >> name >> free && std::getline(file, unit);) {
+    if (name == "MemAvailable:") break;
+  }
+  free *= 1024;
+  size_t limit = 0, used = 0;
+  std::ifstream limit_file("/sys/fs/cgroup/memory.max"), used_file("/sys/fs/cgroup/memory.current");
+  if (limit_file >> limit && used_file >> used) free = std::min(free, limit - std::min(limit, used));
+  return free;
+}
+
+constexpr size_t huge_page = size_t{2} << 20;
+
+void* aligned_memory(size_t bytes) {
+  // Memory that does not exist is promised all the same and the process killed when it is touched: ask first.
+  if (bytes > 32 * huge_page) {
+    const size_t free = free_memory();
+    if (bytes > free) {
+      throw OutOfMemory(fmt::format("out of memory: {:.1f} GiB wanted, {:.1f} GiB free; use a smaller batch",
+                                    static_cast<double>(bytes) / 0x1p30, static_cast<double>(free) / 0x1p30));
+    }
+  }
+  const size_t alignment = bytes >= huge_page ? huge_page : 256;
+  const size_t rounded = (std::max<size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
+  void* memory = std::aligned_alloc(alignment, rounded);
+  if (!memory) throw OutOfMemory(fmt::format("out of memory: {} bytes wanted; use a smaller batch", bytes));
+  if (alignment == huge_page) madvise(memory, rounded, MADV_HUGEPAGE);  // maps are walked in long strides
+  return memory;
+}
+
+struct Free {
+  void operator()(void* memory) const { std::free(memory); }
+};
+
+// Memory for one operation's intermediate values. It grows to what the largest operation needs and then
+// stays.
+class Scratch final : public ScanMemory {
+ public:
+  float* floats(int64_t count) override {
+    const size_t bytes = (static_cast<size_t>(count) * sizeof(float) + 255) / 256 * 256;
+    if (blocks_.empty() || blocks_.back().used + bytes > blocks_.back().size) {
+      const auto size = std::max(bytes, huge_page);
+      blocks_.push_back({std::unique_ptr<char, Free>(static_cast<char*>(aligned_memory(size))), size, 0});
+    }
+    Block& block = blocks_.back();
+    block.used += bytes;
+    return reinterpret_cast<float*>(block.memory.get() + block.used - bytes);
+  }
+  // Forgets everything given out; what took several blocks gets one next time.
+  void reset() {
+    size_t size = 0;
+    for (Block& block : blocks_) size += block.size, block.used = 0;
+    if (blocks_.size() <= 1) return;
+    blocks_.clear();
+    blocks_.push_back({std::unique_ptr<char, Free>(static_cast<char*>(aligned_memory(size))), size, 0});
+  }
+
+ private:
+  struct Block {
+    std::unique_ptr<char, Free> memory;
+    size_t size, used;
+  };
+  std::vector<Block> blocks_;
+};
+
+// A vector of float32 weights or null.
+const float* values_or_null(const View& view) {
+  return view.as<float>();
+}
+
+class CpuKernels final : public Kernels {
+ public:
+  explicit CpuKernels(int threads) : Kernels(Device{}), threads_(threads > 0 ? threads : usable_threads()) {
+    omp_set_num_threads(threads_);
+  }
+
+  std::string description() const override {
+    return fmt::format("{}, {} thread{}, {}", processor_name(), threads_, threads_ == 1 ? "" : "s",
+                       simd_target());
+  }
+
+  // --- Memory.
+  void* allocate(size_t bytes) override {
+    void* memory = aligned_memory(bytes);
+    owned_.emplace(memory, bytes);
+    return memory;
+  }
+  void release(void* memory) noexcept override {
+    const auto found = owned_.find(memory);
+    if (found != owned_.end()) {
+      forget(memory, found->second);
+      owned_.erase(found);
+    }
+    std::free(memory);
+  }
+  size_t available_memory() const override { return free_memory(); }
+  void copy(const View& from, const View& to) override {
+    std::memcpy(to.data, from.data, from.bytes());
+    forget(to.data, to.bytes());
+  }
+  void mark() override { marks_.push_back(std::chrono::steady_clock::now()); }
+  std::vector<float> elapsed_ms() override {
+    std::vector<float> times;
+    for (size_t i = 1; i < marks_.size(); ++i) {
+      times.push_back(std::chrono::duration<float, std::milli>(marks_[i] - marks_[i - 1]).count());
+    }
+    marks_.clear();
+    return times;
+  }
+
+ protected:
+  void do_normalize(const View& pixels, const float* mean, const float* std, const View& y) override {
+    begin();
+    std::array<std::array<float, 3>, 256> values;  // of each byte
+    for (size_t byte = 0; byte < 256; ++byte) {
+      for (size_t c = 0; c < 3; ++c) values[byte][c] = (static_cast<float>(byte) / 255.0f - mean[c]) / std[c];
+    }
+    const Out out = output(y);
+    const auto* bytes = pixels.as<uint8_t>();
+    parallel_ranges(threads_, y.rows(), 1 << 12, [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row) {
+        for (size_t c = 0; c < 3; ++c)
+          out.rows.at(row)[c] = values[bytes[row * 3 + static_cast<int64_t>(c)]][c];
+      }
+    });
+    finish(out);
+  }
+
+  void do_nchw_to_nhwc(const View& x, const View& y) override {
+    begin();
+    const Out out = output(y);
+    const int64_t pixels = x.dim(2) * x.dim(3), channels = x.dim(1);
+    parallel_ranges(threads_, y.rows(), 1 << 12, [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row) {
+        const float* from = x.as<float>() + row / pixels * channels * pixels + row % pixels;
+        for (int64_t c = 0; c < channels; ++c) out.rows.at(row)[c] = from[c * pixels];
+      }
+    });
+    finish(out);
+  }
+
+  void do_cast(const View& x, const View& y) override {
+    begin();
+    Pointwise args;
+    args.x = input(x);
+    const Out out = output(y);
+    args.y = out.rows;
+    args.channels = x.channels();
+    run_rows(x, args);
+    finish(out);
+    forget(y.data, static_cast<size_t>(y.rows() * y.row_stride) * size_of(y.dtype));
+  }
+
+  void do_linear(const View& x, const View& w, const View& bias, Activation act, const View& residual,
+                 const View& y) override {
+    begin();
+    const Rows in = input(x);
+    const Out out = output(y);
+    LinearShape shape;
+    shape.rows = x.rows(), shape.in = x.channels(), shape.out = y.channels();
+    shape.x_stride = in.stride, shape.y_stride = out.rows.stride;
+    shape.act = act;
+    shape.bias = static_cast<bool>(bias);
+    // oneDNN's ReLU turns NaN into 0: it stays a step of its own.
+    const bool fused = act != Activation::relu;
+    Rows result = out.rows;
+    if (residual && fused) {
+      shape.accumulate = true;
+      if (residual.data != out.rows.data) copy_rows(residual, out.rows);
+    } else if (residual) {
+      result = {scratch_.floats(shape.rows * shape.out), shape.out};
+      shape.y_stride = shape.out;
+    }
+    if (!fused) shape.act = Activation::none;
+    with_onednn([&] { onednn_.linear(shape, in.data, source(w), values_or_null(bias), result.data); });
+    if (!fused) {
+      Pointwise args;
+      args.x = args.y = result;
+      args.act = act;
+      args.channels = shape.out;
+      run_rows(y, args);
+      if (residual) {
+        const Addition sum{result, input(residual), out.rows, shape.rows, shape.out};
+        parallel_rows(y, [&](int64_t first, int64_t last) { add_rows(sum, first, last); });
+      }
+    }
+    finish(out);
+  }
+
+  void do_conv2d(const View& x, const View& w, const View& bias, int stride, int padding,
+                 const View& y) override {
+    begin();
+    const Rows in = input(x);
+    const Out out = output(y);
+    const ConvShape shape{x.dim(0), x.dim(1), x.dim(2), x.dim(3), y.dim(3), w.dim(1),
+                          w.dim(2), y.dim(1), y.dim(2), stride,   padding,  static_cast<bool>(bias)};
+    with_onednn([&] { onednn_.conv2d(shape, in.data, source(w), values_or_null(bias), out.rows.data); });
+    finish(out);
+  }
+
+  void do_depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act,
+                           const View& y) override {
+    begin();
+    Depthwise args;
+    args.x = input(x);
+    const Out out = output(y);
+    args.y = out.rows;
+    args.w = w.as<float>();
+    args.bias = values_or_null(bias);
+    args.height = x.dim(1), args.width = x.dim(2), args.channels = x.dim(3), args.kernel = w.dim(0);
+    args.act = act;
+    float* zeros = scratch_.floats(args.channels);
+    std::fill_n(zeros, args.channels, 0.0f);
+    args.zeros = zeros;
+    parallel_ranges(threads_, x.dim(0) * x.dim(1), 1,
+                    [&](int64_t first, int64_t last) { depthwise_lines(args, first, last); });
+    finish(out);
+  }
+
+  void do_layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
+                     const View& gate, bool round_norm, const View& y) override {
+    begin();
+    LayerNorm args;
+    args.x = input(x);
+    const Out out = output(y);
+    args.y = out.rows;
+    args.gamma = values_or_null(gamma);
+    args.beta = values_or_null(beta);
+    args.epsilon = epsilon;
+    args.channels = x.channels();
+    const bool in_steps = round_norm && y.dtype != DType::float32;
+    if (!in_steps) {
+      args.act = act;
+      if (gate) args.gate = input(gate);
+    }
+    parallel_rows(x, [&](int64_t first, int64_t last) { layer_norm_rows(args, first, last); });
+    if (in_steps) {
+      round_rows(out);
+      activate_rounded(out, act, gate);
+    }
+    finish(out);
+  }
+
+  void do_channel_affine(const View& x, const View& scale, const View& shift, Activation act,
+                         const View& y) override {
+    begin();
+    Pointwise args;
+    args.x = input(x);
+    const Out out = output(y);
+    args.y = out.rows;
+    args.scale = scale.as<float>();
+    args.shift = shift.as<float>();
+    args.act = act;
+    args.channels = x.channels();
+    run_rows(x, args);
+    finish(out);
+  }
+
+  void do_activate(const View& x, Activation act, const View& gate, bool round_act, const View& y) override {
+    begin();
+    Pointwise args;
+    args.x = input(x);
+    const Out out = output(y);
+    args.y = out.rows;
+    args.act = act;
+    args.channels = x.channels();
+    const bool in_steps = round_act && gate && y.dtype != DType::float32;
+    if (in_steps) {
+      args.act = Activation::none;
+    } else if (gate) {
+      args.gate = input(gate);
+    }
+    run_rows(x, args);
+    if (in_steps) activate_rounded(out, act, gate);
+    finish(out);
+  }
+
+  void do_add(const View& x, const View& other, const View& y) override {
+    begin();
+    const Rows in = input(x), second = input(other);
+    const Out out = output(y);
+    const Addition args{in, second, out.rows, other.rows(), x.channels()};
+    parallel_rows(x, [&](int64_t first, int64_t last) { add_rows(args, first, last); });
+    finish(out);
+  }
+
+  void do_softmax_pixels(const View& x, const View& y) override {
+    begin();
+    const Rows in = input(x);
+    const Out out = output(y);
+    const int64_t pixels = x.dim(1) * x.dim(2);
+    for_channels(x, [&](int64_t b, int64_t first, int64_t last) {
+      softmax_rows({in.at(b * pixels), in.stride}, pixels, first, last,
+                   {out.rows.at(b * pixels), out.rows.stride});
+    });
+    finish(out);
+  }
+
+  void do_merge_patches(const View& x, const View& y) override {
+    const int64_t height = x.dim(1), width = x.dim(2), out_height = y.dim(1), out_width = y.dim(2);
+    const size_t bytes = static_cast<size_t>(x.channels()) * size_of(x.dtype);
+    const int64_t x_step = x.row_stride * static_cast<int64_t>(size_of(x.dtype)),
+                  y_step = y.row_stride * static_cast<int64_t>(size_of(y.dtype));
+    parallel_ranges(threads_, y.rows(), 64, [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row) {
+        const int64_t b = row / (out_height * out_width), h = row / out_width % out_height,
+                      w = row % out_width;
+        for (int quarter = 0; quarter < 4; ++quarter) {
+          const int64_t from_h = 2 * h + quarter % 2, from_w = 2 * w + quarter / 2;
+          char* to = y.as<char>() + row * y_step + static_cast<size_t>(quarter) * bytes;
+          if (from_h < height && from_w < width) {
+            std::memcpy(to, x.as<char>() + ((b * height + from_h) * width + from_w) * x_step, bytes);
+          } else {
+            std::memset(to, 0, bytes);
+          }
+        }
+      }
+    });
+  }
+
+  void do_mean_pool(const View& x, const View& y) override {
+    begin();
+    const Rows in = input(x);
+    const int64_t pixels = x.dim(1) * x.dim(2);
+    for_channels(x, [&](int64_t b, int64_t first, int64_t last) {
+      mean_rows({in.at(b * pixels), in.stride}, pixels, first, last, y.as<float>() + b * y.row_stride);
+    });
+  }
+
+  void do_selective_scan_2d(const SelectiveScan2d& scan) override {
+    begin();
+    ScanArgs args;
+    args.order = scan.order;
+    args.batch = scan.x.dim(0), args.height = scan.x.dim(1), args.width = scan.x.dim(2);
+    args.channels = scan.x.dim(3), args.states = scan.A.dim(2);
+    args.rank = scan.projections.channels() / args.directions_count() - 2 * args.states;
+    args.x = input(scan.x);
+    args.projections = input(scan.projections);
+    if (scan.dt_weight) args.dt_weight = transposed(scan.dt_weight);
+    args.dt_bias = scan.dt_bias.as<float>();
+    args.A = scan.A.as<float>();
+    args.D = scan.D.as<float>();
+    args.same_A = true;
+    for (int64_t row = 0; row < scan.A.rows() && args.same_A; ++row) {
+      const float* A = args.A + row * args.states;
+      args.same_A = std::all_of(A, A + args.states, [&](float a) { return a == A[0]; });
+    }
+    args.directions = scan.directions.as<float>();
+    args.y = scan.y.as<float>();
+    args.round_dt = scan.x.dtype;
+    args.round_y = scan.round_directions ? scan.x.dtype : DType::float32;
+    switch (scan.backend) {
+      case ScanBackend::torch:
+        return scan_torch(args, scratch_, threads_);
+      case ScanBackend::mamba:
+        return scan_mamba(args, scratch_, threads_);
+      case ScanBackend::automatic:
+      case ScanBackend::oflex:
+        return scan_oflex(args, scratch_, threads_);
+    }
+  }
+
+ private:
+  // Where an operation writes its float32 result: the View's own memory, or scratch that finish() narrows
+  // into it.
+  struct Out {
+    Rows rows;
+    View target;
+  };
+
+  void begin() {
+    omp_set_num_threads(threads_);  // of this host thread: another object may have set its own
+    scratch_.reset();
+  }
+
+  template <class Body>
+  void parallel_rows(const View& view, const Body& body) {
+    parallel_ranges(threads_, view.rows(), std::max<int64_t>(1, 4096 / view.channels()), body);
+  }
+  void run_rows(const View& view, const Pointwise& args) {
+    parallel_rows(view, [&](int64_t first, int64_t last) { pointwise_rows(args, first, last); });
+  }
+  // body(b, first, last) for shares of the channels of each image of a map.
+  template <class Body>
+  void for_channels(const View& map, const Body& body) {
+    const int64_t shares = (map.channels() + 63) / 64;
+    parallel_ranges(threads_, map.dim(0) * shares, 1, [&](int64_t first, int64_t last) {
+      for (int64_t item = first; item < last; ++item) {
+        const int64_t channel = item % shares * 64;
+        body(item / shares, channel, std::min(channel + 64, map.channels()));
+      }
+    });
+  }
+
+  Rows input(const View& view) {
+    if (view.dtype == DType::float32) return {view.as<float>(), view.row_stride};
+    const Rows rows{scratch_.floats(view.elements()), view.channels()};
+    parallel_rows(view, [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row) {
+        widen(view.dtype, view.as<uint16_t>() + row * view.row_stride, rows.at(row), view.channels());
+      }
+    });
+    return rows;
+  }
+  Out output(const View& view) {
+    if (view.dtype == DType::float32) return {{view.as<float>(), view.row_stride}, view};
+    return {{scratch_.floats(view.elements()), view.channels()}, view};
+  }
+  void finish(const Out& out) {
+    const View& view = out.target;
+    if (view.dtype == DType::float32) return;
+    parallel_rows(view, [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row) {
+        narrow(view.dtype, out.rows.at(row), view.as<uint16_t>() + row * view.row_stride, view.channels());
+      }
+    });
+  }
+  void round_rows(const Out& out) {
+    const View& view = out.target;
+    parallel_rows(view, [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row)
+        round_in_place(view.dtype, out.rows.at(row), view.channels());
+    });
+  }
+  // out = round(act(out)) · gate, out being rounded already.
+  void activate_rounded(const Out& out, Activation act, const View& gate) {
+    Pointwise args;
+    args.x = args.y = out.rows;
+    args.channels = out.target.channels();
+    if (act != Activation::none) {
+      args.act = act;
+      run_rows(out.target, args);
+      round_rows(out);
+    }
+    if (gate) {
+      args.act = Activation::none;
+      args.gate = input(gate);
+      run_rows(out.target, args);
+    }
+  }
+  void copy_rows(const View& from, const Rows& to) {
+    Pointwise args;
+    args.x = input(from);
+    args.y = to;
+    args.channels = from.channels();
+    run_rows(from, args);
+  }
+
+  // --- Weights. Only what lies in memory of this object may be remembered by address: release and copy tell
+  // when it changes.
+  bool is_owned(const void* memory) const {
+    auto after = owned_.upper_bound(const_cast<void*>(memory));
+    if (after == owned_.begin()) return false;
+    --after;
+    return static_cast<const char*>(memory) < static_cast<const char*>(after->first) + after->second;
+  }
+  WeightSource source(const View& w) const { return {w.data, w.dtype, w.elements(), is_owned(w.data)}; }
+  void forget(const void* memory, size_t bytes) noexcept {
+    onednn_.forget(memory, bytes);
+    const auto* end = static_cast<const char*>(memory) + bytes;
+    transposed_.erase(transposed_.lower_bound(memory), transposed_.lower_bound(end));
+  }
+  // (K, D, R) T as (K, R, D) float32.
+  const float* transposed(const View& w) {
+    const bool kept = is_owned(w.data);
+    const auto found = transposed_.find(w.data);
+    if (kept && found != transposed_.end() && found->second.shape == w.dims)
+      return found->second.values.data();
+    const Rows in = input(w);
+    const int64_t count = w.dim(0), channels = w.dim(1), rank = w.dim(2);
+    float* to = nullptr;
+    if (kept) {
+      Transposed& entry = transposed_[w.data];
+      entry.shape = w.dims;
+      entry.values.resize(static_cast<size_t>(w.elements()));
+      to = entry.values.data();
+    } else {
+      to = scratch_.floats(w.elements());
+    }
+    for (int64_t k = 0; k < count; ++k) {
+      for (int64_t d = 0; d < channels; ++d) {
+        for (int64_t r = 0; r < rank; ++r) to[(k * rank + r) * channels + d] = in.at(k * channels + d)[r];
+      }
+    }
+    return to;
+  }
+
+  template <class Body>
+  void with_onednn(const Body& body) {
+    try {
+      body();
+    } catch (const dnnl::error& error) {
+      if (error.status == dnnl_out_of_memory)
+        throw OutOfMemory("out of memory in oneDNN; use a smaller batch");
+      fail_machine("oneDNN: {} (status {})", error.what(), static_cast<int>(error.status));
+    }
+  }
+
+  struct Transposed {
+    std::array<int64_t, View::max_rank> shape;
+    std::vector<float> values;
+  };
+
+  int threads_;
+  Scratch scratch_;
+  OneDnn onednn_;
+  std::map<void*, size_t> owned_;  // what allocate gave out
+  std::map<const void*, Transposed> transposed_;
+  std::vector<std::chrono::steady_clock::time_point> marks_;
+};
+
+}  // namespace
+
+std::unique_ptr<Kernels> make_cpu_kernels(int threads) {
+  check(threads >= 0, "threads: wanted 0 (all) or more, got {}", threads);
+  return std::make_unique<CpuKernels>(threads);
+}
+
+}  // namespace vmamba

@@ -1,0 +1,75 @@
+// y = act((x − mean) / sqrt(variance + epsilon) · gamma + beta) · gate, a row at a time: the mean first, then
+// the squares of what is left, both from the first-level cache.
+#include <cmath>
+
+#include "kernels/cpu/targets.h"
+#include "kernels/cpu/vector_kernels.h"
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/norm.cpp"
+#include <hwy/foreach_target.h>
+
+#include "kernels/cpu/vector_math-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace vmamba {
+namespace HWY_NAMESPACE {
+
+// Σ value(c) over the channels; `value` gets the channel and how many are left.
+template <class Value>
+HWY_INLINE float sum_of(int64_t channels, const Value& value) {
+  const int64_t lanes = lane_count();
+  V even = hn::Zero(F()), odd = hn::Zero(F());
+  int64_t c = 0;
+  for (; c + 2 * lanes <= channels; c += 2 * lanes) {
+    even = hn::Add(even, value(c, lanes));
+    odd = hn::Add(odd, value(c + lanes, lanes));
+  }
+  for (; c < channels; c += lanes) even = hn::Add(even, value(c, std::min(lanes, channels - c)));
+  return hn::GetLane(hn::SumOfLanes(F(), hn::Add(even, odd)));
+}
+
+void LayerNormRows(const LayerNorm& args, int64_t begin, int64_t end) {
+  const int64_t lanes = lane_count(), channels = args.channels;
+  const float scale = 1.0f / static_cast<float>(channels);
+  with_activation(args.act, [&](auto act) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float* x = args.x.at(row);
+      float* y = args.y.at(row);
+      const V mean = constant(
+          scale * sum_of(channels, [&](int64_t c, int64_t count) { return load_some(x + c, count); }));
+      const float variance =
+          scale * sum_of(channels, [&](int64_t c, int64_t count) {
+            const V v = hn::Sub(load_some(x + c, count), mean);
+            // Lanes beyond the row hold 0 − mean.
+            const V kept =
+                count < lanes ? hn::IfThenElseZero(hn::FirstN(F(), static_cast<size_t>(count)), v) : v;
+            return hn::Mul(kept, kept);
+          });
+      const V factor = constant(1.0f / std::sqrt(variance + args.epsilon));
+      for (int64_t c = 0; c < channels; c += lanes) {
+        const int64_t count = channels - c;
+        V v = hn::Mul(hn::Sub(load_some(x + c, count), mean), factor);
+        if (args.gamma) v = hn::MulAdd(v, load_some(args.gamma + c, count), load_some(args.beta + c, count));
+        v = activated<act()>(v);
+        if (args.gate.data) v = hn::Mul(v, load_some(args.gate.at(row) + c, count));
+        store_some(v, y + c, count);
+      }
+    }
+  });
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace vmamba
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace vmamba {
+
+HWY_EXPORT(LayerNormRows);
+
+void layer_norm_rows(const LayerNorm& args, int64_t begin, int64_t end) {
+  HWY_DYNAMIC_DISPATCH(LayerNormRows)(args, begin, end);
+}
+
+}  // namespace vmamba
+#endif

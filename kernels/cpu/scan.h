@@ -1,0 +1,87 @@
+// What the three scan backends share: the arguments, all in float32, and the walk over the pixels. Each
+// backend is a file scan_NAME.cpp. The formulas stand in kernels/kernels.h at SelectiveScan2d.
+#pragma once
+#include <cstdint>
+
+#include "kernels/cpu/vector_kernels.h"
+#include "kernels/kernels.h"
+
+namespace vmamba {
+
+struct ScanArgs {
+  Rows x;                            // a row is a pixel: (B·H·W, D)
+  Rows projections;                  // (B·H·W, K·(R + 2N))
+  const float* dt_weight = nullptr;  // (K, R, D): transposed, so that lanes are channels; null for Mamba-2
+  const float* dt_bias = nullptr;    // (K, D)
+  const float* A = nullptr;          // (K, D, N)
+  const float* D = nullptr;          // (K, D)
+  bool same_A = false;               // A does not depend on n
+  float* directions = nullptr;       // (K, B, H, W, D): the output of each direction; null: not wanted
+  float* y = nullptr;                // (B, H, W, D)
+  ScanOrder order = ScanOrder::cross;
+  DType round_dt = DType::float32;  // what the time step before its bias is rounded to
+  DType round_y = DType::float32;   // what each direction's output is rounded to
+  int64_t batch = 0, height = 0, width = 0, channels = 0, states = 0, rank = 0;
+
+  int64_t pixels() const { return height * width; }
+  int64_t direction_values() const { return batch * pixels() * channels; }  // of one direction's output
+  int directions_count() const { return direction_count(order); }
+};
+
+// The pixels of one sequence of a direction, one step after the other.
+class Walk {
+ public:
+  // `sequence`: the line of a direction that goes line by line, else 0. `from`: the step to stand on.
+  Walk(const ScanArgs& args, bool columns, bool reversed, bool per_line, int64_t sequence, int64_t from) {
+    const int64_t lines = columns ? args.width : args.height;
+    const int64_t along = columns ? args.width : 1, across = columns ? 1 : args.width;
+    line_length_ = columns ? args.height : args.width;
+    const int64_t steps = per_line ? line_length_ : lines * line_length_;
+    const int64_t step = reversed ? steps - 1 - from : from;
+    const int64_t line = per_line ? sequence : step / line_length_, in_line = step % line_length_;
+    pixel_ = line * across + in_line * along;
+    done_in_line_ = reversed ? line_length_ - 1 - in_line : in_line;
+    forward_ = reversed ? -along : along;
+    wrap_ = reversed ? line_length_ * along - across : across - line_length_ * along;
+  }
+  int64_t pixel() const { return pixel_; }
+  void next() {
+    pixel_ += forward_;
+    if (++done_in_line_ == line_length_) done_in_line_ = 0, pixel_ += wrap_;
+  }
+
+ private:
+  int64_t pixel_, forward_, wrap_, line_length_, done_in_line_;
+};
+
+struct DirectionWalk {
+  Walk read, write;
+  DirectionWalk(const ScanArgs& args, ScanDirection direction, int64_t sequence, int64_t from)
+      : read(args, direction.columns, direction.reversed, direction.per_line, sequence, from),
+        write(args, direction.columns, direction.reversed && !direction.mirrored_output, direction.per_line,
+              sequence, from) {}
+};
+
+inline int64_t sequence_count(const ScanArgs& args, ScanDirection direction) {
+  return direction.per_line ? (direction.columns ? args.width : args.height) : 1;
+}
+
+// Memory that lives as long as the kernels object; grows when asked for more, its content is not kept.
+class ScanMemory {
+ public:
+  virtual ~ScanMemory() = default;
+  virtual float* floats(int64_t count) = 0;
+};
+
+// y = (y_0 + y_2) + (y_1 + y_3), or y_0 + y_1, from all directions' outputs (K, B, H, W, D).
+void merge_directions(const ScanArgs& args, const float* directions, int threads);
+
+// The plain recurrence, one step after the other.
+void scan_torch(const ScanArgs& args, ScanMemory& memory, int threads);
+// Sequences cut into chunks: each chunk's scan from h = 0 in parallel, then the chunks' starts, then the
+// outputs.
+void scan_mamba(const ScanArgs& args, ScanMemory& memory, int threads);
+// Lanes are channels, directions merged as they are written.
+void scan_oflex(const ScanArgs& args, ScanMemory& memory, int threads);
+
+}  // namespace vmamba
