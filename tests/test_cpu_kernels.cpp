@@ -111,7 +111,7 @@ void check_close(const Map& got, const Map& wanted, bool inner_rounding = false)
                 0x5a);
 }
 
-// Runs `operation(kernels, y)` on the oracle and on fast kernels of 1, 2 and 5 threads, twice each; `wanted`
+// Runs `operation(kernels, y)` on the oracle and on fast kernels of 1, 2 and 3 threads, twice each; `wanted`
 // is a function that makes the result's Map.
 template <class MakeResult, class Operation>
 void compare(const MakeResult& make_result, const Operation& operation, bool same_for_all_threads = true,
@@ -119,7 +119,7 @@ void compare(const MakeResult& make_result, const Operation& operation, bool sam
   Map wanted = make_result();
   operation(*make_scalar_kernels(), wanted);
   std::vector<Map> results;
-  for (const int threads : {1, 2, 5}) {
+  for (const int threads : {1, 2, 3}) {
     INFO(words(threads));
     const auto kernels = make_cpu_kernels(threads);
     Map first = make_result(), second = make_result();
