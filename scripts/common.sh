@@ -4,7 +4,7 @@
 packages=(
   g++ cmake ninja-build
   libcli11-dev nlohmann-json3-dev libstb-dev libspdlog-dev libfmt-dev doctest-dev libjpeg-dev libwebp-dev
-  libdnnl-dev libhwy-dev libzip-dev libyaml-cpp-dev
+  libdnnl-dev libhwy-dev libzip-dev libsleef-dev libyaml-cpp-dev
 )
 
 say() { echo "$*" >&2; }
