@@ -17,6 +17,8 @@ namespace {
 // One line a command, in the order of --help.
 constexpr Command (*commands[])(CLI::App&) = {
     add_migrate_config,
+    add_init_weights,
+    add_convert_weights,
 };
 
 std::string version_text() {

@@ -1,0 +1,41 @@
+// init-weights: the state dict that PyTorch builds from a config and a seed.
+#include <spdlog/spdlog.h>
+
+#include <memory>
+
+#include "app/commands.h"
+#include "lib/config.h"
+#include "lib/init.h"
+#include "lib/state_dict.h"
+
+namespace vmamba {
+
+Command add_init_weights(CLI::App& app) {
+  struct Options {
+    std::string config, output;
+    uint64_t seed = 0;
+  };
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand(
+      "init-weights", "Write the state dict that torch.manual_seed(SEED); VSSM(**config) builds on a CPU");
+  command->add_option("--config", options->config, "The model: a config file, or the name of a published one")
+      ->required()
+      ->type_name("FILE|NAME");
+  command->add_option("--seed", options->seed, "PyTorch's seed; its lowest 32 bits count, as there")
+      ->capture_default_str()
+      ->type_name("SEED");
+  command->add_option("-o,--output", options->output, "The safetensors file to write")
+      ->required()
+      ->type_name("FILE");
+  return {command, [options] {
+            const StateDict weights = init_weights(load_config(options->config), options->seed);
+            write_safetensors(options->output, weights);
+            int64_t values = 0;
+            for (const auto& [name, tensor] : weights.tensors) values += tensor.elements();
+            spdlog::info("{}: {} tensors, {} values, from seed {}", options->output, weights.tensors.size(),
+                         values, options->seed);
+            return 0;
+          }};
+}
+
+}  // namespace vmamba
