@@ -16,6 +16,7 @@ namespace {
 
 // One line a command, in the order of --help.
 constexpr Command (*commands[])(CLI::App&) = {
+    add_classify,
     add_migrate_config,
     add_init_weights,
     add_convert_weights,

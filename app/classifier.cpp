@@ -1,0 +1,90 @@
+#include "app/classifier.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "kernels/error.h"
+#include "lib/text.h"
+
+namespace vmamba {
+
+Classifier make_classifier(const ModelOptions& options, int batch_size) {
+  Classifier classifier;
+  classifier.files = find_model(options);
+  classifier.config = load_model_config(options, classifier.files);
+  if (!classifier.files.labels.empty())
+    classifier.labels = read_labels(classifier.files.labels, classifier.config.num_classes);
+  classifier.choice = choose_run(options);
+  const bool on_cpu = classifier.choice.device.type == DeviceType::cpu;
+  classifier.batch_size = batch_size > 0 ? batch_size : on_cpu ? 8 : 64;
+  return classifier;
+}
+
+void load_runner(Classifier& classifier) {
+  const StateDict weights = load_model_weights(classifier.files);
+  classifier.runner = std::make_unique<Runner>(classifier.config, weights, classifier.choice);
+  spdlog::info("{}", to_string(classifier.runner->report()));
+}
+
+int decoding_threads(const Classifier& classifier) {
+  const int processors = static_cast<int>(std::max(std::thread::hardware_concurrency(), 1u));
+  return classifier.choice.device.type == DeviceType::cpu ? std::max(processors / 2, 1)
+                                                          : std::min(processors, 64);
+}
+
+std::vector<float> run_in_pieces(Classifier& classifier, int64_t count,
+                                 const std::function<HostTensor(int64_t, int64_t)>& run) {
+  std::vector<float> logits;
+  logits.reserve(static_cast<size_t>(count) * classifier.config.num_classes);
+  for (int64_t done = 0; done < count;) {
+    const int64_t n = std::min<int64_t>(count - done, classifier.batch_size);
+    try {
+      const HostTensor piece = run(done, n);
+      logits.insert(logits.end(), piece.values.begin(), piece.values.end());
+      done += n;
+    } catch (const OutOfMemory& error) {
+      if (n == 1) throw;
+      classifier.batch_size = static_cast<int>(n / 2);
+      spdlog::warn("{}: a batch of {} does not fit ({}); going on with {}",
+                   to_string(classifier.choice.device), n, error.what(), classifier.batch_size);
+    }
+  }
+  return logits;
+}
+
+std::vector<float> run_batch(Classifier& classifier, const ImageBatch& batch) {
+  const int64_t crop = classifier.config.preprocess.crop;
+  return run_in_pieces(classifier, batch.images, [&](int64_t begin, int64_t n) {
+    return classifier.runner->run_pixels(batch.pixels.data() + begin * crop * crop * 3, n, crop, crop);
+  });
+}
+
+Json report_json(const Classifier& classifier) {
+  const RunReport report = classifier.runner->report();
+  return {{"model", classifier.config.name},
+          {"weights", classifier.files.weights.string()},
+          {"device", report.device},
+          {"device_name", report.device_name},
+          {"dtype", report.dtype},
+          {"selective_scan_backend", report.selective_scan_backend},
+          {"forward_core", report.forward_core}};
+}
+
+std::string dump_json(const Json& json, int indent) {
+  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
+
+std::string csv_field(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string field = "\"";
+  for (const char c : text) field += c == '"' ? "\"\"" : std::string(1, c);
+  return field + "\"";
+}
+
+std::string shown(const std::string& text) {
+  return printable(text, std::string::npos);
+}
+
+}  // namespace vmamba

@@ -1,0 +1,49 @@
+// What classify and eval share: a model with its labels, and batches that fit the device.
+#pragma once
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "app/model_options.h"
+#include "lib/image_source.h"
+#include "lib/labels.h"
+#include "lib/runner.h"
+
+namespace vmamba {
+
+using Json = nlohmann::ordered_json;
+
+// A model in two steps, so that images are decoded while the weights load.
+struct Classifier {
+  ModelFiles files;
+  Config config;
+  Labels labels;  // empty: there are none
+  RunChoice choice;
+  int batch_size = 0;
+  std::unique_ptr<Runner> runner;  // load_runner makes it
+};
+// batch_size 0: what suits the device.
+Classifier make_classifier(const ModelOptions& options, int batch_size);
+void load_runner(Classifier& classifier);
+// Threads that decode ahead of the model: on the CPU they share the cores with it.
+int decoding_threads(const Classifier& classifier);
+
+// Runs `count` inputs through run(begin, n) in pieces of at most the classifier's batch size; returns all
+// logits. Where the device's memory does not suffice the batch size is halved, from then on, and that is
+// logged.
+std::vector<float> run_in_pieces(Classifier& classifier, int64_t count,
+                                 const std::function<HostTensor(int64_t begin, int64_t n)>& run);
+std::vector<float> run_batch(Classifier& classifier, const ImageBatch& batch);
+
+// What really ran, for the reports.
+Json report_json(const Classifier& classifier);
+
+// File names and labels may hold any bytes: broken UTF-8 becomes U+FFFD in JSON, and fields are quoted in
+// CSV.
+std::string dump_json(const Json& json, int indent = -1);
+std::string csv_field(const std::string& text);
+// Safe to print on a terminal: control characters escaped.
+std::string shown(const std::string& text);
+
+}  // namespace vmamba

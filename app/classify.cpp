@@ -1,0 +1,307 @@
+// classify: the most likely classes of images, or of tensors that were normalised elsewhere.
+#include <spdlog/spdlog.h>
+
+#include <chrono>
+#include <iostream>
+
+#include "app/classifier.h"
+#include "app/commands.h"
+#include "kernels/error.h"
+#include "lib/files.h"
+#include "lib/predictions.h"
+#include "lib/preprocess.h"
+#include "lib/row_spool.h"
+
+namespace vmamba {
+namespace {
+
+struct Options {
+  ModelOptions model;
+  std::vector<std::string> inputs;
+  std::string input_tensor, format = "text", output, save_logits, save_input;
+  int top_k = 5, batch_size = 0;
+};
+
+struct Result {
+  std::string file;
+  std::string error;  // empty: top holds the answer
+  std::vector<Prediction> top;
+};
+
+// Writes results as they come, except JSON, which is one document at the end.
+class Results {
+ public:
+  Results(const Options& options, const Classifier& classifier, std::ostream& out)
+      : format_(options.format), classifier_(classifier), out_(out) {
+    if (format_ == "csv") out_ << "file,rank,class,label,probability,logit,error\n";
+  }
+
+  void add(const Result& result) {
+    if (format_ == "json")
+      results_.push_back(to_json(result));
+    else if (format_ == "jsonl")
+      out_ << dump_json(to_json(result)) << '\n';
+    else if (format_ == "csv")
+      add_csv(result);
+    else if (result.error.empty())
+      add_text(result);
+  }
+
+  // What was added is on its way to the reader.
+  void flush() {
+    out_.flush();
+    if (!out_) fail_machine("the results could not be written");
+  }
+
+  void finish(size_t images, size_t failed) {
+    if (format_ == "json") {
+      Json document = report_json(classifier_);
+      document["images"] = images;
+      document["failed"] = failed;
+      document["results"] = std::move(results_);
+      out_ << dump_json(document, 2) << '\n';
+    }
+    flush();
+  }
+
+ private:
+  Json label(int index) const {
+    return classifier_.labels.empty() ? Json() : Json(classifier_.labels.names[index]);
+  }
+
+  Json to_json(const Result& result) const {
+    if (!result.error.empty()) return {{"file", result.file}, {"error", result.error}};
+    Json top = Json::array();
+    for (const Prediction& prediction : result.top) {
+      Json entry{{"class", prediction.index}, {"label", label(prediction.index)}};
+      if (!classifier_.labels.ids.empty()) entry["id"] = classifier_.labels.ids[prediction.index];
+      entry["probability"] = prediction.probability;
+      entry["logit"] = prediction.logit;
+      top.push_back(std::move(entry));
+    }
+    return {{"file", result.file}, {"top", std::move(top)}};
+  }
+
+  void add_csv(const Result& result) {
+    const std::string file = csv_field(result.file);
+    if (!result.error.empty()) out_ << file << ",,,,,," << csv_field(result.error) << '\n';
+    for (size_t i = 0; i < result.top.size(); ++i) {
+      const Prediction& prediction = result.top[i];
+      const std::string name =
+          classifier_.labels.empty() ? "" : csv_field(classifier_.labels.names[prediction.index]);
+      out_ << fmt::format("{},{},{},{},{},{},\n", file, i + 1, prediction.index, name, prediction.probability,
+                          prediction.logit);
+    }
+  }
+
+  void add_text(const Result& result) {
+    out_ << shown(result.file) << '\n';
+    for (const Prediction& prediction : result.top) {
+      const std::string name = classifier_.labels.empty() ? fmt::format("class {}", prediction.index)
+                                                          : shown(classifier_.labels.names[prediction.index]);
+      out_ << fmt::format("{:7.2f} %  {}\n", 100 * prediction.probability, name);
+    }
+  }
+
+  std::string format_;
+  const Classifier& classifier_;
+  std::ostream& out_;
+  Json results_ = Json::array();
+};
+
+// Everything that leaves the run, and what is counted on the way.
+struct Outputs {
+  std::optional<OutputFile> file;
+  std::optional<RowSpool> logits, input;
+  std::optional<Results> results;
+  std::vector<int64_t> input_dims;  // of one input: channels, height, width
+  Json files = Json::array();       // of the images that were classified, for the tensors' metadata
+  size_t images = 0, failed = 0, not_finite = 0;
+  std::string first_error;  // held back: the only input's error is the command's error
+};
+
+// Before anything is computed, so that a place that cannot be written costs no time.
+void open_outputs(const Options& options, Outputs& outputs) {
+  if (!options.output.empty()) outputs.file.emplace(options.output);
+  if (!options.save_logits.empty()) outputs.logits.emplace(options.save_logits);
+  if (!options.save_input.empty()) outputs.input.emplace(options.save_input);
+}
+
+void report_skipped(Outputs& outputs) {
+  if (!outputs.first_error.empty()) spdlog::warn("skipped: {}", shown(outputs.first_error));
+  outputs.first_error.clear();
+}
+
+void add_failed(Outputs& outputs, const std::string& file, const std::string& error) {
+  report_skipped(outputs);
+  if (outputs.failed++ == 0 && outputs.images == 0)
+    outputs.first_error = error;
+  else
+    spdlog::warn("skipped: {}", shown(error));
+  outputs.results->add({file, error, {}});
+}
+
+void add_classified(Outputs& outputs, const std::string& file, std::span<const float> logits, int k) {
+  report_skipped(outputs);
+  ++outputs.images;
+  outputs.not_finite += !all_finite(logits);
+  if (outputs.logits) outputs.logits->add(logits);
+  if (outputs.logits || outputs.input) outputs.files.push_back(file);
+  outputs.results->add({file, {}, top_k(logits, k)});
+}
+
+void classify_images(const Options& options, Classifier& classifier, Outputs& outputs, std::ostream& out) {
+  const Config& config = classifier.config;
+  if (config.in_chans != 3)
+    fail_input("images have 3 channels, the config's in_chans is {}: give --input-tensor FILE",
+               config.in_chans);
+  const bool one_file = options.inputs.size() == 1 && !std::filesystem::is_directory(options.inputs[0]) &&
+                        options.inputs[0] != "-";
+  ImageSource source(input_paths(options.inputs), config.preprocess, classifier.batch_size,
+                     one_file ? 1 : decoding_threads(classifier));
+  load_runner(classifier);
+  outputs.results.emplace(options, classifier, out);
+  const size_t classes = static_cast<size_t>(config.num_classes);
+  const size_t image_bytes = size_t{3} * config.preprocess.crop * config.preprocess.crop;
+  outputs.input_dims = {3, config.preprocess.crop, config.preprocess.crop};
+  std::vector<float> normalized(outputs.input ? image_bytes : 0);
+  ImageBatch batch;
+  while (source.next(batch)) {
+    const std::vector<float> logits = batch.images > 0 ? run_batch(classifier, batch) : std::vector<float>{};
+    size_t place = 0;
+    for (const ImageBatch::Item& item : batch.items) {
+      if (!item.error.empty()) {
+        add_failed(outputs, item.file.string(), item.error);
+        continue;
+      }
+      if (outputs.input) {
+        normalize_chw(std::span(batch.pixels).subspan(place * image_bytes, image_bytes), config.preprocess,
+                      normalized);
+        outputs.input->add(normalized);
+      }
+      add_classified(outputs, item.file.string(), std::span(logits).subspan(place * classes, classes),
+                     options.top_k);
+      ++place;
+    }
+    outputs.results->flush();
+  }
+}
+
+// One name an entry: what --save-* noted in the file, else the file's name and the entry's number.
+std::vector<std::string> names_of_entries(const StateDict& file, int64_t count) {
+  std::vector<std::string> names;
+  const auto noted = file.metadata.find("files");
+  const Json list = noted == file.metadata.end() ? Json() : Json::parse(noted->second, nullptr, false);
+  const bool fits = list.is_array() && list.size() == static_cast<size_t>(count) &&
+                    std::all_of(list.begin(), list.end(), [](const Json& name) { return name.is_string(); });
+  for (int64_t i = 0; i < count; ++i)
+    names.push_back(fits ? list[static_cast<size_t>(i)].get<std::string>()
+                         : fmt::format("{}#{}", file.where, i));
+  return names;
+}
+
+void classify_tensor(const Options& options, Classifier& classifier, Outputs& outputs, std::ostream& out) {
+  const StateDict file = read_state_dict(options.input_tensor);
+  const HostTensor input = file.at("input").to_float32();
+  if (input.dims.size() != 4 || input.dims[0] < 1 || input.dims[1] != classifier.config.in_chans)
+    fail_input("{}: tensor input is {}, wanted (B, {}, H, W)", file.where, shape_string(input.dims),
+               classifier.config.in_chans);
+  load_runner(classifier);
+  outputs.results.emplace(options, classifier, out);
+  const std::vector<std::string> names = names_of_entries(file, input.dims[0]);
+  const size_t entry = input.values.size() / static_cast<size_t>(input.dims[0]);
+  const size_t classes = static_cast<size_t>(classifier.config.num_classes);
+  for (int64_t begin = 0; begin < input.dims[0]; begin += classifier.batch_size) {
+    const int64_t count = std::min<int64_t>(classifier.batch_size, input.dims[0] - begin);
+    const std::vector<float> logits = run_in_pieces(classifier, count, [&](int64_t piece, int64_t n) {
+      HostTensor part{{n, input.dims[1], input.dims[2], input.dims[3]}, {}};
+      const float* values = input.values.data() + static_cast<size_t>(begin + piece) * entry;
+      part.values.assign(values, values + static_cast<size_t>(n) * entry);
+      return classifier.runner->run(part);
+    });
+    for (int64_t i = 0; i < count; ++i)
+      add_classified(outputs, names[static_cast<size_t>(begin + i)],
+                     std::span(logits).subspan(static_cast<size_t>(i) * classes, classes), options.top_k);
+    outputs.results->flush();
+  }
+  outputs.input_dims = {input.dims[1], input.dims[2], input.dims[3]};
+  if (outputs.input) outputs.input->add(input.values);
+}
+
+int run_classify(const Options& options) {
+  if (options.inputs.empty() && options.input_tensor.empty())
+    fail_input("nothing to classify: name image files, folders, - (paths on stdin), or --input-tensor FILE");
+  if (!options.inputs.empty() && !options.input_tensor.empty())
+    fail_input("--input-tensor stands for images: leave out one of the two");
+  Classifier classifier = make_classifier(options.model, options.batch_size);
+  Outputs outputs;
+  open_outputs(options, outputs);
+  std::ostream& out = outputs.file ? outputs.file->stream() : std::cout;
+  const auto start = std::chrono::steady_clock::now();
+  if (options.input_tensor.empty())
+    classify_images(options, classifier, outputs, out);
+  else
+    classify_tensor(options, classifier, outputs, out);
+
+  if (outputs.images == 0) {
+    if (outputs.failed == 1) fail_input("{}", shown(outputs.first_error));
+    if (outputs.failed == 0) fail_input("standard input lists no files");
+    fail_input("none of the {} inputs could be read", outputs.failed);
+  }
+  outputs.results->finish(outputs.images, outputs.failed);
+  const std::map<std::string, std::string> metadata{{"files", dump_json(outputs.files)}};
+  if (outputs.logits) outputs.logits->write("logits", {classifier.config.num_classes}, metadata);
+  if (outputs.input) outputs.input->write("input", outputs.input_dims, metadata);
+  if (outputs.file) outputs.file->commit();
+
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  if (outputs.images > 1) {
+    spdlog::info("{} images in {:.2f} s, loading included", outputs.images, seconds.count());
+  }
+  if (outputs.not_finite > 0)
+    spdlog::warn(
+        "{} of {} images have logits that are not finite; float16 overflows above 65504: try --dtype "
+        "bfloat16 or float32, or --forward-core-version v0",
+        outputs.not_finite, outputs.images);
+  if (outputs.failed > 0)
+    spdlog::warn("{} of {} inputs could not be read", outputs.failed, outputs.failed + outputs.images);
+  return outputs.failed > 0 ? 1 : 0;
+}
+
+}  // namespace
+
+Command add_classify(CLI::App& app) {
+  CLI::App* parser = app.add_subcommand("classify", "Name the most likely classes of images");
+  auto options = std::make_shared<Options>();
+  parser->add_option("INPUT", options->inputs,
+                     "Image files, folders (searched to the bottom), - for paths on stdin");
+  parser->add_option("--topk", options->top_k, "Classes named for an image")
+      ->check(CLI::Range(1, 1 << 20).description(""))
+      ->type_name("K")
+      ->capture_default_str();
+  parser
+      ->add_option("--batch-size", options->batch_size,
+                   "Images at a time (default: 8 on the CPU, 64 on CUDA)")
+      ->check(CLI::Range(1, 1 << 16).description(""))
+      ->type_name("N");
+  parser->add_option("--format", options->format, "text, json, jsonl (written as results come) or csv")
+      ->check(CLI::IsMember({"text", "json", "jsonl", "csv"}).description(""))
+      ->type_name("FORMAT")
+      ->capture_default_str();
+  parser->add_option("-o,--output", options->output, "File for the results, instead of stdout")
+      ->type_name("FILE");
+  parser->add_option("--save-logits", options->save_logits, "Write tensor logits (n, classes), float32")
+      ->type_name("F.safetensors");
+  parser
+      ->add_option("--save-input", options->save_input,
+                   "Write tensor input (n, 3, H, W), float32, normalised")
+      ->type_name("F.safetensors");
+  parser
+      ->add_option("--input-tensor", options->input_tensor,
+                   "Instead of images: tensor input (B, 3, H, W), already normalised")
+      ->type_name("F.safetensors");
+  add_model_options(*parser, options->model);
+  return {parser, [options] { return run_classify(*options); }};
+}
+
+}  // namespace vmamba
