@@ -1,10 +1,7 @@
 // The public half of Kernels: shapes and dtypes are checked here, once for all devices.
 #include "kernels/kernels.h"
 
-#if __has_include("kernels/cpu/cpu_kernels.h")
 #include "kernels/cpu/cpu_kernels.h"
-#define VMAMBA_FAST_CPU
-#endif
 #include "kernels/error.h"
 #if defined(VMAMBA_WITH_CUDA) && __has_include("kernels/cuda/cuda_kernels.h")
 #include "kernels/cuda/cuda_kernels.h"
@@ -250,15 +247,10 @@ std::unique_ptr<Kernels> make_dry_kernels(Device device) {
 }
 
 std::unique_ptr<Kernels> make_kernels(Device device, const KernelOptions& options) {
-#ifdef VMAMBA_FAST_CPU
   if (device.type == DeviceType::cpu) return make_cpu_kernels(options.threads);
-#else
-  if (device.type == DeviceType::cpu) return make_scalar_kernels();
-#endif
 #ifdef VMAMBA_CUDA_KERNELS
   return make_cuda_kernels(device.index, options);
 #else
-  (void)options;
   fail_machine("device {}: this build has no CUDA (configured without nvcc); use --device cpu",
                to_string(device));
 #endif
