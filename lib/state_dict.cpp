@@ -239,11 +239,14 @@ StoredTensor entry_tensor(const std::string& where, const HeaderEntry& entry, si
 
 StateDict parse_safetensors(const fs::path& path, const std::shared_ptr<const Mapping>& mapping) {
   const std::string where = path.string();
-  if (mapping->size < 8) fail_input("{}: {} bytes are no safetensors file", where, mapping->size);
+  if (mapping->size < 8) fail_input("{}: {} bytes are no file of weights", where, mapping->size);
   const uint64_t header_size = read_u64(mapping->data);
-  if (header_size > max_header_bytes || header_size > mapping->size - 8) {
-    fail_input("{}: a header of {} bytes doesn't fit the file of {} bytes: cut off, or no safetensors file",
-               where, header_size, mapping->size);
+  if (header_size > max_header_bytes) {
+    fail_input("{}: neither a safetensors file (its header would have {} bytes) nor one of torch.save", where,
+               header_size);
+  }
+  if (header_size > mapping->size - 8) {
+    fail_input("{}: cut off: a header of {} bytes in a file of {}", where, header_size, mapping->size);
   }
   const auto* header = reinterpret_cast<const char*>(mapping->data + 8);
   HeaderReader reader;
@@ -401,15 +404,24 @@ StateDict read_safetensors(const fs::path& path) {
 
 StateDict read_state_dict(const fs::path& path, const std::string& key) {
   const auto mapping = std::make_shared<const Mapping>(path);
-  const auto begins_with = [&](std::string_view magic) {
-    return mapping->size >= magic.size() && std::memcmp(mapping->data, magic.data(), magic.size()) == 0;
+  const std::string_view bytes(reinterpret_cast<const char*>(mapping->data), mapping->size);
+  const auto holds = [&](size_t at, std::string_view text) {
+    return bytes.size() > at && bytes.substr(at).starts_with(text);
   };
-  // A zip archive, a bare pickle (protocol 2 and above: opcode 0x80), or a safetensors header.
-  if (begins_with("PK") || (begins_with("\x80") && mapping->size > 1 && mapping->data[1] <= 5)) {
-    if (mapping->size <= 8 || mapping->data[8] != '{') return read_pth(path, key);
+  if (!holds(8, "{")) {
+    // A zip archive, a pickle, or a tar archive; and what people download instead of weights.
+    if (holds(0, "PK") || holds(0, "\x80") || holds(257, "ustar")) {
+      return read_pth(path, key);
+    }
+    if (holds(0, "version https://git-lfs")) {
+      fail_input("{} is a Git LFS pointer, not the weights: git lfs pull fetches them", path.string());
+    }
+    if (holds(0, "<")) fail_input("{} is a web page, not weights: download it again", path.string());
   }
-  if (!key.empty())
-    fail_input("{} is a safetensors file: it has no dicts for the key \"{}\" to choose", path.string(), key);
+  if (!key.empty()) {
+    fail_input("{} is a safetensors file: it has no dicts for the key {} to choose", path.string(),
+               in_quotes(key));
+  }
   return parse_safetensors(path, mapping);
 }
 
