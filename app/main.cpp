@@ -18,6 +18,7 @@ namespace {
 constexpr Command (*commands[])(CLI::App&) = {
     add_classify,
     add_migrate_config,
+    add_info,
     add_init_weights,
     add_convert_weights,
 };

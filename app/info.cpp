@@ -1,0 +1,220 @@
+// info: what a model is and costs, and whether weights fit it.
+#include <nlohmann/json.hpp>
+
+#include "app/commands.h"
+#include "app/model_options.h"
+#include "kernels/error.h"
+#include "lib/summary.h"
+#include "lib/text.h"
+#include "lib/weights.h"
+
+namespace vmamba {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct Arguments {
+  ModelOptions model;
+  int64_t batch_size = 1;
+  std::vector<int64_t> image_size;  // height, width
+  std::string format = "text";
+};
+
+struct Facts {
+  ModelFiles files;
+  Config config;
+  RunChoice choice;
+  int64_t batch = 1, height = 0, width = 0;
+  ModelSummary summary;
+  std::optional<WeightsReport> weights;
+  size_t tensors = 0;  // in the file of weights
+};
+
+Facts gather(const Arguments& arguments) {
+  Facts facts;
+  facts.files = find_model(arguments.model);
+  facts.config = load_model_config(arguments.model, facts.files);
+  facts.choice = choose_run(arguments.model);
+  facts.batch = arguments.batch_size;
+  facts.height = arguments.image_size.empty() ? facts.config.imgsize : arguments.image_size.front();
+  facts.width = arguments.image_size.empty() ? facts.config.imgsize : arguments.image_size.back();
+  facts.summary =
+      summarize(facts.config, storage_dtype(facts.choice.precision), facts.batch, facts.height, facts.width);
+  if (!facts.files.weights.empty()) {
+    const StateDict weights = load_model_weights(facts.files);
+    facts.weights = check_weights(facts.config, weights);
+    facts.tensors = weights.tensors.size();
+  }
+  return facts;
+}
+
+std::string giga(uint64_t count) {
+  return fmt::format("{:.3f}", static_cast<double>(count) / 1e9);
+}
+std::string mebibytes(size_t bytes) {
+  return fmt::format("{:.1f} MiB", static_cast<double>(bytes) / (1 << 20));
+}
+
+std::string with_commas(int64_t number) {
+  const std::string digits = std::to_string(number);
+  std::string out;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) out += ',';
+    out += digits[i];
+  }
+  return out;
+}
+
+std::string shape(const std::vector<int64_t>& dims) {
+  return fmt::format("({})", fmt::join(dims, ", "));
+}
+
+std::string text(const Facts& facts) {
+  const Config& config = facts.config;
+  const ModelSummary& summary = facts.summary;
+  std::string out;
+  const auto line = [&](std::string_view name, const std::string& value) {
+    out += fmt::format("{:<24}{}\n", name, value);
+  };
+  line("Model", config.name.empty() ? "(no name)" : config.name);
+  line("Config", facts.files.config.string());
+  line("Forward type", config.forward_type);
+  line("Forward core version", std::string(to_string(config.forward_core_version)));
+  line("Selective scan backend", std::string(to_string(config.selective_scan_backend)));
+  line("Norm layer", std::string(to_string(config.norm_layer)));
+  line("Device, dtype",
+       fmt::format("{}, {}", to_string(facts.choice.device), to_string(facts.choice.precision)));
+  line("Image",
+       fmt::format("{} x {} x {} (channels x height x width)", config.in_chans, facts.height, facts.width));
+  line("Classes", std::to_string(config.num_classes));
+  line("Parameters", fmt::format("{} ({:.1f} M)", with_commas(summary.parameters),
+                                 static_cast<double>(summary.parameters) / 1e6));
+  line("GMACs",
+       fmt::format("{} an image, counted as the published figures are", giga(summary.published_count)));
+  line("Multiply-accumulates",
+       fmt::format("{} G an image, those that run", giga(summary.multiply_accumulates)));
+  line("Memory", fmt::format("{} for a batch of {}: weights {}, activations {}, input and logits {}",
+                             mebibytes(summary.total_bytes()), facts.batch, mebibytes(summary.weight_bytes),
+                             mebibytes(summary.activation_bytes), mebibytes(summary.input_bytes)));
+  out += fmt::format("\n{:<21}{:>11}{:>10}{:>8}{:>9}{:>9}{:>14}{:>9}\n", "Stage", "map", "channels", "blocks",
+                     "d_inner", "dt_rank", "parameters", "GMACs");
+  for (const StageSummary& stage : summary.stages) {
+    const auto count = [](int number) { return number > 0 ? std::to_string(number) : std::string("-"); };
+    out += fmt::format("{:<21}{:>11}{:>10}{:>8}{:>9}{:>9}{:>14}{:>9}\n", stage.name,
+                       fmt::format("{}x{}", stage.height, stage.width), stage.channels, count(stage.blocks),
+                       count(stage.d_inner), count(stage.dt_rank), with_commas(stage.parameters),
+                       giga(stage.published_count));
+  }
+  if (!facts.weights) return out;
+
+  const WeightsReport& report = *facts.weights;
+  out += fmt::format("\nWeights {}: {} tensors, ", facts.files.weights.string(), facts.tensors);
+  if (report.ok()) return out + "all that the config wants and no other\n";
+  out += fmt::format("{} missing, {} unexpected, {} misshapen\n", report.missing.size(),
+                     report.unexpected.size(), report.misshapen.size());
+  if (!report.likely_cause.empty())
+    out += fmt::format("likely cause: {}\n", printable(report.likely_cause, 400));
+  for (const std::string& name : report.missing) out += fmt::format("missing     {}\n", printable(name, 200));
+  for (const std::string& name : report.unexpected)
+    out += fmt::format("unexpected  {}\n", printable(name, 200));
+  for (const auto& [name, wanted, got] : report.misshapen) {
+    out +=
+        fmt::format("misshapen   {}: wanted {}, got {}\n", printable(name, 200), shape(wanted), shape(got));
+  }
+  return out;
+}
+
+Json json(const Facts& facts) {
+  const Config& config = facts.config;
+  const ModelSummary& summary = facts.summary;
+  Json out{{"name", config.name},
+           {"config", facts.files.config.string()},
+           {"forward_type", config.forward_type},
+           {"forward_core_version", nullptr},
+           {"selective_scan_backend", nullptr},
+           {"norm_layer", to_string(config.norm_layer)},
+           {"device", to_string(facts.choice.device)},
+           {"dtype", to_string(facts.choice.precision)},
+           {"image", {{"channels", config.in_chans}, {"height", facts.height}, {"width", facts.width}}},
+           {"num_classes", config.num_classes},
+           {"parameters", summary.parameters},
+           {"gmacs", static_cast<double>(summary.published_count) / 1e9},
+           {"multiply_accumulates", summary.multiply_accumulates},
+           {"memory",
+            {{"batch_size", facts.batch},
+             {"weights", summary.weight_bytes},
+             {"activations", summary.activation_bytes},
+             {"input_and_logits", summary.input_bytes},
+             {"total", summary.total_bytes()}}}};
+  if (config.forward_core_version != ForwardCoreVersion::unset) {
+    out["forward_core_version"] = to_string(config.forward_core_version);
+  }
+  if (config.selective_scan_backend != ScanBackend::automatic) {
+    out["selective_scan_backend"] = to_string(config.selective_scan_backend);
+  }
+  out["stages"] = Json::array();
+  for (const StageSummary& stage : summary.stages) {
+    Json row{
+        {"name", stage.name}, {"height", stage.height}, {"width", stage.width}, {"channels", stage.channels}};
+    if (stage.blocks > 0) row["blocks"] = stage.blocks;
+    if (stage.d_inner > 0) {
+      row["d_inner"] = stage.d_inner;
+      row["dt_rank"] = stage.dt_rank;
+    }
+    row["parameters"] = stage.parameters;
+    row["gmacs"] = static_cast<double>(stage.published_count) / 1e9;
+    row["multiply_accumulates"] = stage.multiply_accumulates;
+    out["stages"].push_back(std::move(row));
+  }
+  if (facts.weights) {
+    const WeightsReport& report = *facts.weights;
+    Json misshapen = Json::array();
+    for (const auto& [name, wanted, got] : report.misshapen) {
+      misshapen.push_back({{"name", name}, {"wanted", wanted}, {"got", got}});
+    }
+    out["weights"] = {{"file", facts.files.weights.string()},
+                      {"tensors", facts.tensors},
+                      {"fits", report.ok()},
+                      {"missing", report.missing},
+                      {"unexpected", report.unexpected},
+                      {"misshapen", misshapen},
+                      {"likely_cause", report.likely_cause}};
+  }
+  return out;
+}
+
+int run(const Arguments& arguments) {
+  const Facts facts = gather(arguments);
+  if (arguments.format == "json") {
+    fmt::print("{}\n", json(facts).dump(2, ' ', false, Json::error_handler_t::replace));
+  } else {
+    fmt::print("{}", text(facts));
+  }
+  return !facts.weights || facts.weights->ok() ? 0 : 1;
+}
+
+}  // namespace
+
+Command add_info(CLI::App& app) {
+  CLI::App* command = app.add_subcommand(
+      "info", "Parameters, GMACs, stages and memory of a model; with --weights, which tensors do not fit it");
+  auto arguments = std::make_shared<Arguments>();
+  add_model_options(*command, arguments->model);
+  command->add_option("--batch-size", arguments->batch_size, "Images at once, for the memory")
+      ->type_name("N")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30).description(""))
+      ->capture_default_str();
+  command
+      ->add_option("--image-size", arguments->image_size,
+                   "Height and width (one number: both); default: imgsize")
+      ->type_name("H W")
+      ->expected(1, 2)
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20).description(""));
+  command->add_option("--format", arguments->format, "text or json")
+      ->type_name("FORMAT")
+      ->check(CLI::IsMember({"text", "json"}).description(""))
+      ->capture_default_str();
+  return {command, [arguments] { return run(*arguments); }};
+}
+
+}  // namespace vmamba
