@@ -1,6 +1,4 @@
 // check-equal: are two runs of a model the same function?
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
@@ -10,10 +8,7 @@
 #include "kernels/error.h"
 #include "lib/check_equal.h"
 #include "lib/check_report.h"
-#include "lib/files.h"
 #include "lib/init.h"
-#include "lib/preprocess.h"
-#include "lib/vssm.h"
 
 namespace vmamba {
 namespace {
@@ -96,16 +91,6 @@ Side make_side(const Options& options, const SideOptions& chosen, const Side* ot
   else
     side.weights = std::make_shared<StateDict>(load_model_weights(files));
   return side;
-}
-
-HostTensor preprocessed(const std::vector<std::string>& files, const PreprocessConfig& preprocess) {
-  HostTensor result{{static_cast<int64_t>(files.size()), 3, preprocess.crop, preprocess.crop}, {}};
-  const size_t each = size_t{3} * preprocess.crop * preprocess.crop;
-  result.values.resize(each * files.size());
-  for (size_t i = 0; i < files.size(); ++i)
-    normalize_chw(resize_and_crop(read_image(files[i]), preprocess), preprocess,
-                  std::span(result.values).subspan(i * each, each));
-  return result;
 }
 
 HostTensor input_of(const StateDict& file) {

@@ -7,6 +7,8 @@
 #include <set>
 
 #include "kernels/error.h"
+#include "lib/diagnose.h"
+#include "lib/preprocess.h"
 
 namespace vmamba {
 namespace {
@@ -55,25 +57,54 @@ void merge_all(std::vector<Diff>& diffs, std::vector<Diff> next) {
   }
 }
 
-// Compares one chunk of images: b runs, beside the kept taps of a.
-void compare_chunk(const TapValues& a, const HostTensor& input_a, const HostTensor& input_b, Runner& b,
-                   const CompareOptions& options, CheckResult& result) {
-  TapComparison comparison(b.kernels(), a, options);
-  const HostTensor logits_b = b.run(input_b, &comparison);
-  std::vector<Diff> diffs;
-  diffs.push_back(compare_tensors("input", nhwc(input_a), nhwc(input_b), options));
-  std::move(comparison.diffs.begin(), comparison.diffs.end(), std::back_inserter(diffs));
+// b's values, each step given a's, of the blocks where it begins to differ by itself.
+TapValues own_values(const CheckResult& chunk, const TapValues& a, const HostTensor& input, Runner& b,
+                     const CompareOptions& options) {
+  std::set<std::string, std::less<>> blocks;
+  if (const Diff* first = first_own(chunk)) blocks.emplace(block_of(first->name));
+  for (const Diff& diff : chunk.own)
+    if (!diff.identical() && diff.name.find(".scan.k") != std::string::npos) {
+      blocks.emplace(block_of(diff.name));
+      break;
+    }
+  TapValues values;
+  TapComparison again(b.kernels(), a, options, true);
+  again.observer = [&](const Diff& diff, const HostTensor&, const HostTensor& value) {
+    if (blocks.contains(block_of(diff.name))) values.add(diff.name, value);
+  };
+  b.run(input, &again);
+  return values;
+}
 
-  const bool identical =
-      std::all_of(diffs.begin(), diffs.end(), [](const Diff& diff) { return diff.identical(); });
-  if (!identical) {
-    TapComparison restarted(b.kernels(), a, options, true);
-    b.run(input_a, &restarted);
-    merge_all(result.own, std::move(restarted.diffs));
+// Compares one chunk of images: b runs, beside the kept taps of a. `side_a` is null if a is a file.
+void compare_chunk(const Side* side_a, const TapValues& a, const Side& side_b, Runner& b,
+                   const CheckInput& input, const CompareOptions& options, CheckResult& result) {
+  CheckResult chunk = result;
+  chunk.taps.clear();
+  chunk.own.clear();
+  TapComparison comparison(b.kernels(), a, options);
+  const HostTensor logits_b = b.run(input.b, &comparison);
+  chunk.taps.push_back(compare_tensors("input", nhwc(input.a), nhwc(input.b), options));
+  std::move(comparison.diffs.begin(), comparison.diffs.end(), std::back_inserter(chunk.taps));
+
+  if (chunk.first_differing()) {
+    if (input.a.dims[1] == input.b.dims[1]) {
+      TapComparison restarted(b.kernels(), a, options, true);
+      b.run(input.a, &restarted);
+      chunk.own = std::move(restarted.diffs);
+    }
+    if (result.causes.empty()) {
+      const TapValues own_b = chunk.own.empty() ? TapValues() : own_values(chunk, a, input.a, b, options);
+      result.causes = diagnose(chunk, {.a = side_a,
+                                       .b = &side_b,
+                                       .input = &input,
+                                       .taps_a = &a,
+                                       .own_b = chunk.own.empty() ? nullptr : &own_b});
+    }
   }
 
   std::set<std::string_view> in_b;
-  for (const Diff& diff : diffs) in_b.insert(diff.name);
+  for (const Diff& diff : chunk.taps) in_b.insert(diff.name);
   const auto add_once = [](std::vector<std::string>& names, const std::string& name) {
     if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
   };
@@ -87,7 +118,8 @@ void compare_chunk(const TapValues& a, const HostTensor& input_a, const HostTens
     result.agreement.top1 += agreed.top1;
     result.agreement.top5 += agreed.top5;
   }
-  merge_all(result.taps, std::move(diffs));
+  merge_all(result.taps, std::move(chunk.taps));
+  merge_all(result.own, std::move(chunk.own));
 }
 
 void choose_tolerance(CheckResult& result, const CheckOptions& options,
@@ -131,13 +163,6 @@ const Diff* find_diff(const std::vector<Diff>& diffs, std::string_view name) {
   return found == diffs.end() ? nullptr : &*found;
 }
 
-std::vector<const Diff*> CheckResult::sources() const {
-  std::vector<const Diff*> result;
-  for (const Diff& diff : own)
-    if (!diff.identical()) result.push_back(&diff);
-  return result;
-}
-
 CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, const CheckOptions& options) {
   Runner run_a(a.config, *a.weights, a.choice), run_b(b.config, *b.weights, b.choice);
   CheckResult result;
@@ -148,11 +173,13 @@ CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, c
   const CompareOptions how = compare_options(result, options);
   for (int64_t begin = 0; begin < input.a.dims[0]; begin += options.batch_size) {
     const int64_t count = std::min<int64_t>(options.batch_size, input.a.dims[0] - begin);
-    const HostTensor input_a = images(input.a, begin, count), input_b = images(input.b, begin, count);
+    CheckInput part{input.description, {}, images(input.a, begin, count), images(input.b, begin, count)};
+    if (!input.files.empty())
+      part.files.assign(input.files.begin() + begin, input.files.begin() + begin + count);
     TapStore store(run_a.kernels());
-    run_a.run(input_a, &store);
+    run_a.run(part.a, &store);
     const TapValues taps_a = store.take();
-    compare_chunk(taps_a, input_a, input_b, run_b, how, result);
+    compare_chunk(&a, taps_a, b, run_b, part, how, result);
   }
   return result;
 }
@@ -168,7 +195,17 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
   TapValues taps_a;
   for (const auto& [name, tensor] : reference.tensors)
     if (name != "input") taps_a.add(name, tensor.to_float32());
-  compare_chunk(taps_a, input.a, input.b, run_b, compare_options(result, options), result);
+  compare_chunk(nullptr, taps_a, b, run_b, input, compare_options(result, options), result);
+  return result;
+}
+
+HostTensor preprocessed(const std::vector<std::string>& files, const PreprocessConfig& preprocess) {
+  HostTensor result{{static_cast<int64_t>(files.size()), 3, preprocess.crop, preprocess.crop}, {}};
+  const size_t each = size_t{3} * preprocess.crop * preprocess.crop;
+  result.values.resize(each * files.size());
+  for (size_t i = 0; i < files.size(); ++i)
+    normalize_chw(resize_and_crop(read_image(files[i]), preprocess), preprocess,
+                  std::span(result.values).subspan(i * each, each));
   return result;
 }
 

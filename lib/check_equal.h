@@ -53,8 +53,6 @@ struct CheckResult {
   bool equal() const;
   const Diff* first_differing() const;  // null: bit for bit the same
   const Diff* first_outside() const;
-  // The taps at which b itself differs, not through what it was handed; in order.
-  std::vector<const Diff*> sources() const;
 };
 
 const Diff* find_diff(const std::vector<Diff>& diffs, std::string_view name);  // null: not there
@@ -63,6 +61,9 @@ CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, c
 // `reference` holds taps by name and "input" if `input` is made from images (they are then compared).
 CheckResult check_reference(const StateDict& reference, const Side& b, const CheckInput& input,
                             const CheckOptions& options);
+
+// (B, 3, crop, crop) of these image files.
+HostTensor preprocessed(const std::vector<std::string>& files, const PreprocessConfig& preprocess);
 
 // What torch.manual_seed(seed); torch.randn(dims) gives on a CPU, to the last digits of log and cos.
 HostTensor noise(const std::vector<int64_t>& dims, uint64_t seed);

@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <nlohmann/json.hpp>
+
+#include "lib/diagnose.h"
 
 namespace vmamba {
 namespace {
@@ -15,16 +18,6 @@ using Json = nlohmann::ordered_json;
 // parts.
 bool is_coarse(std::string_view name) {
   return !name.starts_with("layers.") || std::count(name.begin(), name.end(), '.') <= 3;
-}
-
-// "layers.0.blocks.1.op.scan" → "layers.0.blocks.1"; a name of fewer parts as it is.
-std::string_view block_of(std::string_view name) {
-  size_t end = 0;
-  for (int part = 0; part < 4; ++part) {
-    end = name.find('.', end + (part > 0));
-    if (end == std::string_view::npos) return name;
-  }
-  return name.substr(0, end);
 }
 
 double share_of_bound(const Diff& diff) {
@@ -45,6 +38,23 @@ std::string nonfinite_note(const Diff& diff) {
 std::string percent(int64_t part, int64_t whole) {
   return fmt::format("{:.3g}%",
                      whole == 0 ? 0 : 100.0 * static_cast<double>(part) / static_cast<double>(whole));
+}
+
+// Where b differs by itself: "op.scan.k0, op.scan, op.out_norm (2 blocks)"; empty: nowhere.
+std::string own_places(const CheckResult& result) {
+  std::vector<std::string> kinds;
+  std::map<std::string, int> blocks;
+  for (const Diff& diff : result.own) {
+    if (diff.identical()) continue;
+    const std::string_view block = block_of(diff.name);
+    std::string kind(diff.name.size() > block.size() ? diff.name.substr(block.size() + 1) : diff.name);
+    if (std::count(block.begin(), block.end(), '.') == 3 && kind == block) kind = "a block's sum";
+    if (++blocks[kind] == 1) kinds.push_back(kind);
+  }
+  std::vector<std::string> parts;
+  for (const std::string& kind : kinds)
+    parts.push_back(blocks[kind] > 1 ? fmt::format("{} ({} times)", kind, blocks[kind]) : kind);
+  return fmt::format("{}", fmt::join(parts, ", "));
 }
 
 Json place(const Diff& diff, int64_t index) {
@@ -159,6 +169,8 @@ std::string text_report(const CheckResult& result, bool all) {
          outside->worst_b);
   else if (outside)
     line("first outside its tolerance: {}", outside->name);
+  if (const std::string places = own_places(result); !places.empty())
+    line("b differs by itself, from the same input, at: {}", places);
   if (result.agreement.images > 0)
     line("top-1 agrees for {} of {} images, top-5 for {} of {}", result.agreement.top1,
          result.agreement.images, result.agreement.top5, result.agreement.images);

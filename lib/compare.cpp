@@ -102,11 +102,13 @@ Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const
       diff.nan_b += std::isnan(vb);
       diff.inf_a += std::isinf(va);
       diff.inf_b += std::isinf(vb);
-      if (!std::isfinite(va) && diff.first_nonfinite_a < 0) diff.first_nonfinite_a = i;
+      if (!std::isfinite(va) && diff.first_nonfinite_a < 0) {
+        diff.first_nonfinite_a = i;
+        diff.b_at_nonfinite_a = vb;
+      }
       if (!std::isfinite(vb) && diff.first_nonfinite_b < 0) {
         diff.first_nonfinite_b = i;
         diff.a_at_nonfinite_b = va;
-        diff.b_at_nonfinite_b = vb;
       }
     } else {
       diff.sum_aa += static_cast<double>(va) * va;
@@ -160,11 +162,13 @@ void merge(Diff& diff, const Diff& next) {
   const auto moved = [&](int64_t index) { return index < 0 ? index : index + before; };
   if (diff.first_differing < 0) diff.first_differing = moved(next.first_differing);
   if (diff.first_outside < 0) diff.first_outside = moved(next.first_outside);
-  if (diff.first_nonfinite_a < 0) diff.first_nonfinite_a = moved(next.first_nonfinite_a);
+  if (diff.first_nonfinite_a < 0 && next.first_nonfinite_a >= 0) {
+    diff.first_nonfinite_a = moved(next.first_nonfinite_a);
+    diff.b_at_nonfinite_a = next.b_at_nonfinite_a;
+  }
   if (diff.first_nonfinite_b < 0 && next.first_nonfinite_b >= 0) {
     diff.first_nonfinite_b = moved(next.first_nonfinite_b);
     diff.a_at_nonfinite_b = next.a_at_nonfinite_b;
-    diff.b_at_nonfinite_b = next.b_at_nonfinite_b;
   }
   if (next.max_abs > diff.max_abs) {
     diff.worst = moved(next.worst);

@@ -43,7 +43,7 @@ struct Diff {
   int64_t first_differing = -1, first_outside = -1, worst = -1, first_nonfinite_a = -1,
           first_nonfinite_b = -1;
   float worst_a = 0, worst_b = 0;                    // the values at `worst`
-  float a_at_nonfinite_b = 0, b_at_nonfinite_b = 0;  // the values at first_nonfinite_b
+  float a_at_nonfinite_b = 0, b_at_nonfinite_a = 0;  // what the other side has there
   int64_t one_channel = -1;                          // the channel, when all that differs is in one
   double max_abs = 0;
   double max_rel = 0;  // of |a − b| / max(|a|, max|a| / 1000): elements near zero don't blow it up

@@ -158,6 +158,8 @@ void ss2d(const Forward& f, const Config& config, const Ss2dWeights& op, const V
     gated = f.as(gated, op.dtype);
   }
 
+  f.tap(op.prefix, "gated", gated);
+
   if (f.wants(op.prefix, "out_proj")) {
     const ArenaScope observed(f.arena);
     const View projected = map(stream.dtype, stream.channels());
