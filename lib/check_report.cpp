@@ -116,8 +116,8 @@ std::string summary(const CheckResult& result) {
       fmt::format("{}: {} of {} taps within tolerance, {} bit for bit",
                   result.equal() ? "equal" : "different", within, result.taps.size(), identical);
   if (worst && worst->max_abs > 0)
-    text += fmt::format("; the largest difference for its bound: {} ({:.2g} of {:.2g})", worst->name,
-                        worst->max_abs, worst->bound);
+    text += fmt::format("; worst against its bound: {} ({:.2g} of {:.2g})", worst->name, worst->max_abs,
+                        worst->bound);
   return text;
 }
 

@@ -206,16 +206,13 @@ void merge(Diff& diff, const Diff& next) {
 Agreement agreement(int64_t classes, std::span<const float> a, std::span<const float> b) {
   check(classes > 0 && a.size() == b.size() && a.size() % static_cast<size_t>(classes) == 0,
         "logits of {} and {} values, {} classes", a.size(), b.size(), classes);
-  // NaN sorts last, equal logits by class, so that the order is one.
+  // Equal logits are ordered by class, so that the order is one; NaN agrees with nothing.
   const auto best = [&](const float* logits) {
     std::vector<int64_t> order(static_cast<size_t>(classes));
     for (int64_t i = 0; i < classes; ++i) order[i] = i;
     const int64_t k = std::min<int64_t>(5, classes);
-    const auto score = [&](int64_t i) {
-      return std::isnan(logits[i]) ? -std::numeric_limits<float>::infinity() : logits[i];
-    };
     std::partial_sort(order.begin(), order.begin() + k, order.end(), [&](int64_t i, int64_t j) {
-      return score(i) != score(j) ? score(i) > score(j) : i < j;
+      return logits[i] != logits[j] ? logits[i] > logits[j] : i < j;
     });
     order.resize(static_cast<size_t>(k));
     return order;
@@ -223,7 +220,11 @@ Agreement agreement(int64_t classes, std::span<const float> a, std::span<const f
   Agreement result;
   result.images = static_cast<int64_t>(a.size()) / classes;
   for (int64_t i = 0; i < result.images; ++i) {
-    std::vector<int64_t> of_a = best(a.data() + i * classes), of_b = best(b.data() + i * classes);
+    const float *row_a = a.data() + i * classes, *row_b = b.data() + i * classes;
+    if (std::any_of(row_a, row_a + classes, [](float x) { return std::isnan(x); }) ||
+        std::any_of(row_b, row_b + classes, [](float x) { return std::isnan(x); }))
+      continue;
+    std::vector<int64_t> of_a = best(row_a), of_b = best(row_b);
     result.top1 += of_a[0] == of_b[0];
     std::sort(of_a.begin(), of_a.end());
     std::sort(of_b.begin(), of_b.end());

@@ -298,8 +298,9 @@ Cause mistaken_step(const CheckResult& result, const DiagnosisInput& e, const Di
     for (int k = 0; k < 4; ++k) scan.directions[k] = of_a(fmt::format("op.scan.k{}", k));
     scan.merged = of_a("op.scan");
     if (const auto finding = explain_scan(scan))
-      return fmt::format("a is what the scan of {} gives when {} (relative L2 {:.2g}; {:.2g} without that)",
-                         block, finding->mistake, finding->error, finding->error_without);
+      return fmt::format(
+          "a is what the scan of {} gives when {} (mean relative difference {:.2g}; {:.2g} without that)",
+          block, finding->mistake, finding->error, finding->error_without);
   }
   for (const Step& step : block_steps()) {
     const bool matches =
@@ -319,11 +320,15 @@ Cause mistaken_step(const CheckResult& result, const DiagnosisInput& e, const Di
                        first.one_channel >= 0 ? fmt::format(", in channel {} alone", first.one_channel) : "",
                        fmt::join(tensors, ", "));
   }
-  // A coarse tap: its tensors begin with its name.
   if (first.name == "patch_embed" || first.name.ends_with(".downsample") || first.name == "logits" ||
-      first.name == "classifier.norm")
-    return fmt::format("{0} differs by itself, from the same input: compare {1}.*", first.name,
-                       first.name == "logits" ? "classifier.head" : first.name);
+      first.name == "classifier.norm") {
+    const std::string prefix = (first.name == "logits" ? "classifier.head" : first.name) + ".";
+    std::vector<std::string> tensors;
+    for (const auto& [name, tensor] : weights.tensors)
+      if (name.starts_with(prefix)) tensors.push_back(name);
+    return fmt::format("{} differs by itself, from the same input: compare {}", first.name,
+                       fmt::join(tensors, ", "));
+  }
   if (result.reference.empty()) return {};
   return fmt::format(
       "{0} differs by itself, from the same input: its taps inside ({0}.op.in_proj, …) would say where",

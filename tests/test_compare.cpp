@@ -113,6 +113,10 @@ TEST_CASE("top-1 and top-5") {
   CHECK(agreed.images == 2);
   CHECK(agreed.top1 == 1);
   CHECK(agreed.top5 == 2);
+  std::vector<float> broken = a;
+  broken[2] = not_a_number;
+  CHECK(agreement(6, a, broken).top1 == 1);
+  CHECK(agreement(6, broken, broken).top5 == 1);
 }
 
 TEST_CASE("every device and dtype has a tolerance, and fewer bits never a tighter one") {

@@ -1,0 +1,66 @@
+// The forward against PyTorch's own answer, through the real binary: every case of tests/data/models, every
+// scan backend, 1 and 2 threads, and the same bits from run to run. The vectors were made by running the
+// public PyTorch VMamba in float32; each case's name says what it exercises.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "tests/testing.h"
+
+using namespace vmamba::testing;
+namespace fs = std::filesystem;
+
+namespace {
+
+std::vector<fs::path> cases() {
+  std::vector<fs::path> found;
+  for (const auto& entry : fs::directory_iterator(data("models"))) found.push_back(entry.path());
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+CliResult check(const fs::path& model, const std::string& backend, int threads) {
+  return run_cli({"check-equal", "--config", model / "config.json", "--weights",
+                  model / "weights.safetensors", "--reference", model / "io.safetensors", "--device", "cpu",
+                  "--dtype", "float32", "--selective-scan-backend", backend, "--threads",
+                  std::to_string(threads), "--format", "json", "-q"});
+}
+
+}  // namespace
+
+TEST_CASE("every reference model, every backend, 1 and 2 threads, float32") {
+  REQUIRE(cases().size() >= 37);
+  for (const fs::path& model : cases())
+    for (const std::string backend : {"torch", "mamba", "oflex"}) {
+      for (const int threads : {1, 2}) {
+        CAPTURE(model.filename());
+        CAPTURE(backend);
+        CAPTURE(threads);
+        const CliResult run = check(model, backend, threads);
+        REQUIRE_MESSAGE(run.exit_code == 0, run.err << run.out);
+        const auto report = nlohmann::json::parse(run.out);
+        CHECK(report["tolerance"]["absolute"] == 1e-5);
+        CHECK(report["tolerance"]["relative"] == 1e-5);
+        CHECK(report["b"]["selective_scan_backend"] == backend);
+        CHECK(report["only_in_a"].empty());
+        // Not only within the tolerance that the program chose: within 1e-5 · max(1, max|reference|).
+        REQUIRE(report["taps"].size() >= 2);
+        for (const auto& tap : report["taps"]) {
+          CAPTURE(tap["name"]);
+          CHECK(tap["within"] == true);
+          CHECK(tap["max_abs"].get<double>() <= 1e-5 * std::max(1.0, tap["max_reference"].get<double>()));
+        }
+        if (threads == 2) CHECK(run.out == check(model, backend, threads).out);
+      }
+    }
+}
+
+TEST_CASE("a reference that is off is told apart") {
+  const fs::path model = data("models/ft_v05");
+  const CliResult other = run_cli({"check-equal", "--config", model / "config.json", "--weights",
+                                   data("models/ft_v05_oact/weights.safetensors"), "--reference",
+                                   model / "io.safetensors", "--device", "cpu"});
+  CHECK(other.exit_code == 1);
+  CHECK(other.out.find("first outside its tolerance: patch_embed") != std::string::npos);
+}
