@@ -17,6 +17,7 @@ namespace {
 // One line a command, in the order of --help.
 constexpr Command (*commands[])(CLI::App&) = {
     add_classify,
+    add_check_equal,
     add_migrate_config,
     add_info,
     add_init_weights,

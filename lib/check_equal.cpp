@@ -1,14 +1,12 @@
 #include "lib/check_equal.h"
 
 #include <algorithm>
-#include <cmath>
-#include <numbers>
-#include <random>
 #include <set>
 
 #include "kernels/error.h"
 #include "lib/diagnose.h"
 #include "lib/preprocess.h"
+#include "lib/torch_random.h"
 
 namespace vmamba {
 namespace {
@@ -213,27 +211,8 @@ HostTensor noise(const std::vector<int64_t>& dims, uint64_t seed) {
   HostTensor result{dims, {}};
   int64_t size = 1;
   for (const int64_t dim : dims) size *= dim;
-  std::vector<float>& values = result.values;
-  values.resize(static_cast<size_t>(size));
-  // Only the low 32 bits of a seed reach PyTorch's generator.
-  std::mt19937 generator(static_cast<uint32_t>(seed));
-  const auto uniform = [&] { return static_cast<float>(generator() & 0xffffffu) * 0x1p-24f; };
-  // Box and Muller, eight pairs at a time as PyTorch's vectorised code takes them.
-  const auto to_normal = [&](int64_t begin) {
-    for (int64_t j = begin; j < begin + 8; ++j) {
-      const float radius = std::sqrt(-2.0f * std::log(1.0f - values[j]));
-      const float angle = 2.0f * std::numbers::pi_v<float> * values[j + 8];
-      values[j] = radius * std::cos(angle);
-      values[j + 8] = radius * std::sin(angle);
-    }
-  };
-  check(size >= 16, "noise needs at least 16 elements");
-  for (float& value : values) value = uniform();
-  for (int64_t begin = 0; begin + 16 <= size; begin += 16) to_normal(begin);
-  if (size % 16 != 0) {  // the last 16 are drawn anew
-    for (int64_t j = size - 16; j < size; ++j) values[j] = uniform();
-    to_normal(size - 16);
-  }
+  result.values.resize(static_cast<size_t>(size));
+  TorchRandom(seed).normal(result.values);
   return result;
 }
 

@@ -65,7 +65,7 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
 // (B, 3, crop, crop) of these image files.
 HostTensor preprocessed(const std::vector<std::string>& files, const PreprocessConfig& preprocess);
 
-// What torch.manual_seed(seed); torch.randn(dims) gives on a CPU, to the last digits of log and cos.
+// What torch.manual_seed(seed); torch.randn(dims) gives on a CPU.
 HostTensor noise(const std::vector<int64_t>& dims, uint64_t seed);
 
 }  // namespace vmamba
