@@ -72,7 +72,7 @@ def main():
     good = True
     for dtype in (torch.float32, torch.bfloat16):
         shapes = [(2, 3, 5, 16, 2), (1, 7, 6, 48, 3)]
-        shapes += [(2, 32, 32, 64, 4), (3, 16, 16, 128, 8), (2, 8, 8, 256, 16), (2, 4, 4, 512, 32)] if gpu else []
+        shapes += [(2, 32, 32, 64, 4), (2, 8, 8, 256, 16)] if gpu else []
         for shape in shapes:
             good &= check_scan(device, dtype, *shape)
         for shape in [(2, 5, 7, 16)] + ([(3, 32, 32, 64), (5, 4, 4, 512)] if gpu else []):

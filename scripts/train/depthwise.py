@@ -1,91 +1,114 @@
 """Depthwise 3x3 convolution and SiLU over NHWC maps, in Triton, with their gradient.
 
-`depthwise_silu` here replaces vssm.depthwise_act. A program takes BP pixels and BC channels; the nine
-neighbours come from the cache. The weight's gradient is summed by each program over a stretch of
-pixels, then over programs.
+`depthwise_silu` here replaces vssm.depthwise_act. A program takes BP pixels and BC channels at a time;
+the nine neighbours come from the cache. The weight's gradient is summed by each program over a stretch
+of pixels, then over programs.
 """
+
+import json
+import os
 
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 
-BP, BC, WARPS = 32, 64, 4
+BC = 64
+# (BP, warps) of a program's tile, chosen by timing (tune.py)
+TILES = {"depthwise_forward": (16, 4), "depthwise_backward": (4, 1)}
+TILES.update(json.loads(os.environ.get("VSSM_TILES", "{}")))
 STRETCH = 32  # tiles of pixels that one program of the backward pass takes
 
 
 @triton.jit
-def neighbours(pixel, j, H, W, total):
-    """Where the j-th of the nine neighbours of a pixel lies, and whether it is on the map"""
-    row = (pixel // W) % H + j // 3 - 1
-    column = pixel % W + j % 3 - 1
-    inside = (row >= 0) & (row < H) & (column >= 0) & (column < W) & (pixel < total)
-    return pixel + (j // 3 - 1) * W + j % 3 - 1, inside
+def load_tap(x_ptr, pixel, row, column, channel, j: tl.constexpr, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr):
+    """The j-th of the nine neighbours of each pixel (pixels, BC); 0 outside the map"""
+    dr: tl.constexpr = j // 3 - 1
+    dc: tl.constexpr = j % 3 - 1
+    inside = (row + dr >= 0) & (row + dr < H) & (column + dc >= 0) & (column + dc < W)
+    at = (pixel + dr * W + dc)[:, None] * C + channel[None, :]
+    return tl.load(x_ptr + at, mask=inside[:, None] & (channel < C)[None, :], other=0.0).to(tl.float32)
 
 
 @triton.jit
 def depthwise_forward_kernel(
-    x_ptr, w_ptr, bias_ptr, y_ptr, total, H, W, C,
-    BP: tl.constexpr, BC: tl.constexpr, FLIP: tl.constexpr, BIAS: tl.constexpr, SILU: tl.constexpr,
+    x_ptr, w_ptr, bias_ptr, y_ptr, total,
+    H: tl.constexpr, W: tl.constexpr, C: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
+    FLIP: tl.constexpr, BIAS: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
-    pixel = tl.program_id(0).to(tl.int64) * BP + tl.arange(0, BP)
+    first = tl.program_id(0) * BP
+    x_ptr += first.to(tl.int64) * C
+    y_ptr += first.to(tl.int64) * C
+    pixel = tl.arange(0, BP)
     channel = tl.program_id(1) * BC + tl.arange(0, BC)
-    in_c = channel < C
+    column, row = (first + pixel) % W, ((first + pixel) // W) % H
+    row = tl.where(first + pixel < total, row, 2 * H)  # nothing past the end has neighbours
     acc = tl.zeros([BP, BC], tl.float32)
     if BIAS:
-        acc += tl.load(bias_ptr + channel, mask=in_c, other=0.0)[None, :]
+        acc += tl.load(bias_ptr + channel, mask=channel < C, other=0.0)[None, :]
     for j in tl.static_range(9):
-        at, inside = neighbours(pixel, j, H, W, total)
-        x = tl.load(x_ptr + at[:, None] * C + channel[None, :], mask=inside[:, None] & in_c[None, :], other=0.0)
-        w = tl.load(w_ptr + (8 - j if FLIP else j) * C + channel, mask=in_c, other=0.0)
-        acc += x.to(tl.float32) * w[None, :]
+        w = tl.load(w_ptr + (8 - j if FLIP else j) * C + channel, mask=channel < C, other=0.0)
+        acc += load_tap(x_ptr, pixel, row, column, channel, j, H, W, C) * w[None, :]
     if SILU:
         acc = acc * tl.sigmoid(acc)
-    mask = (pixel < total)[:, None] & in_c[None, :]
+    mask = (first + pixel < total)[:, None] & (channel < C)[None, :]
     tl.store(y_ptr + pixel[:, None] * C + channel[None, :], acc.to(y_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def depthwise_backward_kernel(
-    x_ptr, w_ptr, bias_ptr, gy_ptr, gp_ptr, gw_ptr, total, H, W, C, stretch,
-    BP: tl.constexpr, BC: tl.constexpr, BIAS: tl.constexpr,
+    x_ptr, w_ptr, bias_ptr, gy_ptr, gp_ptr, gw_ptr, total,
+    H: tl.constexpr, W: tl.constexpr, C: tl.constexpr, BP: tl.constexpr, BC: tl.constexpr,
+    STRETCH: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
     channel = tl.program_id(1) * BC + tl.arange(0, BC)
     in_c = channel < C
-    ids = tl.arange(0, 16)
-    gw = tl.zeros([16, BC], tl.float32)
-    for tile in range(stretch):
-        pixel = (tl.program_id(0).to(tl.int64) * stretch + tile) * BP + tl.arange(0, BP)
-        acc = tl.zeros([BP, BC], tl.float32)
-        if BIAS:
-            acc += tl.load(bias_ptr + channel, mask=in_c, other=0.0)[None, :]
+    first = tl.program_id(0) * BP * STRETCH
+    x_ptr += first.to(tl.int64) * C
+    gy_ptr += first.to(tl.int64) * C
+    gp_ptr += first.to(tl.int64) * C
+    bias = tl.zeros([BC], tl.float32)
+    if BIAS:
+        bias = tl.load(bias_ptr + channel, mask=in_c, other=0.0)
+    ws, sums = (), ()
+    for j in tl.static_range(9):
+        ws = ws + (tl.load(w_ptr + j * C + channel, mask=in_c, other=0.0),)
+        sums = sums + (tl.zeros([BP, BC], tl.float32),)
+    gbias = tl.zeros([BP, BC], tl.float32)
+    for tile in range(STRETCH):
+        pixel = tile * BP + tl.arange(0, BP)
+        there = first + pixel < total
+        column, row = (first + pixel) % W, ((first + pixel) // W) % H
+        row = tl.where(there, row, 2 * H)
+        acc = tl.zeros([BP, BC], tl.float32) + bias[None, :]
+        taps = ()
         for j in tl.static_range(9):
-            at, inside = neighbours(pixel, j, H, W, total)
-            x = tl.load(x_ptr + at[:, None] * C + channel[None, :], mask=inside[:, None] & in_c[None, :], other=0.0)
-            w = tl.load(w_ptr + j * C + channel, mask=in_c, other=0.0)
-            acc += x.to(tl.float32) * w[None, :]
-        mask = (pixel < total)[:, None] & in_c[None, :]
+            taps = taps + (load_tap(x_ptr, pixel, row, column, channel, j, H, W, C),)
+            acc += taps[j] * ws[j][None, :]
         at = pixel[:, None] * C + channel[None, :]
+        mask = there[:, None] & in_c[None, :]
         gy = tl.load(gy_ptr + at, mask=mask, other=0.0).to(tl.float32)
         s = tl.sigmoid(acc)
         gp = gy * s * (1.0 + acc * (1.0 - s))
         tl.store(gp_ptr + at, gp.to(gp_ptr.dtype.element_ty), mask=mask)
+        added = ()
         for j in tl.static_range(9):
-            at, inside = neighbours(pixel, j, H, W, total)
-            x = tl.load(x_ptr + at[:, None] * C + channel[None, :], mask=inside[:, None] & in_c[None, :], other=0.0)
-            gw += tl.where((ids == j)[:, None], tl.sum(x.to(tl.float32) * gp, axis=0)[None, :], 0.0)
-        gw += tl.where((ids == 9)[:, None], tl.sum(gp, axis=0)[None, :], 0.0)
-    out = gw_ptr + (tl.program_id(0) * 16 + ids)[:, None] * C + channel[None, :]
-    tl.store(out, gw, mask=in_c[None, :])
+            added = added + (sums[j] + taps[j] * gp,)
+        sums = added
+        gbias += gp
+    out = gw_ptr + tl.program_id(0) * 16 * C + channel
+    for j in tl.static_range(9):
+        tl.store(out + j * C, tl.sum(sums[j], axis=0), mask=in_c)
+    tl.store(out + 9 * C, tl.sum(gbias, axis=0), mask=in_c)
 
 
 def forward(x, weight, bias, flip, silu):
     B, H, W, C = x.shape
     y = torch.empty_like(x)
-    grid = (triton.cdiv(B * H * W, BP), triton.cdiv(C, BC))
-    depthwise_forward_kernel[grid](
+    BP, warps = TILES["depthwise_forward"]
+    depthwise_forward_kernel[(triton.cdiv(B * H * W, BP), triton.cdiv(C, BC))](
         x, weight, bias, y, B * H * W, H, W, C, BP=BP, BC=BC, FLIP=flip, BIAS=bias is not None, SILU=silu,
-        num_warps=WARPS,
+        num_warps=warps,
     )  # fmt: skip
     return y
 
@@ -107,12 +130,13 @@ def depthwise_backward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """-> gradients of x and, by program, of the nine weights and the bias (programs, 16, C)"""
     B, H, W, C = x.shape
+    BP, warps = TILES["depthwise_backward"]
     programs = triton.cdiv(B * H * W, BP * STRETCH)
     before_act = torch.empty_like(x)
     gw = torch.empty(programs, 16, C, dtype=torch.float32, device=x.device)
     depthwise_backward_kernel[(programs, triton.cdiv(C, BC))](
-        x, weight, bias, gy, before_act, gw, B * H * W, H, W, C, STRETCH, BP=BP, BC=BC, BIAS=bias is not None,
-        num_warps=WARPS,
+        x, weight, bias, gy, before_act, gw, B * H * W, H, W, C, BP=BP, BC=BC, STRETCH=STRETCH,
+        BIAS=bias is not None, num_warps=warps,
     )  # fmt: skip
     return forward(before_act, weight, None, flip=True, silu=False), gw
 
@@ -120,7 +144,7 @@ def depthwise_backward(
 @depthwise_backward.register_fake
 def _(gy, x, weight, bias):
     B, H, W, C = x.shape
-    programs = triton.cdiv(B * H * W, BP * STRETCH)
+    programs = triton.cdiv(B * H * W, TILES["depthwise_backward"][0] * STRETCH)
     return torch.empty_like(x), x.new_empty(programs, 16, C, dtype=torch.float32)
 
 

@@ -2,13 +2,13 @@
 
 `selective_scan_2d` here replaces vssm.selective_scan_2d where gradients or a GPU are wanted.
 
-Letters: B batch, H W map, L = H*W, D channels, R dt_rank, K = 4 directions. One program takes one
-image, one direction and BD channels, and walks the L positions BL at a time: inside a tile the
-recurrence is an associative scan, between tiles the state is carried. No map is ever permuted: a
-direction is a function from the position on its path to the pixel.
+Letters: B batch, H W map, L = H*W, D channels, R dt_rank, K = 4 directions. One program (a warp) takes
+one image, one direction and BD channels, and walks the L positions BL at a time: the loads of BL
+positions first, then the recurrence. No map is ever permuted: a direction is a function from the
+position on its path to the pixel.
     h_l = a_l h_(l-1) + delta_l Bmat_l x_l,  a = exp(delta A),  delta = softplus(dt + bias),  y_l = Cmat_l h_l + Ds x_l
-Backwards: e_l = Cmat_l gy_l + a_(l+1) e_(l+1) is the gradient of h_l, and a_l h_(l-1) is what the
-scan's inputs and outputs differ by, so no division is needed.
+Forward leaves the state at every BL-th position; backward starts from these, recomputes the BL states,
+and walks back: e_l = Cmat_l gy_l + a_(l+1) e_(l+1) is the gradient of h_l.
 """
 
 import json
@@ -18,137 +18,175 @@ import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
+from triton.language.extra import libdevice
 
 K = 4
 
 
-@triton.jit
-def combine(a1, b1, a2, b2):
-    return a1 * a2, b1 * a2 + b2
+if os.environ.get("TRITON_INTERPRET") == "1":
+
+    @triton.jit
+    def fast_log(x):
+        return tl.log(x)
+
+    @triton.jit
+    def fast_divide(x, y):
+        return x / y
+
+else:
+    fast_log, fast_divide = libdevice.fast_logf, libdevice.fast_dividef
 
 
 @triton.jit
-def softplus(x):
-    return tl.where(x > 20.0, x, tl.log(1.0 + tl.exp(x)))
+def softplus(z):
+    """-> log(1 + e^z) and its slope"""
+    power = tl.exp2(tl.minimum(z, 20.0) * 1.4426950408889634)
+    return tl.where(z > 20.0, z, fast_log(1.0 + power)), fast_divide(power, 1.0 + power)
 
 
 @triton.jit
-def pixel_of(l, k, H, W):
+def pixel_of(l, k, H: tl.constexpr, W: tl.constexpr):
     """The pixel at position l of direction k: rows, columns, rows backwards, columns backwards."""
     l = tl.where(k >= 2, H * W - 1 - l, l)
     return tl.where(k % 2 == 1, (l % H) * W + l // H, l)
 
 
 @triton.jit
+def channels_of(part, D: tl.constexpr, BD: tl.constexpr):
+    """The channels of a part and whether they exist. The hint keeps a position's channels side by side
+    in a warp, two to a thread."""
+    channels = part * BD + tl.arange(0, BD)
+    return tl.max_contiguous(tl.multiple_of(channels, 2), 2), channels < D
+
+
+@triton.jit
 def scan_forward_kernel(
-    x_ptr, dt_ptr, b_ptr, c_ptr, bias_ptr, a_ptr, d_ptr, y_ptr, state_ptr, H, W, D, tiles,
-    BL: tl.constexpr, BD: tl.constexpr,
+    x_ptr, dt_ptr, b_ptr, c_ptr, bias_ptr, a_ptr, d_ptr, y_ptr, state_ptr,
+    H: tl.constexpr, W: tl.constexpr, D: tl.constexpr, BL: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
+    L: tl.constexpr = H * W
+    TILES: tl.constexpr = (L + BL - 1) // BL
     image, k = (tl.program_id(0) // 4).to(tl.int64), tl.program_id(0) % 4
-    L = H * W
-    channels = tl.program_id(1) * BD + tl.arange(0, BD)
-    in_d = channels < D
-    rows = tl.arange(0, BL)
+    channels, in_d = channels_of(tl.program_id(1), D, BD)
     bias = tl.load(bias_ptr + k * D + channels, mask=in_d, other=0.0)
-    A = tl.load(a_ptr + k * D + channels, mask=in_d, other=0.0)
+    A = tl.load(a_ptr + k * D + channels, mask=in_d, other=0.0) * 1.4426950408889634
     Ds = tl.load(d_ptr + k * D + channels, mask=in_d, other=0.0)
+    x_ptr += image * L * D
+    dt_ptr += image * L * 4 * D + k * D
+    b_ptr += image * L * 4 + k
+    c_ptr += image * L * 4 + k
+    y_ptr += (image * 4 + k) * L * D
+    state_ptr += (image * 4 + k) * TILES * D
     h = tl.zeros([BD], tl.float32)
-    for tile in range(tiles):
-        l = tile * BL + rows
-        in_l = l < L
-        mask = in_l[:, None] & in_d[None, :]
-        pixel = image * L + pixel_of(l, k, H, W)
-        x = tl.load(x_ptr + pixel[:, None] * D + channels[None, :], mask=mask, other=0.0).to(tl.float32)
-        dt = tl.load(dt_ptr + (pixel * 4 + k)[:, None] * D + channels[None, :], mask=mask, other=0.0)
-        Bmat = tl.load(b_ptr + pixel * 4 + k, mask=in_l, other=0.0).to(tl.float32)
-        Cmat = tl.load(c_ptr + pixel * 4 + k, mask=in_l, other=0.0).to(tl.float32)
-        delta = tl.where(mask, softplus(dt.to(tl.float32) + bias[None, :]), 0.0)
-        a = tl.exp(delta * A[None, :])
-        product, inner = tl.associative_scan((a, delta * Bmat[:, None] * x), 0, combine)
-        tl.store(state_ptr + ((image * 4 + k) * tiles + tile) * D + channels, h, mask=in_d)
-        hs = inner + product * h[None, :]
-        y = hs * Cmat[:, None] + Ds[None, :] * x
-        out = y_ptr + ((image * 4 + k) * L + pixel - image * L)[:, None] * D + channels[None, :]
-        tl.store(out, y.to(y_ptr.dtype.element_ty), mask=mask)
-        h = tl.sum(tl.where((rows == BL - 1)[:, None], hs, 0.0), axis=0)
+    for tile in range(TILES):
+        first = tile * BL + 0 * k  # a tensor in Triton's interpreter, too
+        tl.store(state_ptr + tile * D + channels, h, mask=in_d)
+        xs, dts, Bs, Cs = (), (), (), ()
+        for j in tl.static_range(BL):
+            l = tl.minimum(first + j, L - 1)
+            pixel = pixel_of(l, k, H, W)
+            xs = xs + (tl.load(x_ptr + pixel * D + channels, mask=in_d, other=0.0),)
+            dts = dts + (tl.load(dt_ptr + pixel * 4 * D + channels, mask=in_d, other=0.0),)
+            Bs = Bs + (tl.load(b_ptr + pixel * 4),)
+            Cs = Cs + (tl.load(c_ptr + pixel * 4),)
+        for j in tl.static_range(BL):
+            l = first + j
+            pixel = pixel_of(tl.minimum(l, L - 1), k, H, W)
+            x = xs[j].to(tl.float32)
+            delta, _ = softplus(dts[j].to(tl.float32) + bias)
+            h = tl.exp2(delta * A) * h + delta * (Bs[j].to(tl.float32) * x)
+            y = h * Cs[j].to(tl.float32) + Ds * x
+            tl.store(y_ptr + pixel * D + channels, y.to(y_ptr.dtype.element_ty), mask=channels < tl.where(l < L, D, 0))
 
 
 @triton.jit
 def scan_backward_kernel(
     x_ptr, dt_ptr, b_ptr, c_ptr, bias_ptr, a_ptr, d_ptr, gy_ptr, state_ptr,
-    gx_ptr, gdt_ptr, gb_ptr, gc_ptr, gparam_ptr, H, W, D, tiles,
-    BL: tl.constexpr, BD: tl.constexpr,
+    gx_ptr, gdt_ptr, gb_ptr, gc_ptr, gparam_ptr,
+    H: tl.constexpr, W: tl.constexpr, D: tl.constexpr, BL: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
+    L: tl.constexpr = H * W
+    TILES: tl.constexpr = (L + BL - 1) // BL
+    PARTS: tl.constexpr = (D + BD - 1) // BD
     image, k = (tl.program_id(0) // 4).to(tl.int64), tl.program_id(0) % 4
-    part, parts = tl.program_id(1), tl.num_programs(1)
-    L = H * W
-    channels = part * BD + tl.arange(0, BD)
-    in_d = channels < D
-    rows = tl.arange(0, BL)
+    part = tl.program_id(1)
+    channels, in_d = channels_of(part, D, BD)
     bias = tl.load(bias_ptr + k * D + channels, mask=in_d, other=0.0)
     A = tl.load(a_ptr + k * D + channels, mask=in_d, other=0.0)
     Ds = tl.load(d_ptr + k * D + channels, mask=in_d, other=0.0)
-    e = tl.zeros([BD], tl.float32)
+    x_ptr += image * L * D
+    gy_ptr += image * L * D
+    dt_ptr += image * L * 4 * D + k * D
+    gdt_ptr += image * L * 4 * D + k * D
+    b_ptr += image * L * 4 + k
+    c_ptr += image * L * 4 + k
+    gb_ptr += (image * L * 4 + k) * PARTS + part
+    gc_ptr += (image * L * 4 + k) * PARTS + part
+    gx_ptr += (image * 4 + k) * L * D
+    state_ptr += (image * 4 + k) * TILES * D
+    f = tl.zeros([BD], tl.float32)
     gbias = tl.zeros([BD], tl.float32)
     gA = tl.zeros([BD], tl.float32)
     gD = tl.zeros([BD], tl.float32)
-    for step in range(tiles):
-        tile = tiles - 1 - step
-        l = tile * BL + rows
-        in_l = l < L
-        mask = in_l[:, None] & in_d[None, :]
-        pixel = image * L + pixel_of(l, k, H, W)
-        at = pixel[:, None] * D + channels[None, :]
-        at_k = (pixel * 4 + k)[:, None] * D + channels[None, :]
-        x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
-        gy = tl.load(gy_ptr + at, mask=mask, other=0.0).to(tl.float32)
-        z = tl.load(dt_ptr + at_k, mask=mask, other=0.0).to(tl.float32) + bias[None, :]
-        Bmat = tl.load(b_ptr + pixel * 4 + k, mask=in_l, other=0.0).to(tl.float32)
-        Cmat = tl.load(c_ptr + pixel * 4 + k, mask=in_l, other=0.0).to(tl.float32)
-        delta = tl.where(mask, softplus(z), 0.0)
-        a = tl.exp(delta * A[None, :])
-        u = delta * Bmat[:, None] * x
-        h0 = tl.load(state_ptr + ((image * 4 + k) * tiles + tile) * D + channels, mask=in_d, other=0.0)
-        product, inner = tl.associative_scan((a, u), 0, combine)
-        hs = inner + product * h0[None, :]
-        # a of the next position; nothing comes after the last.
-        next_l = l + 1
-        next_mask = (next_l < L)[:, None] & in_d[None, :]
-        next_pixel = image * L + pixel_of(tl.where(next_l < L, next_l, 0), k, H, W)
-        next_dt = tl.load(dt_ptr + (next_pixel * 4 + k)[:, None] * D + channels[None, :], mask=next_mask, other=0.0)
-        next_a = tl.exp(softplus(next_dt.to(tl.float32) + bias[None, :]) * A[None, :])
-        next_a = tl.where(next_mask, next_a, 0.0)
-        product, inner = tl.associative_scan((next_a, Cmat[:, None] * gy), 0, combine, reverse=True)
-        es = inner + product * e[None, :]
-        e = tl.sum(tl.where((rows == 0)[:, None], es, 0.0), axis=0)
-        carried = es * (hs - u)
-        bx = Bmat[:, None] * x
-        gz = (es * bx + carried * A[None, :]) * tl.sigmoid(z)
-        gz = tl.where(mask, gz, 0.0)
-        gx = es * delta * Bmat[:, None] + Ds[None, :] * gy
-        tl.store(gdt_ptr + at_k, gz.to(gdt_ptr.dtype.element_ty), mask=mask)
-        gx_at = ((image * 4 + k) * L + pixel - image * L)[:, None] * D + channels[None, :]
-        tl.store(gx_ptr + gx_at, gx.to(gx_ptr.dtype.element_ty), mask=mask)
-        sums_at = (pixel * 4 + k) * parts + part
-        tl.store(gb_ptr + sums_at, tl.sum(es * delta * x, axis=1), mask=in_l)
-        tl.store(gc_ptr + sums_at, tl.sum(hs * gy, axis=1), mask=in_l)
-        gbias += tl.sum(gz, axis=0)
-        gA += tl.sum(carried * delta, axis=0)
-        gD += tl.sum(gy * x, axis=0)
+    for step in range(TILES):
+        tile = TILES - 1 - step
+        first = tile * BL + 0 * k
+        h = tl.load(state_ptr + tile * D + channels, mask=in_d, other=0.0)
+        xs, dts, gys, Bs, Cs = (), (), (), (), ()
+        for j in tl.static_range(BL):
+            l = first + j
+            there = channels < tl.where(l < L, D, 0)
+            pixel = pixel_of(tl.minimum(l, L - 1), k, H, W)
+            xs = xs + (tl.load(x_ptr + pixel * D + channels, mask=there, other=0.0),)
+            dts = dts + (tl.load(dt_ptr + pixel * 4 * D + channels, mask=there, other=0.0),)
+            gys = gys + (tl.load(gy_ptr + pixel * D + channels, mask=there, other=0.0),)
+            Bs = Bs + (tl.load(b_ptr + pixel * 4).to(tl.float32),)
+            Cs = Cs + (tl.load(c_ptr + pixel * 4).to(tl.float32),)
+        deltas, slopes, decays, carries = (), (), (), ()
+        for j in tl.static_range(BL):
+            delta, slope = softplus(dts[j].to(tl.float32) + bias)
+            a = tl.exp2(delta * (A * 1.4426950408889634))
+            carry = a * h
+            h = carry + delta * (Bs[j] * xs[j].to(tl.float32))
+            deltas = deltas + (delta,)
+            slopes = slopes + (slope,)
+            decays = decays + (a,)
+            carries = carries + (carry,)
+        # Positions past the end come first and have gy = 0, so that they leave no trace.
+        for j in tl.static_range(BL - 1, -1, -1):
+            l = first + j
+            there = channels < tl.where(l < L, D, 0)
+            pixel = pixel_of(tl.minimum(l, L - 1), k, H, W)
+            x, gy, delta, carry = xs[j].to(tl.float32), gys[j].to(tl.float32), deltas[j], carries[j]
+            bx = Bs[j] * x
+            h = carry + delta * bx
+            e = Cs[j] * gy + f
+            f = decays[j] * e
+            carried = e * carry
+            gz = (e * bx + carried * A) * slopes[j]
+            ed = e * delta
+            gx = ed * Bs[j] + Ds * gy
+            tl.store(gdt_ptr + pixel * 4 * D + channels, gz.to(gdt_ptr.dtype.element_ty), mask=there)
+            tl.store(gx_ptr + pixel * D + channels, gx.to(gx_ptr.dtype.element_ty), mask=there)
+            tl.store(gb_ptr + pixel * 4 * PARTS, tl.sum(ed * x, axis=0), mask=l < L)
+            tl.store(gc_ptr + pixel * 4 * PARTS, tl.sum(h * gy, axis=0), mask=l < L)
+            gbias += gz
+            gA += carried * delta
+            gD += gy * x
     out = gparam_ptr + (image * 4 + k) * 3 * D + channels
     tl.store(out, gbias, mask=in_d)
     tl.store(out + D, gA, mask=in_d)
     tl.store(out + 2 * D, gD, mask=in_d)
 
 
-# (BL, BD, warps), forward and backward, chosen by timing (tune_scan.py). BL must be the same in both.
-TILES = {"forward": (32, 32, 1), "backward": (32, 32, 2)}
+# (BL, BD, warps), chosen by timing (tune.py); BL must be the same in both.
+TILES = {"forward": (8, 64, 1), "backward": (8, 64, 1)}
 TILES.update(json.loads(os.environ.get("VSSM_TILES", "{}")))
 
 
 def tiling(kind, L, D):
     BL, BD, warps = TILES[kind]
-    BL = min(BL, max(16, triton.next_power_of_2(L)))
+    BL = min(BL, triton.next_power_of_2(L))
     return BL, min(BD, max(16, triton.next_power_of_2(D))), warps
 
 
@@ -165,7 +203,7 @@ def scan(
     y = torch.empty(B, K, H, W, D, dtype=x.dtype, device=x.device)
     states = torch.empty(B, K, tiles, D, dtype=torch.float32, device=x.device)
     scan_forward_kernel[(B * K, triton.cdiv(D, BD))](
-        x, dt, Bmat, Cmat, bias, A, Ds, y, states, H, W, D, tiles, BL=BL, BD=BD, num_warps=warps
+        x, dt, Bmat, Cmat, bias, A, Ds, y, states, H, W, D, BL=BL, BD=BD, num_warps=warps
     )
     return y, states
 
@@ -194,7 +232,7 @@ def scan_backward(
     gC = torch.empty_like(gB)
     gparams = torch.empty(B, K, 3, D, dtype=torch.float32, device=x.device)
     scan_backward_kernel[(B * K, parts)](
-        x, dt, Bmat, Cmat, bias, A, Ds, gy, states, gx, gdt, gB, gC, gparams, H, W, D, states.shape[2],
+        x, dt, Bmat, Cmat, bias, A, Ds, gy, states, gx, gdt, gB, gC, gparams, H, W, D,
         BL=BL, BD=BD, num_warps=warps,
     )  # fmt: skip
     return gx, gdt, gB, gC, gparams

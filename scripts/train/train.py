@@ -52,7 +52,7 @@ def arguments():
     parser.add_argument("--erase", type=float, default=0.15)
     parser.add_argument("--cutmix", type=float, default=0.5)
     parser.add_argument("--mixup", type=float, default=0.2)
-    parser.add_argument("--unmixed", type=float, default=0.15, help="last share of the time without mixing")
+    parser.add_argument("--unmixed", type=float, default=0.15, help="last share of the time without mixing, with larger crops")
     parser.add_argument("--evaluations", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
@@ -85,7 +85,8 @@ class Run:
         rates = torch.linspace(0, args.drop_path, blocks, device=device)
         self.keep = (1 - rates).view(blocks, 1, 1)
         self.indices = torch.zeros(args.batch, dtype=torch.int64, device=device)
-        self.mixing = {k: torch.tensor(getattr(args, k), device=device) for k in ("cutmix", "mixup")}
+        # On the device, so that the captured step follows them: they change for the last, unmixed part.
+        self.strength = {k: torch.tensor(getattr(args, k), device=device) for k in ("cutmix", "mixup", "smallest")}
         self.loss = torch.zeros((), device=device)
         self.step_count, self.spent, self.graph = 0, 0.0, None
 
@@ -109,7 +110,7 @@ class Run:
     def forward_backward(self):
         args, config = self.args, self.config
         labels = self.labels[self.indices]
-        settings = {"smallest": args.smallest, "colour": args.colour, "erase": args.erase, **self.mixing}
+        settings = {"colour": args.colour, "erase": args.erase, **self.strength}
         images, share = augment(self.images[self.indices], config["imgsize"], settings)
         shape = (self.keep.shape[0], 2, args.batch)
         keep = (torch.rand(shape, device=self.device) < self.keep).float() / self.keep
@@ -148,8 +149,9 @@ class Run:
         self.indices.copy_(indices)
         self.lr.fill_(args.lr * schedule(progress, args.warmup))
         if progress > 1 - args.unmixed:
-            for value in self.mixing.values():
-                value.zero_()
+            self.strength["cutmix"].zero_()
+            self.strength["mixup"].zero_()
+            self.strength["smallest"].fill_(max(0.5, args.smallest))
         if self.graph is not None:
             self.graph.replay()
         else:
@@ -295,7 +297,7 @@ def main():
     source = batches(len(run.images), args.batch, args.seed, run.step_count, device)
     marks, queue = [i / args.evaluations for i in range(1, args.evaluations)], []
     marks = [m for m in marks if m > run.spent / args.seconds]
-    clock, logged_at, logged_step = time.time(), time.time(), run.step_count
+    clock, first_step, first_spent = time.time(), run.step_count, run.spent
     while run.spent < args.seconds and time.time() - START < args.stop_after and run.step_count < args.steps:
         run.advance(next(source), run.spent / args.seconds)
         if run.gpu:  # the host stays at most 16 steps ahead of the device
@@ -306,19 +308,17 @@ def main():
         now = time.time()
         run.spent, clock = run.spent + now - clock, now
         if run.step_count % 400 == 0 or (not run.gpu):
-            speed = (run.step_count - logged_step) * args.batch / (now - logged_at)
+            speed = (run.step_count - first_step) * args.batch / (run.spent - first_spent)
             epoch = run.step_count * args.batch / len(run.images)
             log(step=run.step_count, epoch=round(epoch, 2), spent=round(run.spent, 1), loss=round(run.loss.item(), 4),
                 lr=float(f"{run.lr.item():.3g}"), images_per_s=round(speed))  # fmt: skip
-            logged_at, logged_step = time.time(), run.step_count
         if marks and run.spent / args.seconds >= marks[0]:
             marks.pop(0)
             _, correct = evaluate(torch.bfloat16)
             log(event="evaluation", step=run.step_count, spent=round(run.spent, 1), correct=correct,
                 of=len(val_labels))  # fmt: skip
             export(run, args.out)
-            clock = logged_at = time.time()
-            logged_step = run.step_count
+            clock = time.time()
     if run.gpu:
         torch.cuda.synchronize()
     done = run.spent >= args.seconds
