@@ -318,6 +318,7 @@ def main():
             log(event="evaluation", step=run.step_count, spent=round(run.spent, 1), correct=correct,
                 of=len(val_labels))  # fmt: skip
             export(run, args.out)
+            run.save(state_path)
             clock = time.time()
     if run.gpu:
         torch.cuda.synchronize()
