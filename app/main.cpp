@@ -10,6 +10,7 @@
 #include "app/commands.h"
 #include "build_info.h"
 #include "kernels/error.h"
+#include "lib/text.h"
 
 namespace vmamba {
 namespace {
@@ -18,8 +19,10 @@ namespace {
 constexpr Command (*commands[])(CLI::App&) = {
     add_classify,
     add_check_equal,
-    add_migrate_config,
+    add_bench,
     add_info,
+    add_devices,
+    add_migrate_config,
     add_init_weights,
     add_convert_weights,
 };
@@ -42,6 +45,33 @@ int fail(int exit_code, const std::string& text) {
   return exit_code;
 }
 
+std::string help_command(const CLI::App& app) {
+  const auto chosen = app.get_subcommands();
+  return fmt::format("vmamba-cli {}--help", chosen.empty() ? "" : chosen.front()->get_name() + " ");
+}
+
+// What is wrong with a word that no option or command took, and the nearest one that exists.
+std::string unexpected(const CLI::App& app) {
+  const auto chosen = app.get_subcommands();
+  const std::vector<std::string> words = app.remaining(true);
+  const std::string word = words.empty() ? "" : words.front();
+  const bool is_option = word.starts_with("-");
+  std::vector<std::string> known;
+  if (is_option) {
+    for (const CLI::App* scope : {&app, chosen.empty() ? &app : static_cast<const CLI::App*>(chosen.front())})
+      for (const CLI::Option* option : scope->get_options()) known.push_back(option->get_name(false, false));
+  } else if (chosen.empty()) {
+    for (const CLI::App* command : app.get_subcommands({})) known.push_back(command->get_name());
+  }
+  const std::string_view meant = nearest(word, {known.begin(), known.end()});
+  return fmt::format("{} {}{}; see {}",
+                     is_option        ? "unknown option"
+                     : chosen.empty() ? "unknown command"
+                                      : "unexpected argument",
+                     printable(word), meant.empty() ? "" : fmt::format(" (did you mean {}?)", meant),
+                     help_command(app));
+}
+
 int run(int argc, char** argv) {
   spdlog::set_default_logger(spdlog::stderr_color_mt("vmamba-cli"));
   spdlog::set_pattern("vmamba-cli: %^%l%$: %v");
@@ -62,22 +92,20 @@ int run(int argc, char** argv) {
   std::vector<Command> added;
   for (const auto add : commands) added.push_back(add(app));
 
-  const auto help_hint = [&] {
-    const auto chosen = app.get_subcommands();
-    return fmt::format("see vmamba-cli {}--help", chosen.empty() ? "" : chosen.front()->get_name() + " ");
-  };
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {
     return app.exit(success);
+  } catch (const CLI::ExtrasError&) {
+    return fail(2, unexpected(app));
   } catch (const CLI::ParseError& error) {
-    return fail(2, fmt::format("{}; {}", one_line(error.what()), help_hint()));
+    return fail(2, fmt::format("{}; see {}", one_line(error.what()), help_command(app)));
   }
   spdlog::set_level(spdlog::level::from_str(quiet ? "error" : log_level));
 
   for (const Command& command : added)
     if (command.parser->parsed()) return command.run();
-  return fail(2, "no command given; " + help_hint());
+  return fail(2, "no command given; see " + help_command(app));
 }
 
 }  // namespace

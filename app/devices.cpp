@@ -1,0 +1,65 @@
+// devices: what can run here, and why not where it cannot.
+#include <nlohmann/json.hpp>
+
+#include <cstdio>
+#include <memory>
+
+#include "app/commands.h"
+#include "kernels/error.h"
+#include "kernels/kernels.h"
+#include "lib/text.h"
+
+namespace vmamba {
+namespace {
+
+std::vector<std::string_view> dtypes(Device device) {
+  if (device.type == DeviceType::cpu) return {"float32", "float16", "bfloat16"};
+  return {"float32", "tf32", "float16", "bfloat16"};
+}
+
+int run_devices(const std::string& format) {
+  const std::vector<DeviceReport> reports = list_devices();
+  Device automatic;
+  for (const DeviceReport& report : reports)
+    if (report.usable && report.device.type == DeviceType::cuda) {
+      automatic = report.device;
+      break;
+    }
+  if (format == "json") {
+    nlohmann::ordered_json devices = nlohmann::ordered_json::array();
+    for (const DeviceReport& report : reports) {
+      nlohmann::ordered_json entry{
+          {"device", to_string(report.device)}, {"name", report.name}, {"usable", report.usable}};
+      if (report.usable)
+        entry["dtypes"] = dtypes(report.device);
+      else
+        entry["why_not"] = report.why_not;
+      devices.push_back(std::move(entry));
+    }
+    fmt::print("{}\n", nlohmann::ordered_json{{"devices", devices}, {"auto", to_string(automatic)}}.dump(2));
+    return 0;
+  }
+  for (const DeviceReport& report : reports) {
+    fmt::print("{:<8} {}\n", to_string(report.device), report.usable ? report.name : "not usable");
+    if (report.usable)
+      fmt::print("         dtypes {}\n", joined(dtypes(report.device)));
+    else
+      fmt::print("         {}\n", report.why_not);
+  }
+  fmt::print("--device auto: {}\n", to_string(automatic));
+  return 0;
+}
+
+}  // namespace
+
+Command add_devices(CLI::App& app) {
+  CLI::App* parser = app.add_subcommand("devices", "What can run here, and why not where it cannot");
+  const auto format = std::make_shared<std::string>("text");
+  parser->add_option("--format", *format, "text or json")
+      ->type_name("FORMAT")
+      ->check(CLI::IsMember({"text", "json"}).description(""))
+      ->capture_default_str();
+  return {parser, [format] { return run_devices(*format); }};
+}
+
+}  // namespace vmamba
