@@ -211,6 +211,10 @@ std::string markdown(const Cells& cells, size_t text_columns) {
   return text;
 }
 
+std::string rate(double per_second) {
+  return per_second == 0 ? "" : fmt::format(per_second < 100 ? "{:.3g}" : "{:.0f}", per_second);
+}
+
 Cells result_cells(const std::vector<Row>& rows) {
   Cells cells{{"device", "dtype", "backend", "forward core", "batch", "image", "runs", "median ms", "p90 ms",
                "p99 ms", "images/s", "GMAC/s"}};
@@ -219,8 +223,7 @@ Cells result_cells(const std::vector<Row>& rows) {
                      std::to_string(row.batch), fmt::format("{}x{}", row.height, row.width),
                      std::to_string(row.ms.size()), fmt::format("{:.3f}", row.percentile(50)),
                      fmt::format("{:.3f}", row.percentile(90)), fmt::format("{:.3f}", row.percentile(99)),
-                     fmt::format("{:.1f}", row.images_per_second()),
-                     fmt::format("{:.1f}", row.gmacs_per_second())});
+                     fmt::format("{:.1f}", row.images_per_second()), rate(row.gmacs_per_second())});
   return cells;
 }
 
@@ -232,8 +235,8 @@ Cells profile_cells(const Row& row) {
   for (const StepTotal& step : steps)
     cells.push_back({step.step, step.operation, std::to_string(step.calls), fmt::format("{:.3f}", step.ms),
                      fmt::format("{:.1f} %", 100 * step.ms / sum),
-                     fmt::format("{:.1f}", static_cast<double>(step.multiply_accumulates) / step.ms / 1e6),
-                     fmt::format("{:.1f}", static_cast<double>(step.bytes) / step.ms / 1e6)});
+                     rate(static_cast<double>(step.multiply_accumulates) / step.ms / 1e6),
+                     rate(static_cast<double>(step.bytes) / step.ms / 1e6)});
   cells.push_back(
       {"all", "", std::to_string(row.operations.size()), fmt::format("{:.3f}", sum), "100.0 %", "", ""});
   return cells;
@@ -380,13 +383,13 @@ Command add_bench(CLI::App& app) {
   add_model_options(*parser, options->model);
   const auto whole = CLI::Range(1, 1 << 20).description("");
   parser->add_option("--batch-size,--batch", options->batch_sizes, "Images at a time; a list sweeps")
-      ->type_name("N,…")
+      ->type_name("N")
       ->delimiter(',')
       ->check(whole);
   parser
       ->add_option("--size", options->sizes,
                    "SIDE or HEIGHTxWIDTH in pixels; a list sweeps (default: the config's)")
-      ->type_name("S,…")
+      ->type_name("S")
       ->delimiter(',');
   parser->add_option("--warm-up", options->warm_up, "Forwards before the measured ones")
       ->type_name("N")

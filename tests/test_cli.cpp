@@ -1,6 +1,8 @@
 // The command line itself: version, help, usage errors.
 #include <doctest/doctest.h>
 
+#include <nlohmann/json.hpp>
+
 #include "tests/testing.h"
 
 using namespace vmamba::testing;
@@ -26,5 +28,29 @@ TEST_CASE("--help goes to stdout") {
 TEST_CASE("wrong usage is one line and exit code 2") {
   check_error(run_cli({}), 2, {"no command given", "vmamba-cli --help"});
   check_error(run_cli({"--no-such-option"}), 2, {"--no-such-option", "vmamba-cli --help"});
+  check_error(run_cli({"bnech"}), 2, {"unknown command bnech", "did you mean bench?"});
+  check_error(run_cli({"bench", "--device-", "cpu"}), 2,
+              {"unknown option --device-", "did you mean --device?", "vmamba-cli bench --help"});
+  check_error(run_cli({"devices", "cpu"}), 2, {"unexpected argument cpu", "vmamba-cli devices --help"});
   check_error(run_cli({"--log-level", "loud"}), 2, {"--log-level", "loud"});
+}
+
+TEST_CASE("a full disk under standard output is told") {
+  const CliResult result = run_cli({"devices"}, {.stdout_path = "/dev/full"});
+  check_error(result, 3, {"standard output could not be written"});
+}
+
+TEST_CASE("devices lists the CPU first and says why a device cannot be used") {
+  const CliResult result = run_cli({"devices", "--format", "json"});
+  CHECK(result.exit_code == 0);
+  const auto json = nlohmann::json::parse(result.out);
+  REQUIRE(json["devices"].size() >= 2);
+  CHECK(json["devices"][0]["device"] == "cpu");
+  CHECK(json["devices"][0]["usable"] == true);
+  bool any_cuda = false;
+  for (const auto& device : json["devices"]) {
+    if (device["usable"] == false) CHECK(device["why_not"].get<std::string>().size() > 10);
+    any_cuda |= device["usable"] == true && device["device"] != "cpu";
+  }
+  CHECK(json["auto"] == (any_cuda ? "cuda:0" : "cpu"));
 }

@@ -32,6 +32,7 @@ CliResult run_cli(const std::vector<std::string>& arguments, const CliRun& run) 
     dup2(in[0], 0);
     dup2(out[1], 1);
     dup2(err[1], 2);
+    if (!run.stdout_path.empty()) dup2(open(run.stdout_path.c_str(), O_WRONLY), 1);
     for (const std::string& variable : run.environment) putenv(const_cast<char*>(variable.c_str()));
     if (!run.directory.empty() && chdir(run.directory.c_str()) != 0) _exit(126);
     execv(argv[0], argv.data());

@@ -14,6 +14,7 @@ struct CliRun {
   std::string input;                     // standard input
   std::vector<std::string> environment;  // "NAME=value", added to this process's own
   std::filesystem::path directory;       // where it runs; empty: here
+  std::string stdout_path;               // standard output goes there instead of into CliResult::out
   int timeout_seconds = 120;
 };
 // vmamba-cli with these arguments (no shell in between).
