@@ -212,7 +212,8 @@ std::string markdown(const Cells& cells, size_t text_columns) {
 }
 
 std::string rate(double per_second) {
-  return per_second == 0 ? "" : fmt::format(per_second < 100 ? "{:.3g}" : "{:.0f}", per_second);
+  if (per_second == 0) return "";
+  return per_second < 100 ? fmt::format("{:.3g}", per_second) : fmt::format("{:.0f}", per_second);
 }
 
 Cells result_cells(const std::vector<Row>& rows) {

@@ -13,9 +13,10 @@ namespace {
 
 CliResult bench(std::vector<std::string> arguments) {
   const auto model = data("models/s1_ln2d");
-  std::vector<std::string> all{"bench",    "--config",  (model / "config.json").string(),
-                               "--device", "cpu",       "--iterations",
-                               "3",        "--warm-up", "1"};
+  std::vector<std::string> all{"bench",     "--config",  (model / "config.json").string(),
+                               "--device",  "cpu",       "--iterations",
+                               "3",         "--threads", "1",
+                               "--warm-up", "1"};
   all.insert(all.end(), arguments.begin(), arguments.end());
   return run_cli(all);
 }
