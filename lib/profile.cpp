@@ -16,9 +16,8 @@ std::string untapped_step(std::string_view previous, std::string_view operation)
   const auto sibling = [&](std::string_view name) {
     return std::string(previous.substr(0, previous.rfind('.') + 1)).append(name);
   };
-  if (previous.ends_with("op.scan") && operation == "layer_norm") return sibling("out_norm");
-  if (previous.ends_with("op.scan") || previous.ends_with("op.out_norm"))
-    return sibling(operation == "linear" ? "out_proj" : "out_norm");
+  for (const std::string_view before : {"op.scan", "op.out_norm", "op.gated"})
+    if (previous.ends_with(before)) return sibling(operation == "linear" ? "out_proj" : "out_norm");
   if (previous.ends_with("mlp.fc1")) return sibling(operation == "linear" ? "fc2" : "act");
   if (previous.ends_with("mlp.act")) return sibling("fc2");
   return {};

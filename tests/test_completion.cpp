@@ -1,0 +1,42 @@
+// bash completion: what the shell would offer, asked of a real bash.
+#include <doctest/doctest.h>
+
+#include <array>
+#include <cstdio>
+#include <filesystem>
+#include <string>
+
+#include "tests/testing.h"
+
+namespace {
+
+// What is offered for the last of `words` (bash's own way of calling a completion function).
+std::string offered(const std::string& words) {
+  const std::string script = std::filesystem::path(VMAMBA_TEST_DATA).parent_path().parent_path() /
+                             "scripts/completion/vmamba-cli.bash";
+  const std::string command =
+      "bash -c 'source \"" + script + "\"; COMP_WORDS=(\"" + VMAMBA_CLI + "\" " + words +
+      "); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _vmamba_cli; echo \"${COMPREPLY[*]}\"'";
+  FILE* pipe = popen(command.c_str(), "r");
+  REQUIRE(pipe != nullptr);
+  std::array<char, 4096> buffer{};
+  const size_t n = fread(buffer.data(), 1, buffer.size(), pipe);
+  CHECK(pclose(pipe) == 0);
+  std::string text(buffer.data(), n);
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  return text;
+}
+
+}  // namespace
+
+TEST_CASE("commands, options and their values are offered") {
+  CHECK(offered("ben") == "bench");
+  CHECK(offered("migr") == "migrate-config");
+  CHECK(offered("--vers") == "--version");
+  CHECK(offered("bench --pro") == "--profile");
+  CHECK(offered("bench --batch") == "--batch-size --batch");
+  CHECK(offered("-q bench --selective") == "--selective-scan-backend");
+  CHECK(offered("classify --device cu") == "cuda cuda:0");
+  CHECK(offered("bench --format m") == "md");
+  CHECK(offered("nothing-like-this") == "");
+}
