@@ -39,10 +39,8 @@ std::vector<float> run_batch(Classifier& classifier, const ImageBatch& batch);
 // What really ran, for the reports.
 Json report_json(const Classifier& classifier);
 
-// File names and labels may hold any bytes: broken UTF-8 becomes U+FFFD in JSON, and fields are quoted in
-// CSV.
+// File names and labels may hold any bytes: broken UTF-8 becomes U+FFFD.
 std::string dump_json(const Json& json, int indent = -1);
-std::string csv_field(const std::string& text);
 // Safe to print on a terminal: control characters escaped.
 std::string shown(const std::string& text);
 

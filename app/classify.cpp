@@ -11,6 +11,7 @@
 #include "lib/predictions.h"
 #include "lib/preprocess.h"
 #include "lib/row_spool.h"
+#include "lib/text.h"
 
 namespace vmamba {
 namespace {

@@ -19,12 +19,13 @@ namespace {
 constexpr Command (*commands[])(CLI::App&) = {
     add_classify,
     add_check_equal,
-    add_bench,
-    add_info,
-    add_devices,
     add_migrate_config,
+    add_eval,
     add_init_weights,
     add_convert_weights,
+    add_info,
+    add_bench,
+    add_devices,
 };
 
 std::string version_text() {
