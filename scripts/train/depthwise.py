@@ -15,7 +15,7 @@ import triton.language as tl
 
 BC = 64
 # (BP, warps) of a program's tile, chosen by timing (tune.py)
-TILES = {"depthwise_forward": (16, 4), "depthwise_backward": (4, 1)}
+TILES = {"depthwise_forward": (8, 2), "depthwise_backward": (4, 1)}
 TILES.update(json.loads(os.environ.get("VSSM_TILES", "{}")))
 STRETCH = 32  # tiles of pixels that one program of the backward pass takes
 

@@ -180,7 +180,7 @@ def scan_backward_kernel(
 
 
 # (BL, BD, warps), chosen by timing (tune.py); BL must be the same in both.
-TILES = {"forward": (8, 64, 1), "backward": (8, 64, 1)}
+TILES = {"forward": (4, 64, 1), "backward": (4, 64, 1)}
 TILES.update(json.loads(os.environ.get("VSSM_TILES", "{}")))
 
 

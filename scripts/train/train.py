@@ -235,8 +235,9 @@ def half_weights(model):
 
 def export(run, folder):
     """The averaged weights as float16"""
-    path = os.path.join(folder, "vmamba-tiny-imagenet.safetensors")
-    tensorfile.save(path, half_weights(run.ema), {"step": str(run.step_count)})
+    path = os.path.join(folder, run.config["name"] + ".safetensors")
+    metadata = {"format": "pt", "name": run.config["name"], "step": str(run.step_count)}
+    tensorfile.save(path, half_weights(run.ema), metadata)
     return path
 
 
@@ -283,7 +284,8 @@ def main():
     count = sum(p.numel() for p in run.parameters)
     log(event="start", step=run.step_count, spent=round(run.spent, 1), ready_after=since(), parameters=count,
         device=torch.cuda.get_device_name() if run.gpu else "cpu", torch=torch.__version__, memory_gib=memory,
-        settings={k: v for k, v in vars(args).items() if k not in ("data", "out", "state", "workers")
+        config=os.path.basename(args.config),
+        settings={k: v for k, v in vars(args).items() if k not in ("data", "out", "state", "config", "workers")
                   and v != math.inf})  # fmt: skip
 
     if args.profile:
