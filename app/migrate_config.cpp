@@ -29,7 +29,8 @@ int run(const Arguments& arguments) {
   const std::string text = read_file(arguments.file, max_migration_bytes);
   const bool yaml = is_yaml_config(arguments.file, text);
   if (yaml && arguments.in_place) {
-    fail_input("{}: YAML becomes JSON, so --in-place does not suit it; use -o FILE.json", arguments.file);
+    fail_input("{}: holds YAML, which becomes JSON, so --in-place does not suit it; use -o FILE.json",
+               arguments.file);
   }
   const Migration migration = yaml ? migrate_yaml(text, arguments.file) : migrate_json(text, arguments.file);
   const bool changes = yaml || !migration.changes.empty();

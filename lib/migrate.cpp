@@ -22,14 +22,14 @@ struct OldBase {
   std::string_view why;
 };
 constexpr OldBase old_bases[] = {
-    {"v1", "v03", false,
-     "the same with float32; with 16-bit storage \"v1\" meant different functions between January and April "
-     "2024, v03 "
-     "being the last, and for the one that neither widens nor casts set forward_core_version \"v1\""},
-    {"v4", "v05", true, "v4 was v05's name before May 2024"},
-    {"v31d", "v051d", true, "v31d was v051d's name before May 2024"},
-    {"v32d", "v052d", true, "v32d was v052d's name before May 2024"},
-    {"v32dc", "v052dc", true, "v32dc was v052dc's name before May 2024"},
+    {"v1", "v03", true,
+     "forward type v1 was forward_corev2 with float32 in the scan, which v03 is (for the rounding of "
+     "forward_corev1 set "
+     "forward_core_version \"v1\")"},
+    {"v4", "v05", true, "v4 is called v05 now"},
+    {"v31d", "v051d", true, "v31d is called v051d now"},
+    {"v32d", "v052d", true, "v32d is called v052d now"},
+    {"v32dc", "v052dc", true, "v32dc is called v052dc now"},
 };
 
 // Postfixes that set the output norm, before they began with "_on".
@@ -252,8 +252,7 @@ class Migrator {
       exact = row.exact;
       reasons.push_back(row.why);
     }
-    if (parts->renamed_postfix)
-      reasons.push_back("postfixes of the output norm begin with _on since April 2024");
+    if (parts->renamed_postfix) reasons.push_back("postfixes of the output norm begin with _on now");
     if (base + parts->postfixes != text && reasons.empty()) {
       reasons.push_back("newer releases find a postfix only behind its underscore and in lower case");
     }
@@ -330,9 +329,9 @@ Migration migrate_json(std::string_view text, const std::string& where) {
 bool is_yaml_config(const std::filesystem::path& path, std::string_view text) {
   const std::string ending = lower_case(path.extension().string());
   if (ending == ".yaml" || ending == ".yml") return true;
-  if (ending == ".json") return false;
   const size_t first = text.find_first_not_of(" \t\r\n");
-  return first != std::string_view::npos && text[first] != '{' && text[first] != '[' && text[first] != '"';
+  if (first == std::string_view::npos || text[first] == '{' || text[first] == '[') return false;
+  return text.starts_with("MODEL:") || text.find("\nMODEL:") != std::string_view::npos;
 }
 
 }  // namespace vmamba

@@ -27,7 +27,8 @@ struct Migration {
 Migration migrate_json(std::string_view text, const std::string& where);
 // InputError too where the YAML asks for what no config of this program can express.
 Migration migrate_yaml(std::string_view text, const std::string& where);
-// YAML by the name's ending (.yaml, .yml) or, without .json, by the first character.
+// YAML by the name's ending (.yaml, .yml), or by its MODEL: the project itself writes YAML into a
+// config.json.
 bool is_yaml_config(const std::filesystem::path& path, std::string_view text);
 inline constexpr size_t max_migration_bytes = 1 << 20;
 

@@ -28,7 +28,7 @@ struct Row {
   Section section;
   std::string_view yaml, json;
   const char* standard;  // JSON: what config.py takes where the file is silent; null: the key stays away
-  std::string_view older = {};  // its name before March 2024
+  std::string_view older = {};  // its name in early 2024
 };
 constexpr Row rows[] = {
     {model, "NAME", "name", nullptr},
@@ -248,7 +248,7 @@ class Converter {
     return json.is_structured() ? spaced(json) : json_text(json);
   }
 
-  // Until April 2024 the scan could be narrower than the block; this program's cannot.
+  // Older releases could scan fewer channels than the block has; this program cannot.
   void check_rank_ratio() const {
     const YAML::Node node = member(sections_[vssm], "MODEL.VSSM", "SSM_RANK_RATIO");
     if (!node.IsDefined()) return;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <random>
 
 #include "kernels/error.h"
 #include "lib/config.h"
@@ -196,6 +197,16 @@ TEST_CASE("the Python project's YAML becomes this program's JSON") {
   CHECK(migrate_json(migration.text, "").changes.empty());
 }
 
+TEST_CASE("YAML is known by its name or by its MODEL") {
+  CHECK(is_yaml_config("a.yaml", "{}"));
+  CHECK(is_yaml_config("a.YML", ""));
+  CHECK(is_yaml_config("config.json", "AMP_ENABLE: true\nMODEL:\n  TYPE: vssm\n"));
+  CHECK(is_yaml_config("config", "MODEL: {}"));
+  CHECK_FALSE(is_yaml_config("a.json", " {\"MODEL\": 1}"));
+  CHECK_FALSE(is_yaml_config("a.json", "// comment\n{}"));
+  CHECK_FALSE(is_yaml_config("a.txt", "[1]"));
+}
+
 TEST_CASE("older YAML keys, and what YAML can say that a config cannot") {
   const auto config = [](const std::string& text) {
     return parse_config(migrate_yaml(text, "a.yaml").text, "a");
@@ -252,6 +263,40 @@ TEST_CASE("hostile files end quickly") {
   wide += "]";
   for (int i = 0; wide.size() < (1 << 20) - 20; ++i) wide += fmt::format(",\"k{}\":0", i);
   CHECK(migrate_json(wide + "}", "a.json").changes.size() > 60000);
+}
+
+TEST_CASE("damaged files are refused or migrated, and never more than once") {
+  const std::string text =
+      "{\n \"selective_scan_backend\": \"core\", \"forward_type\": \"forward_corev1\",\n \"x\": "
+      "[{\"forward_type\": \"v3noz\"}, \"core\", 1.5e-3, true, null, \"\\u00e9\\\"\"]}\n";
+  const std::string pieces[] = {"\"",       "{",    "}",   "[",    "]", ",", ":", "\\",
+                                "\"core\"", "null", "1e5", "\x80", "é", " ", "\n"};
+  std::mt19937 random(7);
+  int survived = 0, refused = 0;
+  for (int i = 0; i < 4000; ++i) {
+    std::string damaged = text, damaged_yaml = yaml;
+    for (std::string* file : {&damaged, &damaged_yaml}) {
+      for (unsigned hits = 1 + random() % 2; hits > 0; --hits) {
+        const size_t at = random() % file->size(), length = random() % 4;
+        *file = fmt::format("{}{}{}", file->substr(0, at), pieces[random() % std::size(pieces)],
+                            file->substr(std::min(at + length, file->size())));
+      }
+    }
+    try {
+      migrated(damaged);
+      ++survived;
+    } catch (const InputError& error) {
+      CHECK(std::string_view(error.what()).find('\n') == std::string_view::npos);
+      ++refused;
+    }
+    try {
+      parse_config(migrate_yaml(damaged_yaml, "a.yaml").text, "a.json");
+    } catch (const InputError& error) {
+      CHECK(std::string_view(error.what()).find('\n') == std::string_view::npos);
+    }
+  }
+  CHECK(survived > 100);
+  CHECK(refused > 100);
 }
 
 TEST_CASE("migrate-config through the binary") {
