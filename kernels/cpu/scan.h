@@ -62,6 +62,10 @@ struct DirectionWalk {
               sequence, from) {}
 };
 
+// What becomes of a direction's output where directions are merged as they are computed; `keep` puts it
+// aside.
+enum class ScanMerge : uint8_t { set_y, add_to_y, keep, add_with_kept, directions_only };
+
 inline int64_t sequence_count(const ScanArgs& args, ScanDirection direction) {
   return direction.per_line ? (direction.columns ? args.width : args.height) : 1;
 }

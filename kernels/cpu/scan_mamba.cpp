@@ -51,21 +51,27 @@ struct ChunkPlace {
   }
 };
 
+template <bool full>
+void chunk_end(const ScanArgs& args, const ChunkPlace& place, float* record, float* workspace) {
+  ChannelScan<full> scan(args, place.k, place.b, place.channel, workspace);
+  DirectionWalk walk(args, scan_direction(args.order, place.k), place.sequence, place.chunk * chunk_steps);
+  std::fill_n(scan.state(), args.states * max_lanes, 0.0f);
+  V delta_sum = hn::Zero(F());
+  for (int64_t step = 0; step < chunk_steps; step += block_steps) {
+    scan.run(walk.read, block_steps, nullptr, &delta_sum);
+  }
+  std::copy_n(scan.state(), args.states * max_lanes, record);
+  hn::StoreU(delta_sum, F(), record + args.states * max_lanes);
+}
+
 void ChunkEnds(const ScanArgs& args, float* records, int64_t begin, int64_t end, float* workspace) {
   const Chunks chunks(args);
   for (int64_t index = begin; index < end; ++index) {
     const ChunkPlace place(args, chunks, index);
     if (place.chunk + 1 == chunks.per_sequence) continue;  // nobody starts from the last one
-    ChannelScan scan(args, place.k, place.b, place.channel, workspace);
-    DirectionWalk walk(args, scan_direction(args.order, place.k), place.sequence, place.chunk * chunk_steps);
-    std::fill_n(scan.state(), args.states * max_lanes, 0.0f);
-    V delta_sum = hn::Zero(F());
-    for (int64_t step = 0; step < chunk_steps; step += block_steps) {
-      scan.run<false>(walk.read, block_steps, delta_sum, [](V) {});
-    }
     float* record = records + index * record_floats(args);
-    std::copy_n(scan.state(), args.states * max_lanes, record);
-    hn::StoreU(delta_sum, F(), record + args.states * max_lanes);
+    args.channels - place.channel >= lane_count() ? chunk_end<true>(args, place, record, workspace)
+                                                  : chunk_end<false>(args, place, record, workspace);
   }
 }
 
@@ -74,7 +80,7 @@ void ChunkStarts(const ScanArgs& args, float* records, int64_t begin, int64_t en
   const Chunks chunks(args);
   for (int64_t sequence = begin; sequence < end; ++sequence) {
     const ChunkPlace place(args, chunks, sequence * chunks.per_sequence);
-    const ChannelScan scan(args, place.k, place.b, place.channel, workspace);
+    const ChannelScan<false> scan(args, place.k, place.b, place.channel, workspace);
     for (int64_t n = 0; n < args.states; ++n) {
       V h = hn::Zero(F());
       for (int64_t chunk = 0; chunk < chunks.per_sequence; ++chunk) {
@@ -84,8 +90,24 @@ void ChunkStarts(const ScanArgs& args, float* records, int64_t begin, int64_t en
         hn::StoreU(h, F(), state);
         if (chunk + 1 == chunks.per_sequence) break;
         const V delta_sum = hn::LoadU(F(), record + args.states * max_lanes);
-        h = hn::MulAdd(exp_nonpositive(hn::Mul(delta_sum, scan.A(n))), h, reached);
+        h = hn::MulAdd(exp2_normal(hn::Mul(delta_sum, scan.scaled_A(n))), h, reached);
       }
+    }
+  }
+}
+
+template <bool full>
+void chunk_output(const ScanArgs& args, const ChunkPlace& place, int64_t steps, const float* record,
+                  float* workspace, float* out) {
+  ChannelScan<full> scan(args, place.k, place.b, place.channel, workspace);
+  DirectionWalk walk(args, scan_direction(args.order, place.k), place.sequence, place.chunk * chunk_steps);
+  std::copy_n(record, args.states * max_lanes, scan.state());
+  for (int64_t step = 0; step < steps; step += block_steps) {
+    V y[block_steps];
+    const int64_t count = std::min<int64_t>(block_steps, steps - step);
+    scan.run(walk.read, count, y, nullptr);
+    for (int64_t s = 0; s < count; ++s, walk.write.next()) {
+      scan.store(y[s], out + walk.write.pixel() * args.channels);
     }
   }
 }
@@ -95,19 +117,13 @@ void ChunkOutputs(const ScanArgs& args, const float* records, int64_t begin, int
   const Chunks chunks(args);
   for (int64_t index = begin; index < end; ++index) {
     const ChunkPlace place(args, chunks, index);
-    ChannelScan scan(args, place.k, place.b, place.channel, workspace);
-    const int64_t first = place.chunk * chunk_steps, steps = std::min(chunk_steps, chunks.steps - first);
-    DirectionWalk walk(args, scan_direction(args.order, place.k), place.sequence, first);
-    std::copy_n(records + index * record_floats(args), args.states * max_lanes, scan.state());
+    const int64_t steps = std::min(chunk_steps, chunks.steps - place.chunk * chunk_steps);
+    const float* record = records + index * record_floats(args);
     float* out =
         directions + (place.k * args.batch + place.b) * args.pixels() * args.channels + place.channel;
-    V unused = hn::Zero(F());
-    for (int64_t step = 0; step < steps; step += block_steps) {
-      scan.run<true>(walk.read, std::min<int64_t>(block_steps, steps - step), unused, [&](V y) {
-        store_some(y, out + walk.write.pixel() * args.channels, scan.count());
-        walk.write.next();
-      });
-    }
+    args.channels - place.channel >= lane_count()
+        ? chunk_output<true>(args, place, steps, record, workspace, out)
+        : chunk_output<false>(args, place, steps, record, workspace, out);
   }
 }
 

@@ -15,54 +15,54 @@ HWY_BEFORE_NAMESPACE();
 namespace vmamba {
 namespace HWY_NAMESPACE {
 
-// Where a direction's output goes. `kept` is (pixels, max_lanes), the outputs of direction 1.
-enum class Merge { set_y, add_to_y, keep, add_with_kept, directions_only };
-
-template <Merge merge>
-void scan_direction_channels(const ScanArgs& args, int k, int64_t b, int64_t channel, float* kept,
-                             float* workspace, float* directions) {
-  ChannelScan scan(args, k, b, channel, workspace);
+template <bool full>
+void scan_direction_channels(const ScanArgs& args, int k, int64_t b, int64_t channel, ScanMerge merge,
+                             float* kept, float* workspace, float* directions) {
+  ChannelScan<full> scan(args, k, b, channel, workspace);
   const ScanDirection direction = scan_direction(args.order, k);
   const int64_t sequences = sequence_count(args, direction), steps = args.pixels() / sequences;
-  const int64_t count = scan.count(), stride = args.channels;
+  const int64_t stride = args.channels;
   float* y = args.y + b * args.pixels() * stride + channel;
   float* own = directions ? directions + (k * args.batch + b) * args.pixels() * stride + channel : nullptr;
-  V unused = hn::Zero(F());
   for (int64_t sequence = 0; sequence < sequences; ++sequence) {
     std::fill_n(scan.state(), args.states * max_lanes, 0.0f);
     DirectionWalk walk(args, direction, sequence, 0);
     for (int64_t step = 0; step < steps; step += block_steps) {
-      scan.run<true>(walk.read, std::min<int64_t>(block_steps, steps - step), unused, [&](V out) {
+      const int64_t count = std::min<int64_t>(block_steps, steps - step);
+      V out[block_steps];
+      scan.run(walk.read, count, out, nullptr);
+      for (int64_t s = 0; s < count; ++s, walk.write.next()) {
         const int64_t pixel = walk.write.pixel();
-        walk.write.next();
-        if (own) store_some(out, own + pixel * stride, count);
-        if constexpr (merge == Merge::set_y) store_some(out, y + pixel * stride, count);
-        if constexpr (merge == Merge::add_to_y) {
-          store_some(hn::Add(load_some(y + pixel * stride, count), out), y + pixel * stride, count);
+        float* to = y + pixel * stride;
+        if (own) scan.store(out[s], own + pixel * stride);
+        switch (merge) {
+          case ScanMerge::set_y:
+            scan.store(out[s], to);
+            break;
+          case ScanMerge::add_to_y:
+            scan.store(hn::Add(scan.load(to), out[s]), to);
+            break;
+          case ScanMerge::keep:
+            hn::StoreU(out[s], F(), kept + pixel * max_lanes);
+            break;
+          case ScanMerge::add_with_kept: {
+            const V pair = hn::Add(hn::LoadU(F(), kept + pixel * max_lanes), out[s]);
+            scan.store(hn::Add(scan.load(to), pair), to);
+            break;
+          }
+          case ScanMerge::directions_only:
+            break;
         }
-        if constexpr (merge == Merge::keep) hn::StoreU(out, F(), kept + pixel * max_lanes);
-        if constexpr (merge == Merge::add_with_kept) {
-          const V pair = hn::Add(hn::LoadU(F(), kept + pixel * max_lanes), out);
-          store_some(hn::Add(load_some(y + pixel * stride, count), pair), y + pixel * stride, count);
-        }
-      });
+      }
     }
   }
 }
 
-void ScanMerged(const ScanArgs& args, int64_t b, int64_t channel, float* kept, float* workspace) {
-  scan_direction_channels<Merge::set_y>(args, 0, b, channel, kept, workspace, args.directions);
-  if (args.directions_count() == 2) {
-    return scan_direction_channels<Merge::add_to_y>(args, 1, b, channel, kept, workspace, args.directions);
-  }
-  scan_direction_channels<Merge::add_to_y>(args, 2, b, channel, kept, workspace, args.directions);
-  scan_direction_channels<Merge::keep>(args, 1, b, channel, kept, workspace, args.directions);
-  scan_direction_channels<Merge::add_with_kept>(args, 3, b, channel, kept, workspace, args.directions);
-}
-
-void ScanOneDirection(const ScanArgs& args, int k, int64_t b, int64_t channel, float* workspace,
-                      float* directions) {
-  scan_direction_channels<Merge::directions_only>(args, k, b, channel, nullptr, workspace, directions);
+void ScanOneDirection(const ScanArgs& args, int k, int64_t b, int64_t channel, ScanMerge merge, float* kept,
+                      float* workspace, float* directions) {
+  args.channels - channel >= lane_count()
+      ? scan_direction_channels<true>(args, k, b, channel, merge, kept, workspace, directions)
+      : scan_direction_channels<false>(args, k, b, channel, merge, kept, workspace, directions);
 }
 
 void MergeDirections(const ScanArgs& args, const float* directions, int64_t begin, int64_t end) {
@@ -93,7 +93,6 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace vmamba {
 
-HWY_EXPORT(ScanMerged);
 HWY_EXPORT(ScanOneDirection);
 HWY_EXPORT(MergeDirections);
 HWY_EXPORT(ScanLanes);
@@ -115,7 +114,15 @@ void scan_oflex(const ScanArgs& args, ScanMemory& memory, int threads) {
     float* scratch = memory.floats(threads * (workspace + kept));
     parallel_items(threads, tasks, [&](int64_t task, int thread) {
       float* own = scratch + thread * (workspace + kept);
-      HWY_DYNAMIC_DISPATCH(ScanMerged)(args, task / blocks, task % blocks * lanes, own + workspace, own);
+      const auto run = [&](int k, ScanMerge merge) {
+        HWY_DYNAMIC_DISPATCH(ScanOneDirection)
+        (args, k, task / blocks, task % blocks * lanes, merge, own + workspace, own, args.directions);
+      };
+      run(0, ScanMerge::set_y);
+      if (args.directions_count() == 2) return run(1, ScanMerge::add_to_y);
+      run(2, ScanMerge::add_to_y);
+      run(1, ScanMerge::keep);
+      run(3, ScanMerge::add_with_kept);
     });
     return;
   }
@@ -126,7 +133,7 @@ void scan_oflex(const ScanArgs& args, ScanMemory& memory, int threads) {
   parallel_items(threads, directions_count * tasks, [&](int64_t task, int thread) {
     HWY_DYNAMIC_DISPATCH(ScanOneDirection)
     (args, static_cast<int>(task / tasks), task % tasks / blocks, task % blocks * lanes,
-     scratch + thread * workspace, directions);
+     ScanMerge::directions_only, nullptr, scratch + thread * workspace, directions);
   });
   merge_directions(args, directions, threads);
 }

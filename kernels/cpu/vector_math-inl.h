@@ -1,6 +1,5 @@
 // exp, softplus, sigmoid, erf and the activations on Highway vectors of float32, and rounding to float16 and
-// bfloat16. NaN goes through all of them. Errors against the exact functions (tests/test_cpu_kernels.cpp
-// measures them): exp and softplus below 2 ulp, erf below 3 ulp.
+// bfloat16. NaN goes through all of them. tests/test_cpu_kernels.cpp measures their errors.
 //
 // Included once a SIMD target (Highway's foreach_target); everything lives in vmamba::HWY_NAMESPACE.
 #if defined(VMAMBA_VECTOR_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -59,92 +58,192 @@ HWY_INLINE void store_some(V v, float* p, int64_t count) {
 #endif
 }
 
-// 2^n for whole n in [-126, 127], given as a float.
-HWY_INLINE V power_of_two(V n) {
-  return hn::BitCast(F(), hn::ShiftLeft<23>(hn::Add(hn::ConvertTo(I(), n), hn::Set(I(), 127))));
+// Four vectors computed in lockstep: the chains of dependent operations of one exponential leave a processor
+// idle, four interleaved ones don't. The functions below take a V or a Four.
+struct Four {
+  V a, b, c, d;
+};
+template <class P>
+HWY_INLINE P all(float value) {
+  const V v = constant(value);
+  if constexpr (std::is_same_v<P, Four>) {
+    return {v, v, v, v};
+  } else {
+    return v;
+  }
+}
+HWY_INLINE V add(V x, V y) {
+  return hn::Add(x, y);
+}
+HWY_INLINE V sub(V x, V y) {
+  return hn::Sub(x, y);
+}
+HWY_INLINE V mul(V x, V y) {
+  return hn::Mul(x, y);
+}
+HWY_INLINE V div(V x, V y) {
+  return hn::Div(x, y);
+}
+HWY_INLINE V min(V x, V y) {
+  return hn::Min(x, y);
+}
+HWY_INLINE V max(V x, V y) {
+  return hn::Max(x, y);
+}
+HWY_INLINE V mul_add(V x, V y, V z) {
+  return hn::MulAdd(x, y, z);
+}  // x·y + z
+HWY_INLINE V mul_sub(V x, V y, V z) {
+  return hn::MulSub(x, y, z);
+}  // x·y − z
+HWY_INLINE V neg_abs(V x) {
+  return hn::Or(x, hn::SignBit(F()));
+}
+HWY_INLINE V sign_if_beyond(V x, V limit, V y) {  // ±1 for |x| > limit, else y
+  return hn::IfThenElse(hn::Gt(hn::Abs(x), limit), hn::CopySign(constant(1.0f), x), y);
 }
 
-// e^r for |r| <= ln 2 / 2, with r = x − n·ln 2 (ln 2 in two pieces, so that n·ln2_high is exact).
-HWY_INLINE V exp_reduced(V x, V n) {
-  V r = hn::NegMulAdd(n, constant(0.693145751953125f), x);
-  r = hn::NegMulAdd(n, constant(1.428606765330187e-06f), r);
-  V p = constant(1.392618359e-03f);
-  p = hn::MulAdd(p, r, constant(8.363179053e-03f));
-  p = hn::MulAdd(p, r, constant(4.166655462e-02f));
-  p = hn::MulAdd(p, r, constant(1.666657699e-01f));
-  p = hn::MulAdd(p, r, constant(0.5f));
-  return hn::Add(hn::MulAdd(hn::Mul(r, r), p, r), constant(1.0f));
+HWY_INLINE Four add(Four x, Four y) {
+  return {add(x.a, y.a), add(x.b, y.b), add(x.c, y.c), add(x.d, y.d)};
+}
+HWY_INLINE Four sub(Four x, Four y) {
+  return {sub(x.a, y.a), sub(x.b, y.b), sub(x.c, y.c), sub(x.d, y.d)};
+}
+HWY_INLINE Four mul(Four x, Four y) {
+  return {mul(x.a, y.a), mul(x.b, y.b), mul(x.c, y.c), mul(x.d, y.d)};
+}
+HWY_INLINE Four div(Four x, Four y) {
+  return {div(x.a, y.a), div(x.b, y.b), div(x.c, y.c), div(x.d, y.d)};
+}
+HWY_INLINE Four min(Four x, Four y) {
+  return {min(x.a, y.a), min(x.b, y.b), min(x.c, y.c), min(x.d, y.d)};
+}
+HWY_INLINE Four max(Four x, Four y) {
+  return {max(x.a, y.a), max(x.b, y.b), max(x.c, y.c), max(x.d, y.d)};
+}
+HWY_INLINE Four mul_add(Four x, Four y, Four z) {
+  return {mul_add(x.a, y.a, z.a), mul_add(x.b, y.b, z.b), mul_add(x.c, y.c, z.c), mul_add(x.d, y.d, z.d)};
+}
+HWY_INLINE Four mul_sub(Four x, Four y, Four z) {
+  return {mul_sub(x.a, y.a, z.a), mul_sub(x.b, y.b, z.b), mul_sub(x.c, y.c, z.c), mul_sub(x.d, y.d, z.d)};
+}
+HWY_INLINE Four neg_abs(Four x) {
+  return {neg_abs(x.a), neg_abs(x.b), neg_abs(x.c), neg_abs(x.d)};
+}
+HWY_INLINE Four sign_if_beyond(Four x, Four l, Four y) {
+  return {sign_if_beyond(x.a, l.a, y.a), sign_if_beyond(x.b, l.b, y.b), sign_if_beyond(x.c, l.c, y.c),
+          sign_if_beyond(x.d, l.d, y.d)};
 }
 
-// e^x for x <= 88: results below the smallest normal number are 0. The operands of Max stand so that NaN
+// ((c0·x + c1)·x + c2)·x …
+template <class P, class... Coefficients>
+HWY_INLINE P polynomial(P x, float first, Coefficients... others) {
+  P p = all<P>(first);
+  ((p = mul_add(p, x, all<P>(others))), ...);
+  return p;
+}
+
+// 2^f for |f| <= 1/2.
+template <class P>
+HWY_INLINE P exp2_fraction(P f) {
+  return polynomial(f, 1.545318283e-04f, 1.339088633e-03f, 9.618082520e-03f, 5.550357071e-02f,
+                    2.402265076e-01f, 6.931471880e-01f, 1.0f);
+}
+
+// Adding 1.5·2^23 rounds to a whole number n and leaves it in the low bits: shifted into the exponent they
+// are 2^n.
+inline constexpr float whole_number = 12582912.0f;
+HWY_INLINE V power_of_two(V whole) {
+  const U d;
+  return hn::BitCast(F(), hn::Add(hn::ShiftLeft<23>(hn::BitCast(d, whole)), hn::Set(d, 0x3f800000u)));
+}
+
+// p · 2^n, n being whole − 1.5·2^23 and from [-126, 127].
+HWY_INLINE V times_power_of_two(V p, V n, V whole) {
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+  (void)whole;
+  return V{_mm512_scalef_ps(p.raw, n.raw)};
+#else
+  (void)n;
+  return hn::Mul(p, power_of_two(whole));
+#endif
+}
+HWY_INLINE Four times_power_of_two(Four p, Four n, Four w) {
+  return {times_power_of_two(p.a, n.a, w.a), times_power_of_two(p.b, n.b, w.b),
+          times_power_of_two(p.c, n.c, w.c), times_power_of_two(p.d, n.d, w.d)};
+}
+
+// The same for n from [-250, 250]: subnormal results and infinity.
+HWY_INLINE V times_any_power_of_two(V p, V n) {
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+  return V{_mm512_scalef_ps(p.raw, n.raw)};
+#else
+  const V magic = constant(whole_number), half = hn::MulAdd(n, constant(0.5f), magic);
+  const V rest = hn::Add(hn::Sub(n, hn::Sub(half, magic)), magic);
+  return hn::Mul(hn::Mul(p, power_of_two(half)), power_of_two(rest));
+#endif
+}
+HWY_INLINE Four times_any_power_of_two(Four p, Four n) {
+  return {times_any_power_of_two(p.a, n.a), times_any_power_of_two(p.b, n.b),
+          times_any_power_of_two(p.c, n.c), times_any_power_of_two(p.d, n.d)};
+}
+
+// 2^x for x <= 127; below 2^-126, the smallest normal number, that. The operands of max stand so that NaN
 // passes.
-HWY_INLINE V exp_nonpositive(V x) {
-  const V lowest = constant(-87.33654f);
-  const V clamped = hn::Max(lowest, x);
-  const V n = hn::Round(hn::Mul(clamped, constant(1.44269504f)));
-  return hn::IfThenZeroElse(hn::Lt(x, lowest), hn::Mul(exp_reduced(clamped, n), power_of_two(n)));
+template <class P>
+HWY_INLINE P exp2_normal(P x) {
+  const P magic = all<P>(whole_number), clamped = max(all<P>(-126.0f), x);
+  const P whole = add(clamped, magic), n = sub(whole, magic);
+  return times_power_of_two(exp2_fraction(sub(clamped, n)), n, whole);
 }
 
-// e^x for every x: subnormal results and infinity included (2^n is applied in two steps).
-HWY_INLINE V exp_any(V x) {
-  const V clamped = hn::Min(constant(90.0f), hn::Max(constant(-105.0f), x));
-  const V n = hn::Round(hn::Mul(clamped, constant(1.44269504f)));
-  const V half = hn::Floor(hn::Mul(n, constant(0.5f)));
-  return hn::Mul(hn::Mul(exp_reduced(clamped, n), power_of_two(half)), power_of_two(hn::Sub(n, half)));
+inline constexpr float log2_e = 1.44269504f;
+
+// e^x for every x: subnormal results, 0 and infinity included.
+template <class P>
+HWY_INLINE P exp_any(P x) {
+  const P magic = all<P>(whole_number), clamped = min(all<P>(90.0f), max(all<P>(-105.0f), x));
+  const P n = sub(mul_add(clamped, all<P>(log2_e), magic), magic);
+  // log2(e) in two pieces: its rounding error would grow with x.
+  const P f = mul_add(clamped, all<P>(1.925963033e-8f), mul_sub(clamped, all<P>(log2_e), n));
+  return times_any_power_of_two(exp2_fraction(f), n);
 }
 
 // log(1 + e^x) = max(x, 0) + log1p(e^−|x|). Beyond 20, where PyTorch returns x, the second term is below half
 // an ulp.
-HWY_INLINE V softplus(V x) {
-  const V t = exp_nonpositive(hn::Neg(hn::Abs(x)));
-  V p = constant(2.801641993e-03f);
-  p = hn::MulAdd(p, t, constant(-1.718426698e-02f));
-  p = hn::MulAdd(p, t, constant(4.930997343e-02f));
-  p = hn::MulAdd(p, t, constant(-9.139413774e-02f));
-  p = hn::MulAdd(p, t, constant(1.303336424e-01f));
-  p = hn::MulAdd(p, t, constant(-1.636515287e-01f));
-  p = hn::MulAdd(p, t, constant(1.995670795e-01f));
-  p = hn::MulAdd(p, t, constant(-2.499675991e-01f));
-  p = hn::MulAdd(p, t, constant(3.333323735e-01f));
-  p = hn::MulAdd(p, t, constant(-0.5f));
-  const V log1p = hn::MulAdd(hn::Mul(t, t), p, t);
-  return hn::Add(hn::Max(hn::Zero(F()), x), log1p);
-}
-
-HWY_INLINE V sigmoid(V x) {
-  return hn::Div(constant(1.0f), hn::Add(constant(1.0f), exp_any(hn::Neg(x))));
+template <class P>
+HWY_INLINE P softplus(P x) {
+  const P magic = all<P>(whole_number), down = max(all<P>(-87.33654f), neg_abs(x));
+  const P whole = mul_add(down, all<P>(log2_e), magic), n = sub(whole, magic);
+  const P t = times_power_of_two(exp2_fraction(mul_sub(down, all<P>(log2_e), n)), n, whole);
+  const P p = polynomial(t, -4.466211601e-03f, 2.522405435e-02f, -6.675772506e-02f, 1.156184545e-01f,
+                         -1.584756572e-01f, 1.985410623e-01f, -2.498652617e-01f, 3.333284189e-01f,
+                         -4.999999698e-01f, 1.0f);
+  return mul_add(p, t, max(all<P>(0.0f), x));
 }
 
 // z · P(z²) / Q(z²) up to 3.92, where erf rounds to 1.
-HWY_INLINE V error_function(V z) {
-  const V u = hn::Mul(z, z);
-  V p = constant(2.042023378e-06f);
-  p = hn::MulAdd(p, u, constant(2.848014755e-04f));
-  p = hn::MulAdd(p, u, constant(3.779293988e-03f));
-  p = hn::MulAdd(p, u, constant(5.278928784e-02f));
-  p = hn::MulAdd(p, u, constant(1.907765294e-01f));
-  p = hn::MulAdd(p, u, constant(1.128379145e+00f));
-  V q = constant(3.800425243e-05f);
-  q = hn::MulAdd(q, u, constant(1.165136721e-03f));
-  q = hn::MulAdd(q, u, constant(1.499679649e-02f));
-  q = hn::MulAdd(q, u, constant(1.142544784e-01f));
-  q = hn::MulAdd(q, u, constant(5.024040164e-01f));
-  q = hn::MulAdd(q, u, constant(1.0f));
-  const V inner = hn::Div(hn::Mul(z, p), q);
-  return hn::IfThenElse(hn::Gt(hn::Abs(z), constant(3.92f)), hn::CopySign(constant(1.0f), z), inner);
+template <class P>
+HWY_INLINE P error_function(P z) {
+  const P u = mul(z, z);
+  const P p = polynomial(u, 2.042023378e-06f, 2.848014755e-04f, 3.779293988e-03f, 5.278928784e-02f,
+                         1.907765294e-01f, 1.128379145e+00f);
+  const P q = polynomial(u, 3.800425243e-05f, 1.165136721e-03f, 1.499679649e-02f, 1.142544784e-01f,
+                         5.024040164e-01f, 1.0f);
+  return sign_if_beyond(z, all<P>(3.92f), div(mul(z, p), q));
 }
 
-template <Activation act>
-HWY_INLINE V activated(V x) {
+template <Activation act, class P>
+HWY_INLINE P activated(P x) {
+  const P one = all<P>(1.0f);
   if constexpr (act == Activation::silu) {
-    return hn::Div(x, hn::Add(constant(1.0f), exp_any(hn::Neg(x))));
-  } else if constexpr (act == Activation::gelu) {
-    const V erf = error_function(hn::Mul(x, constant(0.70710678f)));
-    return hn::Mul(hn::Mul(x, constant(0.5f)), hn::Add(erf, constant(1.0f)));
-  } else if constexpr (act == Activation::relu) {
-    return hn::Max(hn::Zero(F()), x);
+    return div(x, add(one, exp_any(mul(x, all<P>(-1.0f)))));
   } else if constexpr (act == Activation::sigmoid) {
-    return sigmoid(x);
+    return div(one, add(one, exp_any(mul(x, all<P>(-1.0f)))));
+  } else if constexpr (act == Activation::gelu) {
+    return mul(mul(x, all<P>(0.5f)), add(error_function(mul(x, all<P>(0.70710678f))), one));
+  } else if constexpr (act == Activation::relu) {
+    return max(all<P>(0.0f), x);
   } else {
     return x;
   }
