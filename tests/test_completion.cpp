@@ -12,10 +12,9 @@ namespace {
 
 // What is offered for the last of `words` (bash's own way of calling a completion function).
 std::string offered(const std::string& words) {
-  const std::string script = std::filesystem::path(VMAMBA_TEST_DATA).parent_path().parent_path() /
-                             "scripts/completion/vmamba-cli.bash";
+  const std::string script = vmamba::testing::data("../../scripts/completion/vmamba-cli.bash");
   const std::string command =
-      "bash -c 'source \"" + script + "\"; COMP_WORDS=(\"" + VMAMBA_CLI + "\" " + words +
+      "bash -c 'source \"" + script + "\"; COMP_WORDS=(\"" + vmamba::testing::cli() + "\" " + words +
       "); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _vmamba_cli; echo \"${COMPREPLY[*]}\"'";
   FILE* pipe = popen(command.c_str(), "r");
   REQUIRE(pipe != nullptr);

@@ -15,12 +15,19 @@
 
 namespace vmamba::testing {
 
+std::filesystem::path data(const std::string& name) {
+  return std::filesystem::path(VMAMBA_TEST_DATA) / name;
+}
+std::string cli() {
+  return VMAMBA_CLI;
+}
+
 CliResult run_cli(const std::vector<std::string>& arguments, const CliRun& run) {
   std::array<int, 2> in{}, out{}, err{};
   if (pipe2(in.data(), O_CLOEXEC) || pipe2(out.data(), O_CLOEXEC) || pipe2(err.data(), O_CLOEXEC))
     throw std::runtime_error("pipe2 failed");
 
-  std::vector<std::string> words{VMAMBA_CLI};
+  std::vector<std::string> words{cli()};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());

@@ -39,8 +39,7 @@ class TemporaryDirectory {
   std::filesystem::path path_;
 };
 
-inline std::filesystem::path data(const std::string& name) {
-  return std::filesystem::path(VMAMBA_TEST_DATA) / name;
-}
+std::filesystem::path data(const std::string& name);  // of tests/data
+std::string cli();                                    // the binary's path
 
 }  // namespace vmamba::testing
