@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/error.h"
+#include "lib/forward_type_spelling.h"
 #include "lib/text.h"
 
 namespace vmamba {
@@ -72,44 +73,51 @@ const Postfix* find_postfix(std::string_view name) {
   return row == std::end(postfixes) ? nullptr : row;
 }
 
-// Takes the underscores away: "v3_noz" and its slips "v3noz", "v3__noz" become the same.
-std::string without_underscores(std::string_view text) {
-  std::string out(text);
-  std::erase(out, '_');
-  return out;
-}
-
-// Splits what is left of `squeezed` into postfixes, longest first (nozact before noz); false if it cannot be.
-bool split_postfixes(std::string_view squeezed, std::string& spelled) {
-  while (!squeezed.empty()) {
-    const Postfix* best = nullptr;
-    for (const Postfix& postfix : postfixes) {
-      const std::string_view bare = postfix.name.substr(1);
-      if (squeezed.starts_with(bare) && (!best || postfix.name.size() > best->name.size())) best = &postfix;
-    }
-    if (!best) return false;
-    spelled += best->name;
-    squeezed.remove_prefix(best->name.size() - 1);
-  }
-  return true;
-}
-
 }  // namespace
 
-std::string respelled_forward_type(std::string_view forward_type) {
-  const std::string squeezed = without_underscores(lower_case(forward_type));
-  // The longest base first: v052dc before v052d before v05.
-  const ForwardSpec* best = nullptr;
-  std::string best_spelling;
-  for (const ForwardSpec& row : bases) {
-    if (!squeezed.starts_with(row.base) || (best && row.base.size() < best->base.size())) continue;
-    std::string spelling(row.base);
-    if (!split_postfixes(std::string_view(squeezed).substr(row.base.size()), spelling)) continue;
-    if (row.old_block && spelling != row.base) continue;
-    best = &row;
-    best_spelling = spelling;
+std::string SpelledForwardType::joined() const {
+  std::string text = base;
+  for (const std::string& postfix : postfixes) text += postfix;
+  return text;
+}
+
+std::optional<SpelledForwardType> spell_forward_type(std::string_view text,
+                                                     const std::vector<std::string_view>& more_bases,
+                                                     const std::vector<std::string_view>& more_postfixes) {
+  std::string squeezed = lower_case(text);
+  std::erase(squeezed, '_');
+  // Longest first: v052dc before v052d before v05, nozact before noz.
+  std::vector<std::string_view> base_names = forward_type_bases(), postfix_names = forward_type_postfixes();
+  base_names.insert(base_names.end(), more_bases.begin(), more_bases.end());
+  postfix_names.insert(postfix_names.end(), more_postfixes.begin(), more_postfixes.end());
+  const auto longest_first = [](std::vector<std::string_view>& names) {
+    std::ranges::sort(names, std::ranges::greater{}, &std::string_view::size);
+  };
+  longest_first(base_names);
+  longest_first(postfix_names);
+  const auto bare = [](std::string_view name) { return name.substr(name.starts_with('_') ? 1 : 0); };
+
+  for (const std::string_view base : base_names) {
+    if (!squeezed.starts_with(base)) continue;
+    SpelledForwardType spelled{std::string(base), {}};
+    std::string_view rest = std::string_view(squeezed).substr(base.size());
+    while (!rest.empty()) {
+      const auto name = std::ranges::find_if(
+          postfix_names, [&](std::string_view postfix) { return rest.starts_with(bare(postfix)); });
+      if (name == postfix_names.end()) break;
+      spelled.postfixes.emplace_back(*name);
+      rest.remove_prefix(bare(*name).size());
+    }
+    const ForwardSpec* row = find_base(base);
+    const bool takes_no_postfix = row != nullptr && row->old_block;
+    if (rest.empty() && !(takes_no_postfix && !spelled.postfixes.empty())) return spelled;
   }
-  return best_spelling;
+  return std::nullopt;
+}
+
+std::string respelled_forward_type(std::string_view forward_type) {
+  const auto spelled = spell_forward_type(forward_type);
+  return spelled ? spelled->joined() : "";
 }
 
 ForwardSpec parse_forward_type(std::string_view forward_type, std::string_view where) {

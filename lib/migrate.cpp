@@ -7,6 +7,7 @@
 
 #include "kernels/error.h"
 #include "lib/forward_type.h"
+#include "lib/forward_type_spelling.h"
 #include "lib/json.h"
 #include "lib/text.h"
 
@@ -166,7 +167,10 @@ class Migrator {
     const JsonValue* type = nearest_string(i, "forward_type");
     if (!type) return true;
     try {
-      const ForwardSpec spec = parse_forward_type(modern_forward_type(type->text).value_or(type->text), "");
+      const auto* core = std::ranges::find(old_cores, type->text, &OldCore::before);
+      if (core != std::end(old_cores)) return true;  // float32, or with a version of its own
+      const std::optional<Modern> modern = modernized(type->text);
+      const ForwardSpec spec = parse_forward_type(modern ? modern->type.joined() : type->text, "");
       return spec.core == Core::mamba2 || spec.old_block ||
              (spec.precision == CorePrecision::float32_core && !spec.no32);
     } catch (const InputError&) {
@@ -174,56 +178,37 @@ class Migrator {
     }
   }
 
-  struct Parts {
-    std::string base, postfixes;
-    bool renamed_postfix = false;
+  struct Modern {
+    SpelledForwardType type;
+    bool exact = true;
+    std::vector<std::string_view> reasons;
   };
 
-  // Base and postfixes of a type, however it was spelled; nullopt: not understood.
-  static std::optional<Parts> split(std::string_view forward_type) {
-    std::string squeezed = lower_case(forward_type);
-    std::erase(squeezed, '_');
-    std::vector<std::string_view> bases = forward_type_bases();
-    for (const OldBase& row : old_bases) bases.push_back(row.before);
-    std::ranges::sort(bases, std::ranges::greater{}, &std::string_view::size);
-    for (const std::string_view base : bases) {
-      if (!squeezed.starts_with(base)) continue;
-      Parts parts{.base = std::string(base)};
-      std::string_view rest = std::string_view(squeezed).substr(base.size());
-      while (!rest.empty()) {
-        std::string_view found, name;
-        for (const std::string_view postfix : forward_type_postfixes()) {
-          const std::string_view bare = postfix.substr(1);
-          if (rest.starts_with(bare) && bare.size() > found.size()) found = bare, name = postfix;
-        }
-        for (const OldPostfix& row : old_postfixes) {
-          if (rest.starts_with(row.before) && row.before.size() > found.size()) {
-            found = row.before, name = row.after;
-            parts.renamed_postfix = true;
-          }
-        }
-        if (found.empty()) break;
-        parts.postfixes += name;
-        rest.remove_prefix(found.size());
-      }
-      const bool plain_only = base == "v0" || base == "v0seq";
-      if (rest.empty() && !(plain_only && !parts.postfixes.empty())) return parts;
+  // Base and postfixes by their names today, however they were spelled; nullopt: not understood.
+  static std::optional<Modern> modernized(std::string_view forward_type) {
+    std::vector<std::string_view> more_bases, more_postfixes;
+    for (const OldBase& row : old_bases) more_bases.push_back(row.before);
+    for (const OldPostfix& row : old_postfixes) more_postfixes.push_back(row.before);
+    auto type = spell_forward_type(forward_type, more_bases, more_postfixes);
+    if (!type) return std::nullopt;
+    Modern modern{.type = *std::move(type)};
+    const bool respelled = modern.type.joined() != forward_type;
+    if (const auto* row = std::ranges::find(old_bases, modern.type.base, &OldBase::before);
+        row != std::end(old_bases)) {
+      modern.type.base = row->after;
+      modern.exact = row->exact;
+      modern.reasons.push_back(row->why);
     }
-    return std::nullopt;
-  }
-
-  // The type's name today, if it has another one.
-  static std::optional<std::string> modern_forward_type(std::string_view forward_type) {
-    for (const OldCore& row : old_cores) {
-      if (forward_type == row.before) return std::string(row.forward_type);
+    for (std::string& postfix : modern.type.postfixes) {
+      const auto* row = std::ranges::find(old_postfixes, postfix, &OldPostfix::before);
+      if (row == std::end(old_postfixes)) continue;
+      postfix = row->after;
+      modern.reasons.push_back("postfixes of the output norm begin with _on now");
     }
-    std::optional<Parts> parts = split(forward_type);
-    if (!parts) return std::nullopt;
-    for (const OldBase& row : old_bases) {
-      if (parts->base == row.before) parts->base = row.after;
+    if (respelled && modern.reasons.empty()) {
+      modern.reasons.push_back("newer releases find a postfix only behind its underscore and in lower case");
     }
-    const std::string modern = parts->base + parts->postfixes;
-    return modern == forward_type ? std::nullopt : std::optional(modern);
+    return modern;
   }
 
   void migrate_forward_type(int i) {
@@ -241,31 +226,18 @@ class Migrator {
       return;
     }
 
-    const std::optional<Parts> parts = split(text);
-    if (!parts) return remark(i, text);
-    std::string base = parts->base;
-    bool exact = true;
-    std::vector<std::string_view> reasons;
-    for (const OldBase& row : old_bases) {
-      if (parts->base != row.before) continue;
-      base = row.after;
-      exact = row.exact;
-      reasons.push_back(row.why);
-    }
-    if (parts->renamed_postfix) reasons.push_back("postfixes of the output norm begin with _on now");
-    if (base + parts->postfixes != text && reasons.empty()) {
-      reasons.push_back("newer releases find a postfix only behind its underscore and in lower case");
-    }
-    if (base == "v2" && member) {
+    std::optional<Modern> modern = modernized(text);
+    if (!modern) return remark(i, text);
+    if (modern->type.base == "v2" && member) {
       const int backend = document_.find(document_[i].parent, "selective_scan_backend");
       if (backend >= 0 && document_[backend].text == "core") {
-        base = "v03";
-        reasons.push_back(v2_core_why);
+        modern->type.base = "v03";
+        modern->reasons.push_back(v2_core_why);
       }
     }
-    const std::string modern = base + parts->postfixes;
-    if (modern != text) replace(i, json_string(modern), exact, joined(reasons, "; "));
-    remark(i, modern);
+    const std::string name = modern->type.joined();
+    if (name != text) replace(i, json_string(name), modern->exact, joined(modern->reasons, "; "));
+    remark(i, name);
   }
 
   void migrate_version(int i) {

@@ -3,6 +3,7 @@
 
 #include "kernels/error.h"
 #include "lib/forward_type.h"
+#include "lib/forward_type_spelling.h"
 
 using namespace vmamba;
 
@@ -102,11 +103,14 @@ TEST_CASE("types that cannot run are refused by name") {
   CHECK(contains(error_of("v05_onnone_oncnorm"), "keep one"));
 }
 
-TEST_CASE("respelling finds lost underscores only") {
+TEST_CASE("spelling finds lost underscores and capitals only") {
   CHECK(respelled_forward_type("v3noz") == "v3_noz");
   CHECK(respelled_forward_type("v0_seq") == "v0seq");
-  CHECK(respelled_forward_type("v052dc_noz") == "v052dc_noz");
+  CHECK(respelled_forward_type("V052DC_noz") == "v052dc_noz");
+  CHECK(respelled_forward_type("v05nozactoact") == "v05_nozact_oact");
   CHECK(respelled_forward_type("v1") == "");
   CHECK(respelled_forward_type("v0noz") == "");
   CHECK(respelled_forward_type("banana") == "");
+  CHECK(spell_forward_type("v9noz", {"v9"})->base == "v9");
+  CHECK(spell_forward_type("v2softnoz", {}, {"soft"})->postfixes == std::vector<std::string>{"soft", "_noz"});
 }
