@@ -335,7 +335,7 @@ void refuse_older_formats(const fs::path& path) {
   if (pickles || tar) {
     fail_input(
         "{0}: written in PyTorch's format from before 1.6; rewrite it: python3 -c \"import torch; "
-        "torch.save(torch.load('{0}', map_location='cpu'), '{0}')\"",
+        "torch.save(torch.load('{0}', map_location='cpu', weights_only=True), 'new.pth')\"",
         path.string());
   }
   if (bytes.starts_with('\x80')) {

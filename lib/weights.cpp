@@ -199,10 +199,7 @@ void read_ss2d(const Shapes& shapes, const std::string& op, int64_t C, Traits& t
   const bool affine = find(shapes, op + "out_norm.weight", 1) != nullptr;
   const bool cnorm = find(shapes, op + "out_norm.2.weight", 4) != nullptr;
   const bool dwconv3 = find(shapes, op + "out_norm.1.weight", 4) != nullptr;
-  traits.out_norm = affine    ? ""
-                    : cnorm   ? "_oncnorm"
-                    : dwconv3 ? "_ondwconv3"
-                              : "_onnone, _onsoftmax or _onsigmoid";
+  traits.out_norm = affine ? "" : cnorm ? "_oncnorm" : dwconv3 ? "_ondwconv3" : "none";
 }
 
 Traits read_traits(const Shapes& shapes) {
