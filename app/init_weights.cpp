@@ -22,6 +22,7 @@ Command add_init_weights(CLI::App& app) {
       ->required()
       ->type_name("FILE|NAME");
   command->add_option("--seed", options->seed, "PyTorch's seed; its lowest 32 bits count, as there")
+      ->check(CLI::NonNegativeNumber.description(""))
       ->capture_default_str()
       ->type_name("SEED");
   command->add_option("-o,--output", options->output, "The safetensors file to write")
