@@ -58,6 +58,7 @@ std::string with_header(const std::string& header, size_t data_size) {
 
 // The message with which `bytes` are refused; empty: they are read.
 std::string refusal(const std::string& path, const std::string& bytes) {
+  fs::remove(path);  // replacing a file makes ext4 sync it
   std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   try {
     for (const auto& [name, tensor] : read_state_dict(path).tensors) tensor.to_float32();
