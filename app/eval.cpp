@@ -334,7 +334,7 @@ Outcome evaluate(const Options& options, Classifier& classifier, const DataSet& 
                  chosen.size());
 
   const auto start = std::chrono::steady_clock::now();
-  ImageSource source(input_paths(std::move(files)), classifier.config.preprocess, classifier.batch_size,
+  ImageSource source(file_paths(std::move(files)), classifier.config.preprocess, classifier.batch_size,
                      decoding_threads(classifier));
   Progress progress(outcome.from_earlier, chosen.size());
   ImageBatch batch;

@@ -132,7 +132,7 @@ NextPath input_paths(std::vector<std::string> arguments) {
   return [paths](const std::atomic<bool>& stop) { return paths->next(stop); };
 }
 
-NextPath input_paths(std::vector<fs::path> files) {
+NextPath file_paths(std::vector<fs::path> files) {
   return [files = std::move(files),
           used = size_t{0}](const std::atomic<bool>&) mutable -> std::optional<InputPath> {
     if (used == files.size()) return std::nullopt;

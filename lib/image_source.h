@@ -31,7 +31,7 @@ using NextPath = std::function<std::optional<InputPath>(const std::atomic<bool>&
 // The image files that arguments name, in order: a file is itself; a folder all image files in it and below,
 // sorted by path; "-" the files and folders that standard input lists, one a line, taken up as they come.
 NextPath input_paths(std::vector<std::string> arguments);
-NextPath input_paths(std::vector<std::filesystem::path> files);
+NextPath file_paths(std::vector<std::filesystem::path> files);
 // All image files in a folder and below, sorted by path. InputError where it cannot be read.
 std::vector<std::filesystem::path> image_files(const std::filesystem::path& folder);
 
