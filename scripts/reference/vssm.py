@@ -40,7 +40,7 @@ DEFAULTS = {
     "posembed": False,
     "imgsize": 224,
 }
-BASES = ("v0", "v0seq", "v01", "v02", "v03", "v04", "v05", "v2", "v3", "v051d", "v052d", "v052dc")
+BASES = ("v0", "v0seq", "v01", "v02", "v03", "v04", "v05", "v2", "v3", "v051d", "v052d", "v052dc", "m0")
 POSTFIXES = ("_no32", "_oact", "_noz", "_nozact")
 OUT_NORMS = ("_onnone", "_ondwconv3", "_oncnorm", "_onsoftmax", "_onsigmoid")
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "relu": F.relu, "sigmoid": torch.sigmoid}
@@ -211,13 +211,20 @@ class SS2D(nn.Module):
         self.in_proj = nn.Linear(channels, 2 * D if self.has_z else D, bias=False)
         kernel, bias = (3, True) if vanilla else (config["ssm_conv"], config["ssm_conv_bias"])
         self.conv2d = depthwise_conv(D, kernel, bias) if kernel > 1 else None
+        self.heads = base == "m0"
+        if self.heads and kernel > 1:
+            self.conv2d = nn.ModuleDict({"1": self.conv2d})
         self.x_proj_weight = nn.Parameter(torch.empty(K, R + 2 * N, D).uniform_(-1, 1) / math.sqrt(D))
-        self.dt_projs_weight = nn.Parameter(torch.empty(K, D, R).uniform_(-1, 1) / math.sqrt(R))
         # softplus(bias) is log-uniform in [0.001, 0.1].
-        start = torch.exp(torch.rand(K, D) * math.log(100) + math.log(0.001)).clamp(min=1e-4)
+        start = torch.exp(torch.rand(K, R if self.heads else D) * math.log(100) + math.log(0.001)).clamp(min=1e-4)
         self.dt_projs_bias = nn.Parameter(start + torch.log(-torch.expm1(-start)))
-        self.A_logs = nn.Parameter(torch.arange(1.0, N + 1).log().repeat(K * D, 1))
-        self.Ds = nn.Parameter(torch.ones(K * D))
+        if self.heads:
+            self.A_logs = nn.Parameter(torch.zeros(K, R))
+            self.Ds = nn.Parameter(torch.ones(K, R, D // R))
+        else:
+            self.dt_projs_weight = nn.Parameter(torch.empty(K, D, R).uniform_(-1, 1) / math.sqrt(R))
+            self.A_logs = nn.Parameter(torch.arange(1.0, N + 1).log().repeat(K * D, 1))
+            self.Ds = nn.Parameter(torch.ones(K * D))
         if self.out_norm_kind == "layernorm":
             self.out_norm = nn.LayerNorm(D)
         elif self.out_norm_kind == "cnorm":
@@ -238,19 +245,31 @@ class SS2D(nn.Module):
             return y.flatten(1, 2).softmax(dim=1).view(y.shape)
         return y.sigmoid() if kind == "sigmoid" else y
 
+    def scan_parameters(self):
+        """-> dt_weight (K, D, R), dt_bias (K, D), A (K, D, N), Ds (K, D). With heads (Mamba-2), R of them,
+        the channels of a head share its dt, bias and A."""
+        A = -torch.exp(self.A_logs.float())
+        if not self.heads:
+            K, D, _ = self.dt_projs_weight.shape
+            return self.dt_projs_weight, self.dt_projs_bias, A.view(K, D, -1), self.Ds.view(K, D)
+        K, R, P = self.Ds.shape
+        N = (self.x_proj_weight.shape[1] - R) // 2
+        weight = torch.eye(R).to(self.Ds).repeat_interleave(P, 0).expand(K, R * P, R)
+        A = A.repeat_interleave(P, 1)[:, :, None].expand(K, R * P, N)
+        return weight, self.dt_projs_bias.repeat_interleave(P, 1), A, self.Ds.flatten(1)
+
     def forward(self, x):
         x = self.in_proj(x)
         if self.has_z:
             x, z = x.chunk(2, dim=-1)
             z = self.act(z) if self.z_act else z
-        x = self.depthwise(x, self.conv2d, self.act) if self.conv2d is not None else self.act(x)
-        K, D, _ = self.dt_projs_weight.shape
-        A, Ds = -torch.exp(self.A_logs.float()).view(K, D, -1), self.Ds.view(K, D)
+        conv = self.conv2d["1"] if isinstance(self.conv2d, nn.ModuleDict) else self.conv2d
+        x = self.depthwise(x, conv, self.act) if conv is not None else self.act(x)
         if self.order == "cascade":
-            y = cascade_scan_2d(x, self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, A, Ds)
+            y = cascade_scan_2d(x, self.x_proj_weight, *self.scan_parameters())
         else:
             projections = F.linear(x, self.x_proj_weight.flatten(0, 1))
-            y = self.scan(x, projections, self.dt_projs_weight, self.dt_projs_bias, A, Ds, self.order)
+            y = self.scan(x, projections, *self.scan_parameters(), self.order)
         y = self.out_act(self.normalise(y))
         return self.out_proj(y * z if self.has_z else y)
 
