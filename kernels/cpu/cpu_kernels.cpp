@@ -388,7 +388,7 @@ class CpuKernels final : public Kernels {
     args.rank = scan.projections.channels() / args.directions_count() - 2 * args.states;
     args.x = input(scan.x);
     args.projections = input(scan.projections);
-    if (scan.dt_weight) args.dt_weight = transposed(scan.dt_weight);
+    if (scan.dt_weight) args.dt_weight = blocked(scan.dt_weight);
     args.dt_bias = scan.dt_bias.as<float>();
     args.A = scan.A.as<float>();
     args.D = scan.D.as<float>();
@@ -510,28 +510,31 @@ class CpuKernels final : public Kernels {
   void forget(const void* memory, size_t bytes) noexcept {
     onednn_.forget(memory, bytes);
     const auto* end = static_cast<const char*>(memory) + bytes;
-    transposed_.erase(transposed_.lower_bound(memory), transposed_.lower_bound(end));
+    blocked_.erase(blocked_.lower_bound(memory), blocked_.lower_bound(end));
   }
-  // (K, D, R) T as (K, R, D) float32.
-  const float* transposed(const View& w) {
+  // dt_weight (K, D, R) T as (K, ceil(D / 16), R, 16) float32, zero beyond D.
+  const float* blocked(const View& w) {
     const bool kept = is_owned(w.data);
-    const auto found = transposed_.find(w.data);
-    if (kept && found != transposed_.end() && found->second.shape == w.dims)
-      return found->second.values.data();
+    const auto found = blocked_.find(w.data);
+    if (kept && found != blocked_.end() && found->second.shape == w.dims) return found->second.values.data();
     const Rows in = input(w);
-    const int64_t count = w.dim(0), channels = w.dim(1), rank = w.dim(2);
+    const int64_t count = w.dim(0), channels = w.dim(1), rank = w.dim(2), blocks = (channels + 15) / 16;
+    const int64_t size = count * blocks * rank * 16;
     float* to = nullptr;
     if (kept) {
-      Transposed& entry = transposed_[w.data];
+      Blocked& entry = blocked_[w.data];
       entry.shape = w.dims;
-      entry.values.resize(static_cast<size_t>(w.elements()));
+      entry.values.resize(static_cast<size_t>(size));
       to = entry.values.data();
     } else {
-      to = scratch_.floats(w.elements());
+      to = scratch_.floats(size);
     }
+    std::fill_n(to, size, 0.0f);
     for (int64_t k = 0; k < count; ++k) {
       for (int64_t d = 0; d < channels; ++d) {
-        for (int64_t r = 0; r < rank; ++r) to[(k * rank + r) * channels + d] = in.at(k * channels + d)[r];
+        for (int64_t r = 0; r < rank; ++r) {
+          to[((k * blocks + d / 16) * rank + r) * 16 + d % 16] = in.at(k * channels + d)[r];
+        }
       }
     }
     return to;
@@ -548,7 +551,7 @@ class CpuKernels final : public Kernels {
     }
   }
 
-  struct Transposed {
+  struct Blocked {
     std::array<int64_t, View::max_rank> shape;
     std::vector<float> values;
   };
@@ -557,7 +560,7 @@ class CpuKernels final : public Kernels {
   Scratch scratch_;
   OneDnn onednn_;
   std::map<void*, size_t> owned_;  // what allocate gave out
-  std::map<const void*, Transposed> transposed_;
+  std::map<const void*, Blocked> blocked_;
   std::vector<std::chrono::steady_clock::time_point> marks_;
 };
 

@@ -29,9 +29,9 @@ HWY_INLINE void round_block(DType dtype, V* values) {
   if (dtype == DType::bfloat16) round_block<DType::bfloat16>(values);
 }
 
-// Floats of workspace that a ChannelScan needs: its states, A and dt_weight, one channel a lane.
+// Floats of workspace that a ChannelScan needs: its states and A, one channel a lane.
 HWY_INLINE int64_t workspace_floats(const ScanArgs& args) {
-  return (2 * args.states + args.rank) * max_lanes;
+  return 2 * args.states * max_lanes;
 }
 
 // One vector of channels [channel, channel + count) of direction k of image b. `full`: count is the number of
@@ -46,7 +46,7 @@ class ChannelScan {
         x_(args.x.at(b * args.pixels()) + channel),
         state_(workspace),
         A_(workspace + args.states * max_lanes),
-        dt_weight_(args.dt_weight ? A_ + args.states * max_lanes : nullptr) {
+        dt_weight_(args.dt_weight ? args.blocked_weight(k, channel) : nullptr) {
     dt_bias_ = load(args.dt_bias + k * args.channels + channel);
     skip_ = load(args.D + k * args.channels + channel);
     const float* A = args.A + (k * args.channels + channel) * args.states;
@@ -54,12 +54,6 @@ class ChannelScan {
       for (int64_t lane = 0; lane < max_lanes; ++lane) {
         A_[n * max_lanes + lane] = lane < count_ ? A[lane * args.states + n] * log2_e : 0.0f;
       }
-    }
-    // A copy, since rows of the whole tensor are far apart and would fall into the same few sets of the
-    // cache.
-    for (int64_t r = 0; dt_weight_ && r < args.rank; ++r) {
-      hn::StoreU(load(args.dt_weight + (k * args.rank + r) * args.channels + channel), F(),
-                 dt_weight_ + r * max_lanes);
     }
     if (!dt_weight_) {
       const int64_t head_size = args.channels / args.rank;
@@ -149,7 +143,7 @@ class ChannelScan {
                 *p4 = projections[4], *p5 = projections[5], *p6 = projections[6], *p7 = projections[7];
     V d0 = start, d1 = d0, d2 = d0, d3 = d0, d4 = d0, d5 = d0, d6 = d0, d7 = d0;
     const float* weight = dt_weight_;
-    for (int64_t r = 0, rank = args_.rank; r < rank; ++r, weight += max_lanes) {
+    for (int64_t r = 0, rank = args_.rank; r < rank; ++r, weight += 16) {
       const V w = hn::LoadU(F(), weight);
       d0 = hn::MulAdd(constant(p0[r]), w, d0), d1 = hn::MulAdd(constant(p1[r]), w, d1);
       d2 = hn::MulAdd(constant(p2[r]), w, d2), d3 = hn::MulAdd(constant(p3[r]), w, d3);
@@ -173,7 +167,7 @@ class ChannelScan {
   const float* x_;
   float* state_;
   float* A_;
-  float* dt_weight_;
+  const float* dt_weight_;
   V dt_bias_, skip_;
   int head_[max_lanes] = {};
 };

@@ -11,7 +11,7 @@ namespace vmamba {
 struct ScanArgs {
   Rows x;                            // a row is a pixel: (B·H·W, D)
   Rows projections;                  // (B·H·W, K·(R + 2N))
-  const float* dt_weight = nullptr;  // (K, R, D): transposed, so that lanes are channels; null for Mamba-2
+  const float* dt_weight = nullptr;  // (K, ceil(D / 16), R, 16), see blocked_weight; null for Mamba-2
   const float* dt_bias = nullptr;    // (K, D)
   const float* A = nullptr;          // (K, D, N)
   const float* D = nullptr;          // (K, D)
@@ -23,6 +23,11 @@ struct ScanArgs {
   DType round_y = DType::float32;   // what each direction's output is rounded to
   int64_t batch = 0, height = 0, width = 0, channels = 0, states = 0, rank = 0;
 
+  // Where dt_weight[k, d, 0] stands; r follows 16 elements apart. Sixteen channels of all r are one piece of
+  // memory: rows of the whole tensor would be far apart and fall into the same few sets of the cache.
+  const float* blocked_weight(int64_t k, int64_t d) const {
+    return dt_weight + ((k * ((channels + 15) / 16) + d / 16) * rank * 16) + d % 16;
+  }
   int64_t pixels() const { return height * width; }
   int64_t direction_values() const { return batch * pixels() * channels; }  // of one direction's output
   int directions_count() const { return direction_count(order); }

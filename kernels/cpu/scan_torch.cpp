@@ -20,6 +20,7 @@ void scan_channel(const ScanArgs& args, int k, int64_t b, int64_t d, float* h, f
   const int64_t states = args.states, rank = args.rank, channels = args.channels;
   const int64_t steps = args.pixels() / sequence_count(args, direction);
   const float* A = args.A + (k * channels + d) * states;
+  const float* weight = args.dt_weight ? args.blocked_weight(k, d) : nullptr;
   const float dt_bias = args.dt_bias[k * channels + d], skip = args.D[k * channels + d];
   for (int64_t sequence = 0; sequence < sequence_count(args, direction); ++sequence) {
     for (int64_t n = 0; n < states; ++n) h[n] = 0;
@@ -30,9 +31,8 @@ void scan_channel(const ScanArgs& args, int k, int64_t b, int64_t d, float* h, f
       const float* B = projection + rank;
       const float* C = B + states;
       float dt = 0;
-      if (args.dt_weight) {
-        for (int64_t r = 0; r < rank; ++r)
-          dt += args.dt_weight[(k * rank + r) * channels + d] * projection[r];
+      if (weight) {
+        for (int64_t r = 0; r < rank; ++r) dt += weight[r * 16] * projection[r];
         dt = round_to(args.round_dt, dt);
       } else {
         dt = projection[d / (channels / rank)];
