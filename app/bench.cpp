@@ -74,7 +74,7 @@ std::pair<int64_t, int64_t> parse_size(const std::string& text) {
     if (at == end) return {sides[0], sides[1]};
     if (*at++ != 'x') break;
   }
-  fail_input("--size {}: not a size; it is SIDE or HEIGHTxWIDTH in pixels, up to {}", text, largest);
+  fail_input("--image-size {}: not a size; it is SIDE or HEIGHTxWIDTH in pixels, up to {}", text, largest);
 }
 
 // What a normalised photograph looks like to the kernels: values of mean 0 and deviation 1.
@@ -388,7 +388,7 @@ Command add_bench(CLI::App& app) {
       ->delimiter(',')
       ->check(whole);
   parser
-      ->add_option("--size", options->sizes,
+      ->add_option("--image-size,--size", options->sizes,
                    "SIDE or HEIGHTxWIDTH in pixels; a list sweeps (default: the config's)")
       ->type_name("S")
       ->delimiter(',');

@@ -197,7 +197,7 @@ int run(const Arguments& arguments) {
 
 Command add_info(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
-      "info", "Parameters, GMACs, stages and memory of a model; with --weights, which tensors do not fit it");
+      "info", "Parameters, GMACs, stages, memory of a model; with --weights, which tensors do not fit");
   auto arguments = std::make_shared<Arguments>();
   add_model_options(*command, arguments->model);
   command->add_option("--batch-size", arguments->batch_size, "Images at once, for the memory")

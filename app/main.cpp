@@ -10,6 +10,7 @@
 #include <new>
 
 #include "app/commands.h"
+#include "app/help.h"
 #include "build_info.h"
 #include "kernels/error.h"
 #include "lib/text.h"
@@ -19,15 +20,8 @@ namespace {
 
 // One line a command, in the order of --help.
 constexpr Command (*commands[])(CLI::App&) = {
-    add_classify,
-    add_check_equal,
-    add_migrate_config,
-    add_eval,
-    add_init_weights,
-    add_convert_weights,
-    add_info,
-    add_bench,
-    add_devices,
+    add_classify, add_eval,           add_check_equal,  add_bench,           add_info,
+    add_devices,  add_migrate_config, add_init_weights, add_convert_weights,
 };
 
 std::string version_text() {
@@ -81,6 +75,7 @@ int run(int argc, char** argv) {
 
   CLI::App app("Runs and verifies VMamba image classifiers.", "vmamba-cli");
   app.set_version_flag("--version", version_text(), "Print the version, the build, CUDA and the libraries");
+  app.formatter(std::make_shared<HelpFormatter>());
   app.fallthrough();
   app.option_defaults()->always_capture_default(false);
   std::string log_level = "info";

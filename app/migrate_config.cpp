@@ -53,9 +53,9 @@ int run(const Arguments& arguments) {
 Command add_migrate_config(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "migrate-config",
-      "Rewrite what newer releases refuse in a config: \"core\" becomes \"oflex\" wherever it stands, and "
-      "the rest of "
-      "the table in docs/migration.md. Reads this program's JSON and the YAML of the Python project.");
+      "Rewrite a config that newer releases refuse: \"core\" becomes \"oflex\", old forward types new ones");
+  command->footer(
+      "Reads this program's JSON and the YAML of the Python project. All rules: docs/migration.md");
   auto arguments = std::make_shared<Arguments>();
   command->add_option("file", arguments->file, "Config to migrate: .json, .yaml or .yml")
       ->type_name("FILE")

@@ -87,8 +87,8 @@ TEST_CASE("csv, table and md have a line a row") {
 TEST_CASE("wrong words are told before anything is measured") {
   check_error(bench({"--dtype", "float32,float8"}), 2, {"--dtype float8", "bfloat16"});
   check_error(bench({"--dtype", "tf32"}), 2, {"--dtype tf32", "CUDA"});
-  check_error(bench({"--size", "1x"}), 2, {"--size 1x"});
-  check_error(bench({"--size", "99999"}), 2, {"--size 99999", "16384"});
+  check_error(bench({"--size", "1x"}), 2, {"--image-size 1x"});
+  check_error(bench({"--size", "99999"}), 2, {"--image-size 99999", "16384"});
   check_error(bench({"--batch-size", "0"}), 2, {"--batch-size"});
   check_error(bench({"--selective-scan-backend", "oflex,,torch"}), 2, {"oflex,,torch", "empty"});
   check_error(run_cli({"bench", "--device", "gpu"}), 2, {"--device gpu", "cuda:N"});
