@@ -242,11 +242,11 @@ void write_text(std::ostream& out, const Outcome& outcome, const Classifier& cla
   if (!hardest.empty()) out << "hardest classes\n";
   for (const size_t i : hardest) {
     const int mistake = outcome.accuracy.usual_mistake(static_cast<int>(i));
-    out << fmt::format("{:18.2f} %   {}, taken for {} {} times\n",
+    const int64_t times = outcome.accuracy.confused(static_cast<int>(i), mistake);
+    out << fmt::format("{:18.2f} %   {}, {} of {} taken for {}\n",
                        100 * share(classes[i].top1, classes[i].images),
-                       shown(class_name(classifier, data, i)),
-                       shown(class_name(classifier, data, static_cast<size_t>(mistake))),
-                       outcome.accuracy.confused(static_cast<int>(i), mistake));
+                       shown(class_name(classifier, data, i)), times, classes[i].images,
+                       shown(class_name(classifier, data, static_cast<size_t>(mistake))));
   }
 }
 

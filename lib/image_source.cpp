@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <new>
+#include <system_error>
 
 #include "kernels/error.h"
 #include "lib/image.h"
@@ -144,7 +145,14 @@ ImageSource::ImageSource(NextPath next_path, const PreprocessConfig& preprocess,
     : next_path_(std::move(next_path)), preprocess_(preprocess), batch_size_(batch_size) {
   check(batch_size > 0 && threads > 0, "batches of {} by {} threads", batch_size, threads);
   slots_.resize(2 * (static_cast<size_t>(batch_size) + static_cast<size_t>(threads)));
-  for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+  for (int i = 0; i < threads; ++i) {
+    try {
+      threads_.emplace_back([this] { work(); });
+    } catch (const std::system_error& error) {  // the system has no more threads: fewer do as well
+      if (threads_.empty()) fail_machine("no thread for decoding: {}", error.what());
+      break;
+    }
+  }
 }
 
 ImageSource::~ImageSource() {

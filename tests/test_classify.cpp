@@ -255,6 +255,18 @@ TEST_CASE("outputs appear whole or not at all") {
   check_error(classify({cat, "-o", "/dev/full"}), 3, {"could not be written"});
 }
 
+TEST_CASE("the model that ships knows a cat and an espresso") {
+  const CliResult result = run_cli({"classify", cat, coffee, "--format", "json", "--device", "cpu"});
+  INFO(result.err);
+  REQUIRE(result.exit_code == 0);
+  const auto results = nlohmann::json::parse(result.out)["results"];
+  const std::string first = results[0]["top"][0]["label"];
+  CHECK((first == "Egyptian cat" || first == "tabby"));
+  bool espresso = false;
+  for (size_t i = 0; i < 3; ++i) espresso |= results[1]["top"][i]["label"] == "espresso";
+  CHECK(espresso);
+}
+
 TEST_CASE("a batch that does not fit is halved until it does") {
   Classifier classifier;
   classifier.config.num_classes = 2;
