@@ -14,7 +14,7 @@ namespace {
 using Kind = PickleNode::Kind;
 
 // A checkpoint of 10,000 tensors with its optimizer makes under a million values.
-constexpr size_t max_nodes = 4'000'000;
+constexpr size_t max_nodes = 2'000'000;
 constexpr size_t max_depth = 1000;  // of open marks
 
 // clang-format off
