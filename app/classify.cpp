@@ -156,8 +156,9 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
   if (config.in_chans != 3)
     fail_input("images have 3 channels, the config's in_chans is {}: give --input-tensor FILE",
                config.in_chans);
-  const bool one_file = options.inputs.size() == 1 && !std::filesystem::is_directory(options.inputs[0]) &&
-                        options.inputs[0] != "-";
+  std::error_code ignored;
+  const bool one_file = options.inputs.size() == 1 && options.inputs[0] != "-" &&
+                        !std::filesystem::is_directory(options.inputs[0], ignored);
   ImageSource source(input_paths(options.inputs), config.preprocess, classifier.batch_size,
                      one_file ? 1 : decoding_threads(classifier));
   load_runner(classifier);

@@ -9,6 +9,7 @@
 #include "lib/image.h"
 
 #include <algorithm>
+#include <array>
 #include <csetjmp>
 #include <cstdio>
 #include <cstring>
@@ -232,17 +233,36 @@ void decode_webp(const EncodedImage& encoded, Image& image) {
 
 // --- PNG, BMP, GIF.
 
-// The chunks up to IEND lie inside the file, and each that must be understood is.
+// CRC-32 as PNG has it: reflected polynomial 0xedb88320.
+uint32_t crc32(std::string_view bytes) {
+  static const auto table = [] {
+    std::array<uint32_t, 256> entries{};
+    for (uint32_t i = 0; i < 256; ++i) {
+      entries[i] = i;
+      for (int bit = 0; bit < 8; ++bit) entries[i] = (entries[i] >> 1) ^ (entries[i] & 1 ? 0xedb88320u : 0);
+    }
+    return entries;
+  }();
+  uint32_t crc = 0xffffffffu;
+  for (const char byte : bytes) crc = table[(crc ^ static_cast<uint8_t>(byte)) & 0xff] ^ (crc >> 8);
+  return ~crc;
+}
+
+// The chunks up to IEND lie inside the file; those that must be understood are, and are undamaged (stb_image
+// checks no sum).
 void check_png(const EncodedImage& encoded) {
   const std::string_view bytes = encoded.bytes;
   for (size_t at = 8; at + 12 <= bytes.size();) {
     const uint64_t length = big32(data_of(encoded) + at);
     const std::string_view type = bytes.substr(at + 4, 4);
+    if (length > bytes.size() - at - 12) break;
+    if ((type[0] & 0x20) == 0) {
+      if (type != "IHDR" && type != "PLTE" && type != "IDAT" && type != "IEND")
+        fail_input("{}: not a PNG that can be decoded: unknown chunk", encoded.name);
+      if (crc32(bytes.substr(at + 4, length + 4)) != big32(data_of(encoded) + at + 8 + length))
+        fail_input("{}: the PNG file is damaged: a checksum does not fit", encoded.name);
+    }
     if (type == "IEND") return;
-    const bool critical = (type[0] & 0x20) == 0;
-    if (critical && type != "IHDR" && type != "PLTE" && type != "IDAT")
-      fail_input("{}: not a PNG that can be decoded: unknown chunk", encoded.name);
-    if (at == 8 && type != "IHDR") break;
     at += length + 12;
   }
   fail_truncated(encoded);

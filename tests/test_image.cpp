@@ -82,6 +82,18 @@ TEST_CASE("damaged bytes are decoded or refused, never more than that") {
   CHECK(refused > 100);
 }
 
+TEST_CASE("one wrong bit in a PNG is noticed") {
+  const std::string png = read_file(data("images/interlaced.png"));
+  int noticed = 0;
+  for (size_t at = 8; at < png.size(); at += 97, ++noticed) {
+    std::string damaged = png;
+    damaged[at] = static_cast<char>(damaged[at] ^ 4);
+    INFO(at);
+    CHECK_THROWS_AS(parse(damaged), InputError);
+  }
+  CHECK(noticed > 50);
+}
+
 TEST_CASE("too many pixels are refused from the header") {
   std::string png = read_file(data("images/rgba.png"));
   put(png, 16, std::string("\x00\x00\x75\x30\x00\x00\x75\x30", 8));
@@ -125,11 +137,7 @@ TEST_CASE("what is no image file is named with the reason") {
 }
 
 TEST_CASE("a small PNG cannot inflate without end") {
-  // 1 × 1 pixel whose stream inflates to 3 MB of zeros: a stored-length check would not see it.
-  std::string png = read_file(data("images/rgba.png")).substr(0, 8 + 25);
-  put(png, 16, std::string("\x00\x00\x00\x01\x00\x00\x00\x01", 8));
-  CHECK_THROWS_WITH_AS(parse(png), doctest::Contains("truncated"), InputError);  // no IEND
-  const std::string bomb = read_file(data("images/bomb.png"));
+  const std::string bomb = read_file(data("images/bomb.png"));  // 1 × 1 pixel, 4 MB of rows
   CHECK_THROWS_WITH_AS(decode_image(parse(bomb)), doctest::Contains("its data is larger than its size says"),
                        InputError);
 }
