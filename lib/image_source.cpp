@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <new>
 #include <system_error>
@@ -142,9 +143,12 @@ NextPath file_paths(std::vector<fs::path> files) {
 }
 
 ImageSource::ImageSource(NextPath next_path, const PreprocessConfig& preprocess, int batch_size, int threads)
-    : next_path_(std::move(next_path)), preprocess_(preprocess), batch_size_(batch_size) {
+    : next_path_(std::move(next_path)),
+      preprocess_(preprocess),
+      batch_size_(static_cast<size_t>(batch_size)),
+      image_bytes_(size_t{3} * preprocess.crop * preprocess.crop) {
   check(batch_size > 0 && threads > 0, "batches of {} by {} threads", batch_size, threads);
-  slots_.resize(2 * (static_cast<size_t>(batch_size) + static_cast<size_t>(threads)));
+  ring_.resize(2 + 2 * static_cast<size_t>(threads) / batch_size_);
   for (int i = 0; i < threads; ++i) {
     try {
       threads_.emplace_back([this] { work(); });
@@ -165,28 +169,36 @@ ImageSource::~ImageSource() {
 }
 
 bool ImageSource::next(ImageBatch& batch) {
-  batch.items.clear();
-  batch.pixels.clear();
+  constexpr auto patience =
+      std::chrono::milliseconds(50);  // for a path, before a batch goes out that is not full
+  std::unique_lock lock(mutex_);
+  Ahead& ahead = ring_[taken_ % ring_.size()];
+  const auto all_done = [&] { return ahead.done == ahead.given; };
+  const auto complete = [&] {
+    return failure_ || (all_done() && (ahead.given == batch_size_ || exhausted_));
+  };
+  while (!ready_.wait_for(lock, patience, complete))
+    if (asking_ && ahead.given > 0 && all_done()) break;
+  if (failure_) std::rethrow_exception(failure_);
+  if (filling_ == taken_) ++filling_;
+  ++taken_;
+  const bool any = hand_out(ahead, batch);
+  lock.unlock();
+  space_.notify_one();
+  return any;
+}
+
+bool ImageSource::hand_out(Ahead& ahead, ImageBatch& batch) {
+  std::swap(batch, ahead.batch);
+  batch.items.resize(ahead.given);
   batch.images = 0;
-  const size_t most_items = 4 * static_cast<size_t>(batch_size_);
-  while (batch.images < batch_size_ && batch.items.size() < most_items) {
-    std::unique_lock lock(mutex_);
-    Slot& slot = slots_[taken_ % slots_.size()];
-    ready_.wait(lock, [&] { return failure_ || slot.ready || (exhausted_ && taken_ == given_); });
-    if (failure_) std::rethrow_exception(failure_);
-    if (!slot.ready) break;
-    lock.unlock();  // nobody touches a ready slot until it is taken
-    if (slot.item.error.empty()) {
-      batch.pixels.insert(batch.pixels.end(), slot.pixels.begin(), slot.pixels.end());
-      ++batch.images;
-    }
-    batch.items.push_back(std::move(slot.item));
-    lock.lock();
-    slot.ready = false;
-    ++taken_;
-    lock.unlock();
-    space_.notify_one();
+  for (size_t i = 0; i < batch.items.size(); ++i) {
+    if (!batch.items[i].error.empty()) continue;
+    uint8_t* place = batch.pixels.data() + static_cast<size_t>(batch.images++) * image_bytes_;
+    if (place != batch.pixels.data() + i * image_bytes_)
+      std::memcpy(place, batch.pixels.data() + i * image_bytes_, image_bytes_);
   }
+  ahead.given = ahead.done = 0;
   return !batch.items.empty();
 }
 
@@ -194,26 +206,34 @@ void ImageSource::work() {
   try {
     for (;;) {
       std::unique_lock input(input_);
-      {
-        std::unique_lock lock(mutex_);
-        space_.wait(lock, [&] { return stop_ || exhausted_ || given_ - taken_ < slots_.size(); });
-        if (stop_ || exhausted_) return;
-      }
-      std::optional<InputPath> path = next_path_(stop_);
       std::unique_lock lock(mutex_);
+      space_.wait(lock, [&] { return stop_ || exhausted_ || filling_ - taken_ < ring_.size(); });
+      if (stop_ || exhausted_) return;
+      asking_ = true;
+      lock.unlock();
+      std::optional<InputPath> path = next_path_(stop_);
+      lock.lock();
+      asking_ = false;
       if (!path) {
         exhausted_ = true;
         lock.unlock();
         ready_.notify_all();
         return;
       }
-      Slot& slot = slots_[given_ % slots_.size()];
-      slot.item.index = given_++;
+      Ahead& ahead = ring_[filling_ % ring_.size()];
+      const size_t place = ahead.given++;
+      if (place == 0) {
+        ahead.batch.items.assign(batch_size_, {});
+        ahead.batch.pixels.resize(batch_size_ * image_bytes_);
+      }
+      ahead.batch.items[place].index = given_++;
+      if (ahead.given == batch_size_) ++filling_;
       lock.unlock();
       input.unlock();
-      fill(slot, std::move(*path));
+      // Nobody else touches this item and these pixels until all items of the batch are done.
+      fill(ahead.batch.items[place], std::move(*path), ahead.batch.pixels.data() + place * image_bytes_);
       lock.lock();
-      slot.ready = true;
+      ++ahead.done;
       lock.unlock();
       ready_.notify_all();
     }
@@ -226,25 +246,24 @@ void ImageSource::work() {
   }
 }
 
-void ImageSource::fill(Slot& slot, InputPath path) {
-  slot.item.file = std::move(path.file);
-  slot.item.error = std::move(path.error);
-  if (!slot.item.error.empty()) return;
+void ImageSource::fill(ImageBatch::Item& item, InputPath path, uint8_t* pixels) {
+  item.file = std::move(path.file);
+  item.error = std::move(path.error);
+  if (!item.error.empty()) return;
   try {
-    EncodedImage encoded = open_image(slot.item.file);
+    const EncodedImage encoded = open_image(item.file);
     std::unique_lock<std::mutex> alone;
     if (encoded.pixels() > large_pixels) alone = std::unique_lock(large_);
     const Image image = decode_image(encoded);
-    slot.pixels.resize(size_t{3} * preprocess_.crop * preprocess_.crop);
     try {
-      resize_and_crop(image, preprocess_, slot.pixels);
+      resize_and_crop(image, preprocess_, std::span(pixels, image_bytes_));
     } catch (const InputError& error) {
       fail_input("{}: {}", encoded.name, error.what());
     }
   } catch (const InputError& error) {
-    slot.item.error = error.what();
+    item.error = error.what();
   } catch (const std::bad_alloc&) {
-    slot.item.error = fmt::format("{}: not enough memory to decode it", slot.item.file.string());
+    item.error = fmt::format("{}: not enough memory to decode it", item.file.string());
   }
 }
 

