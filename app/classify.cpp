@@ -129,7 +129,7 @@ void open_outputs(const Options& options, Outputs& outputs) {
 }
 
 void report_skipped(Outputs& outputs) {
-  if (!outputs.first_error.empty()) spdlog::warn("skipped: {}", shown(outputs.first_error));
+  if (!outputs.first_error.empty()) spdlog::error("skipped: {}", shown(outputs.first_error));
   outputs.first_error.clear();
 }
 
@@ -138,7 +138,7 @@ void add_failed(Outputs& outputs, const std::string& file, const std::string& er
   if (outputs.failed++ == 0 && outputs.images == 0)
     outputs.first_error = error;
   else
-    spdlog::warn("skipped: {}", shown(error));
+    spdlog::error("skipped: {}", shown(error));
   outputs.results->add({file, error, {}});
 }
 

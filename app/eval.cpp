@@ -356,7 +356,7 @@ Outcome evaluate(const Options& options, Classifier& classifier, const DataSet& 
         line["probability"] = best[0].probability;
       } else {
         progress.clear();
-        spdlog::warn("skipped: {}", shown(item.error));
+        spdlog::error("skipped: {}", shown(item.error));
         ++outcome.failed;
         line["error"] = item.error;
       }

@@ -22,7 +22,10 @@ Command add_init_weights(CLI::App& app) {
       ->required()
       ->type_name("FILE|NAME");
   command->add_option("--seed", options->seed, "PyTorch's seed; its lowest 32 bits count, as there")
-      ->check(CLI::NonNegativeNumber.description(""))
+      ->check([](const std::string& text) -> std::string {
+        const bool is_number = text.find_first_not_of("0123456789") == std::string::npos;
+        return is_number ? "" : text + " is not a seed (0 to 2^64 - 1)";
+      })
       ->capture_default_str()
       ->type_name("SEED");
   command->add_option("-o,--output", options->output, "The safetensors file to write")

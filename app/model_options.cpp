@@ -77,6 +77,11 @@ ModelFiles find_model(const ModelOptions& options) {
     files = shipped_model();
   } else {
     files.weights = options.weights;
+    std::error_code error;
+    if (!files.weights.empty() && !fs::exists(files.weights, error))
+      fail_input("{}: no such weights file", files.weights.string());
+    if (fs::is_directory(files.weights, error))
+      fail_input("{}: is a folder, not a weights file", files.weights.string());
     if (!options.config.empty()) {
       files.config = find_config(options.config);
     } else {

@@ -251,7 +251,7 @@ std::unique_ptr<Kernels> make_kernels(Device device, const KernelOptions& option
 #ifdef VMAMBA_CUDA_KERNELS
   return make_cuda_kernels(device.index, options);
 #else
-  fail_machine("device {}: this build has no CUDA (configured without nvcc); use --device cpu",
+  fail_machine("device {}: this build has no CUDA; use --device cpu, or build with the preset cuda",
                to_string(device));
 #endif
 }
@@ -262,7 +262,7 @@ std::vector<DeviceReport> list_devices() {
   for (DeviceReport& report : list_cuda_devices()) devices.push_back(std::move(report));
 #else
   devices.push_back(
-      {Device{DeviceType::cuda, 0}, "CUDA", false, "this build has no CUDA (configured without nvcc)"});
+      {Device{DeviceType::cuda, 0}, "CUDA", false, "this build has no CUDA (the preset cuda builds it in)"});
 #endif
   return devices;
 }

@@ -93,7 +93,9 @@ TEST_CASE("wrong words are told before anything is measured") {
   check_error(bench({"--selective-scan-backend", "oflex,,torch"}), 2, {"oflex,,torch", "empty"});
   check_error(run_cli({"bench", "--device", "gpu"}), 2, {"--device gpu", "cuda:N"});
   check_error(run_cli({"bench", "--weights", data("models").string() + "/none.safetensors"}), 2,
-              {"none.json", "config.json", "--config"});
+              {"none.safetensors: no such weights file"});
+  check_error(run_cli({"bench", "--weights", data("chelsea.png").string()}), 2,
+              {"chelsea.json", "config.json", "--config"});
 }
 
 TEST_CASE("step_kind drops stage and block") {
