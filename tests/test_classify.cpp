@@ -222,7 +222,12 @@ TEST_CASE("inputs of which nothing can be read: exit code 2, one line") {
   check_error(classify({folder / "empty.png"}), 2, {"empty.png: the file is empty"});
   check_error(classify({folder / "note.txt"}), 2, {"note.txt: not an image"});
   check_error(classify({folder / "vast.png"}), 2, {"30000 x 30000 pixels"});
-  check_error(classify({"none.png", "neither.png"}), 2, {"none of the 2 inputs"});
+  const CliResult two = classify({"none.png", "neither.png"});  // a line for each, and one for both
+  CHECK(two.exit_code == 2);
+  CHECK(two.out == "");
+  CHECK(two.err.find("skipped: none.png: cannot be read") != std::string::npos);
+  CHECK(two.err.find("skipped: neither.png: cannot be read") != std::string::npos);
+  CHECK(two.err.find("none of the 2 inputs could be read") != std::string::npos);
   check_error(classify({"-"}), 2, {"standard input lists no files"});
   check_error(classify({cat, "--input-tensor", "x"}), 2, {"--input-tensor"});
   check_error(classify({"--input-tensor", model / "weights.safetensors"}), 2,
