@@ -7,13 +7,18 @@ packages=(
   libdnnl-dev libhwy-dev libzip-dev libsleef-dev libyaml-cpp-dev
 )
 
+# The CUDA toolkit's usual place, where PATH does not name another.
+if ! command -v nvcc >/dev/null && [[ -x /usr/local/cuda/bin/nvcc ]]; then
+  PATH=$PATH:/usr/local/cuda/bin
+fi
+
 say() { echo "$*" >&2; }
 
 # cuda where a GPU answers and nvcc is there, else cpu; VMAMBA_PRESET overrides.
 choose_preset() {
   if [[ -n ${VMAMBA_PRESET:-} ]]; then
     echo "$VMAMBA_PRESET"
-  elif nvidia-smi -L >/dev/null 2>&1 && { command -v nvcc || [[ -x /usr/local/cuda/bin/nvcc ]]; } >/dev/null; then
+  elif nvidia-smi -L >/dev/null 2>&1 && command -v nvcc >/dev/null; then
     echo cuda
   else
     echo cpu
