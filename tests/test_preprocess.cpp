@@ -1,6 +1,7 @@
 // Resize, crop and normalise against what Pillow and torchvision give: no byte differs.
 #include <doctest/doctest.h>
 
+#include <hwy/targets.h>
 #include <cstring>
 #include <sstream>
 
@@ -83,6 +84,27 @@ TEST_CASE("a crop is the same as the middle of the whole resized image") {
       CHECK(std::memcmp(&middle.rgb[static_cast<size_t>(y) * crop * 3], &whole.rgb[from], crop * 3) == 0);
     }
   }
+}
+
+TEST_CASE("every vector target of this machine gives the same bytes") {
+  const Image photo = read_image(data("images/rocket.jpg")), other = gradient(61, 97);
+  const auto results = [&] {
+    return std::vector{resize(photo, 333, 222, Interpolation::bicubic).rgb,
+                       resize(photo, 41, 37, Interpolation::bilinear).rgb,
+                       resize(other, 130, 75, Interpolation::bicubic).rgb};
+  };
+  const auto wanted = results();
+  int targets = 0;
+  const int64_t supported = hwy::SupportedTargets();
+  for (int64_t left = supported; left != 0; left &= left - 1, ++targets) {
+    hwy::SetSupportedTargetsForTest(left & -left);
+    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+    INFO(hwy::TargetName(left & -left));
+    CHECK(results() == wanted);
+  }
+  hwy::SetSupportedTargetsForTest(0);
+  hwy::GetChosenTarget().Update(supported);
+  CHECK(targets > 0);
 }
 
 TEST_CASE("a size that is kept is copied, a constant stays constant") {
