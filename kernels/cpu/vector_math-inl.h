@@ -84,12 +84,22 @@ HWY_INLINE V mul(V x, V y) {
 HWY_INLINE V div(V x, V y) {
   return hn::Div(x, y);
 }
+// min and max give y where y is NaN.
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
 HWY_INLINE V min(V x, V y) {
   return hn::Min(x, y);
 }
 HWY_INLINE V max(V x, V y) {
   return hn::Max(x, y);
 }
+#else
+HWY_INLINE V min(V x, V y) {
+  return hn::IfThenElse(hn::Lt(x, y), x, y);
+}
+HWY_INLINE V max(V x, V y) {
+  return hn::IfThenElse(hn::Gt(x, y), x, y);
+}
+#endif
 HWY_INLINE V mul_add(V x, V y, V z) {
   return hn::MulAdd(x, y, z);
 }  // x·y + z
@@ -204,8 +214,9 @@ template <class P>
 HWY_INLINE P exp_any(P x) {
   const P magic = all<P>(whole_number), clamped = min(all<P>(90.0f), max(all<P>(-105.0f), x));
   const P n = sub(mul_add(clamped, all<P>(log2_e), magic), magic);
-  // log2(e) in two pieces: its rounding error would grow with x.
-  const P f = mul_add(clamped, all<P>(1.925963033e-8f), mul_sub(clamped, all<P>(log2_e), n));
+  // x − n·ln 2 with ln 2 in two pieces, the first so short that n times it is exact.
+  const P r = mul_add(n, all<P>(-1.428606765330187e-06f), mul_add(n, all<P>(-0.693145751953125f), clamped));
+  const P f = mul(r, all<P>(log2_e));
   return times_any_power_of_two(exp2_fraction(f), n);
 }
 
