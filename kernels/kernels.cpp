@@ -100,7 +100,8 @@ void Kernels::linear(const View& x, const View& w, const View& bias, Activation 
   do_linear(x, w, bias, act, residual, y);
 }
 
-void Kernels::conv2d(const View& x, const View& w, const View& bias, int stride, int padding, const View& y) {
+void Kernels::check_conv2d(const View& x, const View& w, const View& bias, int stride, int padding,
+                           const View& y) {
   want(x.rank == 4 && w.rank == 4 && y.rank == 4 && is_real(x.dtype) && w.dtype == x.dtype &&
            y.dtype == x.dtype && w.dim(3) == x.dim(3) && w.dim(0) == y.dim(3) && x.dim(0) == y.dim(0) &&
            stride >= 1 && padding >= 0 && x.is_dense() && w.is_dense() && y.is_dense() &&
@@ -110,7 +111,26 @@ void Kernels::conv2d(const View& x, const View& w, const View& bias, int stride,
            y.dim(2) == (x.dim(2) + 2 * padding - w.dim(2)) / stride + 1,
        "conv2d", fmt::format("an output for stride {} and padding {}", stride, padding), {x, w, y});
   macs_ += static_cast<uint64_t>(y.elements()) * static_cast<uint64_t>(w.elements() / w.dim(0));
+}
+
+void Kernels::conv2d(const View& x, const View& w, const View& bias, int stride, int padding, const View& y) {
+  check_conv2d(x, w, bias, stride, padding, y);
   do_conv2d(x, w, bias, stride, padding, y);
+}
+
+void Kernels::conv2d_norm(const View& x, const View& w, const View& bias, int stride, int padding,
+                          const View& gamma, const View& beta, float epsilon, Activation act, const View& y) {
+  check_conv2d(x, w, bias, stride, padding, y);
+  want(is_vector(gamma, y.channels()) && is_vector(beta, y.channels()), "conv2d_norm", "gamma and beta (O)",
+       {gamma, beta, y});
+  do_conv2d_norm(x, w, bias, stride, padding, gamma, beta, epsilon, act, y);
+}
+
+void Kernels::do_conv2d_norm(const View& x, const View& w, const View& bias, int stride, int padding,
+                             const View& gamma, const View& beta, float epsilon, Activation act,
+                             const View& y) {
+  do_conv2d(x, w, bias, stride, padding, y);
+  do_layer_norm(y, gamma, beta, epsilon, act, {}, true, y);
 }
 
 void Kernels::depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act,
@@ -124,13 +144,18 @@ void Kernels::depthwise_conv2d(const View& x, const View& w, const View& bias, A
   do_depthwise_conv2d(x, w, bias, act, y);
 }
 
-void Kernels::layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
-                         const View& gate, bool round_norm, const View& y) {
+void Kernels::check_layer_norm(const View& x, const View& gamma, const View& beta, const View& gate,
+                               const View& y) {
   want(same_shape(x, y) && is_real(x.dtype) && is_real(y.dtype) && is_absent_or_vector(gamma, x.channels()) &&
            is_absent_or_vector(beta, x.channels()) && static_cast<bool>(gamma) == static_cast<bool>(beta) &&
            (!gate || (gate.rows() == y.rows() && gate.channels() == y.channels() && gate.dtype == y.dtype)),
        "layer_norm", "x (…,C), gamma and beta (C) or absent, gate like y or absent, y like x",
        {x, gamma, beta, gate, y});
+}
+
+void Kernels::layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
+                         const View& gate, bool round_norm, const View& y) {
+  check_layer_norm(x, gamma, beta, gate, y);
   do_layer_norm(x, gamma, beta, epsilon, act, gate, round_norm, y);
 }
 
@@ -180,7 +205,7 @@ void Kernels::mean_pool(const View& x, const View& y) {
   do_mean_pool(x, y);
 }
 
-void Kernels::selective_scan_2d(const SelectiveScan2d& s) {
+void Kernels::check_scan(const SelectiveScan2d& s) {
   const int k = direction_count(s.order);
   const int64_t channels = s.x.dim(3), states = s.A.dim(2);
   want(s.x.rank == 4 && is_real(s.x.dtype) && s.y.dtype == DType::float32 && same_shape(s.x, s.y) &&
@@ -205,7 +230,26 @@ void Kernels::selective_scan_2d(const SelectiveScan2d& s) {
        "selective_scan_2d", "directions (K,B,H,W,D) float32, or none", {s.directions, s.x});
   // Per direction, channel and pixel: R for dt; 3N for Δ·B·x, the decay and C·h; 1 for the skip.
   macs_ += static_cast<uint64_t>(k * s.x.elements() * ((s.dt_weight ? rank : 0) + 3 * states + 1));
+}
+
+void Kernels::selective_scan_2d(const SelectiveScan2d& s) {
+  check_scan(s);
   do_selective_scan_2d(s);
+}
+
+void Kernels::selective_scan_2d_norm(const SelectiveScan2d& s, const View& gamma, const View& beta,
+                                     float epsilon, Activation act, const View& gate, bool round_norm,
+                                     const View& out) {
+  check_scan(s);
+  check_layer_norm(s.y, gamma, beta, gate, out);
+  do_selective_scan_2d_norm(s, gamma, beta, epsilon, act, gate, round_norm, out);
+}
+
+void Kernels::do_selective_scan_2d_norm(const SelectiveScan2d& s, const View& gamma, const View& beta,
+                                        float epsilon, Activation act, const View& gate, bool round_norm,
+                                        const View& out) {
+  do_selective_scan_2d(s);
+  do_layer_norm(s.y, gamma, beta, epsilon, act, gate, round_norm, out);
 }
 
 namespace {

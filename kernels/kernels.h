@@ -92,6 +92,9 @@ class Kernels {
   // Convolution with zero padding. x (B,H,W,I) T, w (O, kh, kw, I) T, bias (O) float32 or absent, y
   // (B,Ho,Wo,O) T.
   void conv2d(const View& x, const View& w, const View& bias, int stride, int padding, const View& y);
+  // y = act(LayerNorm(conv2d(x, w, bias))) over y's channels; gamma, beta (O) float32.
+  void conv2d_norm(const View& x, const View& w, const View& bias, int stride, int padding, const View& gamma,
+                   const View& beta, float epsilon, Activation act, const View& y);
   // Per-channel convolution, stride 1, padding (k−1)/2, k odd, then act. x (B,H,W,D) T or float32,
   // row-strided; w (k, k, D) float32; bias (D) float32 or absent; y (B,H,W,D) of x's dtype.
   void depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act, const View& y);
@@ -115,6 +118,10 @@ class Kernels {
   // Mean over the pixels: x (B,H,W,C) T, y (B,C) float32.
   void mean_pool(const View& x, const View& y);
   void selective_scan_2d(const SelectiveScan2d& scan);
+  // The scan, then out = act(LayerNorm(scan.y)) · gate as layer_norm says. scan.y is only room for it: what
+  // stands there afterwards is not defined.
+  void selective_scan_2d_norm(const SelectiveScan2d& scan, const View& gamma, const View& beta, float epsilon,
+                              Activation act, const View& gate, bool round_norm, const View& out);
 
   // Multiply-accumulates of matrix products, convolutions and scans since construction (per call, not per
   // launch).
@@ -130,6 +137,10 @@ class Kernels {
                          const View& y) = 0;
   virtual void do_conv2d(const View& x, const View& w, const View& bias, int stride, int padding,
                          const View& y) = 0;
+  // In two steps, unless a device has one for it.
+  virtual void do_conv2d_norm(const View& x, const View& w, const View& bias, int stride, int padding,
+                              const View& gamma, const View& beta, float epsilon, Activation act,
+                              const View& y);
   virtual void do_depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act,
                                    const View& y) = 0;
   virtual void do_layer_norm(const View& x, const View& gamma, const View& beta, float epsilon,
@@ -143,8 +154,16 @@ class Kernels {
   virtual void do_merge_patches(const View& x, const View& y) = 0;
   virtual void do_mean_pool(const View& x, const View& y) = 0;
   virtual void do_selective_scan_2d(const SelectiveScan2d& scan) = 0;
+  // In two steps, unless a device has one for it.
+  virtual void do_selective_scan_2d_norm(const SelectiveScan2d& scan, const View& gamma, const View& beta,
+                                         float epsilon, Activation act, const View& gate, bool round_norm,
+                                         const View& out);
 
  private:
+  void check_layer_norm(const View& x, const View& gamma, const View& beta, const View& gate, const View& y);
+  void check_scan(const SelectiveScan2d& scan);
+  void check_conv2d(const View& x, const View& w, const View& bias, int stride, int padding, const View& y);
+
   Device device_;
   uint64_t macs_ = 0;
 };

@@ -9,10 +9,10 @@ namespace {
 
 constexpr float layer_norm_epsilon = 1e-5f;
 
-// One selective scan over directions [first, first + K) of the block's parameters. x (B,H,W,D) T; result
-// float32.
-View scan(const Forward& f, const Ss2dWeights& op, const View& x, ScanOrder order, int first,
-          ScanBackend backend, bool round_directions, const std::string& tap_prefix) {
+// The selective scan over directions [first, first + K) of the block's parameters, its x_proj done. x
+// (B,H,W,D) T.
+SelectiveScan2d scan_of(const Forward& f, const Ss2dWeights& op, const View& x, ScanOrder order, int first,
+                        ScanBackend backend, bool round_directions, const std::string& tap_prefix) {
   const int64_t batch = x.dim(0), height = x.dim(1), width = x.dim(2), channels = x.dim(3);
   const int count = direction_count(order);
   const int64_t per_direction = op.x_proj_weight.view().dim(0) / 4;  // R + 2N
@@ -34,7 +34,15 @@ View scan(const Forward& f, const Ss2dWeights& op, const View& x, ScanOrder orde
   s.backend = backend;
   s.round_directions = round_directions;
   s.y = f.arena.take(DType::float32, {batch, height, width, channels});
+  return s;
+}
 
+// The scan's y, float32.
+View scan(const Forward& f, const Ss2dWeights& op, const View& x, ScanOrder order, int first,
+          ScanBackend backend, bool round_directions, const std::string& tap_prefix) {
+  const int64_t batch = x.dim(0), height = x.dim(1), width = x.dim(2), channels = x.dim(3);
+  const int count = direction_count(order);
+  SelectiveScan2d s = scan_of(f, op, x, order, first, backend, round_directions, tap_prefix);
   const ArenaScope scope(f.arena);
   if (f.wants(tap_prefix, "scan.k0"))
     s.directions = f.arena.take(DType::float32, {count, batch, height, width, channels});
@@ -128,37 +136,46 @@ void ss2d(const Forward& f, const Config& config, const Ss2dWeights& op, const V
     f.kernels.activate(in, act, {}, false, conv);
   f.tap(op.prefix, "conv2d", conv);
 
-  const View y = spec.core == Core::cascade
-                     ? cascade(f, op, conv, config.selective_scan_backend, policy.round_directions)
-                     : scan(f, op, conv, spec.order, 0, config.selective_scan_backend,
-                            policy.round_directions, op.prefix);
-
-  // out_norm → out_act → ·z; a plain LayerNorm takes all three in one pass.
+  // The scan, then out_norm → out_act → ·z; a plain LayerNorm takes all three in one pass, and where nobody
+  // looks in between it may be one with the scan.
   const DType after_norm = policy.float32_after_norm ? DType::float32 : op.dtype;
   View gated;
-  if (spec.out_norm == OutNorm::layer_norm) {
-    if (f.wants(op.prefix, "out_norm")) {
-      const ArenaScope observed(f.arena);
-      const View normed = map(after_norm, channels);
-      f.kernels.layer_norm(y, op.out_norm.weight, op.out_norm.bias, layer_norm_epsilon, Activation::none, {},
-                           false, normed);
-      f.tap(op.prefix, "out_norm", normed);
-    }
+  if (f.taps == nullptr && spec.core != Core::cascade && spec.out_norm == OutNorm::layer_norm) {
     gated = map(op.dtype, channels);
-    f.kernels.layer_norm(y, op.out_norm.weight, op.out_norm.bias, layer_norm_epsilon, out_act, z,
-                         !policy.float32_after_norm, gated);
+    f.kernels.selective_scan_2d_norm(scan_of(f, op, conv, spec.order, 0, config.selective_scan_backend,
+                                             policy.round_directions, op.prefix),
+                                     op.out_norm.weight, op.out_norm.bias, layer_norm_epsilon, out_act, z,
+                                     !policy.float32_after_norm, gated);
   } else {
-    const View normed = other_out_norm(f, spec.out_norm, op, y, after_norm);
-    f.tap(op.prefix, "out_norm", normed);
-    gated = normed;
-    if (z || out_act != Activation::none) {
-      gated = map(op.dtype, channels);
-      f.kernels.activate(normed, out_act, z, !policy.float32_after_norm, gated);
-    }
-    gated = f.as(gated, op.dtype);
-  }
+    const View y = spec.core == Core::cascade
+                       ? cascade(f, op, conv, config.selective_scan_backend, policy.round_directions)
+                       : scan(f, op, conv, spec.order, 0, config.selective_scan_backend,
+                              policy.round_directions, op.prefix);
 
-  f.tap(op.prefix, "gated", gated);
+    if (spec.out_norm == OutNorm::layer_norm) {
+      if (f.wants(op.prefix, "out_norm")) {
+        const ArenaScope observed(f.arena);
+        const View normed = map(after_norm, channels);
+        f.kernels.layer_norm(y, op.out_norm.weight, op.out_norm.bias, layer_norm_epsilon, Activation::none,
+                             {}, false, normed);
+        f.tap(op.prefix, "out_norm", normed);
+      }
+      gated = map(op.dtype, channels);
+      f.kernels.layer_norm(y, op.out_norm.weight, op.out_norm.bias, layer_norm_epsilon, out_act, z,
+                           !policy.float32_after_norm, gated);
+    } else {
+      const View normed = other_out_norm(f, spec.out_norm, op, y, after_norm);
+      f.tap(op.prefix, "out_norm", normed);
+      gated = normed;
+      if (z || out_act != Activation::none) {
+        gated = map(op.dtype, channels);
+        f.kernels.activate(normed, out_act, z, !policy.float32_after_norm, gated);
+      }
+      gated = f.as(gated, op.dtype);
+    }
+
+    f.tap(op.prefix, "gated", gated);
+  }
 
   if (f.wants(op.prefix, "out_proj")) {
     const ArenaScope observed(f.arena);

@@ -39,11 +39,26 @@ void norm(const Forward& f, const NormWeights& weights, const View& x, Activatio
     f.kernels.layer_norm(x, weights.weight, weights.bias, layer_norm_epsilon, act, {}, true, y);
 }
 
-View conv2d(const Forward& f, const ConvWeights& weights, const Geometry& geometry, const View& x) {
-  const View y = f.arena.take(
-      x.dtype, {x.dim(0), geometry.out(x.dim(1)), geometry.out(x.dim(2)), weights.weight.view().dim(0)});
-  f.kernels.conv2d(x, weights.weight, weights.bias, static_cast<int>(geometry.stride),
-                   static_cast<int>(geometry.padding), y);
+// act(norm(conv2d(x))) as `dtype`; the norm may be absent.
+View conv2d(const Forward& f, const ConvWeights& weights, const Geometry& geometry,
+            const NormWeights& norm_weights, Activation act, const View& x, DType dtype) {
+  const auto map = [&](DType of) {
+    return f.arena.take(
+        of, {x.dim(0), geometry.out(x.dim(1)), geometry.out(x.dim(2)), weights.weight.view().dim(0)});
+  };
+  const int stride = static_cast<int>(geometry.stride), padding = static_cast<int>(geometry.padding);
+  const View y = map(dtype);
+  if (norm_weights.present && !norm_weights.batch_norm && dtype == x.dtype) {
+    f.kernels.conv2d_norm(x, weights.weight, weights.bias, stride, padding, norm_weights.weight,
+                          norm_weights.bias, layer_norm_epsilon, act, y);
+    return y;
+  }
+  const View raw = dtype == x.dtype ? y : map(x.dtype);
+  f.kernels.conv2d(x, weights.weight, weights.bias, stride, padding, raw);
+  if (norm_weights.present)
+    norm(f, norm_weights, raw, act, y);
+  else if (act != Activation::none || dtype != x.dtype)
+    f.kernels.activate(raw, act, {}, false, y);
   return y;
 }
 
@@ -58,16 +73,11 @@ View normed(const Forward& f, const NormWeights& weights, const View& x, DType d
 View patch_embed(const Forward& f, const ModelWeights& model, const View& input) {
   const PatchEmbedWeights& weights = model.patch_embed;
   const Geometry geometry = patch_embed_geometry(model.config);
-  View x = conv2d(f, weights.first, geometry, f.as(input, weights.dtype));
-  if (weights.second.weight.view()) {
-    if (weights.norm.present)
-      norm(f, weights.norm, x, Activation::gelu, x);
-    else
-      f.kernels.activate(x, Activation::gelu, {}, false, x);
-    x = conv2d(f, weights.second, geometry, x);
-    return normed(f, weights.norm2, x, model.stream);
-  }
-  return normed(f, weights.norm, x, model.stream);
+  const View in = f.as(input, weights.dtype);
+  if (!weights.second.weight.view())
+    return conv2d(f, weights.first, geometry, weights.norm, Activation::none, in, model.stream);
+  const View x = conv2d(f, weights.first, geometry, weights.norm, Activation::gelu, in, weights.dtype);
+  return conv2d(f, weights.second, geometry, weights.norm2, Activation::none, x, model.stream);
 }
 
 // stream += fc2(act(fc1(x))), or with gmlp fc2(a · act(z)), (a, z) = fc1(x).
@@ -111,9 +121,8 @@ void block(const Forward& f, const Config& config, const BlockWeights& weights, 
 View downsample(const Forward& f, const ModelWeights& model, const DownsampleWeights& weights,
                 const View& x) {
   if (!weights.reduction.weight.view())
-    return normed(f, weights.norm,
-                  conv2d(f, weights.conv, downsample_geometry(model.config), f.as(x, weights.dtype)),
-                  model.stream);
+    return conv2d(f, weights.conv, downsample_geometry(model.config), weights.norm, Activation::none,
+                  f.as(x, weights.dtype), model.stream);
   const int64_t height = (x.dim(1) + 1) / 2, width = (x.dim(2) + 1) / 2;
   const View merged = f.arena.take(x.dtype, {x.dim(0), height, width, 4 * x.dim(3)});
   f.kernels.merge_patches(x, merged);
