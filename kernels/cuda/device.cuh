@@ -1,0 +1,228 @@
+// What the kernels share: conversions between T (float, half, bfloat16) and float, vector loads and stores,
+// activations. Arithmetic is float32; T is only how values are stored.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
+#include "kernels/cuda/cuda_call.h"
+#include "kernels/kernels.h"
+
+namespace vmamba {
+
+using bfloat16 = __nv_bfloat16;
+
+__device__ inline float to_float(float x) {
+  return x;
+}
+__device__ inline float to_float(half x) {
+  return __half2float(x);
+}
+__device__ inline float to_float(bfloat16 x) {
+  return __bfloat162float(x);
+}
+
+template <class T>
+__device__ inline T from_float(float x) {
+  if constexpr (std::is_same_v<T, half>)
+    return __float2half_rn(x);
+  else if constexpr (std::is_same_v<T, bfloat16>)
+    return __float2bfloat16_rn(x);
+  else
+    return x;
+}
+
+// The value that T stores for x.
+template <class T>
+__device__ inline float rounded(float x) {
+  return to_float(from_float<T>(x));
+}
+
+template <class T>
+struct PairOf;
+template <>
+struct PairOf<float> {
+  using type = float2;
+};
+template <>
+struct PairOf<half> {
+  using type = half2;
+};
+template <>
+struct PairOf<bfloat16> {
+  using type = __nv_bfloat162;
+};
+template <class T>
+using Pair = typename PairOf<T>::type;
+
+__device__ inline float2 to_float2(float2 x) {
+  return x;
+}
+__device__ inline float2 to_float2(half2 x) {
+  return __half22float2(x);
+}
+__device__ inline float2 to_float2(__nv_bfloat162 x) {
+  return __bfloat1622float2(x);
+}
+
+template <class T>
+__device__ inline Pair<T> from_float2(float a, float b) {
+  if constexpr (std::is_same_v<T, half>)
+    return __floats2half2_rn(a, b);
+  else if constexpr (std::is_same_v<T, bfloat16>)
+    return __floats2bfloat162_rn(a, b);
+  else
+    return make_float2(a, b);
+}
+
+// n consecutive values, moved in accesses of up to 16 bytes.
+template <class T, int n>
+struct alignas(sizeof(T) * n < 16 ? sizeof(T) * n : 16) Pack {
+  T values[n];
+};
+
+template <class T, int n>
+__device__ inline void load(const T* from, float (&to)[n]) {
+  if constexpr (n == 1) {
+    to[0] = to_float(from[0]);
+  } else {
+    const Pack<Pair<T>, n / 2> pack = *reinterpret_cast<const Pack<Pair<T>, n / 2>*>(from);
+#pragma unroll
+    for (int i = 0; i < n / 2; ++i) {
+      const float2 pair = to_float2(pack.values[i]);
+      to[2 * i] = pair.x;
+      to[2 * i + 1] = pair.y;
+    }
+  }
+}
+
+template <class T, int n>
+__device__ inline void store(T* to, const float (&from)[n]) {
+  if constexpr (n == 1) {
+    to[0] = from_float<T>(from[0]);
+  } else {
+    Pack<Pair<T>, n / 2> pack;
+#pragma unroll
+    for (int i = 0; i < n / 2; ++i) pack.values[i] = from_float2<T>(from[2 * i], from[2 * i + 1]);
+    *reinterpret_cast<Pack<Pair<T>, n / 2>*>(to) = pack;
+  }
+}
+
+// erf within 2e-7: Abramowitz and Stegun 7.1.26.
+__device__ inline float fast_erf(float x) {
+  const float a = fabsf(x), t = __fdividef(1.0f, fmaf(0.3275911f, a, 1.0f));
+  float polynomial = fmaf(1.061405429f, t, -1.453152027f);
+  polynomial = fmaf(polynomial, t, 1.421413741f);
+  polynomial = fmaf(polynomial, t, -0.284496736f);
+  polynomial = fmaf(polynomial, t, 0.254829592f);
+  return copysignf(1.0f - polynomial * t * __expf(-a * a), x);
+}
+
+// Exact to float32 (precise), or within about 1e-6 of it, far below what 16 bits store.
+template <bool precise>
+__device__ inline float activated(Activation act, float x) {
+  switch (act) {
+    case Activation::none:
+      return x;
+    case Activation::silu:
+      return precise ? x / (1.0f + expf(-x)) : __fdividef(x, 1.0f + __expf(-x));
+    case Activation::gelu:
+      return 0.5f * x *
+             (1.0f + (precise ? erff(x * 0.70710678118654752f) : fast_erf(x * 0.70710678118654752f)));
+    case Activation::relu:
+      return x < 0 ? 0.0f : x;
+    case Activation::sigmoid:
+      return 1.0f / (1.0f + expf(-x));
+  }
+  return x;
+}
+
+template <class T>
+constexpr bool is_float = std::is_same_v<T, float>;
+
+template <class T>
+struct Type {
+  using type = T;
+};
+
+// Calls f(Type<T>()) with the C++ type of a storage dtype.
+template <class F>
+void dispatch(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::float32:
+      return f(Type<float>());
+    case DType::float16:
+      return f(Type<half>());
+    case DType::bfloat16:
+      return f(Type<bfloat16>());
+    default:
+      fail_unsupported("a storage dtype other than float32, float16 and bfloat16");
+  }
+}
+
+// A View as kernels take it: rows `stride` elements apart.
+template <class T>
+struct Rows {
+  T* data;
+  int64_t stride;
+};
+template <class T>
+Rows<T> rows_of(const View& view) {
+  return {view.as<T>(), view.row_stride};
+}
+
+// Whether rows of `view` can be moved in packs of n elements.
+inline bool packs_of(const View& view, int n) {
+  return !view ||
+         (view.channels() % n == 0 && view.row_stride % n == 0 &&
+          reinterpret_cast<uintptr_t>(view.data) % std::min<size_t>(16, n * size_of(view.dtype)) == 0);
+}
+
+// n / by for 0 <= n < 2^31, from floor((2^32 − 1) / by), which makes the estimate at most 1 too small.
+struct Divisor {
+  int by = 1;
+  uint32_t inverse = 0;
+  Divisor() = default;
+  explicit Divisor(int64_t by_)
+      : by(static_cast<int>(by_)), inverse(static_cast<uint32_t>(0xffffffffu / by_)) {}
+};
+__device__ inline int operator/(int n, const Divisor& d) {
+  const int quotient = static_cast<int>(__umulhi(static_cast<uint32_t>(n), d.inverse));
+  return quotient + (n - quotient * d.by >= d.by);
+}
+
+inline unsigned blocks_for(int64_t work, int64_t a_block) {
+  const int64_t blocks = (work + a_block - 1) / a_block;
+  if (blocks >= (int64_t{1} << 31)) fail_unsupported("a launch of 2^31 blocks");
+  return static_cast<unsigned>(blocks);
+}
+
+// On Hopper and later a kernel is made ready while the one before it in the stream finishes, which hides most
+// of a launch. A kernel started by `launch` therefore calls wait_for_previous() before it touches memory.
+__device__ inline void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+#endif
+}
+
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+            const Arguments&... arguments) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = overlaps_launches() ? 1 : 0;
+  CUDA_CALL(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
+}
+
+}  // namespace vmamba

@@ -1,0 +1,37 @@
+// y = x · wᵀ with an epilogue through cuBLASLt. A plan (descriptors and the library's first choice of
+// algorithm) is made once for each shape; plans differ in nothing that a run could change, so results repeat
+// bit for bit.
+#pragma once
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include <map>
+
+#include "kernels/kernels.h"
+
+namespace vmamba::cuda {
+
+class Gemm {
+ public:
+  explicit Gemm(bool allow_tf32);
+  ~Gemm();
+  Gemm(const Gemm&) = delete;
+  Gemm& operator=(const Gemm&) = delete;
+
+  // y = x · wᵀ + bias (+ residual), or with `gelu` the tanh approximation of GELU of x · wᵀ + bias. bias has
+  // y's dtype. False where cuBLASLt has no algorithm for these shapes and alignments.
+  bool run(const View& x, const View& w, const View& bias, bool gelu, const View& residual, const View& y,
+           cudaStream_t stream);
+
+ private:
+  struct Key;
+  struct Plan;
+  const Plan& plan(const Key& key);
+
+  bool allow_tf32_;
+  cublasLtHandle_t handle_ = nullptr;
+  void* workspace_ = nullptr;
+  std::map<Key, Plan> plans_;
+};
+
+}  // namespace vmamba::cuda

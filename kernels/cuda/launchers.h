@@ -1,0 +1,56 @@
+// The launchers of the kernels in this folder; arguments as in kernels.h, checked there. Work goes to
+// `stream`.
+#pragma once
+#include <cuda_runtime.h>
+
+#include "kernels/kernels.h"
+
+namespace vmamba::cuda {
+
+// Fails where this build has no code for the current device.
+void require_code_for_device();
+
+void normalize(const View& pixels, const float* mean, const float* std, const View& y, cudaStream_t stream);
+void nchw_to_nhwc(const View& x, const View& y, cudaStream_t stream);
+void cast(const View& x, const View& y, cudaStream_t stream);
+void channel_affine(const View& x, const View& scale, const View& shift, Activation act, const View& y,
+                    cudaStream_t stream);
+void activate(const View& x, Activation act, const View& gate, bool round_act, const View& y,
+              cudaStream_t stream);
+void add(const View& x, const View& other, const View& y, cudaStream_t stream);
+void softmax_pixels(const View& x, const View& y, cudaStream_t stream);
+void merge_patches(const View& x, const View& y, cudaStream_t stream);
+void mean_pool(const View& x, const View& y, cudaStream_t stream);
+// x: the first of `maps` dense float32 maps one behind the other, to be added up ((x_0 + x_2) + (x_1 + x_3));
+// or one. More than one: channels a multiple of 8 up to 2048.
+void layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
+                const View& gate, bool round_norm, const View& y, int maps, cudaStream_t stream);
+void depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act, const View& y,
+                      cudaStream_t stream);
+
+// Rows [first, first + columns.rows()) of the matrix of patches (B·Ho·Wo, kh·kw·I) of x.
+void im2col(const View& x, int64_t kernel_height, int64_t kernel_width, int stride, int padding,
+            int64_t out_height, int64_t out_width, int64_t first, const View& columns, cudaStream_t stream);
+// A convolution without a matrix product, for few input channels.
+void direct_conv2d(const View& x, const View& w, const View& bias, int stride, int padding, const View& y,
+                   cudaStream_t stream);
+// y = act(LayerNorm(conv2d(x, w, bias))) of the first convolution, where can_stem says so (16 bits, 3
+// channels, 3×3, stride 2, padding 1, 48 or 64 outputs); gamma and beta absent: no LayerNorm.
+bool can_stem(const View& x, const View& w, int stride, int padding);
+void stem(const View& x, const View& w, const View& bias, const View& gamma, const View& beta, float epsilon,
+          Activation act, const View& y, cudaStream_t stream);
+// x · wᵀ + bias for what cuBLASLt refuses.
+void plain_linear(const View& x, const View& w, const View& bias, const View& residual, const View& y,
+                  cudaStream_t stream);
+
+// One thread a channel and direction; `directions` (K,B,H,W,D) float32 receives every y_k.
+void sequential_scan(const SelectiveScan2d& scan, float* directions, cudaStream_t stream);
+// y = (y_0 + y_2) + (y_1 + y_3), or y_0 + y_1.
+void merge_directions(const float* directions, int count, const View& y, cudaStream_t stream);
+// Whether fast_scan takes these shapes and alignments.
+bool can_fast_scan(const SelectiveScan2d& scan);
+// Chunks of the sequence across lanes and warps. With `directions` each y_k is stored there; without, a block
+// adds the four up and writes y.
+void fast_scan(const SelectiveScan2d& scan, float* directions, cudaStream_t stream);
+
+}  // namespace vmamba::cuda

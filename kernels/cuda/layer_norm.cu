@@ -1,0 +1,243 @@
+// y = act(LayerNorm(x)) · gate over rows of C channels. A group of lanes holds a row in registers: one read,
+// one write, the variance from the differences to the mean.
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/launchers.h"
+
+namespace vmamba::cuda {
+namespace {
+
+constexpr int threads = 256;
+
+template <class X, class Y>
+struct Norm {
+  Rows<const X> x;
+  const float *gamma, *beta;
+  float epsilon;
+  Activation act;
+  Rows<const Y> gate;
+  bool round_norm;
+  Rows<Y> y;
+  int64_t rows;
+  int channels;
+  int maps;  // x is the sum of so many maps, map_stride apart
+  int64_t map_stride;
+};
+
+__device__ float group_sum(float value, int lanes) {
+  for (int offset = lanes / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
+  return value;
+}
+
+template <int n>
+__device__ void group_sums(float (&values)[n], int lanes) {
+  for (int offset = lanes / 2; offset > 0; offset /= 2)
+#pragma unroll
+    for (int i = 0; i < n; ++i) values[i] += __shfl_xor_sync(0xffffffffu, values[i], offset);
+}
+
+// n consecutive channels of a normalised row, on their way to y.
+template <class X, class Y, int n>
+__device__ void finish(const Norm<X, Y>& p, int64_t row, int channel, float (&v)[n]) {
+  if (p.round_norm)
+#pragma unroll
+    for (int i = 0; i < n; ++i) v[i] = rounded<Y>(v[i]);
+  if (p.act != Activation::none) {
+#pragma unroll
+    for (int i = 0; i < n; ++i) v[i] = activated<is_float<Y>>(p.act, v[i]);
+    if (p.round_norm)
+#pragma unroll
+      for (int i = 0; i < n; ++i) v[i] = rounded<Y>(v[i]);
+  }
+  if (p.gate.data != nullptr) {
+    float by[n];
+    load(p.gate.data + row * p.gate.stride + channel, by);
+#pragma unroll
+    for (int i = 0; i < n; ++i) v[i] *= by[i];
+  }
+  store(p.y.data + row * p.y.stride + channel, v);
+}
+
+// `lanes` (a power of 2 up to 32) hold a row, `packs` packs of 8 channels each, as they are stored: few
+// registers, so that much is in flight. `rows` rows in turn; those that a warp's lanes hold at a time are
+// neighbours.
+template <class X, class Y, int packs, int rows>
+__global__ void __launch_bounds__(threads, is_float<X> || packs > 4 || rows > 1 ? 4 : 6)
+    layer_norm_kernel(Norm<X, Y> p, int lanes) {
+  wait_for_previous();
+  const int lane = threadIdx.x & (lanes - 1), at_a_time = 32 / lanes;
+  const int64_t warp = (int64_t{blockIdx.x} * threads + threadIdx.x) / 32;
+  const int64_t first = warp * at_a_time * rows + (threadIdx.x & 31) / lanes;
+  const float channels_inverse = 1.0f / static_cast<float>(p.channels);
+  using Raw = Pack<Pair<X>, 4>;
+  Raw raw[rows][packs];
+#pragma unroll
+  for (int r = 0; r < rows; ++r) {
+    // Every lane takes part in the shuffles, beyond the last row too.
+    const int64_t offset = min(first + r * at_a_time, p.rows - 1) * p.x.stride;
+#pragma unroll
+    for (int j = 0; j < packs; ++j) {
+      const int channel = (lane + j * lanes) * 8;
+      raw[r][j] = Raw{};
+      if (channel < p.channels) raw[r][j] = *reinterpret_cast<const Raw*>(p.x.data + offset + channel);
+    }
+    if constexpr (is_float<X>)
+      if (p.maps > 1)  // x is (x_0 + x_2) + (x_1 + x_3), or x_0 + x_1
+#pragma unroll
+        for (int j = 0; j < packs; ++j) {
+          const int channel = (lane + j * lanes) * 8;
+          if (channel >= p.channels) continue;
+          const auto of = [&](int k) {
+            return *reinterpret_cast<const Raw*>(p.x.data + k * p.map_stride + offset + channel);
+          };
+          const Raw one = of(1), two = p.maps == 4 ? of(2) : Raw{}, three = p.maps == 4 ? of(3) : Raw{};
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            raw[r][j].values[i].x =
+                (raw[r][j].values[i].x + two.values[i].x) + (one.values[i].x + three.values[i].x);
+            raw[r][j].values[i].y =
+                (raw[r][j].values[i].y + two.values[i].y) + (one.values[i].y + three.values[i].y);
+          }
+        }
+  }
+  float gamma[8], beta[8];
+  const auto read_affine = [&](int channel) {
+    if (p.gamma == nullptr || channel >= p.channels) return;
+    load(p.gamma + channel, gamma);
+    load(p.beta + channel, beta);
+  };
+  if constexpr (packs == 1) read_affine(lane * 8);
+  // The rows' sums are independent: together, so that one's shuffles fill another's latency.
+  float mean[rows], scale[rows];
+#pragma unroll
+  for (int r = 0; r < rows; ++r) {
+    mean[r] = 0;  // the values beyond the last channel are zero
+#pragma unroll
+    for (int j = 0; j < packs; ++j)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float2 pair = to_float2(raw[r][j].values[i]);
+        mean[r] += pair.x + pair.y;
+      }
+  }
+  group_sums(mean, lanes);
+#pragma unroll
+  for (int r = 0; r < rows; ++r) {
+    mean[r] *= channels_inverse;
+    scale[r] = 0;
+#pragma unroll
+    for (int j = 0; j < packs; ++j)
+      if ((lane + j * lanes) * 8 < p.channels)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float2 pair = to_float2(raw[r][j].values[i]);
+          scale[r] = fmaf(pair.x - mean[r], pair.x - mean[r], scale[r]);
+          scale[r] = fmaf(pair.y - mean[r], pair.y - mean[r], scale[r]);
+        }
+  }
+  group_sums(scale, lanes);
+#pragma unroll
+  for (int r = 0; r < rows; ++r) {
+    scale[r] = rsqrtf(scale[r] * channels_inverse + p.epsilon);
+    const int64_t row = first + r * at_a_time;
+    if (row >= p.rows) break;
+#pragma unroll
+    for (int j = 0; j < packs; ++j) {
+      const int channel = (lane + j * lanes) * 8;
+      if (channel >= p.channels) continue;
+      if constexpr (packs > 1) read_affine(channel);
+      float v[8];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float2 pair = to_float2(raw[r][j].values[i]);
+        v[2 * i] = (pair.x - mean[r]) * scale[r];
+        v[2 * i + 1] = (pair.y - mean[r]) * scale[r];
+      }
+      if (p.gamma != nullptr)
+#pragma unroll
+        for (int i = 0; i < 8; ++i) v[i] = fmaf(v[i], gamma[i], beta[i]);
+      finish(p, row, channel, v);
+    }
+  }
+}
+
+// Any number of channels and any alignment: a warp a row, which it reads three times.
+template <class X, class Y>
+__global__ void __launch_bounds__(threads) any_layer_norm_kernel(Norm<X, Y> p) {
+  wait_for_previous();
+  const int lane = threadIdx.x & 31;
+  const int64_t row = (int64_t{blockIdx.x} * threads + threadIdx.x) / 32;
+  if (row >= p.rows) return;
+  const X* x = p.x.data + row * p.x.stride;
+  float sum = 0, squares = 0;
+  for (int c = lane; c < p.channels; c += 32) sum += to_float(x[c]);
+  const float mean = group_sum(sum, 32) / static_cast<float>(p.channels);
+  for (int c = lane; c < p.channels; c += 32) {
+    const float difference = to_float(x[c]) - mean;
+    squares = fmaf(difference, difference, squares);
+  }
+  const float scale = rsqrtf(group_sum(squares, 32) / static_cast<float>(p.channels) + p.epsilon);
+  for (int c = lane; c < p.channels; c += 32) {
+    float v[1] = {(to_float(x[c]) - mean) * scale};
+    if (p.gamma != nullptr) v[0] = fmaf(v[0], p.gamma[c], p.beta[c]);
+    finish(p, row, c, v);
+  }
+}
+
+template <class X, class Y>
+void launch_norm(const Norm<X, Y>& p, bool packed, cudaStream_t stream) {
+  const int packs = p.channels / 8;
+  if (p.maps > 1 && (!packed || packs > 32 * 8))
+    fail_unsupported("layer_norm of a sum of maps of these channels");
+  if (!packed || packs > 32 * 8) {
+    launch(any_layer_norm_kernel<X, Y>, blocks_for(p.rows, threads / 32), threads, 0, stream, p);
+    return;
+  }
+  const auto run = [&](auto each, auto rows) {
+    int lanes = 1;
+    while (lanes * each < packs) lanes *= 2;
+    const int64_t warps = (p.rows + 32 / lanes * rows - 1) / (32 / lanes * rows);
+    launch(layer_norm_kernel<X, Y, each, rows>, blocks_for(warps * 32, threads), threads, 0, stream, p,
+           lanes);
+  };
+  // One pack a lane where a warp has room for the row, else whatever leaves few lanes idle: dims are 96·2^i
+  // and 128·2^i.
+  if (packs <= 32 && p.rows > 4096)
+    run(std::integral_constant<int, 1>(), std::integral_constant<int, 4>());
+  else if (packs <= 32)
+    run(std::integral_constant<int, 1>(), std::integral_constant<int, 1>());
+  else if (packs % 3 == 0 && packs <= 96)
+    run(std::integral_constant<int, 3>(), std::integral_constant<int, 1>());
+  else if (packs <= 128)
+    run(std::integral_constant<int, 4>(), std::integral_constant<int, 1>());
+  else
+    run(std::integral_constant<int, 8>(), std::integral_constant<int, 1>());
+}
+
+}  // namespace
+
+void layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
+                const View& gate, bool round_norm, const View& y, int maps, cudaStream_t stream) {
+  if (y.elements() == 0) return;
+  const bool packed =
+      packs_of(x, 8) && packs_of(y, 8) && packs_of(gate, 8) && packs_of(gamma, 8) && packs_of(beta, 8);
+  const bool round_inside = round_norm && (act != Activation::none || gate);  // else storing rounds
+  const auto run = [&]<class X, class Y>(Type<X>, Type<Y>) {
+    launch_norm(Norm<X, Y>{rows_of<const X>(x), gamma.as<float>(), beta.as<float>(), epsilon, act,
+                           rows_of<const Y>(gate), round_inside, rows_of<Y>(y), y.rows(),
+                           static_cast<int>(y.channels()), maps, x.rows() * x.row_stride},
+                packed, stream);
+  };
+  dispatch(y.dtype, [&]<class Y>(Type<Y> y_type) {
+    if (x.dtype == y.dtype) return run(y_type, y_type);
+    if (x.dtype == DType::float32) return run(Type<float>(), y_type);
+    if (y.dtype != DType::float32) fail_unsupported("layer_norm from one 16-bit dtype to the other");
+    if constexpr (is_float<Y>) {
+      if (x.dtype == DType::float16)
+        run(Type<half>(), y_type);
+      else
+        run(Type<bfloat16>(), y_type);
+    }
+  });
+}
+
+}  // namespace vmamba::cuda

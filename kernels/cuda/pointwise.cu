@@ -1,0 +1,267 @@
+// Operations that touch each value once (or, for softmax and mean, a few times). Dtypes are looked up at run
+// time: every access is a uniform branch, and all of these are bound by memory.
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/launchers.h"
+
+namespace vmamba::cuda {
+namespace {
+
+constexpr int threads = 256;
+
+struct AnyRows {
+  void* data;
+  int64_t stride;
+  DType dtype;
+};
+AnyRows any_rows(const View& view) {
+  return {view.data, view.row_stride, view.dtype};
+}
+
+template <int n>
+__device__ void load(const AnyRows& rows, int64_t row, int64_t channel, float (&to)[n]) {
+  const int64_t i = row * rows.stride + channel;
+  if (rows.dtype == DType::float32)
+    vmamba::load(static_cast<const float*>(rows.data) + i, to);
+  else if (rows.dtype == DType::float16)
+    vmamba::load(static_cast<const half*>(rows.data) + i, to);
+  else
+    vmamba::load(static_cast<const bfloat16*>(rows.data) + i, to);
+}
+
+template <int n>
+__device__ void store(const AnyRows& rows, int64_t row, int64_t channel, const float (&from)[n]) {
+  const int64_t i = row * rows.stride + channel;
+  if (rows.dtype == DType::float32)
+    vmamba::store(static_cast<float*>(rows.data) + i, from);
+  else if (rows.dtype == DType::float16)
+    vmamba::store(static_cast<half*>(rows.data) + i, from);
+  else
+    vmamba::store(static_cast<bfloat16*>(rows.data) + i, from);
+}
+
+__device__ float round_any(DType dtype, float x) {
+  if (dtype == DType::float16) return rounded<half>(x);
+  if (dtype == DType::bfloat16) return rounded<bfloat16>(x);
+  return x;
+}
+
+// y = f(x) over rows × channels; f(row, channel, values) changes n consecutive channels.
+template <int n, class F>
+__global__ void pointwise_kernel(AnyRows x, AnyRows y, int64_t rows, int64_t packs, F f) {
+  wait_for_previous();
+  const int64_t i = int64_t{blockIdx.x} * threads + threadIdx.x;
+  if (i >= rows * packs) return;
+  const int64_t row = i / packs, channel = (i - row * packs) * n;
+  float values[n];
+  load(x, row, channel, values);
+  f(row, channel, values);
+  store(y, row, channel, values);
+}
+
+template <class F>
+void pointwise(const View& x, const View& y, bool wide, F f, cudaStream_t stream) {
+  if (y.elements() == 0) return;
+  if (wide && packs_of(x, 8) && packs_of(y, 8)) {
+    const int64_t packs = y.channels() / 8;
+    launch(pointwise_kernel<8, F>, blocks_for(y.rows() * packs, threads), threads, 0, stream, any_rows(x),
+           any_rows(y), y.rows(), packs, f);
+  } else {
+    launch(pointwise_kernel<1, F>, blocks_for(y.elements(), threads), threads, 0, stream, any_rows(x),
+           any_rows(y), y.rows(), y.channels(), f);
+  }
+}
+
+struct Copy {
+  template <int n>
+  __device__ void operator()(int64_t, int64_t, float (&)[n]) const {}
+};
+
+struct Affine {
+  const float *scale, *shift;
+  Activation act;
+  template <int n>
+  __device__ void operator()(int64_t, int64_t channel, float (&v)[n]) const {
+#pragma unroll
+    for (int i = 0; i < n; ++i)
+      v[i] = activated<true>(act, fmaf(v[i], scale[channel + i], shift[channel + i]));
+  }
+};
+
+struct Activate {
+  Activation act;
+  AnyRows gate;
+  DType round_act;
+  template <int n>
+  __device__ void operator()(int64_t row, int64_t channel, float (&v)[n]) const {
+#pragma unroll
+    for (int i = 0; i < n; ++i) v[i] = round_any(round_act, activated<true>(act, v[i]));
+    if (gate.data == nullptr) return;
+    float by[n];
+    load(gate, row, channel, by);
+#pragma unroll
+    for (int i = 0; i < n; ++i) v[i] *= by[i];
+  }
+};
+
+struct Add {
+  AnyRows other;
+  int64_t rows;
+  template <int n>
+  __device__ void operator()(int64_t row, int64_t channel, float (&v)[n]) const {
+    float by[n];
+    load(other, row % rows, channel, by);
+#pragma unroll
+    for (int i = 0; i < n; ++i) v[i] += by[i];
+  }
+};
+
+struct Channels3 {
+  float mean[3], std[3];
+};
+
+__global__ void normalize_kernel(const uint8_t* pixels, Channels3 c, AnyRows y, int64_t count) {
+  wait_for_previous();
+  const int64_t i = int64_t{blockIdx.x} * threads + threadIdx.x;
+  if (i >= count) return;
+  const int channel = static_cast<int>(i % 3);
+  const float value[1] = {(static_cast<float>(pixels[i]) / 255.0f - c.mean[channel]) / c.std[channel]};
+  store(y, 0, i, value);
+}
+
+__global__ void nchw_to_nhwc_kernel(const float* x, AnyRows y, int64_t rows, int64_t pixels, int channels) {
+  wait_for_previous();
+  const int64_t row = int64_t{blockIdx.x} * threads + threadIdx.x;
+  if (row >= rows) return;
+  const int64_t b = row / pixels, p = row - b * pixels;
+  for (int c = 0; c < channels; ++c) {
+    const float value[1] = {x[(b * channels + c) * pixels + p]};
+    store(y, row, c, value);
+  }
+}
+
+__global__ void merge_patches_kernel(AnyRows x, AnyRows y, int64_t count, int height, int width,
+                                     int out_height, int out_width, int channels) {
+  wait_for_previous();
+  const int64_t i = int64_t{blockIdx.x} * threads + threadIdx.x;
+  if (i >= count) return;
+  const int channel = static_cast<int>(i % channels), quarter = static_cast<int>(i / channels % 4);
+  const int64_t out = i / channels / 4;
+  const int column = static_cast<int>(out % out_width) * 2 + quarter / 2;
+  const int row = static_cast<int>(out / out_width % out_height) * 2 + quarter % 2;
+  const int64_t b = out / out_width / out_height;
+  float value[1] = {0};
+  if (row < height && column < width) load(x, (b * height + row) * width + column, channel, value);
+  store(y, out, quarter * channels + channel, value);
+}
+
+// A block: 32 channels of one image; threadIdx.y walks the pixels. Sums meet in a fixed order.
+constexpr int pool_rows = 16;
+
+template <class Combine>
+__device__ float combine_columns(float value, Combine combine) {
+  __shared__ float partial[pool_rows][33];
+  __syncthreads();
+  partial[threadIdx.y][threadIdx.x] = value;
+  __syncthreads();
+  float result = partial[0][threadIdx.x];
+  for (int i = 1; i < pool_rows; ++i) result = combine(result, partial[i][threadIdx.x]);
+  return result;
+}
+
+__global__ void mean_pool_kernel(AnyRows x, float* y, int64_t pixels, int channels) {
+  wait_for_previous();
+  const int channel = blockIdx.x * 32 + threadIdx.x;
+  const int64_t b = blockIdx.y;
+  float sum = 0;
+  if (channel < channels)
+    for (int64_t p = threadIdx.y; p < pixels; p += pool_rows) {
+      float value[1];
+      load(x, b * pixels + p, channel, value);
+      sum += value[0];
+    }
+  sum = combine_columns(sum, [](float a, float c) { return a + c; });
+  if (channel < channels && threadIdx.y == 0) y[b * channels + channel] = sum / static_cast<float>(pixels);
+}
+
+__global__ void softmax_pixels_kernel(const float* x, AnyRows y, int64_t pixels, int channels) {
+  wait_for_previous();
+  const int channel = blockIdx.x * 32 + threadIdx.x;
+  const int64_t b = blockIdx.y;
+  const bool inside = channel < channels;
+  const float* column = x + b * pixels * channels + channel;
+  float largest = -INFINITY;
+  if (inside)
+    for (int64_t p = threadIdx.y; p < pixels; p += pool_rows) largest = fmaxf(largest, column[p * channels]);
+  largest = combine_columns(largest, [](float a, float c) { return fmaxf(a, c); });
+  float sum = 0;
+  if (inside)
+    for (int64_t p = threadIdx.y; p < pixels; p += pool_rows) sum += expf(column[p * channels] - largest);
+  sum = combine_columns(sum, [](float a, float c) { return a + c; });
+  if (inside)
+    for (int64_t p = threadIdx.y; p < pixels; p += pool_rows) {
+      const float value[1] = {expf(column[p * channels] - largest) / sum};
+      store(y, b * pixels + p, channel, value);
+    }
+}
+
+}  // namespace
+
+void require_code_for_device() {
+  cudaFuncAttributes attributes{};
+  CUDA_CALL(cudaFuncGetAttributes(&attributes, normalize_kernel));
+}
+
+void cast(const View& x, const View& y, cudaStream_t stream) {
+  pointwise(x, y, true, Copy{}, stream);
+}
+
+void channel_affine(const View& x, const View& scale, const View& shift, Activation act, const View& y,
+                    cudaStream_t stream) {
+  pointwise(x, y, true, Affine{scale.as<float>(), shift.as<float>(), act}, stream);
+}
+
+void activate(const View& x, Activation act, const View& gate, bool round_act, const View& y,
+              cudaStream_t stream) {
+  pointwise(x, y, packs_of(gate, 8), Activate{act, any_rows(gate), round_act ? y.dtype : DType::float32},
+            stream);
+}
+
+void add(const View& x, const View& other, const View& y, cudaStream_t stream) {
+  pointwise(x, y, packs_of(other, 8), Add{any_rows(other), other.rows()}, stream);
+}
+
+void normalize(const View& pixels, const float* mean, const float* std, const View& y, cudaStream_t stream) {
+  const Channels3 c{{mean[0], mean[1], mean[2]}, {std[0], std[1], std[2]}};
+  if (y.elements() == 0) return;
+  launch(normalize_kernel, blocks_for(y.elements(), threads), threads, 0, stream, pixels.as<uint8_t>(), c,
+         any_rows(y), y.elements());
+}
+
+void nchw_to_nhwc(const View& x, const View& y, cudaStream_t stream) {
+  if (y.elements() == 0) return;
+  launch(nchw_to_nhwc_kernel, blocks_for(y.rows(), threads), threads, 0, stream, x.as<float>(), any_rows(y),
+         y.rows(), y.dim(1) * y.dim(2), static_cast<int>(y.channels()));
+}
+
+void merge_patches(const View& x, const View& y, cudaStream_t stream) {
+  if (y.elements() == 0) return;
+  launch(merge_patches_kernel, blocks_for(y.elements(), threads), threads, 0, stream, any_rows(x),
+         any_rows(y), y.elements(), static_cast<int>(x.dim(1)), static_cast<int>(x.dim(2)),
+         static_cast<int>(y.dim(1)), static_cast<int>(y.dim(2)), static_cast<int>(x.channels()));
+}
+
+void mean_pool(const View& x, const View& y, cudaStream_t stream) {
+  if (y.elements() == 0) return;
+  const dim3 grid(blocks_for(x.channels(), 32), static_cast<unsigned>(x.dim(0)));
+  launch(mean_pool_kernel, grid, dim3(32, pool_rows), 0, stream, any_rows(x), y.as<float>(),
+         x.dim(1) * x.dim(2), static_cast<int>(x.channels()));
+}
+
+void softmax_pixels(const View& x, const View& y, cudaStream_t stream) {
+  if (y.elements() == 0) return;
+  const dim3 grid(blocks_for(x.channels(), 32), static_cast<unsigned>(x.dim(0)));
+  launch(softmax_pixels_kernel, grid, dim3(32, pool_rows), 0, stream, x.as<float>(), any_rows(y),
+         x.dim(1) * x.dim(2), static_cast<int>(x.channels()));
+}
+
+}  // namespace vmamba::cuda

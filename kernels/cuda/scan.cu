@@ -1,0 +1,148 @@
+// The selective scan's launchers, and its sequential kernel: one thread a channel and direction walks the
+// sequence as the equations of kernels.h stand.
+#include "kernels/cuda/scan.cuh"
+
+#include "kernels/cuda/launchers.h"
+
+namespace vmamba::cuda {
+namespace {
+
+template <class T>
+Scan<T> scan_of(const SelectiveScan2d& s, float* directions) {
+  Scan<T> scan{s.x.as<T>(),
+               s.projections.as<T>(),
+               s.dt_weight.as<T>(),
+               s.dt_bias.as<float>(),
+               s.A.as<float>(),
+               s.D.as<float>(),
+               s.y.as<float>(),
+               directions,
+               s.x.row_stride,
+               s.projections.row_stride,
+               static_cast<int>(s.x.dim(0)),
+               static_cast<int>(s.x.dim(1)),
+               static_cast<int>(s.x.dim(2)),
+               static_cast<int>(s.x.dim(3)),
+               0,
+               static_cast<int>(s.A.dim(2)),
+               0,
+               direction_count(s.order),
+               s.round_directions,
+               Divisor(s.x.dim(1)),
+               Divisor(s.x.dim(2)),
+               {}};
+  scan.per_direction = static_cast<int>(s.projections.channels()) / scan.count;
+  scan.rank = scan.per_direction - 2 * scan.states;
+  for (int k = 0; k < scan.count; ++k) scan.direction[k] = scan_direction(s.order, k);
+  return scan;
+}
+
+constexpr int sequential_threads = 64;
+constexpr int state_group = 16;  // states held in registers; more take another walk
+
+template <class T>
+__global__ void __launch_bounds__(sequential_threads) sequential_scan_kernel(Scan<T> p) {
+  wait_for_previous();
+  const int d = blockIdx.x * sequential_threads + threadIdx.x, k = blockIdx.z;
+  const int64_t b = blockIdx.y, pixels = int64_t{p.height} * p.width;
+  if (d >= p.channels) return;
+  const ScanDirection direction = p.direction[k];
+  const int64_t length = direction.per_line ? (direction.columns ? p.height : p.width) : pixels;
+  const int64_t kd = int64_t{k} * p.channels + d;
+  const auto at = [&](int64_t step) {
+    return direction.columns ? step % p.height * p.width + step / p.height : step;
+  };
+  float* out = p.directions + (int64_t{k} * p.batch + b) * pixels * p.channels + d;
+
+  for (int first = 0; first < p.states; first += state_group) {
+    const int count = min(state_group, p.states - first);
+    for (int64_t line = 0; line < pixels; line += length) {
+      float h[state_group];
+#pragma unroll
+      for (int n = 0; n < state_group; ++n) h[n] = 0;
+      for (int64_t i = 0; i < length; ++i) {
+        const int64_t from = at(line + (direction.reversed ? length - 1 - i : i));
+        const int64_t to = direction.mirrored_output ? at(line + i) : from;
+        const T* projection =
+            p.projections + (b * pixels + from) * p.projections_stride + k * p.per_direction;
+        float dt = 0;
+        if (p.dt_weight != nullptr)
+          for (int r = 0; r < p.rank; ++r)
+            dt = fmaf(to_float(p.dt_weight[kd * p.rank + r]), to_float(projection[r]), dt);
+        else
+          dt = to_float(projection[d / (p.channels / p.rank)]);
+        const float z = rounded<T>(dt) + p.dt_bias[kd];
+        const float delta = z > 20.0f ? z : log1pf(expf(z));
+        const float x = to_float(p.x[(b * pixels + from) * p.x_stride + d]);
+        float sum = first == 0 ? p.D[kd] * x : out[to * p.channels];
+#pragma unroll
+        for (int n = 0; n < state_group; ++n)
+          if (n < count) {
+            const int state = first + n;
+            h[n] = fmaf(expf(delta * p.A[kd * p.states + state]), h[n],
+                        delta * to_float(projection[p.rank + state]) * x);
+            sum = fmaf(to_float(projection[p.rank + p.states + state]), h[n], sum);
+          }
+        out[to * p.channels] = p.round && first + state_group >= p.states ? rounded<T>(sum) : sum;
+      }
+    }
+  }
+}
+
+__global__ void merge_directions_kernel(const float* directions, int count, float* y, int64_t elements) {
+  wait_for_previous();
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= elements) return;
+  const auto of = [&](int k) { return directions[k * elements + i]; };
+  y[i] = count == 2 ? of(0) + of(1) : (of(0) + of(2)) + (of(1) + of(3));
+}
+
+}  // namespace
+
+void sequential_scan(const SelectiveScan2d& scan, float* directions, cudaStream_t stream) {
+  dispatch(scan.x.dtype, [&]<class T>(Type<T>) {
+    const Scan<T> p = scan_of<T>(scan, directions);
+    const dim3 grid(blocks_for(p.channels, sequential_threads), p.batch, p.count);
+    launch(sequential_scan_kernel<T>, grid, sequential_threads, 0, stream, p);
+  });
+}
+
+void merge_directions(const float* directions, int count, const View& y, cudaStream_t stream) {
+  launch(merge_directions_kernel, blocks_for(y.elements(), 256), 256, 0, stream, directions, count,
+         y.as<float>(), y.elements());
+}
+
+bool can_fast_scan(const SelectiveScan2d& s) {
+  const int64_t states = s.A.dim(2), rank = s.projections.channels() / direction_count(s.order) - 2 * states;
+  const int64_t pixels = s.x.dim(1) * s.x.dim(2), channels = s.x.dim(3);
+  // Pairs of values are moved together; offsets inside an image are 32 bits.
+  const bool pairs = channels % 2 == 0 && rank % 2 == 0 && (states == 1 || states % 2 == 0) &&
+                     packs_of(s.x, 2) && packs_of(s.projections, 2);
+  const int64_t widest = std::max({s.x.row_stride, s.projections.row_stride, channels});
+  return pairs && pixels * widest < (int64_t{1} << 31) && s.x.dim(0) < 65536;
+}
+
+namespace {
+
+// One thread a channel takes as long for one image as for many: it pays from a warp a multiprocessor on.
+template <class T>
+bool fills_gpu_with_channels(const Scan<T>& p) {
+  int device = 0, multiprocessors = 0;
+  CUDA_CALL(cudaGetDevice(&device));
+  CUDA_CALL(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  return int64_t{p.batch} * p.channels / 32 >= multiprocessors;
+}
+
+}  // namespace
+
+void fast_scan(const SelectiveScan2d& scan, float* directions, cudaStream_t stream) {
+  constexpr int most_rank = 128;  // whose weights stay in shared memory
+  dispatch(scan.x.dtype, [&]<class T>(Type<T>) {
+    const Scan<T> p = scan_of<T>(scan, directions);
+    const bool streams = p.states == stream_states && p.dt_weight != nullptr && p.rank <= most_rank &&
+                         directions == nullptr && p.count == 4 && fills_gpu_with_channels(p);
+    streams ? launch_stream_scan(p, stream) : launch_fast_scan(p, stream);
+  });
+}
+
+}  // namespace vmamba::cuda
