@@ -1,0 +1,520 @@
+// Every operation of the CUDA kernels against the scalar oracle: dtypes × odd and even shapes × row strides ×
+// scan orders and backends, with outputs poisoned before each run; the same bits from run to run and from a
+// captured graph. Without a GPU nothing can run: that is said, and list_cuda_devices must say why.
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "kernels/error.h"
+#include "kernels/half.h"
+#include "kernels/kernels.h"
+
+using namespace vmamba;
+
+namespace {
+
+constexpr DType storage_dtypes[] = {DType::float32, DType::float16, DType::bfloat16};
+constexpr Activation activations[] = {Activation::none, Activation::silu, Activation::gelu, Activation::relu,
+                                      Activation::sigmoid};
+
+template <class... Values>
+std::string words(const Values&... values) {
+  std::string text;
+  ((text += fmt::format("{} ", values)), ...);
+  return text;
+}
+
+// The first usable GPU's kernels, or null after saying that there is none.
+std::unique_ptr<Kernels> gpu(bool allow_tf32 = false) {
+  for (const DeviceReport& report : list_devices())
+    if (report.device.type == DeviceType::cuda && report.usable)
+      return make_kernels(report.device, {.allow_tf32 = allow_tf32});
+  MESSAGE("skipped: no usable CUDA device");
+  return nullptr;
+}
+
+// A map on the host; rows stand `gap` elements apart.
+struct Map {
+  std::vector<uint32_t> memory;
+  View view;
+
+  Map() = default;
+  Map(DType dtype, std::initializer_list<int64_t> dims, int64_t gap = 0) {
+    view = View(nullptr, dtype, Device{}, dims);
+    view.row_stride += gap;
+    memory.assign((bytes() + 3) / 4, 0x7fc07fc0u);  // NaN in every dtype
+    view.data = memory.data();
+  }
+  Map(const Map& other) : memory(other.memory), view(other.view) { view.data = memory.data(); }
+  Map(Map&&) noexcept = default;
+  Map& operator=(Map&&) noexcept = default;
+
+  size_t bytes() const { return static_cast<size_t>(view.rows() * view.row_stride) * size_of(view.dtype); }
+  float at(int64_t row, int64_t c) const {
+    const int64_t i = row * view.row_stride + c;
+    if (view.dtype == DType::float32) return view.as<float>()[i];
+    const uint16_t bits = view.as<uint16_t>()[i];
+    return view.dtype == DType::float16 ? float16_to_float(bits) : bfloat16_to_float(bits);
+  }
+  void set(int64_t row, int64_t c, float value) {
+    const int64_t i = row * view.row_stride + c;
+    if (view.dtype == DType::float32) view.as<float>()[i] = value;
+    if (view.dtype == DType::float16) view.as<uint16_t>()[i] = float_to_float16(value);
+    if (view.dtype == DType::bfloat16) view.as<uint16_t>()[i] = float_to_bfloat16(value);
+  }
+};
+
+std::mt19937 random_bits(7);
+
+Map random_map(DType dtype, std::initializer_list<int64_t> dims, float low = -1, float high = 1,
+               int64_t gap = 0) {
+  Map map(dtype, dims, gap);
+  std::uniform_real_distribution<float> values(low, high);
+  for (int64_t row = 0; row < map.view.rows(); ++row)
+    for (int64_t c = 0; c < map.view.channels(); ++c) map.set(row, c, values(random_bits));
+  return map;
+}
+
+// A map's copy in the memory of `kernels`, gaps included.
+class Copy {
+ public:
+  Copy(Kernels& kernels, const Map& map) : kernels_(kernels), map_(map) {
+    view_ = map.view;
+    view_.device = kernels.device();
+    view_.data = map.view ? kernels.allocate(map.bytes()) : nullptr;
+    if (view_) kernels.copy(flat(map_.view), flat(view_));
+  }
+  ~Copy() { kernels_.release(view_.data); }
+  Copy(const Copy&) = delete;
+  Copy& operator=(const Copy&) = delete;
+  operator const View&() const { return view_; }
+
+  Map fetched() const {
+    Map map = map_;
+    kernels_.copy(flat(view_), flat(map.view));
+    return map;
+  }
+
+ private:
+  View flat(const View& view) const {
+    return View(view.data, DType::uint8, view.device, {static_cast<int64_t>(map_.bytes())});
+  }
+  Kernels& kernels_;
+  const Map& map_;
+  View view_;
+};
+
+struct Tolerance {
+  float of_value, of_largest;  // |got − wanted| ≤ of_value·|wanted| + of_largest·max|wanted| + absolute
+  float absolute = 0;
+};
+Tolerance tolerance(DType dtype) {
+  if (dtype == DType::float16) return {0x1p-10f, 2e-4f};
+  if (dtype == DType::bfloat16) return {0x1p-7f, 2e-3f};
+  return {2e-6f, 4e-6f};
+}
+
+void check_close(const Map& got, const Map& wanted, Tolerance allowed) {
+  float largest = 0, worst = 0;
+  for (int64_t row = 0; row < wanted.view.rows(); ++row)
+    for (int64_t c = 0; c < wanted.view.channels(); ++c)
+      largest = std::fmax(largest, std::fabs(wanted.at(row, c)));
+  int64_t bad = 0;
+  std::string where;
+  for (int64_t row = 0; row < wanted.view.rows(); ++row) {
+    for (int64_t c = 0; c < wanted.view.channels(); ++c) {
+      const float difference = std::fabs(got.at(row, c) - wanted.at(row, c));
+      const float limit =
+          allowed.of_value * std::fabs(wanted.at(row, c)) + allowed.of_largest * largest + allowed.absolute;
+      if (!(difference <= limit)) {
+        if (bad++ == 0) where = words(row, c, got.at(row, c), wanted.at(row, c));
+      }
+      worst = std::fmax(worst, difference);
+    }
+    for (int64_t c = got.view.channels(); c < got.view.row_stride; ++c)
+      if (!std::isnan(got.at(row, c)) && bad++ == 0) where = words("gap", row, c);
+  }
+  INFO("worst ", worst, " largest ", largest, "; first bad (row, channel, got, wanted): ", where);
+  CHECK(bad == 0);
+}
+
+// Runs `operation(kernels, inputs, y)` on the oracle, on the GPU twice, and there from a captured graph.
+template <class Operation>
+void compare(Kernels& kernels, const std::vector<const Map*>& inputs, const Map& result, Tolerance allowed,
+             const Operation& operation) {
+  Map wanted = result;
+  std::vector<View> host;
+  for (const Map* input : inputs) host.push_back(input->view);
+  operation(*make_scalar_kernels(), host, wanted.view);
+
+  std::vector<std::unique_ptr<Copy>> copies;
+  std::vector<View> device;
+  for (const Map* input : inputs) {
+    copies.push_back(std::make_unique<Copy>(kernels, *input));
+    device.push_back(*copies.back());
+  }
+  const Copy first(kernels, result), second(kernels, result), third(kernels, result);
+  operation(kernels, device, first);
+  const Map got = first.fetched();
+  check_close(got, wanted, allowed);
+  operation(kernels, device, second);
+  CHECK(second.fetched().memory == got.memory);
+  const auto graph = kernels.capture([&] { operation(kernels, device, third); });
+  graph->launch();
+  CHECK(third.fetched().memory == got.memory);
+}
+
+}  // namespace
+
+TEST_CASE("CUDA devices are listed, and one that is not there is refused in one line") {
+  bool listed = false;
+  for (const DeviceReport& report : list_devices())
+    if (report.device.type == DeviceType::cuda) {
+      listed = true;
+      CHECK(report.usable == report.why_not.empty());
+    }
+  CHECK(listed);
+  std::string error;
+  try {
+    make_kernels({DeviceType::cuda, 99});
+  } catch (const MachineError& caught) {
+    error = caught.what();
+  }
+  CHECK(!error.empty());
+  CHECK(error.find('\n') == std::string::npos);
+}
+
+TEST_CASE("cuda: linear") {
+  for (const bool tf32 : {false, true}) {
+    const auto kernels = gpu(tf32);
+    if (!kernels) return;
+    for (const DType dtype : storage_dtypes)
+      for (const auto [rows, in, out] :
+           {std::array<int64_t, 3>{1, 3, 1}, {7, 16, 33}, {50, 33, 7}, {196, 96, 384}})
+        for (const Activation act : activations)
+          for (const int variant : {0, 1, 2, 3}) {  // bit 0: bias and gaps; bit 1: residual
+            INFO(words(tf32, to_string(dtype), rows, in, out, to_string(act), variant));
+            const int64_t gap = variant & 1 ? 5 : 0;
+            const Map x = random_map(dtype, {rows, in}, -1, 1, gap), w = random_map(dtype, {out, in});
+            const Map bias = random_map(DType::float32, {out}),
+                      residual = random_map(dtype, {rows, out}, -1, 1, gap);
+            Map rounded_bias = bias;  // as model weights are: a value of the dtype
+            for (int64_t c = 0; c < out; ++c) rounded_bias.set(0, c, round_to(dtype, bias.at(0, c)));
+            Tolerance allowed = tolerance(dtype);
+            if (tf32 && dtype == DType::float32) allowed = {1e-3f, 1e-3f};
+            if (act == Activation::gelu && dtype != DType::float32) allowed.absolute = 6e-4f;  // tanh form
+            if (variant & 2 && act != Activation::none)  // the activation's result is rounded before the sum
+              allowed.absolute += dtype == DType::float16 ? 0x1p-10f : dtype == DType::bfloat16 ? 0x1p-7f : 0;
+            const auto run = [&](Kernels& k, const std::vector<View>& in_, const View& y) {
+              k.linear(in_[0], in_[1], variant & 1 ? in_[2] : View(), act, variant & 2 ? in_[3] : View(), y);
+            };
+            compare(*kernels, {&x, &w, &rounded_bias, &residual}, Map(dtype, {rows, out}, gap), allowed, run);
+            if (act == Activation::none && dtype != DType::float32)
+              compare(*kernels, {&x, &w, &rounded_bias, &residual}, Map(DType::float32, {rows, out}),
+                      {2e-6f, 4e-6f}, [&](Kernels& k, const std::vector<View>& in_, const View& y) {
+                        k.linear(in_[0], in_[1], in_[2], act, {}, y);
+                      });
+          }
+    // The residual is y itself.
+    const Map x = random_map(DType::float16, {20, 64}), w = random_map(DType::float16, {32, 64});
+    compare(*kernels, {&x, &w}, random_map(DType::float16, {20, 32}), tolerance(DType::float16),
+            [](Kernels& k, const std::vector<View>& in, const View& y) {
+              if (k.device().type == DeviceType::cpu)
+                return k.linear(in[0], in[1], {}, Activation::silu, y, y);
+              k.linear(in[0], in[1], {}, Activation::silu, y, y);
+            });
+  }
+}
+
+TEST_CASE("cuda: a bias is remembered only as long as it is the same") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  const Map x = random_map(DType::float16, {3, 16}), w = random_map(DType::float16, {8, 16});
+  const Copy x_copy(*kernels, x), w_copy(*kernels, w), y(*kernels, Map(DType::float16, {3, 8}));
+  void* memory = kernels->allocate(8 * sizeof(float));
+  const View bias(memory, DType::float32, kernels->device(), {8});
+  for (const float value : {1.0f, 2.0f}) {
+    Map values(DType::float32, {8});
+    for (int c = 0; c < 8; ++c) values.set(0, c, value);
+    kernels->copy(values.view, bias);
+    Map wanted(DType::float16, {3, 8});
+    make_scalar_kernels()->linear(x.view, w.view, values.view, Activation::none, {}, wanted.view);
+    Map got(DType::float16, {3, 8});
+    const View out = y;
+    kernels->linear(x_copy, w_copy, bias, Activation::none, {}, out);
+    kernels->copy(out, got.view);
+    check_close(got, wanted, tolerance(DType::float16));
+  }
+  kernels->release(memory);
+}
+
+TEST_CASE("cuda: conv2d") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  struct Case {
+    int64_t batch, height, width, in, out, kernel;
+    int stride, padding;
+  };
+  for (const DType dtype : storage_dtypes)
+    for (const Case& c : {Case{1, 9, 7, 3, 16, 4, 4, 0},
+                          {2, 32, 32, 3, 48, 3, 2, 1},
+                          {1, 11, 9, 3, 7, 3, 2, 1},
+                          {3, 17, 14, 16, 24, 3, 2, 1},
+                          {2, 16, 16, 48, 96, 3, 2, 1},
+                          {1, 8, 6, 9, 10, 2, 2, 0},
+                          {1, 5, 5, 1, 8, 5, 1, 2},
+                          {2, 14, 14, 64, 128, 3, 2, 1}})
+      for (const bool with_bias : {false, true}) {
+        INFO(words(to_string(dtype), c.batch, c.height, c.width, c.in, c.out, c.kernel, c.stride, c.padding));
+        const int64_t height = (c.height + 2 * c.padding - c.kernel) / c.stride + 1;
+        const int64_t width = (c.width + 2 * c.padding - c.kernel) / c.stride + 1;
+        const Map x = random_map(dtype, {c.batch, c.height, c.width, c.in});
+        const Map w = random_map(dtype, {c.out, c.kernel, c.kernel, c.in});
+        Map bias = random_map(DType::float32, {c.out});
+        for (int64_t o = 0; o < c.out; ++o) bias.set(0, o, round_to(dtype, bias.at(0, o)));
+        compare(*kernels, {&x, &w, &bias}, Map(dtype, {c.batch, height, width, c.out}), tolerance(dtype),
+                [&](Kernels& k, const std::vector<View>& in, const View& y) {
+                  k.conv2d(in[0], in[1], with_bias ? in[2] : View(), c.stride, c.padding, y);
+                });
+      }
+}
+
+TEST_CASE("cuda: conv2d_norm") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  struct Case {
+    int64_t batch, height, width, in, out, kernel;
+    int stride, padding;
+  };
+  for (const DType dtype : storage_dtypes)
+    for (const Case& c : {Case{2, 32, 36, 3, 48, 3, 2, 1},
+                          {1, 31, 66, 3, 64, 3, 2, 1},
+                          {3, 14, 15, 3, 48, 3, 2, 1},
+                          {2, 14, 14, 48, 96, 3, 2, 1},
+                          {1, 8, 8, 3, 96, 4, 4, 0}})
+      for (const Activation act : {Activation::none, Activation::gelu})
+        for (const bool with_bias : {false, true}) {
+          INFO(words(to_string(dtype), c.batch, c.height, c.width, c.in, c.out, to_string(act), with_bias));
+          const int64_t height = (c.height + 2 * c.padding - c.kernel) / c.stride + 1;
+          const int64_t width = (c.width + 2 * c.padding - c.kernel) / c.stride + 1;
+          const Map x = random_map(dtype, {c.batch, c.height, c.width, c.in});
+          const Map w = random_map(dtype, {c.out, c.kernel, c.kernel, c.in});
+          Map bias = random_map(DType::float32, {c.out});
+          for (int64_t o = 0; o < c.out; ++o) bias.set(0, o, round_to(dtype, bias.at(0, o)));
+          const Map gamma = random_map(DType::float32, {c.out}), beta = random_map(DType::float32, {c.out});
+          Tolerance allowed = tolerance(dtype);
+          allowed.of_value *= 3;  // the oracle rounds between convolution, norm and activation
+          if (dtype != DType::float32) {
+            allowed.of_largest *= 4;
+            if (act == Activation::gelu) allowed.absolute = 1e-3f;  // tanh form
+          }
+          compare(*kernels, {&x, &w, &bias, &gamma, &beta}, Map(dtype, {c.batch, height, width, c.out}),
+                  allowed, [&](Kernels& k, const std::vector<View>& in, const View& y) {
+                    k.conv2d_norm(in[0], in[1], with_bias ? in[2] : View(), c.stride, c.padding, in[3], in[4],
+                                  1e-5f, act, y);
+                  });
+        }
+}
+
+TEST_CASE("cuda: depthwise_conv2d") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  struct Case {
+    int64_t batch, height, width, channels, kernel, gap;
+  };
+  for (const DType dtype : storage_dtypes)
+    for (const Case& c : {Case{1, 1, 1, 4, 3, 0},
+                          {2, 7, 5, 12, 3, 4},
+                          {2, 14, 28, 96, 3, 0},
+                          {1, 9, 31, 33, 3, 3},
+                          {1, 8, 8, 16, 5, 16},
+                          {3, 15, 16, 8, 1, 0}})
+      for (const Activation act : {Activation::none, Activation::silu, Activation::gelu})
+        for (const bool with_bias : {false, true}) {
+          INFO(words(to_string(dtype), c.batch, c.height, c.width, c.channels, c.kernel, c.gap,
+                     to_string(act)));
+          const Map x = random_map(dtype, {c.batch, c.height, c.width, c.channels}, -2, 2, c.gap);
+          const Map w = random_map(DType::float32, {c.kernel, c.kernel, c.channels});
+          const Map bias = random_map(DType::float32, {c.channels});
+          compare(*kernels, {&x, &w, &bias}, Map(dtype, {c.batch, c.height, c.width, c.channels}),
+                  tolerance(dtype), [&](Kernels& k, const std::vector<View>& in, const View& y) {
+                    k.depthwise_conv2d(in[0], in[1], with_bias ? in[2] : View(), act, y);
+                  });
+        }
+}
+
+TEST_CASE("cuda: layer_norm") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  for (const DType from : storage_dtypes)
+    for (const DType to : storage_dtypes) {
+      if (from != to && from != DType::float32 && to != DType::float32) continue;
+      for (const int64_t channels : {1, 7, 8, 48, 96, 104, 128, 200, 384, 768, 1024, 1536, 2304})
+        for (const int variant : {0, 1, 2, 3}) {
+          INFO(words(to_string(from), to_string(to), channels, variant));
+          const int64_t gap = variant == 1 ? 8 : variant == 2 ? 3 : 0;
+          const Map x = random_map(from, {13, channels}, -3, 5, gap);
+          const Map gamma = random_map(DType::float32, {channels}),
+                    beta = random_map(DType::float32, {channels});
+          const Map gate = random_map(to, {13, channels}, -1, 1, gap);
+          const Activation act = variant == 2   ? Activation::gelu
+                                 : variant == 3 ? Activation::silu
+                                                : Activation::none;
+          Tolerance allowed = tolerance(to);
+          allowed.of_value *= 3;  // round_norm's other roundings
+          compare(*kernels, {&x, &gamma, &beta, &gate}, Map(to, {13, channels}, gap), allowed,
+                  [&](Kernels& k, const std::vector<View>& in, const View& y) {
+                    k.layer_norm(in[0], variant ? in[1] : View(), variant ? in[2] : View(), 1e-5f, act,
+                                 variant >= 2 ? in[3] : View(), variant != 3, y);
+                  });
+        }
+    }
+  // In place.
+  compare(*kernels, {}, random_map(DType::float16, {9, 48}), tolerance(DType::float16),
+          [](Kernels& k, const std::vector<View>&, const View& y) {
+            k.layer_norm(y, {}, {}, 1e-5f, Activation::gelu, {}, false, y);
+          });
+}
+
+TEST_CASE("cuda: pointwise operations, softmax, merge_patches and mean_pool") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  using Views = std::vector<View>;
+  for (const DType dtype : storage_dtypes)
+    for (const int64_t channels : {3, 8, 96})
+      for (const int64_t gap : {0, 8, 5}) {
+        INFO(words(to_string(dtype), channels, gap));
+        const Tolerance allowed = tolerance(dtype);
+        const Map x = random_map(dtype, {2, 7, 5, channels}, -3, 3, gap);
+        const Map wide = random_map(DType::float32, {2, 7, 5, channels}, -3, 3, gap);
+        const Map scale = random_map(DType::float32, {channels}),
+                  shift = random_map(DType::float32, {channels});
+        const Map like(dtype, {2, 7, 5, channels}, gap);
+        for (const DType to : storage_dtypes)
+          compare(*kernels, {&x}, Map(to, {2, 7, 5, channels}, gap), tolerance(to),
+                  [](Kernels& k, const Views& in, const View& y) { k.cast(in[0], y); });
+        for (const Activation act : activations) {
+          compare(*kernels, {&x, &scale, &shift}, like, allowed,
+                  [&](Kernels& k, const Views& in, const View& y) {
+                    k.channel_affine(in[0], in[1], in[2], act, y);
+                  });
+          for (const bool round : {false, true})
+            compare(
+                *kernels, {&wide, &x}, like, {allowed.of_value * 2, allowed.of_largest},
+                [&](Kernels& k, const Views& in, const View& y) { k.activate(in[0], act, in[1], round, y); });
+          compare(*kernels, {&x}, like, allowed,
+                  [&](Kernels& k, const Views& in, const View& y) { k.activate(in[0], act, {}, false, y); });
+        }
+        if (gap > 0) continue;
+        const Map other = random_map(dtype, {1, 7, 5, channels});
+        compare(*kernels, {&x, &other}, like, allowed,
+                [](Kernels& k, const Views& in, const View& y) { k.add(in[0], in[1], y); });
+        compare(*kernels, {&wide}, like, {allowed.of_value, 1e-5f},
+                [](Kernels& k, const Views& in, const View& y) { k.softmax_pixels(in[0], y); });
+        compare(*kernels, {&x}, Map(dtype, {2, 4, 3, 4 * channels}), {0, 0},
+                [](Kernels& k, const Views& in, const View& y) { k.merge_patches(in[0], y); });
+        compare(*kernels, {&x}, Map(DType::float32, {2, channels}), {2e-6f, 2e-6f},
+                [](Kernels& k, const Views& in, const View& y) { k.mean_pool(in[0], y); });
+        const Map planes = random_map(DType::float32, {2, channels, 7, 5});
+        compare(*kernels, {&planes}, like, allowed,
+                [](Kernels& k, const Views& in, const View& y) { k.nchw_to_nhwc(in[0], y); });
+      }
+  Map pixels(DType::uint8, {2, 5, 7, 3});
+  for (int64_t i = 0; i < pixels.view.elements(); ++i)
+    pixels.view.as<uint8_t>()[i] = static_cast<uint8_t>(i * 37);
+  const float mean[3] = {0.485f, 0.456f, 0.406f}, std[3] = {0.229f, 0.224f, 0.225f};
+  for (const DType dtype : storage_dtypes)
+    compare(*kernels, {&pixels}, Map(dtype, {2, 5, 7, 3}), tolerance(dtype),
+            [&](Kernels& k, const Views& in, const View& y) { k.normalize(in[0], mean, std, y); });
+}
+
+TEST_CASE("cuda: selective_scan_2d") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  struct Case {
+    int64_t batch, height, width, channels, rank, states;
+    bool has_dt_weight;
+  };
+  // The sizes of VMamba-T's stages, odd ones, maps larger than shared memory, many blocks, Mamba-2's heads.
+  const Case cases[] = {
+      {1, 56, 56, 32, 6, 1, true},   {2, 28, 28, 40, 12, 1, true}, {2, 14, 14, 48, 24, 1, true},
+      {3, 7, 7, 96, 48, 1, true},    {1, 1, 1, 2, 2, 1, true},     {2, 5, 9, 18, 4, 1, true},
+      {1, 3, 70, 34, 10, 1, true},   {1, 64, 72, 18, 6, 1, true},  {140, 7, 7, 16, 4, 1, true},
+      {133, 14, 14, 16, 6, 1, true}, {2, 14, 14, 32, 6, 16, true}, {150, 7, 5, 16, 2, 4, true},
+      {1, 28, 14, 20, 4, 2, true},   {1, 6, 7, 7, 3, 3, true},     {2, 7, 7, 32, 4, 8, false},
+      {2, 14, 14, 16, 2, 1, false},  {1, 70, 70, 16, 2, 2, true},
+      {120, 3, 7, 40, 6, 16, true},  {101, 5, 3, 72, 10, 16, true}};
+  for (const DType dtype : storage_dtypes)
+    for (const Case& c : cases)
+      for (const ScanOrder order : {ScanOrder::cross, ScanOrder::unidi, ScanOrder::bidi,
+                                    ScanOrder::cascade_rows, ScanOrder::cascade_columns})
+        for (const ScanBackend backend : {ScanBackend::torch, ScanBackend::mamba, ScanBackend::oflex}) {
+          if (c.batch > 100 && (order != ScanOrder::cross || backend == ScanBackend::torch)) continue;
+          if (c.height * c.width > 4000 && order != ScanOrder::cross) continue;
+          const int64_t k = direction_count(order);
+          const bool round = backend == ScanBackend::mamba;
+          INFO(words(to_string(dtype), c.batch, c.height, c.width, c.channels, c.rank, c.states,
+                     c.has_dt_weight, static_cast<int>(order), to_string(backend)));
+          const Map x = random_map(dtype, {c.batch, c.height, c.width, c.channels}, -1, 1, 2);
+          const Map projections =
+              random_map(dtype, {c.batch, c.height, c.width, k * (c.rank + 2 * c.states)});
+          const Map dt_weight = random_map(dtype, {k, c.channels, c.rank});
+          const Map dt_bias = random_map(DType::float32, {k, c.channels}, -5, 1);
+          const Map A = random_map(DType::float32, {k, c.channels, c.states}, -2, -0.1f);
+          const Map D = random_map(DType::float32, {k, c.channels});
+          // In 16 bits the fast scan keeps dt in float32 where the oracle rounds it.
+          Tolerance allowed = dtype == DType::float32   ? Tolerance{1e-5f, 1e-5f}
+                              : dtype == DType::float16 ? Tolerance{1e-3f, 1e-3f}
+                                                        : Tolerance{8e-3f, 8e-3f};
+          const auto scan = [&](Kernels& kernels_, const std::vector<View>& in, const View& directions,
+                                const View& y) {
+            SelectiveScan2d s;
+            s.x = in[0];
+            s.projections = in[1];
+            if (c.has_dt_weight) s.dt_weight = in[2];
+            s.dt_bias = in[3];
+            s.A = in[4];
+            s.D = in[5];
+            s.order = order;
+            s.backend = backend;
+            s.round_directions = round;
+            s.directions = directions;
+            s.y = y;
+            kernels_.selective_scan_2d(s);
+          };
+          const Map y(DType::float32, {c.batch, c.height, c.width, c.channels});
+          compare(*kernels, {&x, &projections, &dt_weight, &dt_bias, &A, &D}, y, allowed,
+                  [&](Kernels& k_, const std::vector<View>& in, const View& out) { scan(k_, in, {}, out); });
+          if (backend == ScanBackend::mamba || c.batch > 100) continue;
+          const Map each(DType::float32, {k, c.batch, c.height, c.width, c.channels});
+          Map sum = y;
+          Copy sum_copy(*kernels, sum);
+          compare(*kernels, {&x, &projections, &dt_weight, &dt_bias, &A, &D}, each, allowed,
+                  [&](Kernels& k_, const std::vector<View>& in, const View& out) {
+                    scan(k_, in, out,
+                         k_.device().type == DeviceType::cpu ? sum.view : static_cast<const View&>(sum_copy));
+                  });
+        }
+}
+
+TEST_CASE("cuda: memory, marks and errors") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  CHECK(kernels->available_memory() > 0);
+  CHECK_THROWS_AS(kernels->allocate(size_t{1} << 50), OutOfMemory);
+  // More than both halves of the staging memory, there and back.
+  const Map large = random_map(DType::float32, {3001, 2003});
+  const Copy copy(*kernels, large);
+  CHECK(copy.fetched().memory == large.memory);
+  kernels->mark();
+  kernels->cast(copy, copy);
+  kernels->mark();
+  kernels->mark();
+  const std::vector<float> times = kernels->elapsed_ms();
+  REQUIRE(times.size() == 2);
+  CHECK(times[0] > 0);
+  CHECK(kernels->elapsed_ms().empty());
+}
