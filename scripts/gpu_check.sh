@@ -46,7 +46,7 @@ tables() {
     echo
   done
   $cli -q bench --config vmamba_tiny_s1l8 --device cuda --dtype float16 --batch-size 16 \
-    --size 224,384x640,512,1024 --format md
+    --image-size 224,384x640,512,1024 --format md
   $cli -q bench --config vmamba_tiny_s1l8 --device cuda --dtype float16 --batch-size 1,128 --profile --format md
 }
 
