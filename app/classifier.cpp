@@ -10,6 +10,17 @@
 
 namespace vmamba {
 
+namespace {
+
+// 8 images of 224² pixels keep a CPU busy, 64 a GPU; of smaller images, more.
+int default_batch_size(const Classifier& classifier) {
+  const int at_224 = classifier.choice.device.type == DeviceType::cpu ? 8 : 64;
+  const double smaller = 224.0 / classifier.config.preprocess.crop;
+  return static_cast<int>(std::clamp(at_224 * smaller * smaller, 1.0 * at_224, 4.0 * at_224));
+}
+
+}  // namespace
+
 Classifier make_classifier(const ModelOptions& options, int batch_size) {
   Classifier classifier;
   classifier.files = find_model(options);
@@ -17,8 +28,7 @@ Classifier make_classifier(const ModelOptions& options, int batch_size) {
   if (!classifier.files.labels.empty())
     classifier.labels = read_labels(classifier.files.labels, classifier.config.num_classes);
   classifier.choice = choose_run(options);
-  const bool on_cpu = classifier.choice.device.type == DeviceType::cpu;
-  classifier.batch_size = batch_size > 0 ? batch_size : on_cpu ? 8 : 64;
+  classifier.batch_size = batch_size > 0 ? batch_size : default_batch_size(classifier);
   return classifier;
 }
 

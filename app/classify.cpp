@@ -283,7 +283,7 @@ Command add_classify(CLI::App& app) {
       ->capture_default_str();
   parser
       ->add_option("--batch-size", options->batch_size,
-                   "Images at a time (default: 8 on the CPU, 64 on CUDA)")
+                   "Images at a time (default: 8 to 32 on the CPU, 64 to 256 on CUDA, by the images' size)")
       ->check(CLI::Range(1, 1 << 16).description(""))
       ->type_name("N");
   parser->add_option("--format", options->format, "text, json, jsonl (written as results come) or csv")

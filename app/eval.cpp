@@ -422,7 +422,7 @@ Command add_eval(CLI::App& app) {
       ->required();
   parser
       ->add_option("--batch-size", options->batch_size,
-                   "Images at a time (default: 8 on the CPU, 64 on CUDA)")
+                   "Images at a time (default: 8 to 32 on the CPU, 64 to 256 on CUDA, by the images' size)")
       ->check(CLI::Range(1, 1 << 16).description(""))
       ->type_name("N");
   parser->add_option("--limit", options->limit, "Only N images, spread evenly over the classes")
