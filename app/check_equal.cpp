@@ -1,14 +1,22 @@
 // check-equal: are two runs of a model the same function?
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <nlohmann/json.hpp>
 
 #include "app/commands.h"
 #include "app/model_options.h"
 #include "kernels/error.h"
 #include "lib/check_equal.h"
 #include "lib/check_report.h"
+#include "lib/files.h"
+#include "lib/find_precision.h"
 #include "lib/init.h"
+#include "lib/json.h"
+#include "lib/matrix.h"
+#include "lib/stress.h"
 
 namespace vmamba {
 namespace {
@@ -17,9 +25,11 @@ struct Options {
   ModelOptions model;
   std::string a, b, reference, input_tensor, format = "text";
   std::vector<std::string> images;
+  std::string save_taps, output, html;
   std::optional<uint64_t> seed;
   CheckOptions check;
-  bool all = false;
+  bool all = false, matrix = false, stress = false, find_precision = false, init_order = false;
+  int repeat = 0;
 };
 
 // The model options of one side: the command's own, changed by "K=V,…".
@@ -77,8 +87,13 @@ Side make_side(const Options& options, const SideOptions& chosen, const Side* ot
   const ModelFiles files = find_model(chosen.model);
   side.config = load_model_config(chosen.model, files);
   if (!chosen.forward_type.empty()) {
-    side.config.forward_type = chosen.forward_type;
-    side.config.forward = parse_forward_type(chosen.forward_type, "forward_type");
+    // Through the config's own text, so that everything a config is checked for is checked of this one too.
+    const std::string where = files.config.string() + " with forward_type " + chosen.forward_type;
+    const std::string text = with_member(read_file(files.config), files.config.string(), "forward_type",
+                                         nlohmann::json(chosen.forward_type).dump());
+    const Config changed = parse_config(text, where);
+    side.config.forward_type = changed.forward_type;
+    side.config.forward = changed.forward;
   }
   side.choice = choose_run(chosen.model);
   const bool same_model = other && other_chosen->model.config == chosen.model.config &&
@@ -128,25 +143,120 @@ CheckInput make_input(const Options& options, const Side* a, const Side& b, cons
   return input;
 }
 
+// What a mode that runs one side only runs: the model options, changed by --b.
+Side single_side(const Options& options) {
+  if (!options.a.empty()) fail_input("--a: this mode runs one side only: give --b, or neither");
+  return make_side(options, side_options(options.model, "--b", options.b), nullptr, nullptr);
+}
+
+template <class Result>
+int told(const Options& options, const Result& result, bool is_equal) {
+  fmt::print("{}", options.format == "json" ? json_report(result) : text_report(result));
+  return is_equal ? 0 : 1;
+}
+
+void default_sides(Options& options) {
+  if (!options.a.empty() || !options.b.empty()) return;
+  const bool mamba2 = load_config(find_model(options.model).config.string()).forward.core == Core::mamba2;
+  options.a = mamba2 ? "selective_scan_backend=torch" : "forward_core_version=v0";
+  options.b = mamba2 ? "" : "forward_core_version=v1";
+}
+
+MatrixAxes matrix_axes(const Options& options, const Side& side) {
+  MatrixAxes axes;
+  const ModelOptions& given = options.model;
+  if (given.device == "auto") {
+    for (const DeviceReport& report : list_devices())
+      if (report.usable) axes.devices.push_back(report.device);
+  } else {
+    axes.devices = {side.choice.device};
+  }
+  if (given.dtype == "auto")
+    axes.precisions = {Precision::float32, Precision::tf32, Precision::float16, Precision::bfloat16};
+  else
+    axes.precisions = {side.choice.precision};
+  if (given.selective_scan_backend.empty())
+    axes.backends = {ScanBackend::torch, ScanBackend::mamba, ScanBackend::oflex};
+  else
+    axes.backends = {side.config.selective_scan_backend};
+  if (side.config.forward.core == Core::mamba2 || !given.forward_core_version.empty())
+    axes.cores = {side.config.forward_core_version};
+  else
+    axes.cores = {ForwardCoreVersion::v0, ForwardCoreVersion::v1};
+  return axes;
+}
+
+int run_find_precision(const Options& options) {
+  const Side side = single_side(options);
+  const PrecisionSearch search =
+      find_precision(side, make_input(options, nullptr, side, nullptr), options.check);
+  if (search.found && !options.output.empty()) {
+    const std::filesystem::path config =
+        find_model(side_options(options.model, "--b", options.b).model).config;
+    std::vector<std::string> quoted;
+    for (const std::string& step : search.float32_ops) quoted.push_back('"' + step + '"');
+    write_file(options.output, with_member(read_file(config), config.string(), "float32_ops",
+                                           fmt::format("[{}]", fmt::join(quoted, ", "))));
+  }
+  return told(options, search, search.found);
+}
+
+CheckResult compare_with_reference(const Options& options) {
+  if (!options.a.empty()) fail_input("--reference stands for a: give --b, or no --reference");
+  if (!options.input_tensor.empty()) fail_input("--reference brings its own input: leave out --input-tensor");
+  const Side b = make_side(options, side_options(options.model, "--b", options.b), nullptr, nullptr);
+  const StateDict reference = read_safetensors(options.reference);
+  return check_reference(reference, b, make_input(options, nullptr, b, &reference), options.check);
+}
+
 int run_check_equal(Options& options) {
+  const int modes = options.matrix + options.stress + options.find_precision + options.init_order +
+                    (options.repeat > 0) + !options.save_taps.empty() + !options.reference.empty();
+  if (modes > 1)
+    fail_input(
+        "--matrix, --stress, --find-precision, --init-order, --repeat, --save-taps and --reference exclude "
+        "each other");
+  if (!options.output.empty() && !options.find_precision) fail_input("-o goes with --find-precision");
+  if (options.matrix) {
+    const Side side = single_side(options);
+    const Matrix matrix = compare_all(side, matrix_axes(options, side),
+                                      make_input(options, nullptr, side, nullptr), options.check);
+    return told(options, matrix, matrix.equal());
+  }
+  if (options.find_precision) return run_find_precision(options);
+  if (options.repeat > 0) {
+    const Side side = single_side(options);
+    const Repeatability repeated = repeat(side, make_input(options, nullptr, side, nullptr), options.repeat);
+    return told(options, repeated, repeated.identical());
+  }
+  if (!options.save_taps.empty()) {
+    const Side side = single_side(options);
+    const StateDict file = saved_taps(side, make_input(options, nullptr, side, nullptr), options.all);
+    write_safetensors(options.save_taps, file);
+    spdlog::info("{}: {} tensors of {}", options.save_taps, file.tensors.size(), file.metadata.at("ran"));
+    return 0;
+  }
+
   CheckResult result;
   if (!options.reference.empty()) {
-    if (!options.a.empty()) fail_input("--reference stands for a: give --b, or no --reference");
-    if (!options.input_tensor.empty())
-      fail_input("--reference brings its own input: leave out --input-tensor");
-    const Side b = make_side(options, side_options(options.model, "--b", options.b), nullptr, nullptr);
-    const StateDict reference = read_safetensors(options.reference);
-    const CheckInput input = make_input(options, nullptr, b, &reference);
-    result = check_reference(reference, b, input, options.check);
+    result = compare_with_reference(options);
   } else {
-    if (options.a.empty() && options.b.empty()) {
-      options.a = "forward_core_version=v0";
-      options.b = "forward_core_version=v1";
-    }
+    default_sides(options);
     const SideOptions chosen_a = side_options(options.model, "--a", options.a);
     const SideOptions chosen_b = side_options(options.model, "--b", options.b);
+    if (options.init_order) {
+      const auto config_of = [](const SideOptions& chosen) {
+        return load_model_config(chosen.model, find_model(chosen.model));
+      };
+      const auto parting = first_init_parting(config_of(chosen_a), config_of(chosen_b));
+      return told(options, parting, !parting);
+    }
     const Side a = make_side(options, chosen_a, nullptr, nullptr);
     const Side b = make_side(options, chosen_b, &a, &chosen_a);
+    if (options.stress) {
+      const std::vector<StressCase> cases = stress(a, b, options.seed.value_or(0), options.check);
+      return told(options, cases, equal(cases));
+    }
     result = check_sides(a, b, make_input(options, &a, b, nullptr), options.check);
   }
   if (options.format == "json")
@@ -162,16 +272,33 @@ Command add_check_equal(CLI::App& app) {
   CLI::App* parser = app.add_subcommand("check-equal", "Compare two runs of a model, tap by tap");
   auto options = std::make_shared<Options>();
   add_model_options(*parser, options->model);
-  parser->add_option(
-      "--a", options->a,
-      "The reference: KEY=VALUE,… of forward_core_version, selective_scan_backend, device, dtype, "
-      "forward_type, config, weights, threads (default, without --b: forward_core_version=v0)");
-  parser->add_option("--b", options->b,
-                     "What is compared with it, likewise (default: forward_core_version=v1)");
+  const auto what = "What is compared", input = "Input", modes = "Instead of comparing a and b",
+             output = "Output";
+  parser
+      ->add_option(
+          "--a", options->a,
+          "The reference: forward_core_version, selective_scan_backend, device, dtype, forward_type, config, "
+          "weights, threads (default, without --b: forward_core_version=v0)")
+      ->type_name("KEY=VALUE,…")
+      ->group(what);
+  parser
+      ->add_option("--b", options->b, "What is compared with it, likewise (default: forward_core_version=v1)")
+      ->type_name("KEY=VALUE,…")
+      ->group(what);
   parser
       ->add_option("--reference", options->reference,
-                   "Instead of --a: tensors input, logits and any taps, as PyTorch gave them")
-      ->type_name("FILE");
+                   "Instead of --a: tensors input, logits and any taps, as PyTorch or --save-taps gave them")
+      ->type_name("FILE")
+      ->group(what);
+  const auto tolerance = [&](const std::string& name, std::optional<double>& value, const std::string& help) {
+    parser->add_option(name, value, help)
+        ->check(CLI::NonNegativeNumber.description(""))
+        ->type_name("X")
+        ->group(what);
+  };
+  tolerance("--atol", options->check.absolute, "Tolerance: |a - b| up to this,");
+  tolerance("--rtol", options->check.relative, "or up to this times the largest |a| of the tap");
+  parser->add_flag("--equal-nan", options->check.equal_nan, "NaN equals NaN")->group(what);
   parser
       ->add_option_function<std::vector<std::string>>(
           "--seed",
@@ -188,24 +315,54 @@ Command add_check_equal(CLI::App& app) {
           },
           "Initialise the weights and draw the input from a seed, as torch.manual_seed does (default 0)")
       ->type_name("S")
-      ->expected(0, 1);
-  parser->add_option("--images", options->images, "Images to run on, instead of noise")->type_name("FILE…");
+      ->expected(0, 1)
+      ->group(input);
+  parser->add_option("--images", options->images, "Images to run on, instead of noise")
+      ->type_name("FILE…")
+      ->group(input);
   parser->add_option("--input-tensor", options->input_tensor, "Tensor input (B,3,H,W) to run on")
-      ->type_name("FILE");
-  parser->add_option("--batch-size", options->check.batch_size, "Images at a time")
+      ->type_name("FILE")
+      ->group(input);
+  parser->add_option("--batch-size", options->check.batch_size, "Images at a time, and how many of noise")
       ->check(CLI::Range(1, 4096).description(""))
-      ->capture_default_str();
-  const auto tolerance = [&](const std::string& name, std::optional<double>& value, const std::string& help) {
-    parser->add_option(name, value, help)->check(CLI::NonNegativeNumber.description(""));
-  };
-  tolerance("--atol", options->check.absolute, "Tolerance: |a - b| up to this, ");
-  tolerance("--rtol", options->check.relative, "or up to this times the largest |a| of the tap");
-  parser->add_flag("--equal-nan", options->check.equal_nan, "NaN equals NaN");
-  parser->add_flag("--all", options->all,
-                   "Print every tap, not only block outputs and those around the first difference");
+      ->type_name("N")
+      ->capture_default_str()
+      ->group(input);
+  parser
+      ->add_flag("--matrix", options->matrix,
+                 "Every device, dtype, backend and forward core that runs here, in pairs")
+      ->group(modes);
+  parser
+      ->add_flag("--stress", options->stress,
+                 "a and b on constants, extremes and activations that grow until overflow")
+      ->group(modes);
+  parser
+      ->add_flag("--find-precision", options->find_precision,
+                 "The smallest set of steps that need float32 for the logits to stay within tolerance")
+      ->group(modes);
+  parser
+      ->add_option("-o,--output", options->output,
+                   "With --find-precision: the config with these steps in float32_ops")
+      ->type_name("FILE")
+      ->group(modes);
+  parser->add_option("--repeat", options->repeat, "N runs of b: the same bits every time?")
+      ->check(CLI::Range(2, 1'000'000).description(""))
+      ->type_name("N")
+      ->group(modes);
+  parser->add_option("--save-taps", options->save_taps, "Write b's input, taps and logits, for --reference")
+      ->type_name("FILE")
+      ->group(modes);
+  parser->add_flag("--init-order", options->init_order, "Where the initialisations of two configs part")
+      ->group(modes);
+  parser
+      ->add_flag("--all", options->all,
+                 "Print or save every tap, not only block outputs and those around a difference")
+      ->group(output);
   parser->add_option("--format", options->format, "text or json")
       ->check(CLI::IsMember({"text", "json"}).description(""))
-      ->capture_default_str();
+      ->type_name("FORMAT")
+      ->capture_default_str()
+      ->group(output);
   return {parser, [options] { return run_check_equal(*options); }};
 }
 

@@ -197,6 +197,54 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
   return result;
 }
 
+Repeatability repeat(const Side& side, const CheckInput& input, int times) {
+  Runner runner(side.config, *side.weights, side.choice);
+  Repeatability result;
+  result.report = runner.report();
+  result.input = input.description;
+  const CompareOptions exact{.tolerance = {0, 0}, .equal_nan = true};
+  TapStore store(runner.kernels());
+  const HostTensor logits = runner.run(input.b, &store);
+  const TapValues first = store.take();
+  result.taps = static_cast<int64_t>(first.all().size());
+  const auto judge = [&](int run, const Diff& diff, const char* how) {
+    if (result.identical() && !diff.identical())
+      result.first_parting =
+          fmt::format("run {}{}: {}, first at {}", run, how, diff.name, diff.place(diff.first_differing));
+  };
+  // Without taps a run takes another way (fewer values stored, a captured graph): its logits are to be the
+  // same.
+  const auto unobserved = [&](int run) {
+    judge(run, compare_tensors("logits", logits, runner.run(input.b), exact), " without taps");
+  };
+  unobserved(1);
+  for (result.runs = 1; result.runs < times && result.identical(); ++result.runs) {
+    TapComparison comparison(runner.kernels(), first, exact);
+    runner.run(input.b, &comparison);
+    for (const Diff& diff : comparison.diffs) judge(result.runs + 1, diff, "");
+    unobserved(result.runs + 1);
+  }
+  return result;
+}
+
+bool is_coarse(std::string_view tap) {
+  return !tap.starts_with("layers.") || std::count(tap.begin(), tap.end(), '.') <= 3;
+}
+
+StateDict saved_taps(const Side& side, const CheckInput& input, bool all) {
+  Runner runner(side.config, *side.weights, side.choice);
+  TapStore store(runner.kernels());
+  runner.run(input.b, &store);
+  StateDict file;
+  file.metadata = {
+      {"format", "vmamba-cli taps"}, {"ran", to_string(runner.report())}, {"input", input.description}};
+  file.add("input", input.b);
+  const TapValues values = store.take();
+  for (const auto& [name, value] : values.all())
+    if (all || is_coarse(name)) file.add(name, value);
+  return file;
+}
+
 HostTensor preprocessed(const std::vector<std::string>& files, const PreprocessConfig& preprocess) {
   HostTensor result{{static_cast<int64_t>(files.size()), 3, preprocess.crop, preprocess.crop}, {}};
   const size_t each = size_t{3} * preprocess.crop * preprocess.crop;

@@ -62,6 +62,23 @@ CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, c
 CheckResult check_reference(const StateDict& reference, const Side& b, const CheckInput& input,
                             const CheckOptions& options);
 
+// Whether a run gives the same bits every time: `times` runs, with taps and without, against the first.
+struct Repeatability {
+  RunReport report;
+  std::string input;
+  int runs = 0;
+  int64_t taps = 0;
+  std::string first_parting;  // "run 3: layers.0.blocks.1.op.scan, first at (0, 1, 2, 3)"; empty: none
+  bool identical() const { return first_parting.empty(); }
+};
+Repeatability repeat(const Side& side, const CheckInput& input, int times);
+
+// A run's input, taps and logits as a file for --reference. `all`: every tap, else the output of each block,
+// stage and downsample, and the head's.
+StateDict saved_taps(const Side& side, const CheckInput& input, bool all);
+// Of the taps, those that are printed and saved of every model.
+bool is_coarse(std::string_view tap);
+
 // (B, 3, crop, crop) of these image files.
 HostTensor preprocessed(const std::vector<std::string>& files, const PreprocessConfig& preprocess);
 

@@ -14,12 +14,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Outputs of blocks and stages, the head: what is printed of every model. Taps inside a block have more
-// parts.
-bool is_coarse(std::string_view name) {
-  return !name.starts_with("layers.") || std::count(name.begin(), name.end(), '.') <= 3;
-}
-
 double share_of_bound(const Diff& diff) {
   return diff.max_abs == 0 ? 0 : diff.bound == 0 ? HUGE_VAL : diff.max_abs / diff.bound;
 }
@@ -178,9 +172,10 @@ std::string text_report(const CheckResult& result, bool all) {
   return text;
 }
 
-std::string json_report(const CheckResult& result) {
-  Json json;
-  json["equal"] = result.equal();
+namespace {
+
+Json to_json(const CheckResult& result) {
+  Json json{{"kind", "comparison"}, {"equal", result.equal()}};
   if (result.reference.empty())
     json["a"] = to_json(result.report_a);
   else
@@ -201,7 +196,171 @@ std::string json_report(const CheckResult& result) {
     json["taps"].push_back(to_json(diff, find_diff(result.own, diff.name)));
   json["only_in_a"] = result.only_in_a;
   json["only_in_b"] = result.only_in_b;
+  return json;
+}
+
+std::string dump(const Json& json) {
   return json.dump(2) + "\n";
+}
+
+Json to_json(const Tolerance& tolerance) {
+  return {{"absolute", tolerance.absolute}, {"relative", tolerance.relative}};
+}
+
+const Diff* largest_share(const CheckResult& result) {
+  const Diff* worst = nullptr;
+  for (const Diff& diff : result.taps)
+    if (diff.problem.empty() && (!worst || share_of_bound(diff) > share_of_bound(*worst))) worst = &diff;
+  return worst;
+}
+
+}  // namespace
+
+std::string json_report(const CheckResult& result) {
+  return dump(to_json(result));
+}
+
+bool equal(const std::vector<StressCase>& cases) {
+  return std::all_of(cases.begin(), cases.end(), [](const StressCase& each) { return each.result.equal(); });
+}
+
+std::string text_report(const std::vector<StressCase>& cases) {
+  std::string text;
+  const CheckResult& first = cases.front().result;
+  text += fmt::format("a          {}\nb          {}\ntolerance  |a - b| <= max({:g}, {:g} * max|a|) ({})\n\n",
+                      to_string(first.report_a), to_string(first.report_b), first.tolerance.absolute,
+                      first.tolerance.relative, first.tolerance_source);
+  text += fmt::format("{:<22} {:<10} {:>16}  {:<32} {}\n", "case", "verdict", "worst / bound", "at",
+                      "first outside its tolerance");
+  for (const StressCase& each : cases) {
+    const Diff *outside = each.result.first_outside(), *worst = largest_share(each.result);
+    text += fmt::format("{:<22} {:<10} {:>16}  {:<32} {}\n", each.name,
+                        each.result.equal() ? "equal" : "different",
+                        fmt::format("{:.2g} / {:.2g}", worst->max_abs, worst->bound), worst->name,
+                        outside ? outside->name : "-");
+  }
+  text += '\n';
+  const int64_t passed =
+      std::count_if(cases.begin(), cases.end(), [](const StressCase& each) { return each.result.equal(); });
+  text += fmt::format("{}: {} of {} cases\n", equal(cases) ? "equal" : "different", passed, cases.size());
+  for (const StressCase& each : cases)
+    if (!each.result.equal())
+      for (const std::string& cause : each.result.causes)
+        text += fmt::format("cause: {}: {}\n", each.name, cause);
+  return text;
+}
+
+std::string json_report(const std::vector<StressCase>& cases) {
+  Json json{{"kind", "stress"}, {"equal", equal(cases)}, {"cases", Json::array()}};
+  for (const StressCase& each : cases) {
+    Json entry{{"name", each.name}};
+    entry.update(to_json(each.result));
+    json["cases"].push_back(std::move(entry));
+  }
+  return dump(json);
+}
+
+std::string text_report(const Matrix& matrix) {
+  std::string text = fmt::format(
+      "input  {}\nrelative L2 of the logits; = bit for bit, ! outside tolerance\n\n", matrix.input);
+  size_t width = 0;
+  for (const Variant& variant : matrix.variants) width = std::max(width, to_string(variant).size());
+  for (size_t i = 0; i < matrix.variants.size(); ++i) {
+    text += fmt::format("{:>3}  {:<{}}", i + 1, to_string(matrix.variants[i]), width);
+    for (const Diff& diff : matrix.pairs[i])
+      text += fmt::format(" {:>7}", diff.identical()   ? "="
+                                    : diff.nonfinite() ? "NaN!"
+                                                       : fmt::format("{:.0e}{}", diff.relative_l2(),
+                                                                     diff.within() ? "" : "!"));
+    text += '\n';
+  }
+  text += fmt::format("{:>3}  {:<{}}", "", "", width);
+  for (size_t i = 0; i + 1 < matrix.variants.size(); ++i) text += fmt::format(" {:>7}", i + 1);
+  return text + fmt::format("\n\n{}: {} ways to run, every pair compared\n",
+                            matrix.equal() ? "equal" : "different", matrix.variants.size());
+}
+
+std::string json_report(const Matrix& matrix) {
+  Json json{{"kind", "matrix"}, {"equal", matrix.equal()}, {"input", matrix.input}};
+  json["variants"] = Json::array();
+  for (const Variant& variant : matrix.variants) json["variants"].push_back(to_string(variant));
+  json["pairs"] = Json::array();
+  for (size_t i = 0; i < matrix.pairs.size(); ++i)
+    for (size_t j = 0; j < i; ++j) {
+      Json entry{{"a", j}, {"b", i}};
+      entry.update(to_json(matrix.pairs[i][j], nullptr));
+      json["pairs"].push_back(std::move(entry));
+    }
+  return dump(json);
+}
+
+std::string text_report(const PrecisionSearch& search) {
+  std::string text = fmt::format(
+      "{}\ninput      {}\ntolerance  |a - b| <= max({:g}, {:g} * max|a|) on the logits\n",
+      to_string(search.report), search.input, search.tolerance.absolute, search.tolerance.relative);
+  const auto off = [](const Diff& diff) {
+    return diff.nan_b + diff.inf_b > 0
+               ? std::string("NaN or infinite")
+               : fmt::format("off by up to {:.3g} of {:.3g}", diff.max_abs, diff.bound);
+  };
+  text += fmt::format("as it is   {}\n", off(search.before));
+  if (search.found && search.float32_ops.empty()) return text + "no step needs float32\n";
+  if (!search.found)
+    return text +
+           fmt::format("not enough: with every step in float32 the logits are still {}\n", off(search.after));
+  return text + fmt::format("with them  {}\n{} steps need float32 (found in {} runs): {}\n",
+                            off(search.after), search.float32_ops.size(), search.runs,
+                            fmt::join(search.float32_ops, ", "));
+}
+
+std::string json_report(const PrecisionSearch& search) {
+  return dump({{"kind", "find_precision"},
+               {"equal", search.found},
+               {"b", to_json(search.report)},
+               {"input", search.input},
+               {"tolerance", to_json(search.tolerance)},
+               {"float32_ops", search.float32_ops},
+               {"before", to_json(search.before, nullptr)},
+               {"after", to_json(search.after, nullptr)},
+               {"runs", search.runs}});
+}
+
+std::string text_report(const Repeatability& repeated) {
+  std::string text = fmt::format("{}\ninput  {}\n", to_string(repeated.report), repeated.input);
+  return text + (repeated.identical()
+                     ? fmt::format("identical: {} runs, {} taps, bit for bit\n", repeated.runs, repeated.taps)
+                     : fmt::format("different: {}\n", repeated.first_parting));
+}
+
+std::string json_report(const Repeatability& repeated) {
+  return dump({{"kind", "repeat"},
+               {"equal", repeated.identical()},
+               {"b", to_json(repeated.report)},
+               {"input", repeated.input},
+               {"runs", repeated.runs},
+               {"taps", repeated.taps},
+               {"first_parting", repeated.identical() ? Json() : Json(repeated.first_parting)}});
+}
+
+std::string text_report(const std::optional<InitParting>& parting) {
+  if (!parting) return "equal: both configs build the same state dict from the same seed\n";
+  const auto side = [](const std::optional<InitStep>& step) {
+    return step ? fmt::format("{} {}, {}", step->tensor, shape_string(step->dims), step->fill)
+                : "nothing more";
+  };
+  return fmt::format("different: the initialisations part at step {}\na  {}\nb  {}\n", parting->step + 1,
+                     side(parting->a), side(parting->b));
+}
+
+std::string json_report(const std::optional<InitParting>& parting) {
+  Json json{{"kind", "init_order"}, {"equal", !parting}};
+  const auto side = [](const std::optional<InitStep>& step) {
+    return step ? Json{{"tensor", step->tensor}, {"shape", step->dims}, {"fill", step->fill}} : Json();
+  };
+  json["step"] = parting ? Json(parting->step + 1) : Json();
+  json["a"] = parting ? side(parting->a) : Json();
+  json["b"] = parting ? side(parting->b) : Json();
+  return dump(json);
 }
 
 }  // namespace vmamba

@@ -1,8 +1,14 @@
 // What check-equal found, as text for people and as JSON for programs (docs/check-equal.schema.json).
 #pragma once
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "lib/check_equal.h"
+#include "lib/find_precision.h"
+#include "lib/init.h"
+#include "lib/matrix.h"
+#include "lib/stress.h"
 
 namespace vmamba {
 
@@ -10,6 +16,19 @@ namespace vmamba {
 // begin to differ and where they leave their tolerance.
 std::string text_report(const CheckResult& result, bool all);
 std::string json_report(const CheckResult& result);
+
+bool equal(const std::vector<StressCase>& cases);
+std::string text_report(const std::vector<StressCase>& cases);
+std::string json_report(const std::vector<StressCase>& cases);
+std::string text_report(const Matrix& matrix);
+std::string json_report(const Matrix& matrix);
+std::string text_report(const PrecisionSearch& search);
+std::string json_report(const PrecisionSearch& search);
+std::string text_report(const Repeatability& repeated);
+std::string json_report(const Repeatability& repeated);
+std::string text_report(const std::optional<InitParting>& parting);
+std::string json_report(const std::optional<InitParting>& parting);
+
 // One line: the verdict and the figures it rests on.
 std::string summary(const CheckResult& result);
 

@@ -219,6 +219,18 @@ void check_together(const Reader& in, const Config& config) {
     }
   }
 
+  if (!config.float32_ops.empty()) {
+    const std::vector<std::string> steps = step_names(config);
+    const std::vector<std::string_view> known(steps.begin(), steps.end());
+    for (const std::string& step : config.float32_ops) {
+      if (std::find(known.begin(), known.end(), step) != known.end()) continue;
+      const std::string_view near = nearest(step, known);
+      fail_input("{}: no step {} in this model{}; steps are {}, …, {}", in.place("float32_ops"),
+                 in_quotes(step), near.empty() ? "" : fmt::format(", did you mean {}?", in_quotes(near)),
+                 joined({known.begin(), known.begin() + std::min<size_t>(3, known.size())}), known.back());
+    }
+  }
+
   double parameters = 0;
   for (int i = 0; i < config.stages(); ++i) {
     const double C = config.dims[i];
@@ -271,6 +283,19 @@ std::string published_models() {
 }
 
 }  // namespace
+
+std::vector<std::string> step_names(const Config& config) {
+  std::vector<std::string> names{"patch_embed"};
+  for (int i = 0; i < config.stages(); ++i) {
+    for (int j = 0; j < config.depths[static_cast<size_t>(i)]; ++j) {
+      if (config.ssm_ratio > 0) names.push_back(fmt::format("layers.{}.blocks.{}.op", i, j));
+      if (config.mlp_ratio > 0) names.push_back(fmt::format("layers.{}.blocks.{}.mlp", i, j));
+    }
+    if (i + 1 < config.stages()) names.push_back(fmt::format("layers.{}.downsample", i));
+  }
+  names.push_back("classifier");
+  return names;
+}
 
 int Config::dt_rank(int stage) const {
   return ssm_dt_rank.value_or((dims[stage] + 15) / 16);

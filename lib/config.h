@@ -64,6 +64,10 @@ struct Config {
   int mlp_hidden(int stage) const { return static_cast<int>(mlp_ratio * dims[stage]); }
 };
 
+// The steps that float32_ops may name: "patch_embed", "layers.0.blocks.1.op", "layers.0.blocks.1.mlp",
+// "layers.0.downsample", "classifier".
+std::vector<std::string> step_names(const Config& config);
+
 // The config in `text`; `where` names it in errors (a file's path).
 Config parse_config(std::string_view text, const std::string& where);
 // The file `name_or_path`, or the published model of that name under the installed or source configs/.

@@ -250,4 +250,21 @@ std::string JsonDocument::place(int i) const {
                      i == 0 ? "the config" : pointer(i));
 }
 
+std::string with_member(const std::string& text, const std::string& where, std::string_view key,
+                        std::string_view value) {
+  const JsonDocument document(text, where);
+  if (document.root().type != JsonType::object) fail_input("{}: expected an object", document.place(0));
+  std::string result = text;
+  if (const int at = document.find(0, key); at >= 0)
+    return result.replace(document[at].begin, document[at].end - document[at].begin, value);
+  const std::vector<int> members = document.children(0);
+  if (members.empty()) return result.insert(document.root().begin + 1, fmt::format("\"{}\": {}", key, value));
+  // After the last member, set apart as that one is from what stands before it.
+  const JsonValue& last = document[members.back()];
+  size_t gap = last.key_begin;
+  while (std::string_view(" \t\r\n").find(text[gap - 1]) != std::string_view::npos) --gap;
+  const std::string space = text.substr(gap, last.key_begin - gap);
+  return result.insert(last.end, fmt::format(",{}\"{}\": {}", space, key, value));
+}
+
 }  // namespace vmamba

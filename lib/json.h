@@ -49,4 +49,8 @@ class JsonDocument {
   std::vector<JsonValue> values_;
 };
 
+// `text`, whose root is an object, with its member `key` set to `value` (JSON); every other byte stays.
+std::string with_member(const std::string& text, const std::string& where, std::string_view key,
+                        std::string_view value);
+
 }  // namespace vmamba
