@@ -1,18 +1,23 @@
 // check-equal: are two runs of a model the same function?
+#include <fmt/chrono.h>
 #include <spdlog/spdlog.h>
+#include <sys/utsname.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <ctime>
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
 #include "app/model_options.h"
+#include "build_info.h"
 #include "kernels/error.h"
 #include "lib/check_equal.h"
 #include "lib/check_report.h"
 #include "lib/files.h"
 #include "lib/find_precision.h"
+#include "lib/html_report.h"
 #include "lib/init.h"
 #include "lib/json.h"
 #include "lib/matrix.h"
@@ -110,7 +115,7 @@ Side make_side(const Options& options, const SideOptions& chosen, const Side* ot
 
 HostTensor input_of(const StateDict& file) {
   HostTensor input = file.at("input").to_float32();
-  if (input.dims.size() != 4)
+  if (input.dims.size() != 4 || input.elements() == 0)
     fail_input("{}: input: shape {}, wanted (B, 3, H, W)", file.where, shape_string(input.dims));
   return input;
 }
@@ -209,6 +214,15 @@ CheckResult compare_with_reference(const Options& options) {
   return check_reference(reference, b, make_input(options, nullptr, b, &reference), options.check);
 }
 
+// Program and machine, for a report that is looked at elsewhere.
+std::string about() {
+  utsname system{};
+  uname(&system);
+  return fmt::format("vmamba-cli {} ({}; CUDA {}; {}) on {} {} {}, {:%Y-%m-%d %H:%M} UTC", build_version,
+                     build_kind, build_cuda, build_libraries, system.sysname, system.release, system.machine,
+                     fmt::gmtime(std::time(nullptr)));
+}
+
 int run_check_equal(Options& options) {
   const int modes = options.matrix + options.stress + options.find_precision + options.init_order +
                     (options.repeat > 0) + !options.save_taps.empty() + !options.reference.empty();
@@ -216,6 +230,10 @@ int run_check_equal(Options& options) {
     fail_input(
         "--matrix, --stress, --find-precision, --init-order, --repeat, --save-taps and --reference exclude "
         "each other");
+  const bool compares = modes == 0 || !options.reference.empty();
+  if (!options.html.empty() && !compares)
+    fail_input("--report goes with a comparison of a and b, or of --reference");
+  options.check.maps = !options.html.empty();
   if (!options.output.empty() && !options.find_precision) fail_input("-o goes with --find-precision");
   if (options.matrix) {
     const Side side = single_side(options);
@@ -259,6 +277,7 @@ int run_check_equal(Options& options) {
     }
     result = check_sides(a, b, make_input(options, &a, b, nullptr), options.check);
   }
+  if (!options.html.empty()) write_file(options.html, html_report(result, about()));
   if (options.format == "json")
     fmt::print("{}", json_report(result));
   else
@@ -357,6 +376,9 @@ Command add_check_equal(CLI::App& app) {
   parser
       ->add_flag("--all", options->all,
                  "Print or save every tap, not only block outputs and those around a difference")
+      ->group(output);
+  parser->add_option("--report", options->html, "Write a page to look at: plots, maps, tables")
+      ->type_name("FILE.html")
       ->group(output);
   parser->add_option("--format", options->format, "text or json")
       ->check(CLI::IsMember({"text", "json"}).description(""))

@@ -3,7 +3,7 @@
 
 packages=(
   g++ cmake ninja-build
-  libcli11-dev nlohmann-json3-dev libstb-dev libspdlog-dev libfmt-dev doctest-dev libjpeg-dev libwebp-dev
+  libcli11-dev nlohmann-json3-dev libstb-dev libspdlog-dev libfmt-dev doctest-dev libvalijson-dev libjpeg-dev libwebp-dev
   libdnnl-dev libhwy-dev libzip-dev libsleef-dev libyaml-cpp-dev
 )
 
