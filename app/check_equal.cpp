@@ -18,6 +18,7 @@
 #include "lib/files.h"
 #include "lib/find_precision.h"
 #include "lib/html_report.h"
+#include "lib/image_source.h"
 #include "lib/init.h"
 #include "lib/json.h"
 #include "lib/matrix.h"
@@ -124,11 +125,18 @@ HostTensor input_of(const StateDict& file) {
 CheckInput make_input(const Options& options, const Side* a, const Side& b, const StateDict* reference) {
   CheckInput input;
   if (!options.images.empty()) {
-    input.files = options.images;
+    for (const std::string& name : options.images) {
+      if (!std::filesystem::is_directory(name)) {
+        input.files.push_back(name);
+        continue;
+      }
+      for (const std::filesystem::path& file : image_files(name)) input.files.push_back(file.string());
+    }
+    if (input.files.empty()) fail_input("--images {}: no image files in it", fmt::join(options.images, " "));
     input.description =
-        options.images.size() == 1 ? options.images[0] : fmt::format("{} images", options.images.size());
-    input.b = preprocessed(options.images, b.config.preprocess);
-    input.a = reference ? input_of(*reference) : preprocessed(options.images, a->config.preprocess);
+        input.files.size() == 1 ? input.files[0] : fmt::format("{} images", input.files.size());
+    input.b = preprocessed(input.files, b.config.preprocess);
+    input.a = reference ? input_of(*reference) : preprocessed(input.files, a->config.preprocess);
   } else {
     if (reference) {
       input.b = input_of(*reference);
@@ -337,7 +345,7 @@ Command add_check_equal(CLI::App& app) {
       ->expected(0, 1)
       ->group(input);
   parser->add_option("--images", options->images, "Images to run on, instead of noise")
-      ->type_name("FILE…")
+      ->type_name("FILE|FOLDER…")
       ->group(input);
   parser->add_option("--input-tensor", options->input_tensor, "Tensor input (B,3,H,W) to run on")
       ->type_name("FILE")

@@ -113,8 +113,8 @@ canvas { image-rendering:pixelated; width:100%; max-width:420px; border:1px soli
 .scale { max-width:420px; display:flex; justify-content:space-between; font-size:12px; color:var(--soft); }
 .bar { max-width:420px; height:10px; margin-top:6px; }
 select, input { font:inherit; color:inherit; background:var(--panel); border:1px solid var(--line); border-radius:6px; padding:4px 8px; }
-.wrap { overflow-x:auto; } table { border-collapse:collapse; width:100%; font-size:13px; font-variant-numeric:tabular-nums; }
-th, td { padding:3px 8px; text-align:right; white-space:nowrap; border-bottom:1px solid var(--line); } th:first-child, td:first-child { text-align:left; }
+.wrap { overflow-x:auto; } table { border-collapse:collapse; width:100%; font-size:12.5px; font-variant-numeric:tabular-nums; }
+th, td { padding:3px 6px; text-align:right; white-space:nowrap; border-bottom:1px solid var(--line); } th:first-child, td:first-child { text-align:left; }
 th { position:sticky; top:0; background:var(--paper); cursor:pointer; user-select:none; } th:hover { color:var(--a); }
 th[aria-sort=ascending]::after { content:" \25B2"; } th[aria-sort=descending]::after { content:" \25BC"; }
 tbody tr { cursor:pointer; } tbody tr:hover, tbody tr.chosen { background:var(--panel); } tr.out td:first-child { color:var(--bad); font-weight:600; }
@@ -150,7 +150,7 @@ const columns = [
   ["tap", t => t.name, t => t.name], ["shape", t => t.shape, t => t.shape],
   ["max abs", t => t.max_abs, t => t.problem || figure(t.max_abs)], ["bound", t => t.bound, t => figure(t.bound)],
   ["max rel", t => t.max_rel, t => figure(t.max_rel)], ["mean abs", t => t.mean_abs, t => figure(t.mean_abs)],
-  ["rel L2", t => t.l2, t => figure(t.l2)], ["cosine", t => t.cosine, t => t.problem ? "" : t.cosine.toFixed(9)],
+  ["rel L2", t => t.l2, t => figure(t.l2)], ["cosine", t => t.cosine, t => t.problem ? "" : t.cosine.toFixed(7)],
   ["PSNR", t => t.psnr === null ? Infinity : t.psnr, t => t.problem ? "" : t.psnr === null ? "\u221e" : t.psnr.toFixed(1)],
   ["outside", t => t.outside, t => t.problem ? "" : (100 * t.outside).toPrecision(3) + " %"],
   ["NaN, inf", t => t.nonfinite, t => t.nonfinite || ""], ["by itself", t => t.own, t => figure(t.own)], ["worst at", t => t.worst, t => t.worst || ""]];

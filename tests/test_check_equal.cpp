@@ -252,7 +252,7 @@ TEST_CASE("refusals") {
   refused({"--a", "dtype=float99"}, {"float99"});
   refused({"--seed", "x"}, {"--seed x"});
   refused({"--reference", "nothing.safetensors"}, {"nothing.safetensors"});
-  refused({"--reference", "x", "--a", "dtype=float16"}, {"--a"});
+  refused({"--reference", "x", "--a", "dtype=float16"}, {"--reference stands for a"});
   refused({"--matrix", "--stress"}, {"exclude each other"});
   refused({"--matrix", "--report", "x.html"}, {"--report"});
   refused({"--atol", "-1"}, {"--atol"});
