@@ -40,12 +40,13 @@ struct Options {
 
 // The model options of one side: the command's own, changed by "K=V,…".
 struct SideOptions {
+  std::string text;
   ModelOptions model;
   std::string forward_type;
 };
 
 SideOptions side_options(const ModelOptions& common, const std::string& option, const std::string& text) {
-  SideOptions side{common, {}};
+  SideOptions side{text, common, {}};
   size_t begin = 0;
   while (begin < text.size()) {
     const size_t end = std::min(text.find(',', begin), text.size());
@@ -90,6 +91,7 @@ SideOptions side_options(const ModelOptions& common, const std::string& option, 
 Side make_side(const Options& options, const SideOptions& chosen, const Side* other,
                const SideOptions* other_chosen) {
   Side side;
+  side.given = chosen.text;
   const ModelFiles files = find_model(chosen.model);
   side.config = load_model_config(chosen.model, files);
   if (!chosen.forward_type.empty()) {

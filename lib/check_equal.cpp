@@ -164,6 +164,8 @@ const Diff* find_diff(const std::vector<Diff>& diffs, std::string_view name) {
 CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, const CheckOptions& options) {
   Runner run_a(a.config, *a.weights, a.choice), run_b(b.config, *b.weights, b.choice);
   CheckResult result;
+  result.choice_a = a.given;
+  result.choice_b = b.given;
   result.report_a = run_a.report();
   result.report_b = run_b.report();
   result.input = input.description;
@@ -187,6 +189,7 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
   Runner run_b(b.config, *b.weights, b.choice);
   CheckResult result;
   result.reference = reference.where;
+  result.choice_b = b.given;
   result.report_b = run_b.report();
   result.input = input.description;
   choose_tolerance(result, options, {b.choice});

@@ -17,6 +17,7 @@
 namespace vmamba {
 
 struct Side {
+  std::string given;  // what sets it apart, as given: "weights=old.pth"
   Config config;
   std::shared_ptr<const StateDict> weights;
   RunChoice choice;
@@ -37,7 +38,8 @@ struct CheckOptions {
 };
 
 struct CheckResult {
-  std::string reference;         // the file that stands for a; empty: a ran too
+  std::string reference;  // the file that stands for a; empty: a ran too
+  std::string choice_a, choice_b;
   RunReport report_a, report_b;  // what ran
   std::string input;             // on what
   std::string tolerance_source;  // "cpu float32", or the options

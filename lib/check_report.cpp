@@ -88,8 +88,9 @@ Json to_json(const Diff& diff, const Diff* own) {
   return json;
 }
 
-Json to_json(const RunReport& report) {
-  return {{"device", report.device},
+Json to_json(const RunReport& report, const std::string& choice = "") {
+  return {{"choice", choice},
+          {"device", report.device},
           {"device_name", report.device_name},
           {"dtype", report.dtype},
           {"selective_scan_backend", report.selective_scan_backend},
@@ -97,6 +98,15 @@ Json to_json(const RunReport& report) {
 }
 
 }  // namespace
+
+std::string side_a(const CheckResult& result) {
+  if (!result.reference.empty()) return result.reference;
+  return result.choice_a + (result.choice_a.empty() ? "" : ": ") + to_string(result.report_a);
+}
+
+std::string side_b(const CheckResult& result) {
+  return result.choice_b + (result.choice_b.empty() ? "" : ": ") + to_string(result.report_b);
+}
 
 std::string summary(const CheckResult& result) {
   int64_t within = 0, identical = 0;
@@ -121,8 +131,8 @@ std::string text_report(const CheckResult& result, bool all) {
     fmt::format_to(std::back_inserter(text), format, std::forward<Args>(args)...);
     text += '\n';
   };
-  line("a          {}", result.reference.empty() ? to_string(result.report_a) : result.reference);
-  line("b          {}", to_string(result.report_b));
+  line("a          {}", side_a(result));
+  line("b          {}", side_b(result));
   line("input      {}", result.input);
   line("tolerance  |a - b| <= max({:g}, {:g} * max|a|) ({})\n", result.tolerance.absolute,
        result.tolerance.relative, result.tolerance_source);
@@ -177,10 +187,10 @@ namespace {
 Json to_json(const CheckResult& result) {
   Json json{{"kind", "comparison"}, {"equal", result.equal()}};
   if (result.reference.empty())
-    json["a"] = to_json(result.report_a);
+    json["a"] = to_json(result.report_a, result.choice_a);
   else
     json["a"] = {{"reference", result.reference}};
-  json["b"] = to_json(result.report_b);
+  json["b"] = to_json(result.report_b, result.choice_b);
   json["input"] = result.input;
   json["tolerance"] = {{"absolute", result.tolerance.absolute},
                        {"relative", result.tolerance.relative},
@@ -228,8 +238,8 @@ std::string text_report(const std::vector<StressCase>& cases) {
   std::string text;
   const CheckResult& first = cases.front().result;
   text += fmt::format("a          {}\nb          {}\ntolerance  |a - b| <= max({:g}, {:g} * max|a|) ({})\n\n",
-                      to_string(first.report_a), to_string(first.report_b), first.tolerance.absolute,
-                      first.tolerance.relative, first.tolerance_source);
+                      side_a(first), side_b(first), first.tolerance.absolute, first.tolerance.relative,
+                      first.tolerance_source);
   text += fmt::format("{:<22} {:<10} {:>16}  {:<32} {}\n", "case", "verdict", "worst / bound", "at",
                       "first outside its tolerance");
   for (const StressCase& each : cases) {

@@ -29,6 +29,10 @@ std::string json_report(const Repeatability& repeated);
 std::string text_report(const std::optional<InitParting>& parting);
 std::string json_report(const std::optional<InitParting>& parting);
 
+// What ran as a and as b, one line each.
+std::string side_a(const CheckResult& result);
+std::string side_b(const CheckResult& result);
+
 // One line: the verdict and the figures it rests on.
 std::string summary(const CheckResult& result);
 

@@ -297,8 +297,8 @@ std::string html_report(const CheckResult& result, const std::string& about) {
   page += fmt::format(
       "<body class=\"{0}\"><h1><span class=\"verdict {1}\">{0}</span></h1>\n<p>{2}</p>\n<dl>\n",
       result.equal() ? "equal" : "different", result.equal() ? "yes" : "no", escaped(summary(result)));
-  row("a", result.reference.empty() ? to_string(result.report_a) : result.reference);
-  row("b", to_string(result.report_b));
+  row("a", side_a(result));
+  row("b", side_b(result));
   row("input", result.input);
   row("tolerance", fmt::format("|a - b| <= max({:g}, {:g} * max|a|) ({})", result.tolerance.absolute,
                                result.tolerance.relative, result.tolerance_source));
