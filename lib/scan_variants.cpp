@@ -75,6 +75,9 @@ class Scan {
     rank_ = projected_ / 4 - 2 * states_;
   }
 
+  // From now on the directions' sum is judged, not each of them.
+  void judge_merged() { only_merged_ = true; }
+
   // y[k][pixel · used + channel]
   std::array<std::vector<double>, 4> run(const Variant& variant) const {
     std::array<std::vector<double>, 4> y;
@@ -157,7 +160,7 @@ class Scan {
       worst = std::max(worst, finite > 0 ? total / static_cast<double>(finite) : 1);
       any = true;
     };
-    for (int k = 0; k < 4; ++k)
+    for (int k = 0; k < 4 && !only_merged_; ++k)
       if (e_.directions[k]) compare(*e_.directions[k], [&](size_t i) { return y[k][i]; });
     if (!any && e_.merged)
       compare(*e_.merged, [&](size_t i) { return y[0][i] + y[2][i] + y[1][i] + y[3][i]; });
@@ -170,23 +173,31 @@ class Scan {
 
   const ScanEvidence& e_;
   int64_t height_, width_, channels_, used_, projected_, states_, rank_;
+  bool only_merged_ = false;
   bool heads_ = false;  // Mamba-2: Δ and A are a head's, not a channel's
   std::vector<float> dt_weight_, dt_bias_, A_logs_, Ds_;
 };
 
 }  // namespace
 
+// Rounding to 16 bits alone leaves up to some 1e-3.
+static constexpr double explained = 0.01;
+
 std::optional<ScanFinding> explain_scan(const ScanEvidence& evidence) {
   if (evidence.config->forward.core == Core::cascade || !evidence.x || !evidence.projections) return {};
-  const Scan scan(evidence);
-  const double as_it_stands = scan.error(Variant{});
+  Scan scan(evidence);
+  double as_it_stands = scan.error(Variant{});
+  if (as_it_stands < explained && evidence.merged) {  // every direction is right: what was made of them?
+    scan.judge_merged();
+    as_it_stands = scan.error(Variant{});
+  }
   std::optional<ScanFinding> best;
   for (const Variant& variant : known_variants(evidence.config->forward.order)) {
     const double error = scan.error(variant);
     if (!best || error < best->error) best = ScanFinding{variant.mistake, error, as_it_stands};
   }
-  // Rounding to 16 bits alone leaves up to some 1e-3; a real finding is far better than no explanation.
-  if (!best || !(best->error < 0.01) || !(best->error * 20 < as_it_stands)) return {};
+  // A real finding is far better than no explanation.
+  if (!best || !(best->error < explained) || !(best->error * 20 < as_it_stands)) return {};
   return best;
 }
 

@@ -250,6 +250,26 @@ TEST_CASE("a flip forgotten") {
   check_says(report, "direction k2 is not flipped back");
 }
 
+TEST_CASE("directions merged wrongly, each being right") {
+  // As a dump of the public class shows a forgotten flip: its directions are flipped by the dump, its sum is
+  // not.
+  const std::string report = report_of("ft_v05", [](Kernels& plain, const SelectiveScan2d& s) {
+    SelectiveScan2d wrong = s;
+    std::vector<float> unseen(static_cast<size_t>(4 * s.x.elements()));
+    wrong.directions =
+        View(unseen.data(), DType::float32, Device{}, {4, s.x.dim(0), s.x.dim(1), s.x.dim(2), s.x.dim(3)});
+    with_paths(straight, {false, false, true, false}, true)(plain, wrong);
+    if (!s.directions) return;
+    std::vector<float> sum(static_cast<size_t>(s.x.elements()));
+    SelectiveScan2d right = s;
+    right.y.data = sum.data();
+    plain.selective_scan_2d(right);
+  });
+  check_says(report, "first outside its tolerance: layers.0.blocks.0.op.scan,");
+  check_says(report, "direction k2 is not flipped back");
+  check_says(report, "b leaves its tolerance by itself, from the same input, at: op.scan (2 times)");
+}
+
 TEST_CASE("A's sign") {
   const std::string report = report_of("ft_v05", with_A([](float A) { return -A; }));
   check_says(report, "first outside its tolerance: layers.0.blocks.0.op.scan.k0");
