@@ -72,6 +72,15 @@ std::string Diff::place(int64_t index) const {
   return index < 0 ? "none" : shape_string(coordinates(index));
 }
 
+// Which channel something happens in: none yet, one, or several.
+static constexpr int64_t none = -1, several = -2;
+static void note(int64_t& channel, int64_t at) {
+  if (channel == none)
+    channel = at;
+  else if (channel != at)
+    channel = several;
+}
+
 Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const float> a,
              std::span<const float> b, const CompareOptions& options) {
   check(a.size() == b.size() && !dims.empty(), "{}: {} values against {}", name, a.size(), b.size());
@@ -92,7 +101,7 @@ Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const
   diff.max_reference = max_reference;
   diff.bound = options.tolerance.bound(max_reference);
   const double floor = diff.max_reference / 1000;
-  std::vector<char> channel_differs(static_cast<size_t>(channels), 0);
+  int64_t channel_differing = none, channel_outside = none;
 
   for (int64_t i = 0; i < diff.elements; ++i) {
     const float va = a[i], vb = b[i];
@@ -120,10 +129,11 @@ Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const
 
     const double distance = std::abs(static_cast<double>(va) - vb);
     ++diff.differing;
-    channel_differs[static_cast<size_t>(i % channels)] = 1;
+    note(channel_differing, i % channels);
     if (diff.first_differing < 0) diff.first_differing = i;
     if (!(distance <= diff.bound)) {
       ++diff.outside;
+      note(channel_outside, i % channels);
       if (diff.first_outside < 0) diff.first_outside = i;
     }
     if (finite) {
@@ -146,9 +156,8 @@ Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const
       }
     }
   }
-  diff.channels_differing = std::count(channel_differs.begin(), channel_differs.end(), 1);
-  if (diff.channels_differing == 1)
-    diff.one_channel = std::find(channel_differs.begin(), channel_differs.end(), 1) - channel_differs.begin();
+  const int64_t one = diff.outside > 0 ? channel_outside : channel_differing;
+  diff.one_channel = one >= 0 ? one : -1;
   return diff;
 }
 
@@ -175,11 +184,11 @@ void merge(Diff& diff, const Diff& next) {
     diff.worst_a = next.worst_a;
     diff.worst_b = next.worst_b;
   }
-  if (diff.channels_differing == 0)
+  const auto decisive = [](const Diff& each) { return each.outside > 0 ? 2 : each.differing > 0 ? 1 : 0; };
+  if (decisive(next) > decisive(diff))
     diff.one_channel = next.one_channel;
-  else if (next.channels_differing > 0 && next.one_channel != diff.one_channel)
+  else if (decisive(next) == decisive(diff) && next.one_channel != diff.one_channel)
     diff.one_channel = -1;
-  diff.channels_differing = std::max(diff.channels_differing, next.channels_differing);
   diff.bound = std::max(diff.bound, next.bound);
   diff.max_abs = std::max(diff.max_abs, next.max_abs);
   diff.max_rel = std::max(diff.max_rel, next.max_rel);

@@ -38,13 +38,13 @@ struct Diff {
   int64_t differing = 0;  // not the same number
   int64_t outside = 0;    // outside tolerance
   int64_t nan_a = 0, nan_b = 0, inf_a = 0, inf_b = 0;
-  int64_t channels_differing = 0;
   // Flat indices into dims, −1: none.
   int64_t first_differing = -1, first_outside = -1, worst = -1, first_nonfinite_a = -1,
           first_nonfinite_b = -1;
   float worst_a = 0, worst_b = 0;                    // the values at `worst`
   float a_at_nonfinite_b = 0, b_at_nonfinite_a = 0;  // what the other side has there
-  int64_t one_channel = -1;                          // the channel, when all that differs is in one
+  int64_t one_channel =
+      -1;  // the channel, when all that is outside (nothing outside: all that differs) is in one
   double max_abs = 0;
   double max_rel = 0;  // of |a − b| / max(|a|, max|a| / 1000): elements near zero don't blow it up
   double max_reference = 0;

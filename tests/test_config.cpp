@@ -60,7 +60,7 @@ TEST_CASE("an empty object is the constructor's defaults") {
 TEST_CASE("values reach the config") {
   const Config config = parse_config(R"({"name": "mine", "dims": 32, "depths": [1, 3], "norm_layer": "LN2D",
     "ssm_dt_rank": 3, "forward_type": "v05_oact_noz", "selective_scan_backend": null,
-    "forward_core_version": "v1", "float32_ops": ["layers.0.blocks.0.op.scan"], "imgsize": 64,
+    "forward_core_version": "v1", "float32_ops": ["layers.0.blocks.0.op"], "imgsize": 64,
     "preprocess": {"crop": 48, "interpolation": "bilinear", "std": [1, 1, 0.5], "crop_mode": "center"},
     "drop_path_rate": 0.2, "ssm_drop_rate": 0.0, "mlp_drop_rate": 0, "use_checkpoint": true})",
                                      "a.json");
@@ -70,7 +70,7 @@ TEST_CASE("values reach the config") {
   CHECK(config.dt_rank(1) == 3);
   CHECK_FALSE(config.forward.gated);
   CHECK(config.forward_core_version == ForwardCoreVersion::v1);
-  CHECK(config.float32_ops == std::vector<std::string>{"layers.0.blocks.0.op.scan"});
+  CHECK(config.float32_ops == std::vector<std::string>{"layers.0.blocks.0.op"});
   CHECK(config.preprocess.resize == 73);
   CHECK(config.preprocess.crop == 48);
   CHECK(config.preprocess.interpolation == Interpolation::bilinear);
