@@ -136,7 +136,9 @@ Device parse_device(std::string_view text) {
       if (report.usable) return report.device;
       why_not = report.why_not;
     }
-    spdlog::info("running on the CPU: {}", why_not);
+    static bool told = false;  // once, however many runs a command compares
+    if (!told) spdlog::info("running on the CPU: {}", why_not);
+    told = true;
     return {DeviceType::cpu, 0};
   }
   Device device{DeviceType::cuda, 0};
