@@ -16,6 +16,7 @@ std::string untapped_step(std::string_view previous, std::string_view operation)
   const auto sibling = [&](std::string_view name) {
     return std::string(previous.substr(0, previous.rfind('.') + 1)).append(name);
   };
+  if (previous.ends_with("op.x_proj")) return sibling("scan");
   for (const std::string_view before : {"op.scan", "op.out_norm", "op.gated"})
     if (previous.ends_with(before)) return sibling(operation == "linear" ? "out_proj" : "out_norm");
   if (previous.ends_with("mlp.fc1")) return sibling(operation == "linear" ? "fc2" : "act");
@@ -98,6 +99,26 @@ void ProfilingKernels::do_conv2d(const View& x, const View& w, const View& bias,
                                  const View& y) {
   kernels_->conv2d(x, w, bias, stride, padding, y);
   note("conv2d", {x, w, bias}, y);
+}
+
+// The CPU takes these in two steps, and each is noted.
+void ProfilingKernels::do_conv2d_norm(const View& x, const View& w, const View& bias, int stride, int padding,
+                                      const View& gamma, const View& beta, float epsilon, Activation act,
+                                      const View& y) {
+  if (device().type == DeviceType::cpu)
+    return Kernels::do_conv2d_norm(x, w, bias, stride, padding, gamma, beta, epsilon, act, y);
+  kernels_->conv2d_norm(x, w, bias, stride, padding, gamma, beta, epsilon, act, y);
+  note("conv2d_norm", {x, w, bias, gamma, beta}, y);
+}
+
+void ProfilingKernels::do_selective_scan_2d_norm(const SelectiveScan2d& scan, const View& gamma,
+                                                 const View& beta, float epsilon, Activation act,
+                                                 const View& gate, bool round_norm, const View& out) {
+  if (device().type == DeviceType::cpu)
+    return Kernels::do_selective_scan_2d_norm(scan, gamma, beta, epsilon, act, gate, round_norm, out);
+  kernels_->selective_scan_2d_norm(scan, gamma, beta, epsilon, act, gate, round_norm, out);
+  note("selective_scan_2d_norm",
+       {scan.x, scan.projections, scan.dt_weight, scan.dt_bias, scan.A, scan.D, gamma, beta, gate}, out);
 }
 
 void ProfilingKernels::do_depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act,

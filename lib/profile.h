@@ -26,6 +26,7 @@ class ProfilingKernels final : public Kernels, public Taps {
   std::vector<ProfiledOperation> finish();  // those since start(), in order, named and timed
 
   bool wants(std::string_view) override { return false; }
+  bool looks_inside() const override { return false; }
   void at(std::string_view name, const View& value) override;
 
   std::string description() const override { return kernels_->description(); }
@@ -45,6 +46,9 @@ class ProfilingKernels final : public Kernels, public Taps {
                  const View& y) override;
   void do_conv2d(const View& x, const View& w, const View& bias, int stride, int padding,
                  const View& y) override;
+  void do_conv2d_norm(const View& x, const View& w, const View& bias, int stride, int padding,
+                      const View& gamma, const View& beta, float epsilon, Activation act,
+                      const View& y) override;
   void do_depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act,
                            const View& y) override;
   void do_layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
@@ -57,6 +61,9 @@ class ProfilingKernels final : public Kernels, public Taps {
   void do_merge_patches(const View& x, const View& y) override;
   void do_mean_pool(const View& x, const View& y) override;
   void do_selective_scan_2d(const SelectiveScan2d& scan) override;
+  void do_selective_scan_2d_norm(const SelectiveScan2d& scan, const View& gamma, const View& beta,
+                                 float epsilon, Activation act, const View& gate, bool round_norm,
+                                 const View& out) override;
 
  private:
   void note(const char* operation, std::initializer_list<View> operands, const View& result);

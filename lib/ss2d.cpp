@@ -140,7 +140,7 @@ void ss2d(const Forward& f, const Config& config, const Ss2dWeights& op, const V
   // looks in between it may be one with the scan.
   const DType after_norm = policy.float32_after_norm ? DType::float32 : op.dtype;
   View gated;
-  if (f.taps == nullptr && spec.core != Core::cascade && spec.out_norm == OutNorm::layer_norm) {
+  if (!f.looks_inside() && spec.core != Core::cascade && spec.out_norm == OutNorm::layer_norm) {
     gated = map(op.dtype, channels);
     f.kernels.selective_scan_2d_norm(scan_of(f, op, conv, spec.order, 0, config.selective_scan_backend,
                                              policy.round_directions, op.prefix),

@@ -19,6 +19,7 @@ struct Forward {
   bool wants(std::string_view prefix, std::string_view name) const {
     return taps != nullptr && taps->wants(std::string(prefix).append(name));
   }
+  bool looks_inside() const { return taps != nullptr && taps->looks_inside(); }
   // `x` itself, or its copy as `dtype` in the arena.
   View as(const View& x, DType dtype) const;
 };

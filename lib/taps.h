@@ -14,6 +14,8 @@ class Taps {
   // Whether values that a fused operation never stores (each direction of the scan, out_norm before the gate, …)
   // shall be computed for this name as well; observing never changes the result.
   virtual bool wants(std::string_view name) = 0;
+  // False for who only follows the forward: fused steps then stay fused, and taps within them are not reached.
+  virtual bool looks_inside() const { return true; }
   // `value` is device memory, valid until this returns; NHWC.
   virtual void at(std::string_view name, const View& value) = 0;
 };

@@ -68,9 +68,10 @@ TEST_CASE("the profile names every step of every block and accounts for all the 
   }
   CHECK(macs == row["multiply_accumulates"].get<int64_t>());
   const std::string block = "layers.2.blocks.1.";
-  const std::vector<std::string> wanted{
-      block + "norm",     block + "op.in_proj",  block + "op.conv2d", block + "op.x_proj", block + "op.scan",
-      block + "op.gated", block + "op.out_proj", block + "norm2",     block + "mlp.fc1",   block + "mlp.fc2"};
+  const std::vector<std::string> wanted{block + "norm",        block + "op.in_proj", block + "op.conv2d",
+                                        block + "op.x_proj",   block + "op.scan",    block + "op.out_norm",
+                                        block + "op.out_proj", block + "norm2",      block + "mlp.fc1",
+                                        block + "mlp.fc2"};
   CHECK(std::search(steps.begin(), steps.end(), wanted.begin(), wanted.end()) != steps.end());
   CHECK(steps.front() == "patch_embed");
   CHECK(steps.back() == "logits");
