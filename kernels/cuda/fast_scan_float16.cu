@@ -1,9 +1,7 @@
 #include "kernels/cuda/fast_scan.cuh"
-#include "kernels/cuda/stream_scan.cuh"
 
 namespace vmamba::cuda {
 
 template void launch_fast_scan(const Scan<half>&, cudaStream_t);
-template void launch_stream_scan(const Scan<half>&, cudaStream_t);
 
 }  // namespace vmamba::cuda

@@ -122,27 +122,8 @@ bool can_fast_scan(const SelectiveScan2d& s) {
   return pairs && pixels * widest < (int64_t{1} << 31) && s.x.dim(0) < 65536;
 }
 
-namespace {
-
-// One thread a channel takes as long for one image as for many: it pays from a warp a multiprocessor on.
-template <class T>
-bool fills_gpu_with_channels(const Scan<T>& p) {
-  int device = 0, multiprocessors = 0;
-  CUDA_CALL(cudaGetDevice(&device));
-  CUDA_CALL(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
-  return int64_t{p.batch} * p.channels / 32 >= multiprocessors;
-}
-
-}  // namespace
-
 void fast_scan(const SelectiveScan2d& scan, float* directions, cudaStream_t stream) {
-  constexpr int most_rank = 128;  // whose weights stay in shared memory
-  dispatch(scan.x.dtype, [&]<class T>(Type<T>) {
-    const Scan<T> p = scan_of<T>(scan, directions);
-    const bool streams = p.states == stream_states && p.dt_weight != nullptr && p.rank <= most_rank &&
-                         directions == nullptr && p.count == 4 && fills_gpu_with_channels(p);
-    streams ? launch_stream_scan(p, stream) : launch_fast_scan(p, stream);
-  });
+  dispatch(scan.x.dtype, [&]<class T>(Type<T>) { launch_fast_scan(scan_of<T>(scan, directions), stream); });
 }
 
 }  // namespace vmamba::cuda

@@ -19,10 +19,5 @@ struct Scan {
 // Instantiated in fast_scan_*.cu, one dtype a file.
 template <class T>
 void launch_fast_scan(const Scan<T>& scan, cudaStream_t stream);
-// stream_scan.cuh: for `stream_states` states.
-template <class T>
-void launch_stream_scan(const Scan<T>& scan, cudaStream_t stream);
-
-constexpr int stream_states = 16;
 
 }  // namespace vmamba::cuda
