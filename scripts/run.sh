@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# vmamba-cli from the sources: installs what is missing (Debian, Ubuntu), builds, and runs it with these arguments.
+# vmamba-cli from the sources: installs what is missing (Debian), builds, and runs it with these arguments.
 #   scripts/run.sh classify photo.jpg
 # VMAMBA_PRESET=cpu|cuda|… chooses the build (CMakePresets.json); else cuda where a GPU answers.
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests: installs what is missing (Debian, Ubuntu), builds, and runs CTest with these arguments.
+# The tests: installs what is missing (Debian), builds, and runs CTest with these arguments.
 #   scripts/test.sh                 all
 #   scripts/test.sh -L config       those of one label (ctest --print-labels: scripts/test.sh --print-labels)
 # VMAMBA_PRESET=cpu|cuda|ci|asan chooses the build (CMakePresets.json); else cuda where a GPU answers.
