@@ -114,7 +114,7 @@ void Runner::grow_arena(size_t bytes) {
 }
 
 View Runner::staged(const View& host) {
-  if (staging_.view().bytes() < host.bytes()) {
+  if (!staging_.view() || staging_.view().bytes() < host.bytes()) {
     staging_ = Tensor();
     staging_ = Tensor(*kernels_, DType::uint8, {static_cast<int64_t>(host.bytes())});
   }
