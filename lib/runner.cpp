@@ -75,7 +75,8 @@ void Runner::replay(Taps* taps) {
     buffers.graph->launch();
   else
     work();
-  buffers.warm = true;
+  // An observed forward stores in the arena what a plain one may keep in scratch memory.
+  buffers.warm |= taps == nullptr;
 }
 
 Runner::Buffers& Runner::prepare(const Shape& shape, bool observed) {

@@ -53,7 +53,7 @@ class Runner {
  private:
   struct Buffers {
     Tensor nhwc, logits;  // (B, H, W, in_chans) of the storage dtype; (B, num_classes)
-    bool warm = false;    // has run once: everything lazily made exists, so that it can be captured
+    bool warm = false;    // has run unobserved: what is lazily made exists, so that it can be captured
     bool arena_fits_taps = false;
     std::unique_ptr<CapturedWork> graph;
   };

@@ -183,3 +183,22 @@ TEST_CASE("the same input gives the same bits, whatever ran in between") {
   CHECK_THROWS_WITH_AS(runner.run(noise({1, 4, 32, 32}, 1)),
                        doctest::Contains("wanted (batch, 3, height, width)"), InputError);
 }
+
+TEST_CASE("plain runs after an observed one, on every device") {
+  const Config config = small_config("v05_noz");
+  const StateDict weights = init_weights(config, 3);
+  const HostTensor input = noise({1, 3, 32, 32}, 5);
+  for (const DeviceReport& device : list_devices()) {
+    if (!device.usable) continue;
+    INFO(to_string(device.device));
+    Runner runner(config, weights, {.device = device.device});
+    struct EveryTap final : Taps {
+      bool wants(std::string_view) override { return true; }
+      void at(std::string_view, const View&) override {}
+    } every;
+    const std::vector<float> observed = runner.run(input, &every).values;
+    const std::vector<float> first = runner.run(input).values;
+    for (size_t i = 0; i < first.size(); ++i) CHECK(first[i] == doctest::Approx(observed[i]).epsilon(1e-4));
+    for (int again = 0; again < 2; ++again) CHECK(runner.run(input).values == first);
+  }
+}
