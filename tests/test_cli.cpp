@@ -49,8 +49,18 @@ TEST_CASE("devices lists the CPU first and says why a device cannot be used") {
   CHECK(json["devices"][0]["usable"] == true);
   bool any_cuda = false;
   for (const auto& device : json["devices"]) {
-    if (device["usable"] == false) CHECK(device["why_not"].get<std::string>().size() > 10);
+    if (device["usable"] == false) {
+      const std::string why_not = device["why_not"];
+      CHECK(why_not.size() > 10);
+      CHECK_MESSAGE(why_not.find(".cpp") == std::string::npos, why_not);  // a place in our source helps no user
+    }
     any_cuda |= device["usable"] == true && device["device"] != "cpu";
   }
   CHECK(json["auto"] == (any_cuda ? "cuda:0" : "cpu"));
+}
+
+TEST_CASE("a device that is not there is one line and exit code 3") {
+  const CliResult result = run_cli({"classify", data("chelsea.png"), "--device", "cuda:99", "-q"});
+  check_error(result, 3, {"CUDA"});
+  CHECK_MESSAGE(result.err.find(".cpp") == std::string::npos, result.err);
 }

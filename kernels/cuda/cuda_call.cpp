@@ -9,6 +9,7 @@ std::string version(int number) {
   return fmt::format("{}.{}", number / 1000, number % 1000 / 10);
 }
 
+// What the user's machine lacks or lost, and how to mend it; empty where the error is another.
 std::string explain(cudaError_t error) {
   switch (error) {
     case cudaErrorInsufficientDriver: {
@@ -23,8 +24,18 @@ std::string explain(cudaError_t error) {
       return "no CUDA device is visible (CUDA_VISIBLE_DEVICES?)";
     case cudaErrorNoKernelImageForDevice:
       return "this build has no code for this GPU: rebuild with its architecture in CMAKE_CUDA_ARCHITECTURES";
+    case cudaErrorDevicesUnavailable:
+      return "the GPU is busy or in exclusive use by another process";
+    case cudaErrorSystemDriverMismatch:
+    case cudaErrorSystemNotReady:
+      return fmt::format("{}: has the NVIDIA driver been updated without a restart?", cudaGetErrorString(error));
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorHardwareStackError:
+    case cudaErrorDeviceUninitialized:
+      return fmt::format("the GPU was lost ({}): nvidia-smi says what state it is in", cudaGetErrorString(error));
     default:
-      return cudaGetErrorString(error);
+      return "";
   }
 }
 
@@ -42,7 +53,9 @@ void fail_cuda(cudaError_t error, const char* call, const char* file, int line) 
     cudaGetLastError();  // not sticky: clear it for the retry
     throw OutOfMemory(fmt::format("CUDA: out of memory ({} at {}:{})", call, file, line));
   }
-  fail_machine("CUDA: {} ({} at {}:{})", explain(error), call, file, line);
+  const std::string known = explain(error);
+  if (!known.empty()) fail_machine("CUDA: {}", known);
+  fail_machine("CUDA: {} ({} at {}:{})", cudaGetErrorString(error), call, file, line);
 }
 
 void fail_cublas(cublasStatus_t status, const char* call, const char* file, int line) {
