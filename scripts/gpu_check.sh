@@ -1,76 +1,163 @@
 #!/usr/bin/env bash
-# On a machine with an NVIDIA GPU: builds for it, runs the tests, compares every reference model with PyTorch's tensors
-# on the GPU in four precisions, and prints the benchmark's tables.
-#   scripts/gpu_check.sh              all
-#   scripts/gpu_check.sh test         the tests and the reference models
-#   scripts/gpu_check.sh bench        the tables only
-#   scripts/gpu_check.sh sanitize     compute-sanitizer (memcheck, racecheck, initcheck) on the kernels' tests
-# Without network there: scripts/deps.sh download here, carry .deps/debs along.
+# On a machine with an NVIDIA GPU: builds for it and prints one table of what was checked and measured.
+#   scripts/gpu_check.sh             test, bench and folder: about 7 minutes on an H200 with 16 cores
+#   scripts/gpu_check.sh test        the tests; every reference model in four precisions and with three backends;
+#                                    both forward cores on the GPU and the CPU
+#   scripts/gpu_check.sh bench       published models, batches, image sizes
+#   scripts/gpu_check.sh folder      a folder of 2,048 JPEGs end to end
+#   scripts/gpu_check.sh sanitize [TOOL…]   compute-sanitizer (memcheck, racecheck, initcheck) on each of the kernels'
+#                                    tests by itself, none longer than 100 s; not part of the whole
+# Exit 1 where something differs. Without network there: scripts/deps.sh download here, carry .deps/debs along.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-all}
+[[ $# -eq 0 ]] || shift
+case $what in
+  all | test | bench | folder | sanitize) ;;
+  *)
+    echo "usage: scripts/gpu_check.sh [all|test|bench|folder|sanitize [TOOL…]]" >&2
+    exit 2
+    ;;
+esac
 
 if compgen -G '.deps/debs/*.deb' >/dev/null; then
   scripts/deps.sh unpack
   export VMAMBA_DEPS_DIR=.deps
 fi
 source scripts/common.sh
+start=$SECONDS
 configure cuda -DCMAKE_CUDA_ARCHITECTURES=native
 cmake --build --preset cuda >&2
 cli=build/cuda/vmamba-cli
-$cli --version
-$cli devices
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
 
-reference_models() {
-  local failed=0 run=0 model dtype
-  for model in tests/data/models/*/; do
-    for dtype in float32 tf32 float16 bfloat16; do
-      run=$((run + 1))
-      if ! $cli -q check-equal --config "$model/config.json" --weights "$model/weights.safetensors" \
-        --reference "$model/io.safetensors" --device cuda --dtype $dtype >/tmp/gpu_check.log; then
-        failed=$((failed + 1))
-        echo "differs: $model $dtype"
-        grep -E '^(first|different|cause)' /tmp/gpu_check.log || true
-      fi
-    done
-  done
-  echo "reference models on the GPU: $((run - failed)) of $run equal"
-  [[ $failed -eq 0 ]]
+table=() failed=0
+row() {
+  table+=("| $1 | $2 |")
+  say "$1: $2"
+}
+bad() {
+  failed=1
+  row "$1" "$2"
 }
 
-# One table: the published sizes at 224², then larger images.
-tables() {
+# check-equal with the arguments after the name of a run; what it printed stays only where it differs.
+one_equal() {
+  local name=${1%% *} arguments
+  read -ra arguments <<<"${1#* }"
+  if timeout 60 "$cli" -q check-equal "${arguments[@]}" >"$logs/equal/$name.log" 2>&1; then
+    mv "$logs/equal/$name.log" "$logs/equal/$name.equal"
+  fi
+}
+export -f one_equal
+export cli logs
+
+# Runs the lines of standard input (NAME ARGUMENT…), eight at a time, and says how many were equal.
+equal() {
+  local title=$1 all different
+  rm -rf "$logs/equal"
+  mkdir "$logs/equal"
+  xargs -P 8 -d '\n' -I{} bash -c 'one_equal "$1"' - {}
+  all=$(find "$logs/equal" -type f | wc -l)
+  different=$(find "$logs/equal" -name '*.log' -printf '%f ' | sed 's/\.log / /g')
+  if [[ $all -gt 0 && -z $different ]]; then
+    row "$title" "$all of $all equal"
+  else
+    bad "$title" "of $all not equal: $different"
+  fi
+}
+
+tests() {
+  if ctest --preset cuda -j 4 >"$logs/ctest" 2>&1; then
+    row "tests (CTest)" "$(grep -E 'tests passed' "$logs/ctest")"
+  else
+    bad "tests (CTest)" "$(grep -E 'tests passed|\(Failed\)|\(Timeout\)' "$logs/ctest" | paste -sd' ')"
+  fi
+  local model name dtype backend version
+  for dtype in float32 tf32 float16 bfloat16; do
+    for model in tests/data/models/*/; do
+      name=$(basename "$model")
+      echo "$name --config $model/config.json --weights $model/weights.safetensors --reference $model/io.safetensors" \
+        "--device cuda --dtype $dtype"
+    done | equal "reference models against PyTorch, $dtype"
+  done
+  for backend in torch mamba oflex; do
+    for model in tests/data/models/*/; do
+      name=$(basename "$model")
+      echo "$name --config $model/config.json --weights $model/weights.safetensors --reference $model/io.safetensors" \
+        "--device cuda --dtype float32 --selective-scan-backend $backend"
+    done | equal "reference models against PyTorch, float32, backend $backend"
+  done
+  for dtype in float32 float16 bfloat16; do
+    for version in v0 v1; do
+      echo "$version --config vmamba_tiny_s1l8 --a device=cpu,dtype=$dtype,forward_core_version=$version" \
+        "--b device=cuda,dtype=$dtype,forward_core_version=$version"
+    done | equal "forward cores v0 and v1, GPU against CPU, $dtype"
+  done
+}
+
+# A config's name and bench's arguments; a row for each line that bench prints.
+measure() {
+  local model=$1 line fields
+  shift
+  $cli -q bench --config "$model" --device cuda --format csv "$@" >"$logs/bench"
+  while IFS= read -r line; do
+    IFS=, read -ra fields <<<"$line"
+    row "$model, ${fields[1]}, batch ${fields[4]}, ${fields[5]}x${fields[6]}" \
+      "$(printf '%.3f ms, %.0f images/s' "${fields[10]}" "${fields[14]}")"
+  done < <(tail -n +2 "$logs/bench")
+}
+
+benches() {
   local model
   for model in vmamba_tiny_s1l8 vmamba_tiny_s2l5 vmamba_small_s2l15 vmamba_base_s2l15 vanilla_vmamba_tiny; do
-    $cli -q bench --config $model --device cuda --dtype float32,tf32,float16,bfloat16 --batch-size 1,128 --format md
-    echo
+    measure $model --dtype float32,tf32,float16,bfloat16 --batch-size 1,128
   done
-  $cli -q bench --config vmamba_tiny_s1l8 --device cuda --dtype float16 --batch-size 16 \
-    --image-size 224,384x640,512,1024 --format md
-  $cli -q bench --config vmamba_tiny_s1l8 --device cuda --dtype float16 --batch-size 1,128 --profile --format md
+  measure vmamba_tiny_s1l8 --dtype float16 --batch-size 16 --image-size 224,384x640,512,1024
+}
+
+# Copies of one photograph: the decoder does not know that they are alike.
+folder() {
+  local images=$logs/images count=2048 i
+  mkdir "$images"
+  for ((i = 0; i < count; ++i)); do cp tests/data/images/cat_420.jpg "$images/$i.jpg"; done
+  measure weights/vmamba-tiny-imagenet.json --dtype float16 --batch-size 64
+  $cli classify "$images" --device cuda --format jsonl -o /dev/null 2>"$logs/classify"
+  row "classify $count JPEGs, $(nproc) cores" "$(sed -n 's/.*info: \([0-9]* images in .*\)/\1/p' "$logs/classify")"
 }
 
 sanitize() {
-  local tool
-  for tool in memcheck racecheck initcheck; do
-    compute-sanitizer --tool $tool --error-exitcode 1 build/cuda/vmamba_tests --source-file='*/test_cuda_kernels.cpp'
+  local tool test tools=("$@")
+  [[ ${#tools[@]} -gt 0 ]] || tools=(memcheck racecheck initcheck)
+  for tool in "${tools[@]}"; do
+    while IFS= read -r test; do
+      if timeout 100 compute-sanitizer --tool "$tool" --error-exitcode 1 build/cuda/vmamba_tests \
+        --source-file='*/test_cuda_kernels.cpp' --test-case="${test//,/\\,}" >"$logs/sanitizer" 2>&1; then
+        row "$tool, $test" "nothing found"
+      elif [[ $? -eq 124 ]]; then
+        bad "$tool, $test" "did not end within 100 s"
+      else
+        bad "$tool, $test" "$(grep -m1 -E 'Error|ERROR|Invalid|hazard' "$logs/sanitizer")"
+      fi
+    done < <(build/cuda/vmamba_tests --source-file='*/test_cuda_kernels.cpp' --list-test-cases | grep '^cuda: ')
   done
 }
 
+row "$($cli devices | sed -n 's/^cuda:0 *//p')" "$($cli --version | head -1), built in $((SECONDS - start)) s"
 case $what in
   all)
-    ctest --preset cuda
-    reference_models
-    tables
+    tests
+    benches
+    folder
     ;;
-  test)
-    ctest --preset cuda
-    reference_models
-    ;;
-  bench) tables ;;
-  sanitize) sanitize ;;
-  *)
-    echo "usage: scripts/gpu_check.sh [all|test|bench|sanitize]" >&2
-    exit 2
-    ;;
+  test) tests ;;
+  bench) benches ;;
+  folder) folder ;;
+  sanitize) sanitize "$@" ;;
 esac
+
+printf '\n| what | result |\n|---|---|\n'
+printf '%s\n' "${table[@]}"
+say "$((SECONDS - start)) s"
+exit $failed
