@@ -9,8 +9,8 @@
 Writes folder/config.json (this project's config, from the model itself), folder/weights.safetensors and
 folder/io.safetensors (tensors input, logits and one a tap, under the names that check-equal uses).
 
-The model is the class VSSM of the public repository (MzeroMiko/VMamba), built from the JSON of --kwargs. A model of
-your own is dumped from Python:
+The model is the class VSSM of the public repository (MzeroMiko/VMamba), of classification/models/vmamba.py or of the
+one-file vmamba.py at its root, built from the JSON of --kwargs. A model of your own is dumped from Python:
 
     from dump_reference import dump
     dump(model, x, "folder", forward_type="v05_noz")
@@ -23,6 +23,7 @@ import importlib
 import json
 import math
 import os
+import pickle
 import struct
 import sys
 
@@ -55,19 +56,71 @@ def save_safetensors(path, tensors, metadata=None):
     os.replace(temporary, path)
 
 
-def load_input(path):
+def load_safetensors(path):
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
-        entry = json.loads(file.read(length))["input"]
-        if entry["dtype"] != "F32":
-            raise SystemExit(f"{path}: input is {entry['dtype']}, wanted F32")
-        begin, end = entry["data_offsets"]
-        file.seek(8 + length + begin)
-        return torch.frombuffer(bytearray(file.read(end - begin)), dtype=torch.float32).view(entry["shape"])
+        header = json.loads(file.read(length))
+        data = bytearray(file.read())
+    dtypes = {name: dtype for dtype, name in DTYPES.items()}
+    tensors = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            tensors[name] = torch.frombuffer(data[begin:end], dtype=dtypes[entry["dtype"]]).view(entry["shape"])
+    return tensors
 
 
-def is_ss2d(module):
-    return hasattr(module, "A_logs") and hasattr(module, "in_proj") and hasattr(module, "out_proj")
+def load_checkpoint(path):
+    """A state dict; nothing in the file is executed."""
+    if path.endswith(".safetensors"):
+        return load_safetensors(path)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        converted = os.path.splitext(os.path.basename(path))[0] + ".safetensors"
+        raise SystemExit(
+            f"{path}: holds more than tensors (a training config, say), which PyTorch does not unpickle without executing it. "
+            f"vmamba-cli takes the tensors alone: `vmamba-cli convert-weights {path} {converted}`, then --weights {converted}"
+        )
+    for key in ("model_ema", "model", "state_dict"):
+        if key in checkpoint:
+            return checkpoint[key]
+    return checkpoint
+
+
+class UnknownClass(Exception):
+    """The model is not a VSSM of a version that this script knows."""
+
+
+def require(module, where, *names):
+    for name in names:
+        if not any(hasattr(module, alternative) for alternative in name.split("|")):
+            raise UnknownClass(
+                f"{where} ({type(module).__module__}.{type(module).__name__}) has no {' or '.join(name.split('|'))}: not the "
+                "VSSM of MzeroMiko/VMamba in a version that this script knows (classification/models/vmamba.py, or vmamba.py "
+                "at the root). Load the checkpoint into one of those: they rename what older classes saved"
+            )
+
+
+def recognise(model):
+    """Names what is missing before anything runs."""
+    require(model, "model", "patch_embed", "layers", "classifier")
+    require(model.classifier, "model.classifier", "norm", "flatten", "head")
+    for i, layer in enumerate(model.layers):
+        require(layer, f"layers.{i}", "blocks", "downsample")
+        for j, block in enumerate(layer.blocks):
+            where = f"layers.{i}.blocks.{j}"
+            require(block, where, "op|mlp")
+            if getattr(block, "post_norm", False):
+                raise UnknownClass(f"{where}: post_norm is set, which no published model uses and vmamba-cli does not compute")
+            if hasattr(block, "op"):
+                require(block, where, "norm")
+                require(block.op, f"{where}.op", "in_proj", "act", "x_proj_weight|x_proj", "dt_projs_bias", "A_logs", "Ds", "out_norm", "out_proj")
+                if hasattr(block.op, "out_norm_shape"):
+                    raise UnknownClass(f"{where}.op: a class of early 2024, whose out_norm reads other layouts; load the checkpoint into a newer one")
+            if hasattr(block, "mlp"):
+                require(block, where, "norm2")
+                require(block.mlp, f"{where}.mlp", "fc1", "act", "fc2")
 
 
 class Taps:
@@ -79,6 +132,8 @@ class Taps:
         self.values = {}
         self.handles = []
         self._hook("patch_embed", model.patch_embed)
+        if getattr(model, "pos_embed", None) is not None:
+            self._hook_input("pos_embed", model.layers[0].blocks)
         for i, layer in enumerate(model.layers):
             for j, block in enumerate(layer.blocks):
                 self._block(f"layers.{i}.blocks.{j}", block)
@@ -115,12 +170,8 @@ class Taps:
 
     def _ss2d(self, name, op):
         self._hook(f"{name}.in_proj", op.in_proj)
-        if is_mamba2(op):
-            self._hook_input(f"{name}.gated", op.out_proj)
-            self._hook(f"{name}.out_proj", op.out_proj)
-            return
-        # The activation runs on z (if there is one) and last on the convolution's result, which is NCHW always.
-        self._hook(f"{name}.conv2d", op.act, channel_first=True)
+        # The activation runs on z (if there is one) and last on the convolution's result: NCHW, except in Mamba-2.
+        self._hook(f"{name}.conv2d", op.act, channel_first=not is_mamba2(op))
         op.__dict__["__DEBUG__"] = True  # the class then keeps what its core read and made, in __data__
 
         def core(module, args):
@@ -153,9 +204,9 @@ class Taps:
 
     def _core(self, name, op, x, data):
         """x_proj and every direction, from scan order back to pixels."""
-        ys = data["ys"]
-        batch, count, channels = ys.shape[:3]
-        height, width = x.shape[1:3]
+        batch, height, width = x.shape[:3]
+        length = height * width
+        count = op.dt_projs_bias.shape[0]
         mode = scan_mode(op)
         if count != 4 or mode == "v052dc":
             return
@@ -168,19 +219,26 @@ class Taps:
                 return sequence.reshape(batch, -1, width, height).permute(0, 3, 2, 1)
             return sequence.reshape(batch, -1, height, width).permute(0, 2, 3, 1)
 
-        length = height * width
+        def direction(key, k):  # (B, C, L); Mamba-2 keeps (B, L, K, C)
+            value = data[key].detach().float().cpu()
+            if is_mamba2(op):
+                return value.reshape(batch, length, count, -1)[:, :, k].transpose(1, 2)
+            return value.reshape(batch, count, -1, length)[:, k]
+
         for k in range(count):
-            self._put(f"{name}.scan.k{k}", to_pixels(ys[:, k].reshape(batch, channels, length), k), channel_first=False)
-        # B and C are what the core read; dt before its projection is no variable of it, so it is x · x_proj_weight.
-        states = op.A_logs.shape[-1]
-        rank = op.x_proj_weight.shape[1] - 2 * states
+            self._put(f"{name}.scan.k{k}", to_pixels(direction("ys", k), k), channel_first=False)
+        # B and C are what the core read; so is Mamba-2's dt. Elsewhere dt before its projection is no variable of the
+        # core: it is x · x_proj_weight.
+        weight = x_proj_weight(op).detach().float().cpu()
+        rank = weight.shape[1] - 2 * state_count(op)
         parts = []
-        weight = op.x_proj_weight.detach().float().cpu()
         for k in range(count):
-            parts.append(torch.einsum("bhwd,cd->bhwc", x, weight[k, :rank]))
-            for key in ("Bs", "Cs"):
-                parts.append(to_pixels(data[key].detach().float().cpu().reshape(batch, count, states, length)[:, k], k))
-        self._put(f"{name}.x_proj", torch.cat([part.float().cpu() for part in parts], -1), channel_first=False)
+            if is_mamba2(op):
+                parts.append(to_pixels(direction("dts", k), k))
+            else:
+                parts.append(torch.einsum("bhwd,cd->bhwc", x, weight[k, :rank]))
+            parts += [to_pixels(direction(key, k), k) for key in ("Bs", "Cs")]
+        self._put(f"{name}.x_proj", torch.cat(parts, -1), channel_first=False)
 
     def remove(self):
         for handle in self.handles:
@@ -191,11 +249,44 @@ class Taps:
 
 
 def is_mamba2(op):
-    return not hasattr(op, "dt_projs_weight")
+    return op.Ds.dim() == 3  # (directions, heads, channels of a head)
+
+
+def x_proj_weight(op):
+    """(K, R + 2N, D), which the one-file class keeps as a grouped Linear."""
+    if hasattr(op, "x_proj_weight"):
+        return op.x_proj_weight
+    return op.x_proj.weight.view(op.dt_projs_bias.shape[0], -1, op.x_proj.weight.shape[-1])
+
+
+def weights_of(model):
+    """The state dict under the names of classification/models/vmamba.py, which vmamba-cli reads."""
+    state = {name: value for name, value in model.state_dict().items() if value.dtype in DTYPES}
+    for i, layer in enumerate(model.layers):
+        if isinstance(layer.downsample, nn.Sequential) and first(layer.downsample, nn.Conv2d) is None:
+            for old, new in (("1", "norm"), ("2", "reduction")):  # patch merging in the one-file class
+                for part in ("weight", "bias"):
+                    value = state.pop(f"layers.{i}.downsample.{old}.{part}", None)
+                    if value is not None:
+                        state[f"layers.{i}.downsample.{new}.{part}"] = value
+        for j, block in enumerate(layer.blocks):
+            name = f"layers.{i}.blocks.{j}.op."
+            if name + "x_proj.weight" in state:
+                directions, width = block.op.dt_projs_bias.shape
+                state[name + "x_proj_weight"] = x_proj_weight(block.op)
+                del state[name + "x_proj.weight"]
+                state[name + "dt_projs_weight"] = state.pop(name + "dt_projs.weight").view(directions, width, -1)
+    return state
 
 
 def core_keywords(op):
     return getattr(getattr(op, "forward_core", None), "keywords", None) or {}
+
+
+def state_count(op):
+    if is_mamba2(op):  # its A has no states, and its rank is the number of heads
+        return (x_proj_weight(op).shape[1] - op.A_logs.shape[-1]) // 2
+    return op.A_logs.shape[-1]
 
 
 def scan_mode(op):
@@ -239,6 +330,8 @@ def config_of(model, imgsize, forward_type=None):
     dims = [layer.blocks[0].norm.weight.shape[0] if hasattr(layer.blocks[0], "norm") else layer.blocks[0].norm2.weight.shape[0]
             for layer in model.layers]
     norm = type(model.classifier.norm).__name__
+    if norm == "LayerNorm" and getattr(model, "channel_first", False):
+        norm = "LayerNorm2d"  # the one-file class has one LayerNorm for both layouts
     down = next((layer.downsample for layer in model.layers if not isinstance(layer.downsample, nn.Identity)), None)
     config = {
         "patch_size": embed[0].stride[0] * (2 if len(embed) == 2 else 1),
@@ -259,11 +352,10 @@ def config_of(model, imgsize, forward_type=None):
     if ops:
         op, dim = ops[0], dims[0]
         conv = first(op.conv2d, nn.Conv2d) if hasattr(op, "conv2d") else None
-        mamba2 = is_mamba2(op)
-        ranks = [o.dt_projs_bias.shape[-1] if mamba2 else o.dt_projs_weight.shape[-1] for o in ops]
+        states = state_count(op)
+        ranks = [x_proj_weight(o).shape[1] - 2 * states for o in ops]
         widths = [o.in_proj.in_features for o in ops]
         automatic = all(rank == math.ceil(width / 16) for rank, width in zip(ranks, widths))
-        states = (op.x_proj_weight.shape[1] - ranks[0]) // 2 if mamba2 else op.A_logs.shape[-1]
         config.update(
             ssm_d_state=states,
             ssm_ratio=op.out_proj.in_features / dim,
@@ -292,6 +384,7 @@ def config_of(model, imgsize, forward_type=None):
 @torch.no_grad()
 def dump(model, x, folder, forward_type=None, weights=True):
     """Runs model(x) and writes folder/config.json, io.safetensors and weights.safetensors; returns the logits."""
+    recognise(model)
     os.makedirs(folder, exist_ok=True)
     model.eval()
     parameter = next(model.parameters())
@@ -308,8 +401,7 @@ def dump(model, x, folder, forward_type=None, weights=True):
     about = {"torch": torch.__version__, "device": parameter.device, "dtype": parameter.dtype}
     save_safetensors(os.path.join(folder, "io.safetensors"), values, about)
     if weights:
-        state = {name: value for name, value in model.state_dict().items() if value.dtype in DTYPES}
-        save_safetensors(os.path.join(folder, "weights.safetensors"), state)
+        save_safetensors(os.path.join(folder, "weights.safetensors"), weights_of(model))
     return logits
 
 
@@ -326,7 +418,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repository", required=True, help="folder of vmamba.py")
     parser.add_argument("--kwargs", required=True, help="JSON file: the keyword arguments of VSSM")
-    parser.add_argument("--weights", help=".pth checkpoint; none: as torch.manual_seed(SEED) initialises")
+    parser.add_argument("--weights", help=".pth or .safetensors checkpoint; none: as torch.manual_seed(SEED) initialises")
     parser.add_argument("--input", help="safetensors with a tensor input (B,3,H,W), as classify --save-input writes it")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, and of the input where none is given")
     parser.add_argument("--size", type=int, help="side of a random input (default: imgsize of the kwargs, else 224)")
@@ -340,14 +432,12 @@ def main():
     torch.manual_seed(args.seed)
     model = build(args.repository, kwargs)
     if args.weights:
-        checkpoint = torch.load(args.weights, map_location="cpu")
-        for key in ("model_ema", "model", "state_dict"):
-            if key in checkpoint:
-                checkpoint = checkpoint[key]
-                break
-        model.load_state_dict(checkpoint)
+        try:
+            model.load_state_dict(load_checkpoint(args.weights))
+        except RuntimeError as error:
+            raise SystemExit(f"{args.weights} does not fit {args.kwargs}: {error}")
     if args.input:
-        x = load_input(args.input)
+        x = load_safetensors(args.input)["input"]
     else:
         size = args.size or kwargs.get("imgsize", 224)
         torch.manual_seed(args.seed)
@@ -355,7 +445,10 @@ def main():
     model = model.to(args.device)
     if args.half:
         model = model.half()
-    logits = dump(model, x, args.output, kwargs.get("forward_type"))
+    try:
+        logits = dump(model, x, args.output, kwargs.get("forward_type"))
+    except UnknownClass as error:
+        raise SystemExit(f"dump_reference.py: {error}")
     print(f"{args.output}: config.json, weights.safetensors, io.safetensors; top-1 {logits.argmax(-1).tolist()}")
 
 
