@@ -538,6 +538,13 @@ bool replace_prefix(std::string& name, std::string_view old_prefix, std::string_
   return true;
 }
 
+bool replace_part(std::string& name, std::string_view old_part, std::string_view new_part) {
+  const size_t at = name.find(old_part);
+  if (at == std::string::npos) return false;
+  name.replace(at, old_part.size(), new_part);
+  return true;
+}
+
 // `name` with the component or last components `old_tail` replaced.
 bool replace_suffix(std::string& name, std::string_view old_tail, std::string_view new_tail) {
   if (!name.ends_with(old_tail)) return false;
@@ -584,10 +591,24 @@ StateDict with_current_names(StateDict tensors) {
                                    [&](const auto& named) { return named.first.starts_with(parallel); });
   std::erase_if(tensors.tensors,
                 [](const auto& named) { return named.first.ends_with(".num_batches_tracked"); });
+  // The public one-file class has patch merging as a Sequential of padding, norm and Linear, and the
+  // projections of the four directions as one grouped Linear. (A downsample that convolves has its norm
+  // at 3.)
+  const bool one_file_merging =
+      std::any_of(tensors.tensors.begin(), tensors.tensors.end(),
+                  [](const auto& named) { return named.first.ends_with(".downsample.2.weight"); });
   std::map<std::string, std::string> seen;  // current name → the file's
   for (auto& [name, tensor] : tensors.tensors) {
     const std::string old = name;
     name = current_name(wrapped ? name.substr(parallel.size()) : name);
+    if (one_file_merging) {
+      replace_part(name, ".downsample.1.", ".downsample.norm.") ||
+          replace_part(name, ".downsample.2.", ".downsample.reduction.");
+    }
+    if ((name.ends_with(".op.x_proj_weight") || name.ends_with(".op.dt_projs_weight")) &&
+        tensor.dims.size() == 2 && tensor.dims[0] % 4 == 0) {
+      tensor.dims = {4, tensor.dims[0] / 4, tensor.dims[1]};
+    }
     const auto [place, inserted] = seen.emplace(name, old);
     if (!inserted) {
       fail_input("{}: {} and {} are both names of {}: remove one", tensors.where, place->second, old, name);

@@ -281,6 +281,20 @@ TEST_CASE("old names are brought up to date") {
   REQUIRE(unwrapped.tensors.size() == names.size());
   for (size_t i = 0; i < names.size(); ++i) CHECK(unwrapped.tensors[i].first == names[i].second);
 
+  StateDict one_file;  // as the class in one file saves it
+  const auto add_shaped = [&](const std::string& name, std::vector<int64_t> dims) {
+    one_file.tensors.emplace_back(name, StoredTensor{.dtype = DType::float32, .dims = std::move(dims)});
+  };
+  add_shaped("layers.0.blocks.0.op.x_proj.weight", {12, 32});
+  add_shaped("layers.0.blocks.0.op.dt_projs.weight", {128, 1});
+  add_shaped("layers.0.downsample.1.bias", {64});
+  add_shaped("layers.0.downsample.2.weight", {32, 64});
+  one_file = with_current_names(one_file);
+  CHECK(one_file.at("layers.0.blocks.0.op.x_proj_weight").dims == std::vector<int64_t>{4, 3, 32});
+  CHECK(one_file.at("layers.0.blocks.0.op.dt_projs_weight").dims == std::vector<int64_t>{4, 32, 1});
+  CHECK(one_file.find("layers.0.downsample.norm.bias") != nullptr);
+  CHECK(one_file.find("layers.0.downsample.reduction.weight") != nullptr);
+
   StateDict both;
   both.where = "file";
   both.tensors = {old.tensors[0], old.tensors[0]};
