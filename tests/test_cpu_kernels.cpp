@@ -9,6 +9,7 @@
 #include <limits>
 #include <random>
 
+#include "kernels/cpu/amx.h"
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/error.h"
 #include "kernels/half.h"
@@ -230,7 +231,7 @@ TEST_CASE("linear") {
   std::mt19937 random(1);
   for (const DType dtype : storage_dtypes) {
     for (const auto [rows, in, out] :
-         {std::array<int64_t, 3>{1, 3, 1}, {7, 16, 33}, {50, 33, 7}, {98, 96, 384}}) {
+         {std::array<int64_t, 3>{1, 3, 1}, {7, 16, 33}, {50, 33, 7}, {98, 96, 384}, {205, 1100, 290}}) {
       for (const Activation act : activations) {
         if (out > 100 && act != Activation::gelu) continue;
         for (const int variant : {0, 1, 2, 3}) {  // bit 0: bias and gaps; bit 1: residual
@@ -247,7 +248,7 @@ TEST_CASE("linear") {
               [&](Kernels& kernels, const View& y) {
                 kernels.linear(x, w, variant & 1 ? bias : View(), act, variant & 2 ? residual : View(), y);
               },
-              false);
+              amx_available());
         }
       }
       INFO(words(to_string(dtype), rows, in, out));
@@ -291,6 +292,93 @@ TEST_CASE("linear and conv2d pass NaN and infinity on") {
   kernels->conv2d(x, w, {}, 2, 1, y);
   CHECK(std::isnan(y.at(0, 0)));
   CHECK(std::isfinite(y.at(8, 7)));
+}
+
+TEST_CASE("linear in float32 is as exact as sums of float32 products") {
+  std::mt19937 random(7);
+  std::normal_distribution<float> normal;
+  std::uniform_int_distribution<int> exponent(-20, 20);
+  const auto kernels = make_cpu_kernels(2);
+  for (const int64_t in : {27, 96, 768, 3072}) {
+    for (const bool wide : {false, true}) {  // magnitudes over 24 decades
+      INFO(words(in, wide));
+      Map x(DType::float32, {150, in}), w(DType::float32, {40, in}), y(DType::float32, {150, 40});
+      for (Map* map : {&x, &w}) {
+        for (int64_t row = 0; row < map->view.rows(); ++row)
+          for (int64_t k = 0; k < in; ++k)
+            map->set(row, k, wide ? std::ldexp(normal(random), exponent(random)) : normal(random));
+      }
+      kernels->linear(x, w, {}, Activation::none, {}, y);
+      double squares = 0, plain_squares = 0, worst = 0, plain_worst = 0;
+      for (int64_t row = 0; row < 150; ++row) {
+        for (int64_t c = 0; c < 40; ++c) {
+          double exact = 0, magnitude = 0;
+          float plain = 0;
+          for (int64_t k = 0; k < in; ++k) {
+            const double product = static_cast<double>(x.at(row, k)) * w.at(c, k);
+            exact += product, magnitude += std::fabs(product);
+            plain = std::fma(x.at(row, k), w.at(c, k), plain);
+          }
+          const double error = (y.at(row, c) - exact) / magnitude, plain_error = (plain - exact) / magnitude;
+          squares += error * error, plain_squares += plain_error * plain_error;
+          worst = std::max(worst, std::fabs(error));
+          plain_worst = std::max(plain_worst, std::fabs(plain_error));
+        }
+      }
+      CHECK(squares <= plain_squares);
+      CHECK(worst <= 2 * plain_worst);
+    }
+  }
+}
+
+TEST_CASE("linear at the ends of float32: what is infinite, NaN or nearly so, and nothing beside it") {
+  std::mt19937 random(8);
+  constexpr float largest = std::numeric_limits<float>::max();
+  float odd_nan;  // all bits set: rounding it as a whole number would carry into the sign
+  const uint32_t bits = 0x7fffffffu;
+  std::memcpy(&odd_nan, &bits, sizeof odd_nan);
+  for (const int64_t rows : {9, 200}) {  // threads share columns, or rows
+    INFO(words(rows));
+    const auto kernels = make_cpu_kernels(2);
+    Map x = random_map(random, DType::float32, {rows, 70}),
+        w = random_map(random, DType::float32, {40, 70}, 0.1f, 1);
+    Map before(DType::float32, {rows, 40}), after(DType::float32, {rows, 40});
+    w.set(5, 0, 1.0f), w.set(5, 1, 0.5f);  // exact in bfloat16
+    kernels->linear(x, w, {}, Activation::none, {}, before);
+    const auto set_row = [&](int64_t row, std::initializer_list<float> values) {
+      for (int64_t k = 0; k < 70; ++k) x.set(row, k, 0);
+      for (int64_t k = 0; const float value : values) x.set(row, k++, value);
+    };
+    set_row(0, {infinity});
+    set_row(1, {-infinity, 3.0f});
+    set_row(2, {infinity, -infinity});
+    set_row(3, {odd_nan});
+    set_row(4, {largest});
+    set_row(5, {largest, -largest});
+    set_row(6, {1e-30f, 1e30f, 1e-38f});
+    kernels->linear(x, w, {}, Activation::none, {}, after);
+    for (int64_t c = 0; c < 40; ++c) {
+      CHECK(after.at(0, c) == infinity);
+      CHECK(after.at(1, c) == -infinity);
+      CHECK(std::isnan(after.at(2, c)));
+      CHECK(std::isnan(after.at(3, c)));
+      for (const int64_t row : {4, 5, 6}) {
+        const double a = static_cast<double>(x.at(row, 0)) * w.at(c, 0),
+                     b = static_cast<double>(x.at(row, 1)) * w.at(c, 1);
+        CHECK(std::fabs(after.at(row, c) - (a + b)) <= 1e-6 * (std::fabs(a) + std::fabs(b)));
+      }
+      for (int64_t row = 7; row < rows; ++row) CHECK(after.at(row, c) == before.at(row, c));
+    }
+    CHECK(after.at(4, 5) == largest);
+    // Weights that are not finite: their column only.
+    w.set(3, 2, infinity), w.set(4, 2, not_a_number);
+    kernels->linear(x, w, {}, Activation::none, {}, after);
+    for (int64_t row = 7; row < rows; ++row) {
+      CHECK(after.at(row, 3) == std::copysign(infinity, x.at(row, 2)));
+      CHECK(std::isnan(after.at(row, 4)));
+      CHECK(after.at(row, 5) == before.at(row, 5));
+    }
+  }
 }
 
 TEST_CASE("weights are remembered only as long as they are the same") {
@@ -348,7 +436,7 @@ TEST_CASE("conv2d") {
             [&](Kernels& kernels, const View& y) {
               kernels.conv2d(x, w, with_bias ? bias : View(), c.stride, c.padding, y);
             },
-            false);
+            amx_available());
       }
     }
   }

@@ -3,16 +3,17 @@
 #include "kernels/cpu/cpu_kernels.h"
 
 #include <sched.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <thread>
 
+#include "kernels/cpu/amx.h"
+#include "kernels/cpu/memory.h"
 #include "kernels/cpu/onednn.h"
 #include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scan.h"
@@ -48,45 +49,9 @@ std::string processor_name() {
   return "CPU";
 }
 
-size_t free_memory() {
-  std::ifstream file("/proc/meminfo");
-  size_t free = 0;
-  for (std::string name, unit; file >> name >> free && std::getline(file, unit);) {
-    if (name == "MemAvailable:") break;
-  }
-  free *= 1024;
-  size_t limit = 0, used = 0;
-  std::ifstream limit_file("/sys/fs/cgroup/memory.max"), used_file("/sys/fs/cgroup/memory.current");
-  if (limit_file >> limit && used_file >> used) free = std::min(free, limit - std::min(limit, used));
-  return free;
-}
-
-constexpr size_t huge_page = size_t{2} << 20;
-
-void* aligned_memory(size_t bytes) {
-  // Memory that does not exist is promised all the same and the process killed when it is touched: ask first.
-  if (bytes > 32 * huge_page) {
-    const size_t free = free_memory();
-    if (bytes > free) {
-      throw OutOfMemory(fmt::format("out of memory: {:.1f} GiB wanted, {:.1f} GiB free; use a smaller batch",
-                                    static_cast<double>(bytes) / 0x1p30, static_cast<double>(free) / 0x1p30));
-    }
-  }
-  const size_t alignment = bytes >= huge_page ? huge_page : 256;
-  const size_t rounded = (std::max<size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
-  void* memory = std::aligned_alloc(alignment, rounded);
-  if (!memory) throw OutOfMemory(fmt::format("out of memory: {} bytes wanted; use a smaller batch", bytes));
-  if (alignment == huge_page) madvise(memory, rounded, MADV_HUGEPAGE);  // maps are walked in long strides
-  return memory;
-}
-
-struct Free {
-  void operator()(void* memory) const { std::free(memory); }
-};
-
 // Memory for one operation's intermediate values. It grows to what the largest operation needs and then
 // stays.
-class Scratch final : public ScanMemory {
+class Scratch final : public ScratchMemory {
  public:
   float* floats(int64_t count) override {
     const size_t bytes = (static_cast<size_t>(count) * sizeof(float) + 255) / 256 * 256;
@@ -124,6 +89,7 @@ class CpuKernels final : public Kernels {
  public:
   explicit CpuKernels(int threads) : Kernels(Device{}), threads_(threads > 0 ? threads : usable_threads()) {
     omp_set_num_threads(threads_);
+    if (amx_available()) amx_.emplace(threads_, scratch_);
   }
 
   std::string description() const override {
@@ -224,7 +190,11 @@ class CpuKernels final : public Kernels {
       shape.y_stride = shape.out;
     }
     if (!fused) shape.act = Activation::none;
-    with_onednn([&] { onednn_.linear(shape, in.data, source(w), values_or_null(bias), result.data); });
+    if (amx_) {
+      amx_->linear(shape, x.dtype, in.data, source(w), values_or_null(bias), result.data);
+    } else {
+      with_onednn([&] { onednn_.linear(shape, in.data, source(w), values_or_null(bias), result.data); });
+    }
     if (!fused) {
       Pointwise args;
       args.x = args.y = result;
@@ -246,7 +216,11 @@ class CpuKernels final : public Kernels {
     const Out out = output(y);
     const ConvShape shape{x.dim(0), x.dim(1), x.dim(2), x.dim(3), y.dim(3), w.dim(1),
                           w.dim(2), y.dim(1), y.dim(2), stride,   padding,  static_cast<bool>(bias)};
-    with_onednn([&] { onednn_.conv2d(shape, in.data, source(w), values_or_null(bias), out.rows.data); });
+    if (amx_) {
+      amx_->conv2d(shape, x.dtype, in.data, source(w), values_or_null(bias), out.rows.data);
+    } else {
+      with_onednn([&] { onednn_.conv2d(shape, in.data, source(w), values_or_null(bias), out.rows.data); });
+    }
     finish(out);
   }
 
@@ -509,6 +483,7 @@ class CpuKernels final : public Kernels {
   WeightSource source(const View& w) const { return {w.data, w.dtype, w.elements(), is_owned(w.data)}; }
   void forget(const void* memory, size_t bytes) noexcept {
     onednn_.forget(memory, bytes);
+    if (amx_) amx_->forget(memory, bytes);
     const auto* end = static_cast<const char*>(memory) + bytes;
     blocked_.erase(blocked_.lower_bound(memory), blocked_.lower_bound(end));
   }
@@ -559,7 +534,8 @@ class CpuKernels final : public Kernels {
   int threads_;
   Scratch scratch_;
   OneDnn onednn_;
-  std::map<void*, size_t> owned_;  // what allocate gave out
+  std::optional<AmxProducts> amx_;  // instead of oneDNN where the processor has it
+  std::map<void*, size_t> owned_;   // what allocate gave out
   std::map<const void*, Blocked> blocked_;
   std::vector<std::chrono::steady_clock::time_point> marks_;
 };

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 
+#include "kernels/cpu/memory.h"
 #include "kernels/cpu/vector_kernels.h"
 #include "kernels/kernels.h"
 
@@ -75,22 +76,15 @@ inline int64_t sequence_count(const ScanArgs& args, ScanDirection direction) {
   return direction.per_line ? (direction.columns ? args.width : args.height) : 1;
 }
 
-// Memory that lives as long as the kernels object; grows when asked for more, its content is not kept.
-class ScanMemory {
- public:
-  virtual ~ScanMemory() = default;
-  virtual float* floats(int64_t count) = 0;
-};
-
 // y = (y_0 + y_2) + (y_1 + y_3), or y_0 + y_1, from all directions' outputs (K, B, H, W, D).
 void merge_directions(const ScanArgs& args, const float* directions, int threads);
 
 // The plain recurrence, one step after the other.
-void scan_torch(const ScanArgs& args, ScanMemory& memory, int threads);
+void scan_torch(const ScanArgs& args, ScratchMemory& memory, int threads);
 // Sequences cut into chunks: each chunk's scan from h = 0 in parallel, then the chunks' starts, then the
 // outputs.
-void scan_mamba(const ScanArgs& args, ScanMemory& memory, int threads);
+void scan_mamba(const ScanArgs& args, ScratchMemory& memory, int threads);
 // Lanes are channels, directions merged as they are written.
-void scan_oflex(const ScanArgs& args, ScanMemory& memory, int threads);
+void scan_oflex(const ScanArgs& args, ScratchMemory& memory, int threads);
 
 }  // namespace vmamba

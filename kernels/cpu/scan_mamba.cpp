@@ -146,7 +146,7 @@ HWY_EXPORT(ChunkStarts);
 HWY_EXPORT(ChunkOutputs);
 HWY_EXPORT(ChunkSizes);
 
-void scan_mamba(const ScanArgs& args, ScanMemory& memory, int threads) {
+void scan_mamba(const ScanArgs& args, ScratchMemory& memory, int threads) {
   const auto [chunks, sequences, record, workspace] = HWY_DYNAMIC_DISPATCH(ChunkSizes)(args);
   float* records = memory.floats(chunks * record);
   float* workspaces = memory.floats(threads * workspace);

@@ -105,7 +105,7 @@ void merge_directions(const ScanArgs& args, const float* directions, int threads
   });
 }
 
-void scan_oflex(const ScanArgs& args, ScanMemory& memory, int threads) {
+void scan_oflex(const ScanArgs& args, ScratchMemory& memory, int threads) {
   const int64_t lanes = HWY_DYNAMIC_DISPATCH(ScanLanes)(), blocks = (args.channels + lanes - 1) / lanes;
   const int64_t workspace = HWY_DYNAMIC_DISPATCH(ScanWorkspace)(args),
                 kept = HWY_DYNAMIC_DISPATCH(ScanKept)(args);

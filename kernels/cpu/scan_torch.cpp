@@ -50,7 +50,7 @@ void scan_channel(const ScanArgs& args, int k, int64_t b, int64_t d, float* h, f
 
 }  // namespace
 
-void scan_torch(const ScanArgs& args, ScanMemory& memory, int threads) {
+void scan_torch(const ScanArgs& args, ScratchMemory& memory, int threads) {
   const int64_t values = args.direction_values();
   float* directions = args.directions ? args.directions : memory.floats(args.directions_count() * values);
   const int64_t tasks = args.directions_count() * args.batch * args.channels;

@@ -1,0 +1,43 @@
+#include "kernels/cpu/memory.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <fstream>
+#include <string>
+
+#include "kernels/error.h"
+
+namespace vmamba {
+
+size_t free_memory() {
+  std::ifstream file("/proc/meminfo");
+  size_t free = 0;
+  for (std::string name, unit; file >> name >> free && std::getline(file, unit);) {
+    if (name == "MemAvailable:") break;
+  }
+  free *= 1024;
+  size_t limit = 0, used = 0;
+  std::ifstream limit_file("/sys/fs/cgroup/memory.max"), used_file("/sys/fs/cgroup/memory.current");
+  if (limit_file >> limit && used_file >> used) free = std::min(free, limit - std::min(limit, used));
+  return free;
+}
+
+void* aligned_memory(size_t bytes) {
+  // Memory that does not exist is promised all the same and the process killed when it is touched: ask first.
+  if (bytes > 32 * huge_page) {
+    const size_t free = free_memory();
+    if (bytes > free) {
+      throw OutOfMemory(fmt::format("out of memory: {:.1f} GiB wanted, {:.1f} GiB free; use a smaller batch",
+                                    static_cast<double>(bytes) / 0x1p30, static_cast<double>(free) / 0x1p30));
+    }
+  }
+  const size_t alignment = bytes >= huge_page ? huge_page : 256;
+  const size_t rounded = (std::max<size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
+  void* memory = std::aligned_alloc(alignment, rounded);
+  if (!memory) throw OutOfMemory(fmt::format("out of memory: {} bytes wanted; use a smaller batch", bytes));
+  if (alignment == huge_page) madvise(memory, rounded, MADV_HUGEPAGE);  // maps are walked in long strides
+  return memory;
+}
+
+}  // namespace vmamba
