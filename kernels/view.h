@@ -44,8 +44,8 @@ struct View {
 
   explicit operator bool() const { return data != nullptr; }
   int64_t dim(int i) const { return dims[i < 0 ? rank + i : i]; }
-  int64_t channels() const { return dim(-1); }  // length of a row
-  int64_t rows() const;                         // product of all dimensions but the last
+  int64_t channels() const { return rank == 0 ? 0 : dim(-1); }  // length of a row
+  int64_t rows() const;                                         // product of all dimensions but the last
   int64_t elements() const { return rows() * channels(); }
   bool is_dense() const { return row_stride == channels(); }
   size_t bytes() const { return static_cast<size_t>(elements()) * size_of(dtype); }  // of a dense View

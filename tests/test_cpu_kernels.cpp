@@ -2,7 +2,6 @@
 // threads; extremes of the functions they compute; the same bits from run to run and from one to several
 // threads.
 #include <doctest/doctest.h>
-#include <fmt/format.h>
 
 #include <cmath>
 #include <cstring>
@@ -14,8 +13,10 @@
 #include "kernels/error.h"
 #include "kernels/half.h"
 #include "kernels/kernels.h"
+#include "tests/maps.h"
 
 using namespace vmamba;
+using namespace vmamba::testing;
 
 namespace {
 
@@ -25,91 +26,15 @@ constexpr Activation activations[] = {Activation::none, Activation::silu, Activa
 constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
 
-// What a case is about, for a failure's report.
-template <class... Values>
-std::string words(const Values&... values) {
-  std::string text;
-  ((text += fmt::format("{} ", values)), ...);
-  return text;
-}
-
-// A View with memory of its own; rows stand `gap` elements apart, and the gaps must keep their content.
-struct Map {
-  std::vector<uint32_t> memory;
-  View view;
-
-  Map() = default;
-  Map(DType dtype, std::initializer_list<int64_t> dims, int64_t gap = 0) {
-    view = View(nullptr, dtype, Device{}, dims);
-    view.row_stride += gap;
-    memory.assign(static_cast<size_t>(view.rows() * view.row_stride), 0x5a5a5a5au);
-    view.data = memory.data();
-  }
-  Map(const Map&) = delete;
-  Map(Map&& other) noexcept = default;
-  Map& operator=(Map&&) noexcept = default;
-  operator const View&() const { return view; }
-
-  float at(int64_t row, int64_t c) const {
-    const int64_t i = row * view.row_stride + c;
-    if (view.dtype == DType::float32) return view.as<float>()[i];
-    const uint16_t bits = view.as<uint16_t>()[i];
-    return view.dtype == DType::float16 ? float16_to_float(bits) : bfloat16_to_float(bits);
-  }
-  void set(int64_t row, int64_t c, float value) {
-    const int64_t i = row * view.row_stride + c;
-    if (view.dtype == DType::float32) view.as<float>()[i] = value;
-    if (view.dtype == DType::float16) view.as<uint16_t>()[i] = float_to_float16(value);
-    if (view.dtype == DType::bfloat16) view.as<uint16_t>()[i] = float_to_bfloat16(value);
-  }
-  Map& fill(std::mt19937& random, float low, float high) {
-    std::uniform_real_distribution<float> values(low, high);
-    for (int64_t row = 0; row < view.rows(); ++row)
-      for (int64_t c = 0; c < view.channels(); ++c) set(row, c, values(random));
-    return *this;
-  }
-};
-
-Map random_map(std::mt19937& random, DType dtype, std::initializer_list<int64_t> dims, float low = -1,
-               float high = 1, int64_t gap = 0) {
-  Map map(dtype, dims, gap);
-  map.fill(random, low, high);
-  return map;
-}
-
-bool same_bits(const Map& a, const Map& b) {
-  return a.memory == b.memory;
-}
-
 // What a result of `dtype` may differ from the oracle's: float32 sums in another order, or one rounding to
 // another neighbour in 16 bits; with `inner_rounding` also a rounding before, of a value up to the largest.
 void check_close(const Map& got, const Map& wanted, bool inner_rounding = false) {
-  float largest = 1, worst = 0;
-  for (int64_t row = 0; row < wanted.view.rows(); ++row)
-    for (int64_t c = 0; c < wanted.view.channels(); ++c)
-      if (std::isfinite(wanted.at(row, c))) largest = std::max(largest, std::fabs(wanted.at(row, c)));
-  int64_t bad = 0;
-  for (int64_t row = 0; row < wanted.view.rows(); ++row) {
-    for (int64_t c = 0; c < wanted.view.channels(); ++c) {
-      const float a = got.at(row, c), b = wanted.at(row, c);
-      const float epsilon = got.view.dtype == DType::float16    ? 0x1p-10f
-                            : got.view.dtype == DType::bfloat16 ? 0x1p-7f
-                                                                : 0.0f;
-      const float allowed = epsilon * (std::fabs(b) + (inner_rounding ? largest : 1e-4f)) + 4e-6f * largest;
-      const bool close = a == b || (std::isnan(a) && std::isnan(b)) || std::fabs(a - b) <= allowed;
-      if (!close) ++bad;
-      if (!close || std::fabs(a - b) > worst) worst = std::fabs(a - b);
-    }
-  }
-  INFO("worst difference ", worst, " of values up to ", largest);
-  CHECK(bad == 0);
-  // The gaps between the rows.
-  const auto bytes = size_of(got.view.dtype);
-  for (int64_t row = 0; row < got.view.rows(); ++row)
-    for (int64_t c = got.view.channels(); c < got.view.row_stride; ++c)
-      for (size_t i = 0; i < bytes; ++i)
-        REQUIRE(got.view.as<uint8_t>()[static_cast<size_t>(row * got.view.row_stride + c) * bytes + i] ==
-                0x5a);
+  const float epsilon = got.view.dtype == DType::float16    ? 0x1p-10f
+                        : got.view.dtype == DType::bfloat16 ? 0x1p-7f
+                                                            : 0.0f;
+  const Closeness allowed{epsilon, 4e-6f + (inner_rounding ? epsilon : 0),
+                          inner_rounding ? 0 : epsilon * 1e-4f, 1};
+  vmamba::testing::check_close(got, wanted, allowed);
 }
 
 // Runs `operation(kernels, y)` on the oracle and on fast kernels of 1, 2 and 3 threads, twice each; `wanted`
@@ -803,6 +728,14 @@ TEST_CASE("selective_scan_2d: NaN and infinity stay in their channel and behind 
       CHECK(std::isnan(y.at(89, c)));
     }
   }
+}
+
+TEST_CASE("an absent View holds nothing") {
+  const View absent;
+  CHECK(!absent);
+  CHECK(absent.channels() == 0);
+  CHECK(absent.elements() == 0);
+  CHECK(absent.bytes() == 0);
 }
 
 TEST_CASE("memory and description") {

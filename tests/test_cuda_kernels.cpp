@@ -2,7 +2,6 @@
 // scan orders and backends, with outputs poisoned before each run; the same bits from run to run and from a
 // captured graph. Without a GPU nothing can run: that is said, and list_cuda_devices must say why.
 #include <doctest/doctest.h>
-#include <fmt/format.h>
 
 #include <cmath>
 #include <cstring>
@@ -11,21 +10,16 @@
 #include "kernels/error.h"
 #include "kernels/half.h"
 #include "kernels/kernels.h"
+#include "tests/maps.h"
 
 using namespace vmamba;
+using namespace vmamba::testing;
 
 namespace {
 
 constexpr DType storage_dtypes[] = {DType::float32, DType::float16, DType::bfloat16};
 constexpr Activation activations[] = {Activation::none, Activation::silu, Activation::gelu, Activation::relu,
                                       Activation::sigmoid};
-
-template <class... Values>
-std::string words(const Values&... values) {
-  std::string text;
-  ((text += fmt::format("{} ", values)), ...);
-  return text;
-}
 
 // The first usable GPU's kernels, or null after saying that there is none.
 std::unique_ptr<Kernels> gpu(bool allow_tf32 = false) {
@@ -36,46 +30,11 @@ std::unique_ptr<Kernels> gpu(bool allow_tf32 = false) {
   return nullptr;
 }
 
-// A map on the host; rows stand `gap` elements apart.
-struct Map {
-  std::vector<uint32_t> memory;
-  View view;
-
-  Map() = default;
-  Map(DType dtype, std::initializer_list<int64_t> dims, int64_t gap = 0) {
-    view = View(nullptr, dtype, Device{}, dims);
-    view.row_stride += gap;
-    memory.assign((bytes() + 3) / 4, 0x7fc07fc0u);  // NaN in every dtype
-    view.data = memory.data();
-  }
-  Map(const Map& other) : memory(other.memory), view(other.view) { view.data = memory.data(); }
-  Map(Map&&) noexcept = default;
-  Map& operator=(Map&&) noexcept = default;
-
-  size_t bytes() const { return static_cast<size_t>(view.rows() * view.row_stride) * size_of(view.dtype); }
-  float at(int64_t row, int64_t c) const {
-    const int64_t i = row * view.row_stride + c;
-    if (view.dtype == DType::float32) return view.as<float>()[i];
-    const uint16_t bits = view.as<uint16_t>()[i];
-    return view.dtype == DType::float16 ? float16_to_float(bits) : bfloat16_to_float(bits);
-  }
-  void set(int64_t row, int64_t c, float value) {
-    const int64_t i = row * view.row_stride + c;
-    if (view.dtype == DType::float32) view.as<float>()[i] = value;
-    if (view.dtype == DType::float16) view.as<uint16_t>()[i] = float_to_float16(value);
-    if (view.dtype == DType::bfloat16) view.as<uint16_t>()[i] = float_to_bfloat16(value);
-  }
-};
-
 std::mt19937 random_bits(7);
 
 Map random_map(DType dtype, std::initializer_list<int64_t> dims, float low = -1, float high = 1,
                int64_t gap = 0) {
-  Map map(dtype, dims, gap);
-  std::uniform_real_distribution<float> values(low, high);
-  for (int64_t row = 0; row < map.view.rows(); ++row)
-    for (int64_t c = 0; c < map.view.channels(); ++c) map.set(row, c, values(random_bits));
-  return map;
+  return vmamba::testing::random_map(random_bits, dtype, dims, low, high, gap);
 }
 
 // A map's copy in the memory of `kernels`, gaps included.
@@ -107,43 +66,15 @@ class Copy {
   View view_;
 };
 
-struct Tolerance {
-  float of_value, of_largest;  // |got − wanted| ≤ of_value·|wanted| + of_largest·max|wanted| + absolute
-  float absolute = 0;
-};
-Tolerance tolerance(DType dtype) {
+Closeness tolerance(DType dtype) {
   if (dtype == DType::float16) return {0x1p-10f, 2e-4f};
   if (dtype == DType::bfloat16) return {0x1p-7f, 2e-3f};
   return {2e-6f, 4e-6f};
 }
 
-void check_close(const Map& got, const Map& wanted, Tolerance allowed) {
-  float largest = 0, worst = 0;
-  for (int64_t row = 0; row < wanted.view.rows(); ++row)
-    for (int64_t c = 0; c < wanted.view.channels(); ++c)
-      largest = std::fmax(largest, std::fabs(wanted.at(row, c)));
-  int64_t bad = 0;
-  std::string where;
-  for (int64_t row = 0; row < wanted.view.rows(); ++row) {
-    for (int64_t c = 0; c < wanted.view.channels(); ++c) {
-      const float difference = std::fabs(got.at(row, c) - wanted.at(row, c));
-      const float limit =
-          allowed.of_value * std::fabs(wanted.at(row, c)) + allowed.of_largest * largest + allowed.absolute;
-      if (!(difference <= limit)) {
-        if (bad++ == 0) where = words(row, c, got.at(row, c), wanted.at(row, c));
-      }
-      worst = std::fmax(worst, difference);
-    }
-    for (int64_t c = got.view.channels(); c < got.view.row_stride; ++c)
-      if (!std::isnan(got.at(row, c)) && bad++ == 0) where = words("gap", row, c);
-  }
-  INFO("worst ", worst, " largest ", largest, "; first bad (row, channel, got, wanted): ", where);
-  CHECK(bad == 0);
-}
-
 // Runs `operation(kernels, inputs, y)` on the oracle, on the GPU twice, and there from a captured graph.
 template <class Operation>
-void compare(Kernels& kernels, const std::vector<const Map*>& inputs, const Map& result, Tolerance allowed,
+void compare(Kernels& kernels, const std::vector<const Map*>& inputs, const Map& result, Closeness allowed,
              const Operation& operation) {
   Map wanted = result;
   std::vector<View> host;
@@ -205,7 +136,7 @@ TEST_CASE("cuda: linear") {
                       residual = random_map(dtype, {rows, out}, -1, 1, gap);
             Map rounded_bias = bias;  // as model weights are: a value of the dtype
             for (int64_t c = 0; c < out; ++c) rounded_bias.set(0, c, round_to(dtype, bias.at(0, c)));
-            Tolerance allowed = tolerance(dtype);
+            Closeness allowed = tolerance(dtype);
             if (tf32 && dtype == DType::float32) allowed = {1e-3f, 1e-3f};
             if (act == Activation::gelu && dtype != DType::float32) allowed.absolute = 6e-4f;  // tanh form
             if (variant & 2 && act != Activation::none)  // the activation's result is rounded before the sum
@@ -307,7 +238,7 @@ TEST_CASE("cuda: conv2d_norm") {
           Map bias = random_map(DType::float32, {c.out});
           for (int64_t o = 0; o < c.out; ++o) bias.set(0, o, round_to(dtype, bias.at(0, o)));
           const Map gamma = random_map(DType::float32, {c.out}), beta = random_map(DType::float32, {c.out});
-          Tolerance allowed = tolerance(dtype);
+          Closeness allowed = tolerance(dtype);
           allowed.of_value *= 3;  // the oracle rounds between convolution, norm and activation
           if (dtype != DType::float32) {
             allowed.of_largest *= 4;
@@ -365,7 +296,7 @@ TEST_CASE("cuda: layer_norm") {
           const Activation act = variant == 2   ? Activation::gelu
                                  : variant == 3 ? Activation::silu
                                                 : Activation::none;
-          Tolerance allowed = tolerance(to);
+          Closeness allowed = tolerance(to);
           allowed.of_value *= 3;  // round_norm's other roundings
           compare(*kernels, {&x, &gamma, &beta, &gate}, Map(to, {13, channels}, gap), allowed,
                   [&](Kernels& k, const std::vector<View>& in, const View& y) {
@@ -389,7 +320,7 @@ TEST_CASE("cuda: pointwise operations, softmax, merge_patches and mean_pool") {
     for (const int64_t channels : {3, 8, 96})
       for (const int64_t gap : {0, 8, 5}) {
         INFO(words(to_string(dtype), channels, gap));
-        const Tolerance allowed = tolerance(dtype);
+        const Closeness allowed = tolerance(dtype);
         const Map x = random_map(dtype, {2, 7, 5, channels}, -3, 3, gap);
         const Map wide = random_map(DType::float32, {2, 7, 5, channels}, -3, 3, gap);
         const Map scale = random_map(DType::float32, {channels}),
@@ -447,8 +378,8 @@ TEST_CASE("cuda: selective_scan_2d") {
       {1, 3, 70, 34, 10, 1, true},   {1, 64, 72, 18, 6, 1, true},  {140, 7, 7, 16, 4, 1, true},
       {133, 14, 14, 16, 6, 1, true}, {2, 14, 14, 32, 6, 16, true}, {150, 7, 5, 16, 2, 4, true},
       {1, 28, 14, 20, 4, 2, true},   {1, 6, 7, 7, 3, 3, true},     {2, 7, 7, 32, 4, 8, false},
-      {2, 14, 14, 16, 2, 1, false},  {1, 70, 70, 16, 2, 2, true},
-      {120, 3, 7, 40, 6, 16, true},  {101, 5, 3, 72, 10, 16, true}};
+      {2, 14, 14, 16, 2, 1, false},  {1, 70, 70, 16, 2, 2, true},  {120, 3, 7, 40, 6, 16, true},
+      {101, 5, 3, 72, 10, 16, true}};
   for (const DType dtype : storage_dtypes)
     for (const Case& c : cases)
       for (const ScanOrder order : {ScanOrder::cross, ScanOrder::unidi, ScanOrder::bidi,
@@ -468,9 +399,9 @@ TEST_CASE("cuda: selective_scan_2d") {
           const Map A = random_map(DType::float32, {k, c.channels, c.states}, -2, -0.1f);
           const Map D = random_map(DType::float32, {k, c.channels});
           // In 16 bits the fast scan keeps dt in float32 where the oracle rounds it.
-          Tolerance allowed = dtype == DType::float32   ? Tolerance{1e-5f, 1e-5f}
-                              : dtype == DType::float16 ? Tolerance{1e-3f, 1e-3f}
-                                                        : Tolerance{8e-3f, 8e-3f};
+          Closeness allowed = dtype == DType::float32   ? Closeness{1e-5f, 1e-5f}
+                              : dtype == DType::float16 ? Closeness{1e-3f, 1e-3f}
+                                                        : Closeness{8e-3f, 8e-3f};
           const auto scan = [&](Kernels& kernels_, const std::vector<View>& in, const View& directions,
                                 const View& y) {
             SelectiveScan2d s;
