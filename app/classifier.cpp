@@ -25,8 +25,6 @@ Classifier make_classifier(const ModelOptions& options, int batch_size) {
   Classifier classifier;
   classifier.files = find_model(options);
   classifier.config = load_model_config(options, classifier.files);
-  if (!classifier.files.labels.empty())
-    classifier.labels = read_labels(classifier.files.labels, classifier.config.num_classes);
   classifier.choice = choose_run(options);
   classifier.batch_size = batch_size > 0 ? batch_size : default_batch_size(classifier);
   return classifier;
@@ -35,6 +33,9 @@ Classifier make_classifier(const ModelOptions& options, int batch_size) {
 void load_runner(Classifier& classifier) {
   const StateDict weights = load_model_weights(classifier.files);
   classifier.runner = std::make_unique<Runner>(classifier.config, weights, classifier.choice);
+  // After the weights: where the config is another model's, that is the error to tell.
+  if (!classifier.files.labels.empty())
+    classifier.labels = read_labels(classifier.files.labels, classifier.config.num_classes);
   spdlog::info("{}", to_string(classifier.runner->report()));
 }
 

@@ -18,10 +18,11 @@ using Json = nlohmann::ordered_json;
 struct Classifier {
   ModelFiles files;
   Config config;
-  Labels labels;  // empty: there are none
   RunChoice choice;
   int batch_size = 0;
-  std::unique_ptr<Runner> runner;  // load_runner makes it
+  // load_runner makes these.
+  std::unique_ptr<Runner> runner;
+  Labels labels;  // empty: there are none
 };
 // batch_size 0: what suits the device.
 Classifier make_classifier(const ModelOptions& options, int batch_size);

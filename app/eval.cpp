@@ -313,7 +313,6 @@ Outcome evaluate(const Options& options, Classifier& classifier, const DataSet& 
   const size_t classes = static_cast<size_t>(classifier.config.num_classes);
   const std::vector<Picture> chosen =
       options.limit > 0 ? spread(data.pictures, options.limit) : data.pictures;
-  load_runner(classifier);
   std::optional<ResultLog> log;
   if (!options.results.empty())
     log.emplace(options.results, log_header(classifier, options.directory), classifier.config.num_classes);
@@ -377,6 +376,7 @@ int run_eval(const Options& options) {
   Classifier classifier = make_classifier(options.model, options.batch_size);
   if (classifier.config.in_chans != 3)
     fail_input("images have 3 channels, the config's in_chans is {}", classifier.config.in_chans);
+  load_runner(classifier);
   const DataSet data = read_data_set(options.directory, classifier.labels, classifier.config.num_classes);
   std::optional<OutputFile> file;
   if (!options.output.empty()) file.emplace(options.output);

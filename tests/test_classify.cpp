@@ -206,6 +206,10 @@ TEST_CASE("labels name the classes") {
   write_file(folder / "labels.txt", "one\ntwo\n");
   check_error(classify({cat, "--labels", folder / "labels.txt"}), 2,
               {"labels.txt", "names 2 classes, the model has 10"});
+  // Another model's config: its weights are what does not fit, whatever the labels.
+  check_error(run_cli({"classify", cat, "--config", "vmamba_tiny_s1l8", "--weights",
+                       model / "weights.safetensors", "--labels", folder / "labels.txt"}),
+              2, {"weights.safetensors does not fit the config"});
 }
 
 TEST_CASE("inputs of which nothing can be read: exit code 2, one line") {
