@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
@@ -13,6 +14,7 @@
 #include "app/help.h"
 #include "build_info.h"
 #include "kernels/error.h"
+#include "lib/files.h"
 #include "lib/text.h"
 
 namespace vmamba {
@@ -116,11 +118,26 @@ void limit_spinning(char** argv) {
   execv("/proc/self/exe", argv);  // returns only where it fails; then libgomp's default stays
 }
 
+// A signal that ends the program leaves no half-written file; one that is ignored (nohup) stays so.
+void remove_unfinished_on_signals() {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction action {};
+    if (sigaction(signal, nullptr, &action) != 0 || action.sa_handler != SIG_DFL) continue;
+    action.sa_flags = static_cast<int>(SA_RESETHAND);  // the second of its kind has its default action again
+    action.sa_handler = [](int number) {
+      remove_unfinished();
+      raise(number);
+    };
+    sigaction(signal, &action, nullptr);
+  }
+}
+
 }  // namespace
 }  // namespace vmamba
 
 int main(int argc, char** argv) {
   vmamba::limit_spinning(argv);
+  vmamba::remove_unfinished_on_signals();
   using vmamba::fail;
   try {
     const int exit_code = vmamba::run(argc, argv);

@@ -5,13 +5,52 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
+#include <atomic>
 #include <cerrno>
+#include <climits>
 #include <cstring>
 
 #include "kernels/error.h"
 
 namespace vmamba {
 namespace fs = std::filesystem;
+
+namespace {
+
+// The temporaries that are there, where a signal handler finds them. A path stays in place until its entry is
+// taken again.
+struct Unfinished {
+  std::atomic<bool> taken = false, there = false;
+  std::array<char, PATH_MAX> path{};
+};
+std::array<Unfinished, 8> unfinished;
+static_assert(std::atomic<bool>::is_always_lock_free);
+
+Unfinished* note_unfinished(const std::string& path) {
+  if (path.size() >= PATH_MAX) return nullptr;  // no such file can be opened
+  for (Unfinished& entry : unfinished) {
+    if (entry.taken.exchange(true)) continue;
+    std::memcpy(entry.path.data(), path.c_str(), path.size() + 1);
+    entry.there = true;
+    return &entry;
+  }
+  return nullptr;
+}
+
+void forget(void* noted) {
+  if (!noted) return;
+  Unfinished& entry = *static_cast<Unfinished*>(noted);
+  entry.there = false;
+  entry.taken = false;
+}
+
+}  // namespace
+
+void remove_unfinished() noexcept {
+  for (Unfinished& entry : unfinished)
+    if (entry.there.exchange(false)) ::unlink(entry.path.data());
+}
 
 std::optional<fs::path> find_shipped(const fs::path& relative) {
   std::error_code error;
@@ -73,15 +112,19 @@ OutputFile::OutputFile(fs::path path) : path_(std::move(path)) {
     if (fs::is_symlink(path_, error)) path_ = fs::weakly_canonical(path_, error);  // the link stays a link
     temporary_ = path_;
     temporary_ += ".part" + std::to_string(getpid());
+    noted_ = note_unfinished(temporary_.string());
   }
   errno = 0;
   stream_.open(temporary_, std::ios::binary);
-  if (!stream_) fail_input("{}: cannot be written: {}", path_.string(), std::strerror(errno));
+  if (stream_) return;
+  forget(noted_);
+  fail_input("{}: cannot be written: {}", path_.string(), std::strerror(errno));
 }
 
 OutputFile::~OutputFile() {
   std::error_code error;
   if (stream_.is_open() && temporary_ != path_) fs::remove(temporary_, error);
+  forget(noted_);
 }
 
 void OutputFile::commit() {

@@ -13,13 +13,14 @@ namespace vmamba {
 // beside an installed binary, else the source tree that it was built from. Empty where it is in neither.
 std::optional<std::filesystem::path> find_shipped(const std::filesystem::path& relative);
 
-// The whole file, or what comes through a pipe (/dev/stdin, a process substitution); a pipe that nobody writes to is
-// empty rather than waited for. InputError names it and why it could not be read: not there, a folder, a device,
-// larger than max_bytes.
+// The whole file, or what comes through a pipe (/dev/stdin, a process substitution); a pipe that nobody
+// writes to is empty rather than waited for. InputError names it and why it could not be read: not there, a
+// folder, a device, larger than max_bytes.
 std::string read_file(const std::filesystem::path& path, size_t max_bytes = SIZE_MAX);
 
 // A file that appears whole or not at all: written beside its place and renamed by commit(); without commit()
-// what was written is removed. What is no regular file (/dev/stdout, a pipe) is written directly.
+// what was written is removed, by the destructor or, when a signal ends the program, by remove_unfinished().
+// What is no regular file (/dev/stdout, a pipe) is written directly.
 class OutputFile {
  public:
   explicit OutputFile(std::filesystem::path path);  // InputError where it cannot be made
@@ -33,7 +34,11 @@ class OutputFile {
  private:
   std::filesystem::path path_, temporary_;
   std::ofstream stream_;
+  void* noted_ = nullptr;  // where remove_unfinished() looks
 };
+
+// Removes what every OutputFile has written and not committed. For signal handlers: calls nothing but unlink.
+void remove_unfinished() noexcept;
 
 void write_file(const std::filesystem::path& path, std::string_view bytes);
 
