@@ -173,7 +173,9 @@ class Initializer {
     if (config_.ssm_init == "v0") {
       if (config_.forward.core == Core::mamba2) {
         fail_input(
-            "config {}: forward_type {} has no initialisation with ssm_init \"v0\": choose \"v1\" or \"v2\"",
+            "config {}: ssm_init \"v0\" initialises dt_projs_weight, which forward_type {} does not have, "
+            "and "
+            "PyTorch's class makes no A_logs, Ds and dt_projs_bias with it: set ssm_init to \"v1\" or \"v2\"",
             config_.name, config_.forward_type);
       }
       dt_and_a(op);
