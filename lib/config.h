@@ -1,6 +1,6 @@
-// The model config: strict JSON → Config. Keys are the keyword names of the Python constructor plus this project's
-// own; docs/config.md lists them. Every error is an InputError with file, JSON pointer, what was expected and,
-// for an unknown key, the nearest known one.
+// The model config: strict JSON → Config. Keys are the keyword names of the Python constructor plus this
+// project's own; docs/config.md lists them. Every error is an InputError with file, JSON pointer, what was
+// expected and, for an unknown key, the nearest known one.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -35,14 +35,14 @@ struct Config {
   std::vector<int> depths{2, 2, 9, 2};
   std::vector<int> dims{96, 192, 384, 768};  // one a stage, the JSON form of one int already expanded
   int ssm_d_state = 16;
-  double ssm_ratio = 2.0;                    // <= 0: no SS2D branch
-  std::optional<int> ssm_dt_rank;            // absent: "auto", ceil(dim / 16)
+  double ssm_ratio = 2.0;          // <= 0: no SS2D branch
+  std::optional<int> ssm_dt_rank;  // absent: "auto", ceil(dim / 16)
   Activation ssm_act_layer = Activation::silu;
-  int ssm_conv = 3;                          // < 2: no convolution
+  int ssm_conv = 3;  // < 2: no convolution
   bool ssm_conv_bias = true;
   std::string ssm_init = "v0";
   std::string forward_type = "v2";
-  double mlp_ratio = 4.0;                    // <= 0: no MLP
+  double mlp_ratio = 4.0;  // <= 0: no MLP
   Activation mlp_act_layer = Activation::gelu;
   bool gmlp = false;
   bool patch_norm = true;
@@ -53,14 +53,15 @@ struct Config {
   int imgsize = 224;
   ScanBackend selective_scan_backend = ScanBackend::automatic;
   ForwardCoreVersion forward_core_version = ForwardCoreVersion::unset;
-  std::vector<std::string> float32_ops;      // steps that run in float32 whatever the dtype (check-equal --find-precision)
-  PreprocessConfig preprocess;               // defaults follow imgsize: resize int(256 / 224 · imgsize), crop imgsize
+  // Steps that run in float32 whatever the dtype (check-equal --find-precision).
+  std::vector<std::string> float32_ops;
+  PreprocessConfig preprocess;  // defaults follow imgsize: resize int(256 / 224 · imgsize), crop imgsize
 
-  ForwardSpec forward;                       // forward_type, parsed
+  ForwardSpec forward;  // forward_type, parsed
 
   int stages() const { return static_cast<int>(depths.size()); }
   int d_inner(int stage) const { return static_cast<int>(ssm_ratio * dims[stage]); }  // D
-  int dt_rank(int stage) const;                                                      // R
+  int dt_rank(int stage) const;                                                       // R
   int mlp_hidden(int stage) const { return static_cast<int>(mlp_ratio * dims[stage]); }
 };
 
@@ -76,7 +77,8 @@ std::filesystem::path find_config(const std::string& name_or_path);
 
 std::string_view to_string(NormLayer layer);
 std::string_view to_string(ForwardCoreVersion version);  // "null", "v0", "v1"
-ForwardCoreVersion parse_forward_core_version(std::string_view text);  // InputError names the three that exist
-ScanBackend parse_scan_backend(std::string_view text);                 // refuses "core" with the way to mend it
+// InputErrors name those that exist; "core" is refused with the way to mend it.
+ForwardCoreVersion parse_forward_core_version(std::string_view text);
+ScanBackend parse_scan_backend(std::string_view text);
 
 }  // namespace vmamba

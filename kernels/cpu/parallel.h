@@ -21,8 +21,8 @@ void parallel_ranges(int threads, int64_t count, int64_t grain, const Body& body
   }
 }
 
-// Calls body(item, thread) for every item, neighbours on one thread: two processors that write neighbouring cache
-// lines would take them from each other.
+// Calls body(item, thread) for every item, neighbours on one thread: two processors that write neighbouring
+// cache lines would take them from each other.
 template <class Body>
 void parallel_items(int threads, int64_t count, const Body& body) {
   if (threads <= 1 || count < 2) {
