@@ -123,7 +123,11 @@ HostTensor input_of(const StateDict& file) {
   return input;
 }
 
-// `a` is null when the taps of a come from `reference`.
+// The most images of a mode that runs them as one batch, and holds all their taps.
+constexpr size_t most_images_at_once = 32;
+
+// `a` is null when it is b that runs alone, or beside the taps of `reference`. Of two sides, images are read
+// as they are compared.
 CheckInput make_input(const Options& options, const Side* a, const Side& b, const StateDict* reference) {
   CheckInput input;
   if (!options.images.empty()) {
@@ -135,25 +139,32 @@ CheckInput make_input(const Options& options, const Side* a, const Side& b, cons
       for (const std::filesystem::path& file : image_files(name)) input.files.push_back(file.string());
     }
     if (input.files.empty()) fail_input("--images {}: no image files in it", fmt::join(options.images, " "));
-    input.description =
-        input.files.size() == 1 ? input.files[0] : fmt::format("{} images", input.files.size());
+    const auto count = static_cast<int64_t>(input.files.size());
+    const int64_t size = b.config.preprocess.crop;
+    input.description = fmt::format("{} {}", count == 1 ? input.files[0] : fmt::format("{} images", count),
+                                    shape_string(std::vector<int64_t>{count, 3, size, size}));
+    if (a) return input;
+    if (input.files.size() > most_images_at_once)
+      fail_input(
+          "--images: {} images: this mode runs them as one batch and holds all their taps: give at most {}",
+          count, most_images_at_once);
     input.b = preprocessed(input.files, b.config.preprocess);
-    input.a = reference ? input_of(*reference) : preprocessed(input.files, a->config.preprocess);
-  } else {
-    if (reference) {
-      input.b = input_of(*reference);
-      input.description = "the reference's";
-    } else if (!options.input_tensor.empty()) {
-      input.b = input_of(read_safetensors(options.input_tensor));
-      input.description = options.input_tensor;
-    } else {
-      const int64_t size = b.config.preprocess.crop;
-      const uint64_t seed = options.seed.value_or(0);
-      input.b = noise({options.check.batch_size, b.config.in_chans, size, size}, seed);
-      input.description = fmt::format("noise of seed {}", seed);
-    }
-    input.a = input.b;
+    input.a = reference ? input_of(*reference) : input.b;
+    return input;
   }
+  if (reference) {
+    input.b = input_of(*reference);
+    input.description = "the reference's";
+  } else if (!options.input_tensor.empty()) {
+    input.b = input_of(read_safetensors(options.input_tensor));
+    input.description = options.input_tensor;
+  } else {
+    const int64_t size = b.config.preprocess.crop;
+    const uint64_t seed = options.seed.value_or(0);
+    input.b = noise({options.check.batch_size, b.config.in_chans, size, size}, seed);
+    input.description = fmt::format("noise of seed {}", seed);
+  }
+  input.a = input.b;
   input.description += " " + shape_string(input.b.dims);
   return input;
 }

@@ -126,6 +126,7 @@ void compare_chunk(const Side* side_a, const TapValues& a, const HostTensor* uno
 
 void choose_tolerance(CheckResult& result, const CheckOptions& options,
                       const std::vector<RunChoice>& choices) {
+  result.tolerance = {0, 0, 0};
   for (const RunChoice& choice : choices) {
     const Tolerance row = tolerance_of(choice.device.type, choice.precision);
     if (row.absolute > result.tolerance.absolute)
@@ -133,8 +134,7 @@ void choose_tolerance(CheckResult& result, const CheckOptions& options,
                                             to_string(choice.precision));
     result.tolerance = looser(result.tolerance, row);
   }
-  if (options.absolute) result.tolerance.absolute = *options.absolute;
-  if (options.relative) result.tolerance.relative = *options.relative;
+  result.tolerance = overridden(result.tolerance, options.absolute, options.relative);
   if (options.absolute || options.relative) result.tolerance_source = "as asked";
 }
 
@@ -175,11 +175,15 @@ CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, c
   result.input = input.description;
   choose_tolerance(result, options, {a.choice, b.choice});
   const CompareOptions how = compare_options(result, options);
-  for (int64_t begin = 0; begin < input.a.dims[0]; begin += options.batch_size) {
-    const int64_t count = std::min<int64_t>(options.batch_size, input.a.dims[0] - begin);
-    CheckInput part{input.description, {}, images(input.a, begin, count), images(input.b, begin, count)};
+  const bool read_here = input.a.values.empty();
+  const int64_t total = read_here ? static_cast<int64_t>(input.files.size()) : input.a.dims[0];
+  for (int64_t begin = 0; begin < total; begin += options.batch_size) {
+    const int64_t count = std::min<int64_t>(options.batch_size, total - begin);
+    CheckInput part{input.description, {}, {}, {}};
     if (!input.files.empty())
       part.files.assign(input.files.begin() + begin, input.files.begin() + begin + count);
+    part.a = read_here ? preprocessed(part.files, a.config.preprocess) : images(input.a, begin, count);
+    part.b = read_here ? preprocessed(part.files, b.config.preprocess) : images(input.b, begin, count);
     TapStore store(run_a.kernels());
     run_a.run(part.a, &store);
     const TapValues taps_a = store.take();

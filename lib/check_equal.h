@@ -24,6 +24,7 @@ struct Side {
 };
 
 // What both sides are given. The two tensors are the same unless the sides preprocess images differently.
+// Without tensors the files are read as they are needed, a batch at a time.
 struct CheckInput {
   std::string description;         // "noise of seed 0"
   std::vector<std::string> files;  // of images

@@ -14,8 +14,17 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+double share(double value, double bound) {
+  return value == 0 ? 0 : bound == 0 ? HUGE_VAL : value / bound;
+}
 double share_of_bound(const Diff& diff) {
-  return diff.max_abs == 0 ? 0 : diff.bound == 0 ? HUGE_VAL : diff.max_abs / diff.bound;
+  return std::max(share(diff.max_abs, diff.bound), share(diff.relative_l2(), diff.l2_bound));
+}
+// The nearer of its two bounds: "0.0015 of 0.01", "relative L2 0.003 of 0.005".
+std::string of_bound(const Diff& diff) {
+  if (share(diff.max_abs, diff.bound) >= share(diff.relative_l2(), diff.l2_bound))
+    return fmt::format("{:.2g} of {:.2g}", diff.max_abs, diff.bound);
+  return fmt::format("relative L2 {:.2g} of {:.2g}", diff.relative_l2(), diff.l2_bound);
 }
 
 std::string nonfinite_note(const Diff& diff) {
@@ -93,6 +102,12 @@ Json to_json(const Diff& diff, const Diff* own) {
   return json;
 }
 
+Json to_json(const Tolerance& tolerance) {
+  return {{"absolute", tolerance.absolute},
+          {"relative", tolerance.relative},
+          {"relative_l2", tolerance.relative_l2}};
+}
+
 Json to_json(const RunReport& report, const std::string& choice = "") {
   return {{"choice", choice},
           {"device", report.device},
@@ -103,6 +118,14 @@ Json to_json(const RunReport& report, const std::string& choice = "") {
 }
 
 }  // namespace
+
+std::string to_string(const Tolerance& tolerance) {
+  std::string text =
+      fmt::format("|a - b| <= max({:g}, {:g} * max|a|)", tolerance.absolute, tolerance.relative);
+  if (std::isfinite(tolerance.relative_l2))
+    text += fmt::format(" and ||a - b|| <= {:g} * ||a||", tolerance.relative_l2);
+  return text;
+}
 
 std::string side_a(const CheckResult& result) {
   if (!result.reference.empty()) return result.reference;
@@ -125,8 +148,7 @@ std::string summary(const CheckResult& result) {
       fmt::format("{}: {} of {} taps within tolerance, {} bit for bit",
                   result.equal() ? "equal" : "different", within, result.taps.size(), identical);
   if (worst && worst->max_abs > 0)
-    text += fmt::format("; worst against its bound: {} ({:.2g} of {:.2g})", worst->name, worst->max_abs,
-                        worst->bound);
+    text += fmt::format("; worst against its bound: {} ({})", worst->name, of_bound(*worst));
   return text;
 }
 
@@ -139,8 +161,7 @@ std::string text_report(const CheckResult& result, bool all) {
   line("a          {}", side_a(result));
   line("b          {}", side_b(result));
   line("input      {}", result.input);
-  line("tolerance  |a - b| <= max({:g}, {:g} * max|a|) ({})\n", result.tolerance.absolute,
-       result.tolerance.relative, result.tolerance_source);
+  line("tolerance  {} ({})\n", to_string(result.tolerance), result.tolerance_source);
 
   const Diff* differing = result.first_differing();
   const Diff* outside = result.first_outside();
@@ -172,7 +193,10 @@ std::string text_report(const CheckResult& result, bool all) {
       line("{}: in the reference, but no tap of this model", name);
   line("{}", summary(result));
   if (differing) line("first to differ: {}", differing->name);
-  if (outside && outside->problem.empty())
+  if (outside && outside->problem.empty() && outside->outside == 0)
+    line("first outside its tolerance: {}, relative L2 {:.3g} of {:.3g}", outside->name,
+         outside->relative_l2(), outside->l2_bound);
+  else if (outside && outside->problem.empty())
     line("first outside its tolerance: {}, first at {}, most at {}: {:g} against {:g}", outside->name,
          outside->place(outside->first_outside), outside->place(outside->worst), outside->worst_a,
          outside->worst_b);
@@ -196,9 +220,8 @@ Json to_json(const CheckResult& result) {
     json["a"] = {{"reference", result.reference}};
   json["b"] = to_json(result.report_b, result.choice_b);
   json["input"] = result.input;
-  json["tolerance"] = {{"absolute", result.tolerance.absolute},
-                       {"relative", result.tolerance.relative},
-                       {"source", result.tolerance_source}};
+  json["tolerance"] = to_json(result.tolerance);
+  json["tolerance"]["source"] = result.tolerance_source;
   const auto name = [](const Diff* diff) { return diff ? Json(diff->name) : Json(); };
   json["first_differing"] = name(result.first_differing());
   json["first_outside"] = name(result.first_outside());
@@ -215,10 +238,6 @@ Json to_json(const CheckResult& result) {
 
 std::string dump(const Json& json) {
   return json.dump(2) + "\n";
-}
-
-Json to_json(const Tolerance& tolerance) {
-  return {{"absolute", tolerance.absolute}, {"relative", tolerance.relative}};
 }
 
 const Diff* largest_share(const CheckResult& result) {
@@ -241,16 +260,14 @@ bool equal(const std::vector<StressCase>& cases) {
 std::string text_report(const std::vector<StressCase>& cases) {
   std::string text;
   const CheckResult& first = cases.front().result;
-  text += fmt::format("a          {}\nb          {}\ntolerance  |a - b| <= max({:g}, {:g} * max|a|) ({})\n\n",
-                      side_a(first), side_b(first), first.tolerance.absolute, first.tolerance.relative,
-                      first.tolerance_source);
-  text += fmt::format("{:<22} {:<10} {:>16}  {:<32} {}\n", "case", "verdict", "worst / bound", "at",
+  text += fmt::format("a          {}\nb          {}\ntolerance  {} ({})\n\n", side_a(first), side_b(first),
+                      to_string(first.tolerance), first.tolerance_source);
+  text += fmt::format("{:<22} {:<10} {:>27}  {:<32} {}\n", "case", "verdict", "worst against its bound", "at",
                       "first outside its tolerance");
   for (const StressCase& each : cases) {
     const Diff *outside = each.result.first_outside(), *worst = largest_share(each.result);
-    text += fmt::format("{:<22} {:<10} {:>16}  {:<32} {}\n", each.name,
-                        each.result.equal() ? "equal" : "different",
-                        fmt::format("{:.2g} / {:.2g}", worst->max_abs, worst->bound), worst->name,
+    text += fmt::format("{:<22} {:<10} {:>27}  {:<32} {}\n", each.name,
+                        each.result.equal() ? "equal" : "different", of_bound(*worst), worst->name,
                         outside ? outside->name : "-");
   }
   text += '\n';
@@ -309,13 +326,11 @@ std::string json_report(const Matrix& matrix) {
 }
 
 std::string text_report(const PrecisionSearch& search) {
-  std::string text = fmt::format(
-      "{}\ninput      {}\ntolerance  |a - b| <= max({:g}, {:g} * max|a|) on the logits\n",
-      to_string(search.report), search.input, search.tolerance.absolute, search.tolerance.relative);
+  std::string text = fmt::format("{}\ninput      {}\ntolerance  {} on the logits\n", to_string(search.report),
+                                 search.input, to_string(search.tolerance));
   const auto off = [](const Diff& diff) {
-    return diff.nan_b + diff.inf_b > 0
-               ? std::string("NaN or infinite")
-               : fmt::format("off by up to {:.3g} of {:.3g}", diff.max_abs, diff.bound);
+    return diff.nan_b + diff.inf_b > 0 ? std::string("NaN or infinite")
+                                       : fmt::format("off by {}", of_bound(diff));
   };
   text += fmt::format("as it is   {}\n", off(search.before));
   if (search.found && search.float32_ops.empty()) return text + "no step needs float32\n";

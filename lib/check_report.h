@@ -12,6 +12,9 @@
 
 namespace vmamba {
 
+// "|a - b| <= max(1e-05, 1e-05 * max|a|) and ||a - b|| <= 1e-05 * ||a||"
+std::string to_string(const Tolerance& tolerance);
+
 // `all`: every tap; else the output of each block and downsample, and every tap of the blocks where the two
 // begin to differ and where they leave their tolerance.
 std::string text_report(const CheckResult& result, bool all);

@@ -4,6 +4,8 @@
 #pragma once
 #include <array>
 #include <cstdint>
+#include <limits>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -12,15 +14,19 @@
 
 namespace vmamba {
 
-// An element is within tolerance if |a − b| <= max(absolute, relative · max|a|), max over its tensor.
+// An element is within tolerance if |a − b| <= max(absolute, relative · max|a|), max over its tensor; a
+// tensor if all its elements are and ‖a − b‖ <= relative_l2 · ‖a‖ (infinity: not asked for).
 struct Tolerance {
   double absolute = 0, relative = 0;
+  double relative_l2 = std::numeric_limits<double>::infinity();
   double bound(double max_reference) const;
 };
 // The one table of tolerances, by what computes; docs/verification.md says how each was found.
 Tolerance tolerance_of(DeviceType device, Precision precision);
 // For a comparison of two runs: the looser of the two.
 Tolerance looser(Tolerance one, Tolerance other);
+// As --atol and --rtol ask, which replace the table's bound of an element and its ‖a − b‖ alike.
+Tolerance overridden(Tolerance table, std::optional<double> absolute, std::optional<double> relative);
 
 struct CompareOptions {
   Tolerance tolerance;
@@ -32,8 +38,9 @@ struct CompareOptions {
 struct Diff {
   std::string name;
   std::string problem;  // why the values could not be compared ("shape (1, 2) against (1, 3)"); else empty
-  std::vector<int64_t> dims;  // (B, H, W, C) or (B, C)
-  double bound = 0;           // the largest of the chunks
+  std::vector<int64_t> dims;                                  // (B, H, W, C) or (B, C)
+  double bound = 0;                                           // of an element; the largest of the chunks
+  double l2_bound = std::numeric_limits<double>::infinity();  // of relative_l2()
   int64_t elements = 0;
   int64_t differing = 0;  // not the same number
   int64_t outside = 0;    // outside tolerance
@@ -55,7 +62,8 @@ struct Diff {
   int64_t map_height = 0, map_width = 0;
   std::vector<float> heat;  // (H, W): largest |a − b| over batch and channels; infinity where not finite
 
-  bool within() const { return problem.empty() && outside == 0; }
+  bool within() const { return problem.empty() && outside == 0 && within_l2(); }
+  bool within_l2() const;
   bool identical() const { return problem.empty() && differing == 0; }
   bool nonfinite() const { return nan_a + nan_b + inf_a + inf_b > 0; }
   double mean_abs() const;

@@ -34,9 +34,8 @@ PrecisionSearch find_precision(const Side& side, const CheckInput& input, const 
   if (storage_dtype(side.choice.precision) == DType::float32)
     fail_input(
         "--find-precision: give the 16-bit dtype that the model shall run in: --dtype float16 or bfloat16");
-  search.tolerance = tolerance_of(side.choice.device.type, side.choice.precision);
-  search.tolerance.absolute = options.absolute.value_or(search.tolerance.absolute);
-  search.tolerance.relative = options.relative.value_or(search.tolerance.relative);
+  search.tolerance = overridden(tolerance_of(side.choice.device.type, side.choice.precision),
+                                options.absolute, options.relative);
   const CompareOptions how{.tolerance = search.tolerance};
 
   Runner run_exact(exact.config, *exact.weights, exact.choice);

@@ -300,8 +300,7 @@ std::string html_report(const CheckResult& result, const std::string& about) {
   row("a", side_a(result));
   row("b", side_b(result));
   row("input", result.input);
-  row("tolerance", fmt::format("|a - b| <= max({:g}, {:g} * max|a|) ({})", result.tolerance.absolute,
-                               result.tolerance.relative, result.tolerance_source));
+  row("tolerance", fmt::format("{} ({})", to_string(result.tolerance), result.tolerance_source));
   const auto name = [](const Diff* diff) { return diff ? diff->name : std::string("none"); };
   row("first to differ", name(result.first_differing()));
   row("first outside", name(result.first_outside()));

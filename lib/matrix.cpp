@@ -43,10 +43,9 @@ Matrix compare_all(const Side& model, const MatrixAxes& axes, const CheckInput& 
     std::vector<Diff>& row = matrix.pairs.emplace_back();
     for (size_t j = 0; j < i; ++j) {
       const Variant &a = matrix.variants[j], &b = matrix.variants[i];
-      Tolerance tolerance =
-          looser(tolerance_of(a.device.type, a.precision), tolerance_of(b.device.type, b.precision));
-      tolerance.absolute = options.absolute.value_or(tolerance.absolute);
-      tolerance.relative = options.relative.value_or(tolerance.relative);
+      const Tolerance tolerance = overridden(
+          looser(tolerance_of(a.device.type, a.precision), tolerance_of(b.device.type, b.precision)),
+          options.absolute, options.relative);
       row.push_back(compare("logits", logits[i].dims, logits[j].values, logits[i].values,
                             {.tolerance = tolerance, .equal_nan = options.equal_nan}));
     }

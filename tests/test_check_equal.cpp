@@ -164,6 +164,7 @@ TEST_CASE("dtypes differ by rounding, and --atol, --rtol decide") {
   CHECK(strict["first_outside"] == "patch_embed");
   CHECK(strict["tolerance"]["absolute"] == 1e-6);
   CHECK(strict["tolerance"]["relative"] == 0);
+  CHECK(strict["tolerance"]["relative_l2"].is_null());
 }
 
 TEST_CASE("saved taps are a baseline") {
@@ -257,6 +258,9 @@ TEST_CASE("refusals") {
   refused({"--matrix", "--report", "x.html"}, {"--report"});
   refused({"--atol", "-1"}, {"--atol"});
   refused({"--images", "nothing.jpg"}, {"nothing.jpg"});
+  std::vector<std::string> many{"--repeat", "2", "--images"};
+  many.insert(many.end(), 33, data("coffee.png"));
+  refused(many, {"33 images", "at most 32"});
   refused({"--report", "/no/such/folder/x.html"}, {"/no/such/folder"});
   const auto wrong_shape = data("models/ft_v05/io.safetensors").string();
   CHECK(check_equal("s1_ln2d", {"--reference", wrong_shape}).exit_code == 1);

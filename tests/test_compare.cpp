@@ -64,6 +64,25 @@ TEST_CASE("the bound is the larger of absolute and relative to the tensor's larg
   CHECK_FALSE(compare_values({1}, {1.0000001f}, {.tolerance = {0, 0}}).within());
 }
 
+TEST_CASE("a tensor is also judged by its relative L2, unless --atol or --rtol say how") {
+  const CompareOptions both{.tolerance = {1e-2, 1e-2, 1e-3}};
+  CHECK(compare_values({3, 4}, {3.004f, 4}, both).within());
+  const Diff off = compare_values({3, 4}, {3.006f, 4}, both);  // 0.006 of 5
+  CHECK(off.outside == 0);
+  CHECK_FALSE(off.within());
+  CHECK_FALSE(compare_values({0, 0}, {1e-4f, 0}, both).within());
+  CHECK(compare_values({0, 0}, {1e-8f, 0}, both).within());  // nothing that 16 bits could tell from 0
+  CHECK(compare_values({0, 0}, {0, 0}, both).within());
+  Diff whole = compare_values({3, 4}, {3.006f, 4}, both);
+  merge(whole, compare_values({3, 4}, {3, 4}, both));  // 0.006 of 7.07
+  CHECK(whole.within());
+  const Tolerance table = tolerance_of(DeviceType::cpu, Precision::float16);
+  CHECK(overridden(table, {}, {}).relative_l2 == table.relative_l2);
+  CHECK(overridden(table, 1.0, {}).absolute == 1);
+  CHECK(overridden(table, 1.0, {}).relative == table.relative);
+  CHECK(std::isinf(overridden(table, {}, 1.0).relative_l2));
+}
+
 TEST_CASE("NaN and infinity are never within tolerance") {
   const CompareOptions wide{.tolerance = {1e30, 1e30}};
   for (const float odd : {not_a_number, infinity, -infinity}) {
@@ -129,6 +148,11 @@ TEST_CASE("every device and dtype has a tolerance, and fewer bits never a tighte
     CHECK(of(Precision::float32) <= of(Precision::tf32));
     CHECK(of(Precision::tf32) <= of(Precision::float16));
     CHECK(of(Precision::float16) <= of(Precision::bfloat16));
+    const auto l2_of = [&](Precision precision) { return tolerance_of(device, precision).relative_l2; };
+    CHECK(l2_of(Precision::float32) > 0);
+    CHECK(l2_of(Precision::float32) <= l2_of(Precision::tf32));
+    CHECK(l2_of(Precision::tf32) <= l2_of(Precision::float16));
+    CHECK(l2_of(Precision::float16) <= l2_of(Precision::bfloat16));
   }
 }
 
