@@ -95,7 +95,8 @@ TEST_CASE("every reference model in every dtype, on every device") {
       CAPTURE(c.dtype);
       const CliResult run = check(model, {"--device", c.device, "--dtype", c.dtype});
       REQUIRE_MESSAGE(run.exit_code == 0, run.err << run.out);
-      for (const auto& tap : nlohmann::json::parse(run.out)["taps"]) {
+      const auto report = nlohmann::json::parse(run.out);
+      for (const auto& tap : report["taps"]) {
         CAPTURE(tap["name"]);
         CHECK(tap["max_abs"].get<double>() <= c.largest * tap["max_reference"].get<double>());
         CHECK(tap["relative_l2"].get<double>() <= c.relative_l2);
