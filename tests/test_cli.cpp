@@ -52,7 +52,8 @@ TEST_CASE("devices lists the CPU first and says why a device cannot be used") {
     if (device["usable"] == false) {
       const std::string why_not = device["why_not"];
       CHECK(why_not.size() > 10);
-      CHECK_MESSAGE(why_not.find(".cpp") == std::string::npos, why_not);  // a place in our source helps no user
+      CHECK_MESSAGE(why_not.find(".cpp") == std::string::npos,
+                    why_not);  // a place in our source helps no user
     }
     any_cuda |= device["usable"] == true && device["device"] != "cpu";
   }

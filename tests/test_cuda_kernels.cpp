@@ -106,7 +106,8 @@ TEST_CASE("CUDA devices are listed, and one that is not there is refused in one 
     if (report.device.type == DeviceType::cuda) {
       listed = true;
       CHECK(report.usable == report.why_not.empty());
-      CHECK(report.why_not.find(".cpp") == std::string::npos);  // nothing that a user could mend is in our source
+      CHECK(report.why_not.find(".cpp") ==
+            std::string::npos);  // nothing that a user could mend is in our source
     }
   CHECK(listed);
   std::string error;

@@ -28,12 +28,14 @@ std::string explain(cudaError_t error) {
       return "the GPU is busy or in exclusive use by another process";
     case cudaErrorSystemDriverMismatch:
     case cudaErrorSystemNotReady:
-      return fmt::format("{}: has the NVIDIA driver been updated without a restart?", cudaGetErrorString(error));
+      return fmt::format("{}: has the NVIDIA driver been updated without a restart?",
+                         cudaGetErrorString(error));
     case cudaErrorECCUncorrectable:
     case cudaErrorNvlinkUncorrectable:
     case cudaErrorHardwareStackError:
     case cudaErrorDeviceUninitialized:
-      return fmt::format("the GPU was lost ({}): nvidia-smi says what state it is in", cudaGetErrorString(error));
+      return fmt::format("the GPU was lost ({}): nvidia-smi says what state it is in",
+                         cudaGetErrorString(error));
     default:
       return "";
   }

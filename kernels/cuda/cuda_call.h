@@ -1,5 +1,5 @@
-// Every CUDA and cuBLASLt call goes through CUDA_CALL or CUBLAS_CALL: the error that reaches the user says what to do
-// where that is known, and otherwise names the call, the file and the line.
+// Every CUDA and cuBLASLt call goes through CUDA_CALL or CUBLAS_CALL: the error that reaches the user says
+// what to do where that is known, and otherwise names the call, the file and the line.
 #pragma once
 #include <cublasLt.h>
 #include <cuda_runtime.h>
