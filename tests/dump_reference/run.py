@@ -66,10 +66,10 @@ def main():
             assert not wanted - taps, (name, wanted - taps)
             assert not report["only_in_a"], (name, report["only_in_a"])
             assert report["equal"], (name, report["first_outside"], report["causes"])
-            other = compared(cli, reference, dumped(folder, name, kwargs, 2))
-            assert not other["equal"] and other["first_outside"] == "patch_embed", (name, other["first_outside"])
             worst = max(tap["max_abs"] / tap["bound"] for tap in report["taps"])
             print(f"{name}: {len(taps)} taps equal, at most {worst:.2g} of the bound")
+        other = compared(cli, reference, dumped(folder, name, kwargs, 2))
+        assert not other["equal"] and other["first_outside"] == "patch_embed", other["first_outside"]
 
 
 if __name__ == "__main__":
