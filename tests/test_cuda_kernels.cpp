@@ -106,8 +106,8 @@ TEST_CASE("CUDA devices are listed, and one that is not there is refused in one 
     if (report.device.type == DeviceType::cuda) {
       listed = true;
       CHECK(report.usable == report.why_not.empty());
-      CHECK(report.why_not.find(".cpp") ==
-            std::string::npos);  // nothing that a user could mend is in our source
+      // nothing that a user could mend is in our source
+      CHECK(report.why_not.find(".cpp") == std::string::npos);
     }
   CHECK(listed);
   std::string error;
@@ -121,46 +121,59 @@ TEST_CASE("CUDA devices are listed, and one that is not there is refused in one 
   CHECK(error.find(".cpp") == std::string::npos);
 }
 
-TEST_CASE("cuda: linear") {
-  for (const bool tf32 : {false, true}) {
-    const auto kernels = gpu(tf32);
-    if (!kernels) return;
-    for (const DType dtype : storage_dtypes)
-      for (const auto [rows, in, out] :
-           {std::array<int64_t, 3>{1, 3, 1}, {7, 16, 33}, {50, 33, 7}, {196, 96, 384}})
-        for (const Activation act : activations)
-          for (const int variant : {0, 1, 2, 3}) {  // bit 0: bias and gaps; bit 1: residual
-            INFO(words(tf32, to_string(dtype), rows, in, out, to_string(act), variant));
-            const int64_t gap = variant & 1 ? 5 : 0;
-            const Map x = random_map(dtype, {rows, in}, -1, 1, gap), w = random_map(dtype, {out, in});
-            const Map bias = random_map(DType::float32, {out}),
-                      residual = random_map(dtype, {rows, out}, -1, 1, gap);
-            Map rounded_bias = bias;  // as model weights are: a value of the dtype
-            for (int64_t c = 0; c < out; ++c) rounded_bias.set(0, c, round_to(dtype, bias.at(0, c)));
-            Closeness allowed = tolerance(dtype);
-            if (tf32 && dtype == DType::float32) allowed = {1e-3f, 1e-3f};
-            if (act == Activation::gelu && dtype != DType::float32) allowed.absolute = 6e-4f;  // tanh form
-            if (variant & 2 && act != Activation::none)  // the activation's result is rounded before the sum
-              allowed.absolute += dtype == DType::float16 ? 0x1p-10f : dtype == DType::bfloat16 ? 0x1p-7f : 0;
-            const auto run = [&](Kernels& k, const std::vector<View>& in_, const View& y) {
-              k.linear(in_[0], in_[1], variant & 1 ? in_[2] : View(), act, variant & 2 ? in_[3] : View(), y);
-            };
-            compare(*kernels, {&x, &w, &rounded_bias, &residual}, Map(dtype, {rows, out}, gap), allowed, run);
-            if (act == Activation::none && dtype != DType::float32)
-              compare(*kernels, {&x, &w, &rounded_bias, &residual}, Map(DType::float32, {rows, out}),
-                      {2e-6f, 4e-6f}, [&](Kernels& k, const std::vector<View>& in_, const View& y) {
-                        k.linear(in_[0], in_[1], in_[2], act, {}, y);
-                      });
-          }
-    // The residual is y itself.
-    const Map x = random_map(DType::float16, {20, 64}), w = random_map(DType::float16, {32, 64});
-    compare(*kernels, {&x, &w}, random_map(DType::float16, {20, 32}), tolerance(DType::float16),
-            [](Kernels& k, const std::vector<View>& in, const View& y) {
-              if (k.device().type == DeviceType::cpu)
-                return k.linear(in[0], in[1], {}, Activation::silu, y, y);
-              k.linear(in[0], in[1], {}, Activation::silu, y, y);
-            });
-  }
+namespace {
+
+void test_linear(DType dtype, bool tf32) {
+  const auto kernels = gpu(tf32);
+  if (!kernels) return;
+  for (const auto [rows, in, out] :
+       {std::array<int64_t, 3>{1, 3, 1}, {7, 16, 33}, {50, 33, 7}, {196, 96, 384}})
+    for (const Activation act : activations)
+      for (const int variant : {0, 1, 2, 3}) {  // bit 0: bias and gaps; bit 1: residual
+        INFO(words(tf32, to_string(dtype), rows, in, out, to_string(act), variant));
+        const int64_t gap = variant & 1 ? 5 : 0;
+        const Map x = random_map(dtype, {rows, in}, -1, 1, gap), w = random_map(dtype, {out, in});
+        const Map bias = random_map(DType::float32, {out}),
+                  residual = random_map(dtype, {rows, out}, -1, 1, gap);
+        Map rounded_bias = bias;  // as model weights are: a value of the dtype
+        for (int64_t c = 0; c < out; ++c) rounded_bias.set(0, c, round_to(dtype, bias.at(0, c)));
+        Closeness allowed = tolerance(dtype);
+        if (tf32 && dtype == DType::float32) allowed = {1e-3f, 1e-3f};
+        if (act == Activation::gelu && dtype != DType::float32) allowed.absolute = 6e-4f;  // tanh form
+        if (variant & 2 && act != Activation::none)  // the activation's result is rounded before the sum
+          allowed.absolute += dtype == DType::float16 ? 0x1p-10f : dtype == DType::bfloat16 ? 0x1p-7f : 0;
+        const auto run = [&](Kernels& k, const std::vector<View>& in_, const View& y) {
+          k.linear(in_[0], in_[1], variant & 1 ? in_[2] : View(), act, variant & 2 ? in_[3] : View(), y);
+        };
+        compare(*kernels, {&x, &w, &rounded_bias, &residual}, Map(dtype, {rows, out}, gap), allowed, run);
+        if (act == Activation::none && dtype != DType::float32)
+          compare(*kernels, {&x, &w, &rounded_bias, &residual}, Map(DType::float32, {rows, out}),
+                  {2e-6f, 4e-6f}, [&](Kernels& k, const std::vector<View>& in_, const View& y) {
+                    k.linear(in_[0], in_[1], in_[2], act, {}, y);
+                  });
+      }
+  // The residual is y itself.
+  const Map x = random_map(DType::float16, {20, 64}), w = random_map(DType::float16, {32, 64});
+  compare(*kernels, {&x, &w}, random_map(DType::float16, {20, 32}), tolerance(DType::float16),
+          [](Kernels& k, const std::vector<View>& in, const View& y) {
+            if (k.device().type == DeviceType::cpu) return k.linear(in[0], in[1], {}, Activation::silu, y, y);
+            k.linear(in[0], in[1], {}, Activation::silu, y, y);
+          });
+}
+
+}  // namespace
+
+TEST_CASE("cuda: linear, float32") {
+  test_linear(DType::float32, false);
+}
+TEST_CASE("cuda: linear, tf32") {
+  test_linear(DType::float32, true);
+}
+TEST_CASE("cuda: linear, float16") {
+  test_linear(DType::float16, false);
+}
+TEST_CASE("cuda: linear, bfloat16") {
+  test_linear(DType::bfloat16, false);
 }
 
 TEST_CASE("cuda: a bias is remembered only as long as it is the same") {
@@ -365,7 +378,9 @@ TEST_CASE("cuda: pointwise operations, softmax, merge_patches and mean_pool") {
             [&](Kernels& k, const Views& in, const View& y) { k.normalize(in[0], mean, std, y); });
 }
 
-TEST_CASE("cuda: selective_scan_2d") {
+namespace {
+
+void test_scan(DType dtype, ScanBackend backend) {
   const auto kernels = gpu();
   if (!kernels) return;
   struct Case {
@@ -381,57 +396,85 @@ TEST_CASE("cuda: selective_scan_2d") {
       {1, 28, 14, 20, 4, 2, true},   {1, 6, 7, 7, 3, 3, true},     {2, 7, 7, 32, 4, 8, false},
       {2, 14, 14, 16, 2, 1, false},  {1, 70, 70, 16, 2, 2, true},  {120, 3, 7, 40, 6, 16, true},
       {101, 5, 3, 72, 10, 16, true}};
-  for (const DType dtype : storage_dtypes)
-    for (const Case& c : cases)
-      for (const ScanOrder order : {ScanOrder::cross, ScanOrder::unidi, ScanOrder::bidi,
-                                    ScanOrder::cascade_rows, ScanOrder::cascade_columns})
-        for (const ScanBackend backend : {ScanBackend::torch, ScanBackend::mamba, ScanBackend::oflex}) {
-          if (c.batch > 100 && (order != ScanOrder::cross || backend == ScanBackend::torch)) continue;
-          if (c.height * c.width > 4000 && order != ScanOrder::cross) continue;
-          const int64_t k = direction_count(order);
-          const bool round = backend == ScanBackend::mamba;
-          INFO(words(to_string(dtype), c.batch, c.height, c.width, c.channels, c.rank, c.states,
-                     c.has_dt_weight, static_cast<int>(order), to_string(backend)));
-          const Map x = random_map(dtype, {c.batch, c.height, c.width, c.channels}, -1, 1, 2);
-          const Map projections =
-              random_map(dtype, {c.batch, c.height, c.width, k * (c.rank + 2 * c.states)});
-          const Map dt_weight = random_map(dtype, {k, c.channels, c.rank});
-          const Map dt_bias = random_map(DType::float32, {k, c.channels}, -5, 1);
-          const Map A = random_map(DType::float32, {k, c.channels, c.states}, -2, -0.1f);
-          const Map D = random_map(DType::float32, {k, c.channels});
-          // In 16 bits the fast scan keeps dt in float32 where the oracle rounds it.
-          Closeness allowed = dtype == DType::float32   ? Closeness{1e-5f, 1e-5f}
-                              : dtype == DType::float16 ? Closeness{1e-3f, 1e-3f}
-                                                        : Closeness{8e-3f, 8e-3f};
-          const auto scan = [&](Kernels& kernels_, const std::vector<View>& in, const View& directions,
-                                const View& y) {
-            SelectiveScan2d s;
-            s.x = in[0];
-            s.projections = in[1];
-            if (c.has_dt_weight) s.dt_weight = in[2];
-            s.dt_bias = in[3];
-            s.A = in[4];
-            s.D = in[5];
-            s.order = order;
-            s.backend = backend;
-            s.round_directions = round;
-            s.directions = directions;
-            s.y = y;
-            kernels_.selective_scan_2d(s);
-          };
-          const Map y(DType::float32, {c.batch, c.height, c.width, c.channels});
-          compare(*kernels, {&x, &projections, &dt_weight, &dt_bias, &A, &D}, y, allowed,
-                  [&](Kernels& k_, const std::vector<View>& in, const View& out) { scan(k_, in, {}, out); });
-          if (backend == ScanBackend::mamba || c.batch > 100) continue;
-          const Map each(DType::float32, {k, c.batch, c.height, c.width, c.channels});
-          Map sum = y;
-          Copy sum_copy(*kernels, sum);
-          compare(*kernels, {&x, &projections, &dt_weight, &dt_bias, &A, &D}, each, allowed,
-                  [&](Kernels& k_, const std::vector<View>& in, const View& out) {
-                    scan(k_, in, out,
-                         k_.device().type == DeviceType::cpu ? sum.view : static_cast<const View&>(sum_copy));
-                  });
-        }
+  for (const Case& c : cases)
+    for (const ScanOrder order : {ScanOrder::cross, ScanOrder::unidi, ScanOrder::bidi,
+                                  ScanOrder::cascade_rows, ScanOrder::cascade_columns}) {
+      if (c.batch > 100 && (order != ScanOrder::cross || backend == ScanBackend::torch)) continue;
+      if (c.height * c.width > 4000 && order != ScanOrder::cross) continue;
+      const int64_t k = direction_count(order);
+      const bool round = backend == ScanBackend::mamba;
+      INFO(words(to_string(dtype), c.batch, c.height, c.width, c.channels, c.rank, c.states, c.has_dt_weight,
+                 static_cast<int>(order), to_string(backend)));
+      const Map x = random_map(dtype, {c.batch, c.height, c.width, c.channels}, -1, 1, 2);
+      const Map projections = random_map(dtype, {c.batch, c.height, c.width, k * (c.rank + 2 * c.states)});
+      const Map dt_weight = random_map(dtype, {k, c.channels, c.rank});
+      const Map dt_bias = random_map(DType::float32, {k, c.channels}, -5, 1);
+      const Map A = random_map(DType::float32, {k, c.channels, c.states}, -2, -0.1f);
+      const Map D = random_map(DType::float32, {k, c.channels});
+      // In 16 bits the fast scan keeps dt in float32 where the oracle rounds it.
+      Closeness allowed = dtype == DType::float32   ? Closeness{1e-5f, 1e-5f}
+                          : dtype == DType::float16 ? Closeness{1e-3f, 1e-3f}
+                                                    : Closeness{8e-3f, 8e-3f};
+      const auto scan = [&](Kernels& kernels_, const std::vector<View>& in, const View& directions,
+                            const View& y) {
+        SelectiveScan2d s;
+        s.x = in[0];
+        s.projections = in[1];
+        if (c.has_dt_weight) s.dt_weight = in[2];
+        s.dt_bias = in[3];
+        s.A = in[4];
+        s.D = in[5];
+        s.order = order;
+        s.backend = backend;
+        s.round_directions = round;
+        s.directions = directions;
+        s.y = y;
+        kernels_.selective_scan_2d(s);
+      };
+      const Map y(DType::float32, {c.batch, c.height, c.width, c.channels});
+      compare(*kernels, {&x, &projections, &dt_weight, &dt_bias, &A, &D}, y, allowed,
+              [&](Kernels& k_, const std::vector<View>& in, const View& out) { scan(k_, in, {}, out); });
+      if (backend == ScanBackend::mamba || c.batch > 100) continue;
+      const Map each(DType::float32, {k, c.batch, c.height, c.width, c.channels});
+      Map sum = y;
+      Copy sum_copy(*kernels, sum);
+      compare(*kernels, {&x, &projections, &dt_weight, &dt_bias, &A, &D}, each, allowed,
+              [&](Kernels& k_, const std::vector<View>& in, const View& out) {
+                scan(k_, in, out,
+                     k_.device().type == DeviceType::cpu ? sum.view : static_cast<const View&>(sum_copy));
+              });
+    }
+}
+
+}  // namespace
+
+// One by one, so that compute-sanitizer's share of each is bearable.
+TEST_CASE("cuda: selective_scan_2d, float32, torch") {
+  test_scan(DType::float32, ScanBackend::torch);
+}
+TEST_CASE("cuda: selective_scan_2d, float32, mamba") {
+  test_scan(DType::float32, ScanBackend::mamba);
+}
+TEST_CASE("cuda: selective_scan_2d, float32, oflex") {
+  test_scan(DType::float32, ScanBackend::oflex);
+}
+TEST_CASE("cuda: selective_scan_2d, float16, torch") {
+  test_scan(DType::float16, ScanBackend::torch);
+}
+TEST_CASE("cuda: selective_scan_2d, float16, mamba") {
+  test_scan(DType::float16, ScanBackend::mamba);
+}
+TEST_CASE("cuda: selective_scan_2d, float16, oflex") {
+  test_scan(DType::float16, ScanBackend::oflex);
+}
+TEST_CASE("cuda: selective_scan_2d, bfloat16, torch") {
+  test_scan(DType::bfloat16, ScanBackend::torch);
+}
+TEST_CASE("cuda: selective_scan_2d, bfloat16, mamba") {
+  test_scan(DType::bfloat16, ScanBackend::mamba);
+}
+TEST_CASE("cuda: selective_scan_2d, bfloat16, oflex") {
+  test_scan(DType::bfloat16, ScanBackend::oflex);
 }
 
 TEST_CASE("cuda: memory, marks and errors") {
