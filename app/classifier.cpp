@@ -65,11 +65,46 @@ std::vector<float> run_in_pieces(Classifier& classifier, int64_t count,
   return logits;
 }
 
-std::vector<float> run_batch(Classifier& classifier, const ImageBatch& batch) {
-  const int64_t crop = classifier.config.preprocess.crop;
-  return run_in_pieces(classifier, batch.images, [&](int64_t begin, int64_t n) {
-    return classifier.runner->run_pixels(batch.pixels.data() + begin * crop * crop * 3, n, crop, crop);
+// Where memory does not suffice, run() goes about it in pieces when the batch's turn comes.
+bool ClassifiedBatches::stage(const ImageBatch& batch) {
+  const int64_t crop = classifier_.config.preprocess.crop;
+  if (batch.images == 0 || batch.images > classifier_.batch_size) return false;
+  try {
+    classifier_.runner->stage_pixels(batch.pixels.data(), batch.images, crop, crop);
+    return true;
+  } catch (const OutOfMemory&) {
+    return false;
+  }
+}
+
+bool ClassifiedBatches::start() {
+  try {
+    classifier_.runner->start_staged();
+    return true;
+  } catch (const OutOfMemory&) {
+    return false;
+  }
+}
+
+std::vector<float> ClassifiedBatches::run(const ImageBatch& batch) {
+  const int64_t crop = classifier_.config.preprocess.crop;
+  return run_in_pieces(classifier_, batch.images, [&](int64_t begin, int64_t n) {
+    return classifier_.runner->run_pixels(batch.pixels.data() + begin * crop * crop * 3, n, crop, crop);
   });
+}
+
+bool ClassifiedBatches::next(ImageBatch& batch, std::vector<float>& logits) {
+  if (!have_current_) {
+    if (!source_.next(current_)) return false;
+    running_ = stage(current_) && start();
+  }
+  have_current_ = ahead_ && source_.next_if_ready(following_);
+  const bool staged = have_current_ && running_ && stage(following_);
+  logits = running_ ? classifier_.runner->finish().values : run(current_);
+  std::swap(batch, current_);
+  std::swap(current_, following_);
+  if (have_current_) running_ = (staged || stage(current_)) && start();
+  return true;
 }
 
 Json report_json(const Classifier& classifier) {

@@ -35,7 +35,30 @@ int decoding_threads(const Classifier& classifier);
 // logged.
 std::vector<float> run_in_pieces(Classifier& classifier, int64_t count,
                                  const std::function<HostTensor(int64_t begin, int64_t n)>& run);
-std::vector<float> run_batch(Classifier& classifier, const ImageBatch& batch);
+
+// The batches of a source with their logits, in order. With `ahead` the next one, where it is decoded,
+// travels to the device while that works on one, and is started before the logits of that one are returned:
+// for devices that work beside the caller.
+class ClassifiedBatches {
+ public:
+  ClassifiedBatches(Classifier& classifier, ImageSource& source, bool ahead)
+      : classifier_(classifier), source_(source), ahead_(ahead) {}
+  ClassifiedBatches(Classifier& classifier, ImageSource& source)
+      : ClassifiedBatches(classifier, source, classifier.choice.device.type != DeviceType::cpu) {}
+  // False: there is no more. logits: a row for each image of the batch.
+  bool next(ImageBatch& batch, std::vector<float>& logits);
+
+ private:
+  bool stage(const ImageBatch& batch);
+  bool start();
+  std::vector<float> run(const ImageBatch& batch);
+
+  Classifier& classifier_;
+  ImageSource& source_;
+  const bool ahead_;
+  ImageBatch current_, following_;
+  bool have_current_ = false, running_ = false;
+};
 
 // What really ran, for the reports.
 Json report_json(const Classifier& classifier);

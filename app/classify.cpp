@@ -167,9 +167,10 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
   const size_t image_bytes = size_t{3} * config.preprocess.crop * config.preprocess.crop;
   outputs.input_dims = {3, config.preprocess.crop, config.preprocess.crop};
   std::vector<float> normalized(outputs.input ? image_bytes : 0);
+  ClassifiedBatches batches(classifier, source);
   ImageBatch batch;
-  while (source.next(batch)) {
-    const std::vector<float> logits = batch.images > 0 ? run_batch(classifier, batch) : std::vector<float>{};
+  std::vector<float> logits;
+  while (batches.next(batch, logits)) {
     size_t place = 0;
     for (const ImageBatch::Item& item : batch.items) {
       if (!item.error.empty()) {

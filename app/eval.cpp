@@ -338,10 +338,11 @@ Outcome evaluate(const Options& options, Classifier& classifier, const DataSet& 
   ImageSource source(file_paths(std::move(files)), classifier.config.preprocess, classifier.batch_size,
                      decoding_threads(classifier));
   Progress progress(outcome.from_earlier, chosen.size());
+  ClassifiedBatches batches(classifier, source);
   ImageBatch batch;
+  std::vector<float> logits;
   size_t done = outcome.from_earlier;
-  while (source.next(batch)) {
-    const std::vector<float> logits = batch.images > 0 ? run_batch(classifier, batch) : std::vector<float>{};
+  while (batches.next(batch, logits)) {
     size_t place = 0;
     for (const ImageBatch::Item& item : batch.items) {
       const Picture& picture = left[item.index];

@@ -70,6 +70,9 @@ class Kernels {
   // Dense, same dtype, same number of elements; either side on the host or the device. Ordered with the
   // device's work; where a side is host memory, the copy is complete on return.
   virtual void copy(const View& from, const View& to) = 0;
+  // Like copy, from the host, but beside the work queued since the last upload, which must not touch `to`.
+  // Returns when `from` may be changed.
+  virtual void upload(const View& from, const View& to) { copy(from, to); }
   virtual void synchronize() {}  // returns when all work is done
   // Runs `work` once more while recording it; null where the device has no such thing (CPU).
   virtual std::unique_ptr<CapturedWork> capture(const std::function<void()>& work);

@@ -168,27 +168,31 @@ ImageSource::~ImageSource() {
   for (std::thread& thread : threads_) thread.join();
 }
 
+bool ImageSource::is_complete(const Ahead& ahead) const {
+  return failure_ || (ahead.done == ahead.given && (ahead.given == batch_size_ || exhausted_));
+}
+
 bool ImageSource::next(ImageBatch& batch) {
   constexpr auto patience =
       std::chrono::milliseconds(50);  // for a path, before a batch goes out that is not full
   std::unique_lock lock(mutex_);
-  Ahead& ahead = ring_[taken_ % ring_.size()];
-  const auto all_done = [&] { return ahead.done == ahead.given; };
-  const auto complete = [&] {
-    return failure_ || (all_done() && (ahead.given == batch_size_ || exhausted_));
-  };
-  while (!ready_.wait_for(lock, patience, complete))
-    if (asking_ && ahead.given > 0 && all_done()) break;
-  if (failure_) std::rethrow_exception(failure_);
-  if (filling_ == taken_) ++filling_;
-  ++taken_;
-  const bool any = hand_out(ahead, batch);
-  lock.unlock();
-  space_.notify_one();
-  return any;
+  const Ahead& ahead = ring_[taken_ % ring_.size()];
+  while (!ready_.wait_for(lock, patience, [&] { return is_complete(ahead); }))
+    if (asking_ && ahead.given > 0 && ahead.done == ahead.given) break;
+  return hand_out(batch, lock);
 }
 
-bool ImageSource::hand_out(Ahead& ahead, ImageBatch& batch) {
+bool ImageSource::next_if_ready(ImageBatch& batch) {
+  std::unique_lock lock(mutex_);
+  const Ahead& ahead = ring_[taken_ % ring_.size()];
+  return !failure_ && ahead.given > 0 && is_complete(ahead) && hand_out(batch, lock);
+}
+
+bool ImageSource::hand_out(ImageBatch& batch, std::unique_lock<std::mutex>& lock) {
+  if (failure_) std::rethrow_exception(failure_);
+  Ahead& ahead = ring_[taken_ % ring_.size()];
+  if (filling_ == taken_) ++filling_;
+  ++taken_;
   std::swap(batch, ahead.batch);
   batch.items.resize(ahead.given);
   batch.images = 0;
@@ -199,6 +203,8 @@ bool ImageSource::hand_out(Ahead& ahead, ImageBatch& batch) {
       std::memcpy(place, batch.pixels.data() + i * image_bytes_, image_bytes_);
   }
   ahead.given = ahead.done = 0;
+  lock.unlock();
+  space_.notify_one();
   return !batch.items.empty();
 }
 

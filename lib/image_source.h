@@ -56,6 +56,8 @@ class ImageSource {
   // The next batch_size inputs; fewer at the end, or where the next path lets itself be waited for. False:
   // there is no more. The memory of `batch` is used again.
   bool next(ImageBatch& batch);
+  // The same where that batch is complete by now; false: it is not, or there is no more.
+  bool next_if_ready(ImageBatch& batch);
 
  private:
   // A batch being filled. Images are decoded straight into their places; the batch is closed up where one
@@ -67,7 +69,8 @@ class ImageSource {
 
   void work();
   void fill(ImageBatch::Item& item, InputPath path, uint8_t* pixels);
-  bool hand_out(Ahead& ahead, ImageBatch& batch);
+  bool is_complete(const Ahead& ahead) const;
+  bool hand_out(ImageBatch& batch, std::unique_lock<std::mutex>& lock);
 
   static constexpr int64_t large_pixels = 1 << 24;
 

@@ -34,6 +34,7 @@ class ProfilingKernels final : public Kernels, public Taps {
   void release(void* memory) noexcept override { kernels_->release(memory); }
   size_t available_memory() const override { return kernels_->available_memory(); }
   void copy(const View& from, const View& to) override { kernels_->copy(from, to); }
+  void upload(const View& from, const View& to) override { kernels_->upload(from, to); }
   void synchronize() override { kernels_->synchronize(); }
   void mark() override { kernels_->mark(); }
   std::vector<float> elapsed_ms() override { return kernels_->elapsed_ms(); }

@@ -23,6 +23,18 @@ class EveryTap final : public Taps {
   void at(std::string_view, const View&) override {}
 };
 
+// `memory`, made larger where it is too small, as a View like `host`.
+View at_least(Tensor& memory, Kernels& kernels, const View& host) {
+  if (!memory.view() || memory.view().bytes() < host.bytes()) {
+    memory = Tensor();
+    memory = Tensor(kernels, DType::uint8, {static_cast<int64_t>(host.bytes())});
+  }
+  View device = host;
+  device.data = memory.view().data;
+  device.device = kernels.device();
+  return device;
+}
+
 }  // namespace
 
 std::string to_string(const RunReport& report) {
@@ -50,19 +62,45 @@ HostTensor Runner::run(const HostTensor& input, Taps* taps) {
     fail_input("input: wanted (batch, {}, height, width), got {}", config_.in_chans,
                shape_string(input.dims));
   Buffers& buffers = prepare({input.dims[0], input.dims[2], input.dims[3]}, taps != nullptr);
-  kernels_->nchw_to_nhwc(staged(input.view()), buffers.nhwc);
-  return forward(buffers, taps);
+  const View device = at_least(input_, *kernels_, input.view());
+  kernels_->copy(input.view(), device);
+  kernels_->nchw_to_nhwc(device, buffers.nhwc);
+  replay(taps);
+  return finish();
 }
 
 HostTensor Runner::run_pixels(const uint8_t* pixels, int64_t batch, int64_t height, int64_t width,
                               Taps* taps) {
+  stage_pixels(pixels, batch, height, width);
+  start_staged(taps);
+  return finish();
+}
+
+void Runner::stage_pixels(const uint8_t* pixels, int64_t batch, int64_t height, int64_t width) {
   if (config_.in_chans != 3)
     fail_input("images have 3 channels, the config wants in_chans {}", config_.in_chans);
-  Buffers& buffers = prepare({batch, height, width}, taps != nullptr);
   const View host(const_cast<uint8_t*>(pixels), DType::uint8, Device{}, {batch, height, width, 3});
-  kernels_->normalize(staged(host), config_.preprocess.mean.data(), config_.preprocess.std.data(),
-                      buffers.nhwc);
-  return forward(buffers, taps);
+  std::swap(pixels_[0], pixels_[1]);
+  staged_ = {};
+  const View device = at_least(pixels_[0], *kernels_, host);
+  kernels_->upload(host, device);
+  staged_ = device;
+}
+
+void Runner::start_staged(Taps* taps) {
+  const View pixels = std::exchange(staged_, View());
+  check(static_cast<bool>(pixels), "nothing is staged");
+  Buffers& buffers = prepare({pixels.dim(0), pixels.dim(1), pixels.dim(2)}, taps != nullptr);
+  kernels_->normalize(pixels, config_.preprocess.mean.data(), config_.preprocess.std.data(), buffers.nhwc);
+  replay(taps);
+}
+
+HostTensor Runner::finish() {
+  const View device = buffers_.at(last_).logits;
+  HostTensor logits{{device.dim(0), config_.num_classes}, {}};
+  logits.values.resize(static_cast<size_t>(device.elements()));
+  kernels_->copy(device, logits.view());
+  return logits;
 }
 
 void Runner::replay(Taps* taps) {
@@ -112,26 +150,6 @@ void Runner::grow_arena(size_t bytes) {
   arena_bytes_ = 0;
   arena_ = std::make_unique<Arena>(*kernels_, bytes);
   arena_bytes_ = bytes;
-}
-
-View Runner::staged(const View& host) {
-  if (!staging_.view() || staging_.view().bytes() < host.bytes()) {
-    staging_ = Tensor();
-    staging_ = Tensor(*kernels_, DType::uint8, {static_cast<int64_t>(host.bytes())});
-  }
-  View device = host;
-  device.data = staging_.view().data;
-  device.device = kernels_->device();
-  kernels_->copy(host, device);
-  return device;
-}
-
-HostTensor Runner::forward(const Buffers& buffers, Taps* taps) {
-  replay(taps);
-  HostTensor logits{{buffers.logits.view().dim(0), config_.num_classes}, {}};
-  logits.values.resize(static_cast<size_t>(buffers.logits.view().elements()));
-  kernels_->copy(buffers.logits, logits.view());
-  return logits;
 }
 
 RunReport Runner::report() const {

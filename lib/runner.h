@@ -41,6 +41,10 @@ class Runner {
   // Images already resized: `batch` times height · width · 3 bytes. Normalised on the device.
   HostTensor run_pixels(const uint8_t* pixels, int64_t batch, int64_t height, int64_t width,
                         Taps* taps = nullptr);
+  // The same in three steps: while what was started runs on the device, the next images can be staged.
+  void stage_pixels(const uint8_t* pixels, int64_t batch, int64_t height, int64_t width);
+  void start_staged(Taps* taps = nullptr);
+  HostTensor finish();  // the logits of what was started last
 
   // For measurements. Runs the input already on the device again, the forward only, without waiting for it;
   // the shape is that of the last run.
@@ -61,14 +65,14 @@ class Runner {
 
   Buffers& prepare(const Shape& shape, bool observed);
   void grow_arena(size_t bytes);
-  View staged(const View& host);  // its copy on the device
-  HostTensor forward(const Buffers& buffers, Taps* taps);
 
   Config config_;
   Precision precision_;
   std::unique_ptr<Kernels> kernels_;
   std::unique_ptr<Vssm> model_;
-  Tensor staging_;  // bytes: the input as it came
+  Tensor input_;      // bytes: an input as it came
+  Tensor pixels_[2];  // bytes: of two batches by turns
+  View staged_;       // (B, H, W, 3) uint8 in one of them, absent once it is started
   std::unique_ptr<Arena> arena_;
   size_t arena_bytes_ = 0;
   std::map<Shape, Buffers> buffers_;

@@ -2,9 +2,12 @@
 #include <doctest/doctest.h>
 #include <sys/stat.h>
 
+#include <chrono>
 #include <cmath>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <thread>
 
 #include "app/classifier.h"
 #include "kernels/error.h"
@@ -296,4 +299,36 @@ TEST_CASE("a batch that does not fit is halved until it does") {
   CHECK_THROWS_AS(
       run_in_pieces(classifier, 1, [](int64_t, int64_t) -> HostTensor { throw OutOfMemory("full"); }),
       OutOfMemory);
+}
+
+TEST_CASE("batches that are started ahead get the logits that they get one by one") {
+  const TemporaryDirectory folder;
+  std::ofstream(folder / "broken.png") << "no image";
+  std::vector<fs::path> files;
+  for (int i = 0; i < 4; ++i) files.insert(files.end(), {cat, coffee, folder / "broken.png"});
+  files.insert(files.end(), 3, folder / "broken.png");  // a batch of nothing
+  files.push_back(cat);
+  Classifier classifier;
+  classifier.config = load_config((model / "config.json").string());
+  classifier.batch_size = 3;
+  classifier.runner = std::make_unique<Runner>(classifier.config,
+                                               read_safetensors(model / "weights.safetensors"), RunChoice{});
+  const auto all = [&](bool ahead) {
+    ImageSource source(file_paths(files), classifier.config.preprocess, 3, 2);
+    ClassifiedBatches batches(classifier, source, ahead);
+    ImageBatch batch;
+    std::vector<float> logits, together;
+    size_t items = 0;
+    while (batches.next(batch, logits)) {
+      for (const ImageBatch::Item& item : batch.items) CHECK(item.index == items++);
+      CHECK(logits.size() == static_cast<size_t>(batch.images * classifier.config.num_classes));
+      together.insert(together.end(), logits.begin(), logits.end());
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));  // so that the next is ready
+    }
+    CHECK(items == files.size());
+    return together;
+  };
+  const std::vector<float> one_by_one = all(false);
+  REQUIRE(one_by_one.size() == static_cast<size_t>(9 * classifier.config.num_classes));
+  CHECK(all(true) == one_by_one);
 }

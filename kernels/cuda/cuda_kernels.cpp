@@ -127,14 +127,18 @@ class CudaKernels final : public Kernels {
     cudaDeviceProp properties{};
     CUDA_CALL(cudaGetDeviceProperties(&properties, index));
     name_ = device_name(properties);
-    CUDA_CALL(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+    for (cudaStream_t* stream : {&stream_, &upload_stream_})
+      CUDA_CALL(cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking));
+    for (cudaEvent_t* event : {&before_upload_, &uploaded_})
+      CUDA_CALL(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
   }
   ~CudaKernels() override {
-    cudaStreamSynchronize(stream_);
+    for (cudaStream_t stream : {stream_, upload_stream_}) cudaStreamSynchronize(stream);
+    for (cudaEvent_t event : {before_upload_, uploaded_}) cudaEventDestroy(event);
     for (cudaEvent_t event : marks_) cudaEventDestroy(event);
     for (auto& [key, bias] : biases_) cudaFree(bias.memory);
     for (void* memory : retired_) cudaFree(memory);
-    cudaStreamDestroy(stream_);
+    for (cudaStream_t stream : {stream_, upload_stream_}) cudaStreamDestroy(stream);
   }
 
   std::string description() const override { return name_; }
@@ -155,7 +159,7 @@ class CudaKernels final : public Kernels {
   }
   void release(void* memory) noexcept override {
     if (memory == nullptr) return;
-    cudaStreamSynchronize(stream_);
+    for (cudaStream_t stream : {stream_, upload_stream_}) cudaStreamSynchronize(stream);
     const auto known = allocations_.find(memory);
     if (known != allocations_.end()) {
       forget_biases(memory, known->second);
@@ -181,6 +185,15 @@ class CudaKernels final : public Kernels {
       staging_.download(from.data, to.data, from.bytes(), stream_);
     else
       CUDA_CALL(cudaMemcpyAsync(to.data, from.data, from.bytes(), cudaMemcpyDeviceToDevice, stream_));
+  }
+  void upload(const View& from, const View& to) override {
+    check(from.is_dense() && to.is_dense() && from.bytes() == to.bytes(),
+          "upload: wanted two dense Views alike");
+    CUDA_CALL(cudaStreamWaitEvent(upload_stream_, before_upload_));  // what was queued before the last upload
+    CUDA_CALL(cudaEventRecord(before_upload_, stream_));
+    staging_.upload(from.data, to.data, from.bytes(), upload_stream_);
+    CUDA_CALL(cudaEventRecord(uploaded_, upload_stream_));
+    CUDA_CALL(cudaStreamWaitEvent(stream_, uploaded_));
   }
   void synchronize() override { CUDA_CALL(cudaStreamSynchronize(stream_)); }
 
@@ -382,7 +395,8 @@ class CudaKernels final : public Kernels {
 
   BindDevice bind_;
   std::string name_;
-  cudaStream_t stream_ = nullptr;
+  cudaStream_t stream_ = nullptr, upload_stream_ = nullptr;
+  cudaEvent_t before_upload_ = nullptr, uploaded_ = nullptr;
   bool capturing_ = false;
   cuda::Gemm gemm_;
   Staging staging_;
