@@ -389,13 +389,33 @@ void test_scan(DType dtype, ScanBackend backend) {
   };
   // The sizes of VMamba-T's stages, odd ones, maps larger than shared memory, many blocks, Mamba-2's heads.
   const Case cases[] = {
-      {1, 56, 56, 32, 6, 1, true},   {2, 28, 28, 40, 12, 1, true}, {2, 14, 14, 48, 24, 1, true},
-      {3, 7, 7, 96, 48, 1, true},    {1, 1, 1, 2, 2, 1, true},     {2, 5, 9, 18, 4, 1, true},
-      {1, 3, 70, 34, 10, 1, true},   {1, 64, 72, 18, 6, 1, true},  {140, 7, 7, 16, 4, 1, true},
-      {133, 14, 14, 16, 6, 1, true}, {2, 14, 14, 32, 6, 16, true}, {150, 7, 5, 16, 2, 4, true},
-      {1, 28, 14, 20, 4, 2, true},   {1, 6, 7, 7, 3, 3, true},     {2, 7, 7, 32, 4, 8, false},
-      {2, 14, 14, 16, 2, 1, false},  {1, 70, 70, 16, 2, 2, true},  {120, 3, 7, 40, 6, 16, true},
-      {101, 5, 3, 72, 10, 16, true}};
+      {1, 56, 56, 32, 6, 1, true},
+      {2, 28, 28, 40, 12, 1, true},
+      {2, 14, 14, 48, 24, 1, true},
+      {3, 7, 7, 96, 48, 1, true},
+      {1, 1, 1, 2, 2, 1, true},
+      {2, 5, 9, 18, 4, 1, true},
+      {1, 3, 70, 34, 10, 1, true},
+      {1, 64, 72, 18, 6, 1, true},
+      {140, 7, 7, 16, 4, 1, true},
+      {133, 14, 14, 16, 6, 1, true},
+      {2, 14, 14, 32, 6, 16, true},
+      {150, 7, 5, 16, 2, 4, true},
+      {1, 28, 14, 20, 4, 2, true},
+      {1, 6, 7, 7, 3, 3, true},
+      {2, 7, 7, 32, 4, 8, false},
+      {2, 14, 14, 16, 2, 1, false},
+      {1, 70, 70, 16, 2, 2, true},
+      {120, 3, 7, 40, 6, 16, true},
+      {101, 5, 3, 72, 10, 16, true},
+      // Enough warps for threads that walk whole sequences, on a GPU of up to 132 multiprocessors.
+      {133, 7, 7, 264, 48, 1, true},
+      {133, 13, 9, 256, 24, 1, true},
+      {133, 13, 9, 136, 24, 1, true},
+      {134, 13, 9, 72, 12, 16, true},
+      {133, 5, 3, 512, 10, 16, true},
+      {132, 1, 1, 256, 2, 1, true},
+      {132, 2, 3, 264, 64, 1, true}};
   for (const Case& c : cases)
     for (const ScanOrder order : {ScanOrder::cross, ScanOrder::unidi, ScanOrder::bidi,
                                   ScanOrder::cascade_rows, ScanOrder::cascade_columns}) {
@@ -405,7 +425,8 @@ void test_scan(DType dtype, ScanBackend backend) {
       const bool round = backend == ScanBackend::mamba;
       INFO(words(to_string(dtype), c.batch, c.height, c.width, c.channels, c.rank, c.states, c.has_dt_weight,
                  static_cast<int>(order), to_string(backend)));
-      const Map x = random_map(dtype, {c.batch, c.height, c.width, c.channels}, -1, 1, 2);
+      const Map x =
+          random_map(dtype, {c.batch, c.height, c.width, c.channels}, -1, 1, c.channels % 8 == 0 ? 8 : 2);
       const Map projections = random_map(dtype, {c.batch, c.height, c.width, k * (c.rank + 2 * c.states)});
       const Map dt_weight = random_map(dtype, {k, c.channels, c.rank});
       const Map dt_bias = random_map(DType::float32, {k, c.channels}, -5, 1);

@@ -355,18 +355,14 @@ class CudaKernels final : public Kernels {
 
   // Scans, into scan.y (null) or into one map a direction, which is returned and remains to be added up.
   float* scanned_directions(const SelectiveScan2d& scan) {
-    const bool sequential = scan.backend == ScanBackend::torch || !cuda::can_fast_scan(scan);
-    const int count = direction_count(scan.order);
+    const cuda::ScanPlan plan = cuda::plan_scan(scan);
     float* directions = scan.directions.as<float>();
-    // Few blocks: the directions run side by side, each into its own map.
-    const bool few = scan.x.dim(0) * ((scan.x.dim(3) + 15) / 16) < 132;
-    if (directions == nullptr && (sequential || scan.backend == ScanBackend::mamba || few))
+    if (directions == nullptr && plan.maps) {
+      const int64_t values = direction_count(scan.order) * scan.y.elements();
       directions = static_cast<float*>(
-          scan_scratch_.at_least(static_cast<size_t>(count * scan.y.elements()) * sizeof(float), capturing_));
-    if (sequential)
-      cuda::sequential_scan(scan, directions, stream_);
-    else
-      cuda::fast_scan(scan, directions, stream_);
+          scan_scratch_.at_least(static_cast<size_t>(values) * sizeof(float), capturing_));
+    }
+    cuda::selective_scan_2d(plan, scan, directions, stream_);
     return directions;
   }
 

@@ -43,14 +43,21 @@ void stem(const View& x, const View& w, const View& bias, const View& gamma, con
 void plain_linear(const View& x, const View& w, const View& bias, const View& residual, const View& y,
                   cudaStream_t stream);
 
-// One thread a channel and direction; `directions` (K,B,H,W,D) float32 receives every y_k.
-void sequential_scan(const SelectiveScan2d& scan, float* directions, cudaStream_t stream);
+// How a selective scan runs.
+enum class ScanKernel {
+  sequential,  // as the equations stand, dt rounded to the storage dtype
+  chunks,      // chunks of the sequence across lanes and warps
+  stream,      // a thread walks the sequence of its channel
+};
+struct ScanPlan {
+  ScanKernel kernel;
+  bool maps;  // every y_k goes to its own map, to be added up by whoever reads it; otherwise y is their sum
+};
+ScanPlan plan_scan(const SelectiveScan2d& scan);
+// directions: (K,B,H,W,D) float32 if the plan has maps, else null.
+void selective_scan_2d(const ScanPlan& plan, const SelectiveScan2d& scan, float* directions,
+                       cudaStream_t stream);
 // y = (y_0 + y_2) + (y_1 + y_3), or y_0 + y_1.
 void merge_directions(const float* directions, int count, const View& y, cudaStream_t stream);
-// Whether fast_scan takes these shapes and alignments.
-bool can_fast_scan(const SelectiveScan2d& scan);
-// Chunks of the sequence across lanes and warps. With `directions` each y_k is stored there; without, a block
-// adds the four up and writes y.
-void fast_scan(const SelectiveScan2d& scan, float* directions, cudaStream_t stream);
 
 }  // namespace vmamba::cuda

@@ -1,4 +1,4 @@
-// The selective scan's launchers, and its sequential kernel: one thread a channel and direction walks the
+// Which kernel a selective scan takes, and the sequential one: one thread a channel and direction walks the
 // sequence as the equations of kernels.h stand.
 #include "kernels/cuda/scan.cuh"
 
@@ -97,33 +97,72 @@ __global__ void merge_directions_kernel(const float* directions, int count, floa
   y[i] = count == 2 ? of(0) + of(1) : (of(0) + of(2)) + (of(1) + of(3));
 }
 
-}  // namespace
-
-void sequential_scan(const SelectiveScan2d& scan, float* directions, cudaStream_t stream) {
-  dispatch(scan.x.dtype, [&]<class T>(Type<T>) {
-    const Scan<T> p = scan_of<T>(scan, directions);
-    const dim3 grid(blocks_for(p.channels, sequential_threads), p.batch, p.count);
-    launch(sequential_scan_kernel<T>, grid, sequential_threads, 0, stream, p);
-  });
-}
-
-void merge_directions(const float* directions, int count, const View& y, cudaStream_t stream) {
-  launch(merge_directions_kernel, blocks_for(y.elements(), 256), 256, 0, stream, directions, count,
-         y.as<float>(), y.elements());
-}
-
-bool can_fast_scan(const SelectiveScan2d& s) {
+// Whether pairs of values can be moved together and offsets inside an image fit 32 bits.
+bool can_chunk(const SelectiveScan2d& s) {
   const int64_t states = s.A.dim(2), rank = s.projections.channels() / direction_count(s.order) - 2 * states;
   const int64_t pixels = s.x.dim(1) * s.x.dim(2), channels = s.x.dim(3);
-  // Pairs of values are moved together; offsets inside an image are 32 bits.
   const bool pairs = channels % 2 == 0 && rank % 2 == 0 && (states == 1 || states % 2 == 0) &&
                      packs_of(s.x, 2) && packs_of(s.projections, 2);
   const int64_t widest = std::max({s.x.row_stride, s.projections.row_stride, channels});
   return pairs && pixels * widest < (int64_t{1} << 31) && s.x.dim(0) < 65536;
 }
 
-void fast_scan(const SelectiveScan2d& scan, float* directions, cudaStream_t stream) {
-  dispatch(scan.x.dtype, [&]<class T>(Type<T>) { launch_fast_scan(scan_of<T>(scan, directions), stream); });
+int device_attribute(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
+  CUDA_CALL(cudaGetDevice(&device));
+  CUDA_CALL(cudaDeviceGetAttribute(&value, attribute, device));
+  return value;
+}
+
+// Whether stream_scan takes what can_chunk took.
+bool can_stream(const SelectiveScan2d& s) {
+  const int64_t states = s.A.dim(2), rank = s.projections.channels() / direction_count(s.order) - 2 * states;
+  const ScanDirection direction = scan_direction(s.order, 0);
+  return s.x.dtype != DType::float32 && s.dt_weight && !s.round_directions && (states == 1 || states == 16) &&
+         rank <= 64 && !direction.per_line && !direction.mirrored_output && packs_of(s.x, 8) &&
+         packs_of(s.projections, 8) && device_attribute(cudaDevAttrComputeCapabilityMajor) >= 8;
+}
+
+// Warps of 32 channels a multiprocessor from which on threads that walk whole sequences beat chunks, and
+// below which they need the directions side by side: where the measured times cross on an H200.
+constexpr double stream_one_state_from = 2.5, stream_many_states_from = 0.6, stream_maps_below = 8;
+
+double warps_a_multiprocessor(const SelectiveScan2d& s) {
+  return static_cast<double>(s.x.dim(0) * ((s.x.dim(3) + 31) / 32)) /
+         device_attribute(cudaDevAttrMultiProcessorCount);
+}
+
+}  // namespace
+
+ScanPlan plan_scan(const SelectiveScan2d& s) {
+  if (s.backend == ScanBackend::torch || !can_chunk(s)) return {ScanKernel::sequential, true};
+  const bool one_state = s.A.dim(2) == 1, wants_maps = s.directions || s.backend == ScanBackend::mamba;
+  const double warps = warps_a_multiprocessor(s);
+  if (warps >= (one_state ? stream_one_state_from : stream_many_states_from) && can_stream(s))
+    return {ScanKernel::stream, wants_maps || warps < stream_maps_below};
+  // Few blocks: the directions run side by side.
+  const bool few = s.x.dim(0) * ((s.x.dim(3) + 15) / 16) < 132;
+  return {ScanKernel::chunks, wants_maps || few};
+}
+
+void selective_scan_2d(const ScanPlan& plan, const SelectiveScan2d& scan, float* directions,
+                       cudaStream_t stream) {
+  dispatch(scan.x.dtype, [&]<class T>(Type<T>) {
+    const Scan<T> p = scan_of<T>(scan, directions);
+    if (plan.kernel == ScanKernel::sequential) {
+      const dim3 grid(blocks_for(p.channels, sequential_threads), p.batch, p.count);
+      launch(sequential_scan_kernel<T>, grid, sequential_threads, 0, stream, p);
+    } else if (plan.kernel == ScanKernel::chunks) {
+      launch_fast_scan(p, stream);
+    } else if constexpr (!is_float<T>) {
+      launch_stream_scan(p, stream);
+    }
+  });
+}
+
+void merge_directions(const float* directions, int count, const View& y, cudaStream_t stream) {
+  launch(merge_directions_kernel, blocks_for(y.elements(), 256), 256, 0, stream, directions, count,
+         y.as<float>(), y.elements());
 }
 
 }  // namespace vmamba::cuda

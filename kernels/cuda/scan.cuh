@@ -16,8 +16,11 @@ struct Scan {
   ScanDirection direction[4];
 };
 
-// Instantiated in fast_scan_*.cu, one dtype a file.
+// Instantiated in fast_scan_*.cu and stream_scan_*.cu, one dtype a file; stream_scan for 16 bits. With
+// `directions` each y_k is stored there; without, they are added up in y.
 template <class T>
 void launch_fast_scan(const Scan<T>& scan, cudaStream_t stream);
+template <class T>
+void launch_stream_scan(const Scan<T>& scan, cudaStream_t stream);
 
 }  // namespace vmamba::cuda
