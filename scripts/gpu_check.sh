@@ -4,7 +4,7 @@
 #   scripts/gpu_check.sh test        the tests; every reference model in four precisions and with three backends;
 #                                    both forward cores on the GPU and the CPU
 #   scripts/gpu_check.sh bench       published models, batches, image sizes
-#   scripts/gpu_check.sh folder      a folder of 2,048 JPEGs end to end
+#   scripts/gpu_check.sh folder      a folder of 4,096 JPEGs end to end
 #   scripts/gpu_check.sh sanitize [TOOL…]   compute-sanitizer (memcheck, racecheck, initcheck) on each of the kernels'
 #                                    tests by itself, none longer than 100 s; not part of the whole
 # Exit 1 where something differs. Without network there: scripts/deps.sh download here, carry .deps/debs along.
@@ -115,16 +115,30 @@ benches() {
     measure $model --dtype float32,tf32,float16,bfloat16 --batch-size 1,128
   done
   measure vmamba_tiny_s1l8 --dtype float16 --batch-size 16 --image-size 224,384x640,512,1024
+  pytorch
 }
 
-# Copies of one photograph: the decoder does not know that they are alike.
+# VMamba-T at 224² on copies of two photographs: the decoder does not know that they are alike.
 folder() {
-  local images=$logs/images count=2048 i
+  local images=$logs/images count=4096 i
   mkdir "$images"
-  for ((i = 0; i < count; ++i)); do cp tests/data/images/cat_420.jpg "$images/$i.jpg"; done
-  measure weights/vmamba-tiny-imagenet.json --dtype float16 --batch-size 64
-  $cli classify "$images" --device cuda --format jsonl -o /dev/null 2>"$logs/classify"
-  row "classify $count JPEGs, $(nproc) cores" "$(sed -n 's/.*info: \([0-9]* images in .*\)/\1/p' "$logs/classify")"
+  for ((i = 0; i < count; i += 2)); do
+    cp tests/data/images/cat_420.jpg "$images/$i.jpg"
+    cp tests/data/images/rocket.jpg "$images/$((i + 1)).jpg"
+  done
+  $cli -q init-weights --config vmamba_tiny_s1l8 --seed 0 -o "$logs/tiny.safetensors"
+  $cli classify "$images" --config vmamba_tiny_s1l8 --weights "$logs/tiny.safetensors" --device cuda --batch-size 128 \
+    --format jsonl -o /dev/null 2>"$logs/classify"
+  row "classify $count JPEGs at 224x224, $(nproc) cores" "$(sed -n 's/.*info: \([0-9]* images in .*\)/\1/p' "$logs/classify")"
+}
+
+# The same model in PyTorch, compiled and in a CUDA graph, where PyTorch is.
+pytorch() {
+  python3 -c 'import torch, triton; torch.zeros(1, device="cuda")' 2>/dev/null || return 0
+  local line
+  while IFS= read -r line; do
+    row "VMamba-T in PyTorch" "$line"
+  done < <(python3 scripts/reference/bench_cuda.py --batch 1,128)
 }
 
 sanitize() {

@@ -61,7 +61,7 @@ void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttribut
 struct Gemm::Key {
   int64_t rows, in, out, x_stride, residual_stride, y_stride;
   DType dtype, y_dtype;
-  bool bias, gelu, residual;
+  bool bias, residual;
   std::array<uint32_t, 4> alignments;  // of w, x, residual, y
   auto operator<=>(const Key&) const = default;
 };
@@ -111,10 +111,7 @@ const Gemm::Plan& Gemm::plan(const Key& key) {
       key.dtype == DType::float32 && allow_tf32_ ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
   CUBLAS_CALL(cublasLtMatmulDescCreate(&plan.desc, compute, CUDA_R_32F));
   set(plan.desc, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
-  const cublasLtEpilogue_t epilogue = key.gelu
-                                          ? key.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU
-                                      : key.bias ? CUBLASLT_EPILOGUE_BIAS
-                                                 : CUBLASLT_EPILOGUE_DEFAULT;
+  const cublasLtEpilogue_t epilogue = key.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
   set(plan.desc, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
 
   struct Preference {
@@ -140,7 +137,7 @@ const Gemm::Plan& Gemm::plan(const Key& key) {
   return plans_.emplace(key, std::move(plan)).first->second;
 }
 
-bool Gemm::run(const View& x, const View& w, const View& bias, bool gelu, const View& residual, const View& y,
+bool Gemm::run(const View& x, const View& w, const View& bias, const View& residual, const View& y,
                cudaStream_t stream) {
   const Key key{x.rows(),
                 x.channels(),
@@ -151,7 +148,6 @@ bool Gemm::run(const View& x, const View& w, const View& bias, bool gelu, const 
                 x.dtype,
                 y.dtype,
                 static_cast<bool>(bias),
-                gelu,
                 static_cast<bool>(residual),
                 {alignment(w.data), alignment(x.data), alignment(residual ? residual.data : y.data),
                  alignment(y.data)}};

@@ -18,9 +18,9 @@ class Gemm {
   Gemm(const Gemm&) = delete;
   Gemm& operator=(const Gemm&) = delete;
 
-  // y = x · wᵀ + bias (+ residual), or with `gelu` the tanh approximation of GELU of x · wᵀ + bias. bias has
-  // y's dtype. False where cuBLASLt has no algorithm for these shapes and alignments.
-  bool run(const View& x, const View& w, const View& bias, bool gelu, const View& residual, const View& y,
+  // y = x · wᵀ + bias (+ residual). bias has y's dtype. False where cuBLASLt has no algorithm for these
+  // shapes and alignments.
+  bool run(const View& x, const View& w, const View& bias, const View& residual, const View& y,
            cudaStream_t stream);
 
  private:

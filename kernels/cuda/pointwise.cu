@@ -87,6 +87,7 @@ struct Affine {
   }
 };
 
+template <bool precise>
 struct Activate {
   Activation act;
   AnyRows gate;
@@ -94,7 +95,7 @@ struct Activate {
   template <int n>
   __device__ void operator()(int64_t row, int64_t channel, float (&v)[n]) const {
 #pragma unroll
-    for (int i = 0; i < n; ++i) v[i] = round_any(round_act, activated<true>(act, v[i]));
+    for (int i = 0; i < n; ++i) v[i] = round_any(round_act, activated<precise>(act, v[i]));
     if (gate.data == nullptr) return;
     float by[n];
     load(gate, row, channel, by);
@@ -102,6 +103,25 @@ struct Activate {
     for (int i = 0; i < n; ++i) v[i] *= by[i];
   }
 };
+
+// act over dense values in place, from the end: what the operation before wrote last is in the cache still.
+template <class T, Activation act>
+__global__ void __launch_bounds__(threads) activate_kernel(T* y, int64_t packs) {
+  wait_for_previous();
+  constexpr int each = 16 / sizeof(T), at_a_time = 2;
+  const int64_t first = int64_t{gridDim.x - 1 - blockIdx.x} * threads * at_a_time + threadIdx.x;
+  float values[at_a_time][each];
+#pragma unroll
+  for (int j = 0; j < at_a_time; ++j)
+    if (first + j * threads < packs) vmamba::load(y + (first + j * threads) * each, values[j]);
+#pragma unroll
+  for (int j = 0; j < at_a_time; ++j) {
+    if (first + j * threads >= packs) break;
+#pragma unroll
+    for (int i = 0; i < each; ++i) values[j][i] = activated<is_float<T>>(act, values[j][i]);
+    vmamba::store(y + (first + j * threads) * each, values[j]);
+  }
+}
 
 struct Add {
   AnyRows other;
@@ -222,8 +242,36 @@ void channel_affine(const View& x, const View& scale, const View& shift, Activat
 
 void activate(const View& x, Activation act, const View& gate, bool round_act, const View& y,
               cudaStream_t stream) {
-  pointwise(x, y, packs_of(gate, 8), Activate{act, any_rows(gate), round_act ? y.dtype : DType::float32},
-            stream);
+  const bool in_place = x.data == y.data && x.dtype == y.dtype && y.row_stride == y.channels();
+  if (in_place && !gate && y.bytes() % 16 == 0 && reinterpret_cast<uintptr_t>(y.data) % 16 == 0) {
+    dispatch(y.dtype, [&]<class T>(Type<T>) {
+      const int64_t packs = static_cast<int64_t>(y.bytes() / 16);
+      const auto run = [&](auto kernel) {
+        launch(kernel, blocks_for(packs, 2 * threads), threads, 0, stream, y.as<T>(), packs);
+      };
+      switch (act) {
+        case Activation::none:
+          return;
+        case Activation::silu:
+          return run(activate_kernel<T, Activation::silu>);
+        case Activation::gelu:
+          return run(activate_kernel<T, Activation::gelu>);
+        case Activation::relu:
+          return run(activate_kernel<T, Activation::relu>);
+        case Activation::sigmoid:
+          return run(activate_kernel<T, Activation::sigmoid>);
+      }
+    });
+    return;
+  }
+  const auto run = [&](auto precise) {
+    const Activate<precise> f{act, any_rows(gate), round_act ? y.dtype : DType::float32};
+    pointwise(x, y, packs_of(gate, 8), f, stream);
+  };
+  if (y.dtype == DType::float32)
+    run(std::true_type());
+  else
+    run(std::false_type());
 }
 
 void add(const View& x, const View& other, const View& y, cudaStream_t stream) {
