@@ -1,6 +1,6 @@
-// y = act(depthwise convolution of x + bias). 3×3: a thread owns 4 channels of a strip of two output rows and
-// slides along it with a window of 4×3 pixels in registers, so a pixel is read from memory about twice a
-// thread.
+// y = act(depthwise convolution of x + bias). 3×3: a thread owns 4 channels of a strip of a few output rows
+// and goes along it; what a pixel gives to the three output columns around it is added up in registers, so a
+// pixel is read and converted (rows + 2) / rows times.
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launchers.h"
 
@@ -19,78 +19,79 @@ struct Depthwise {
   int height, width, channels, size;
 };
 
-// A strip: two rows of `columns` columns; groups = channels / 4. The loop is unrolled, so that the window's
-// columns take turns without moving; the column after the next is on its way while one is worked on.
-template <class T, int columns>
+// A strip: `rows` rows of `columns` columns; groups = channels / 4. The loop is unrolled, so that the sums of
+// three columns take turns without moving; the column after the next is on its way while one is worked on.
+// The activation is known when compiling where it is the usual one: a choice at each value stops the values
+// from overlapping, and five activations at each place of the unrolled loop overflow the instruction cache.
+template <class T, int rows, int columns, bool is_silu>
 __global__ void __launch_bounds__(threads, 4)
-    depthwise3x3_kernel(Depthwise<T> p, Divisor strips, Divisor row_pairs, Divisor groups, int count) {
+    depthwise3x3_kernel(Depthwise<T> p, Divisor strips, Divisor row_groups, Divisor groups, int count) {
   wait_for_previous();
   const int i = static_cast<int>(blockIdx.x * threads + threadIdx.x);
   if (i >= count) return;
   const int strip = i / groups, line = strip / strips;
   const int channel = (i - strip * groups.by) * 4, first_column = (strip - line * strips.by) * columns;
-  const int64_t b = line / row_pairs;
-  const int first_row = (line - static_cast<int>(b) * row_pairs.by) * 2;
+  const int64_t b = line / row_groups;
+  const int first_row = (line - static_cast<int>(b) * row_groups.by) * rows;
 
   using Raw = Pack<Pair<T>, 2>;
-  const T* rows[4];
-  bool row_inside[4];
-#pragma unroll
-  for (int r = 0; r < 4; ++r) {
-    const int row = first_row - 1 + r;
-    row_inside[r] = row >= 0 && row < p.height;
-    rows[r] = p.x.data + ((b * p.height + row) * p.width + first_column) * p.x.stride + channel;
-  }
-  const auto read = [&](int column, Raw(&to)[4]) {  // relative to first_column
+  const T* const x =
+      p.x.data + ((b * p.height + first_row - 1) * p.width + first_column) * p.x.stride + channel;
+  const int64_t x_row = p.width * p.x.stride;
+  const auto read = [&](int column, Raw(&to)[rows + 2]) {  // relative to first_column
     const bool inside = first_column + column >= 0 && first_column + column < p.width;
 #pragma unroll
-    for (int r = 0; r < 4; ++r) {
+    for (int r = 0; r < rows + 2; ++r) {
+      const int row = first_row - 1 + r;
       to[r] = Raw{};
-      if (inside && row_inside[r]) to[r] = *reinterpret_cast<const Raw*>(rows[r] + column * p.x.stride);
+      if (inside && row >= 0 && row < p.height)
+        to[r] = *reinterpret_cast<const Raw*>(x + r * x_row + column * p.x.stride);
     }
   };
-  const auto widen = [&](const Raw(&raw)[4], float(&to)[4][4]) {
-#pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      const float2 low = to_float2(raw[r].values[0]), high = to_float2(raw[r].values[1]);
-      to[r][0] = low.x;
-      to[r][1] = low.y;
-      to[r][2] = high.x;
-      to[r][3] = high.y;
-    }
-  };
-  Raw raw[2][4];
-  float window[3][4][4];  // column, row, channel
+  Raw raw[2][rows + 2];
   read(-1, raw[0]);
   read(0, raw[1]);
   float w[9][4], bias[4] = {0, 0, 0, 0};
 #pragma unroll
   for (int tap = 0; tap < 9; ++tap) load(p.w + tap * p.channels + channel, w[tap]);
   if (p.bias != nullptr) load(p.bias + channel, bias);
-  widen(raw[0], window[0]);
-  widen(raw[1], window[1]);
-  read(1, raw[1]);
-  T* y = p.y.data + ((b * p.height + first_row) * p.width + first_column) * p.y.stride + channel;
+  T* const y = p.y.data + ((b * p.height + first_row) * p.width + first_column) * p.y.stride + channel;
+  float sums[3][rows][4];  // of output columns done, done + 1, done + 2, each at its number modulo 3
 #pragma unroll
-  for (int column = 0; column < columns; ++column) {
-    if (first_column + column >= p.width) break;
-    if (column + 1 < columns) read(column + 2, raw[column % 2]);
-    widen(raw[(column + 1) % 2], window[(column + 2) % 3]);
+  for (int done = -2; done < columns; ++done) {
+    if (done >= 0 && first_column + done >= p.width) break;
+    Raw(&column)[rows + 2] = raw[(done + 2) % 2];  // input column done + 1
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      if (first_row + r >= p.height) break;
-      float sum[4];
+    for (int r = 0; r < rows; ++r)
 #pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        sum[c] = bias[c];
+      for (int c = 0; c < 4; ++c) sums[(done + 2) % 3][r][c] = bias[c];
 #pragma unroll
-        for (int u = 0; u < 3; ++u)
+    for (int in = 0; in < rows + 2; ++in) {
+      const float2 low = to_float2(column[in].values[0]), high = to_float2(column[in].values[1]);
+      const float value[4] = {low.x, low.y, high.x, high.y};
 #pragma unroll
-          for (int v = 0; v < 3; ++v)
-            sum[c] = fmaf(window[(column + v) % 3][r + u][c], w[u * 3 + v][c], sum[c]);
-        sum[c] = activated<is_float<T>>(p.act, sum[c]);
+      for (int v = 0; v < 3; ++v) {  // tap column v of output column done + 2 − v
+        if (done + 2 - v < 0 || done + 2 - v >= columns) continue;
+#pragma unroll
+        for (int u = 0; u < 3; ++u) {
+          if (in - u < 0 || in - u >= rows) continue;
+#pragma unroll
+          for (int c = 0; c < 4; ++c) {
+            float& sum = sums[(done + 2 - v) % 3][in - u][c];
+            sum = fmaf(value[c], w[u * 3 + v][c], sum);
+          }
+        }
       }
-      store(y + (int64_t{r} * p.width + column) * p.y.stride, sum);
+    }
+    if (done + 3 <= columns) read(done + 3, column);
+    if (done < 0) continue;
+#pragma unroll
+    for (int r = 0; r < rows; ++r) {
+      if (first_row + r >= p.height) break;
+      float(&sum)[4] = sums[done % 3][r];
+#pragma unroll
+      for (int c = 0; c < 4; ++c) sum[c] = activated<is_float<T>>(is_silu ? Activation::silu : p.act, sum[c]);
+      store(y + (int64_t{r} * p.width + done) * p.y.stride, sum);
     }
   }
 }
@@ -136,18 +137,20 @@ void depthwise_conv2d(const View& x, const View& w, const View& bias, Activation
                          static_cast<int>(w.dim(0))};
     if (p.size == 3 && y.elements() < (int64_t{1} << 31) && packs_of(x, 4) && packs_of(y, 4) &&
         packs_of(w, 4) && packs_of(bias, 4)) {
-      const int groups = channels / 4, row_pairs = (height + 1) / 2;
-      const auto run = [&](auto columns) {
-        const int strips = (width + columns - 1) / columns;
-        const int64_t count = x.dim(0) * row_pairs * strips * groups;
-        launch(depthwise3x3_kernel<T, columns>, blocks_for(count, threads), threads, 0, stream, p,
-               Divisor(strips), Divisor(row_pairs), Divisor(groups), static_cast<int>(count));
+      const int groups = channels / 4;
+      const auto run = [&]<int rows, int columns>() {
+        const int row_groups = (height + rows - 1) / rows, strips = (width + columns - 1) / columns;
+        const int64_t count = x.dim(0) * row_groups * strips * groups;
+        launch(act == Activation::silu ? depthwise3x3_kernel<T, rows, columns, true>
+                                       : depthwise3x3_kernel<T, rows, columns, false>,
+               blocks_for(count, threads), threads, 0, stream, p, Divisor(strips), Divisor(row_groups),
+               Divisor(groups), static_cast<int>(count));
       };
       // Long strips read less twice; short ones fill the device when there is little work.
-      if (x.dim(0) * row_pairs * (width / 7) * groups < 50000)
-        run(std::integral_constant<int, 2>());
+      if (y.elements() / (2 * 7 * 4) < 50000)
+        run.template operator()<2, 2>();
       else
-        run(std::integral_constant<int, 7>());
+        run.template operator()<2, 7>();
     } else {
       launch(depthwise_kernel<T>, blocks_for(y.elements(), threads), threads, 0, stream, p, y.elements());
     }

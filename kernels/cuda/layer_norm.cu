@@ -6,7 +6,7 @@
 namespace vmamba::cuda {
 namespace {
 
-constexpr int threads = 256;
+constexpr int threads = 256, few_threads = 64;  // of a block; the latter where there are few rows
 
 template <class X, class Y>
 struct Norm {
@@ -59,13 +59,13 @@ __device__ void finish(const Norm<X, Y>& p, int64_t row, int channel, float (&v)
 
 // `lanes` (a power of 2 up to 32) hold a row, `packs` packs of 8 channels each, as they are stored: few
 // registers, so that much is in flight. `rows` rows in turn; those that a warp's lanes hold at a time are
-// neighbours.
+// neighbours. gamma and beta are asked for with the rows where there are registers for them.
 template <class X, class Y, int packs, int rows>
-__global__ void __launch_bounds__(threads, is_float<X> || packs > 4 || rows > 1 ? 4 : 6)
+__global__ void __launch_bounds__(threads, is_float<X> || packs > 1 || rows > 1 ? 4 : 6)
     layer_norm_kernel(Norm<X, Y> p, int lanes) {
   wait_for_previous();
   const int lane = threadIdx.x & (lanes - 1), at_a_time = 32 / lanes;
-  const int64_t warp = (int64_t{blockIdx.x} * threads + threadIdx.x) / 32;
+  const int64_t warp = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
   const int64_t first = warp * at_a_time * rows + (threadIdx.x & 31) / lanes;
   const float channels_inverse = 1.0f / static_cast<float>(p.channels);
   using Raw = Pack<Pair<X>, 4>;
@@ -99,13 +99,16 @@ __global__ void __launch_bounds__(threads, is_float<X> || packs > 4 || rows > 1 
           }
         }
   }
-  float gamma[8], beta[8];
-  const auto read_affine = [&](int channel) {
+  constexpr bool affine_early = packs <= 2;
+  float gamma[affine_early ? packs : 1][8], beta[affine_early ? packs : 1][8];
+  const auto read_affine = [&](int channel, float(&g)[8], float(&b)[8]) {
     if (p.gamma == nullptr || channel >= p.channels) return;
-    load(p.gamma + channel, gamma);
-    load(p.beta + channel, beta);
+    load(p.gamma + channel, g);
+    load(p.beta + channel, b);
   };
-  if constexpr (packs == 1) read_affine(lane * 8);
+  if constexpr (affine_early)
+#pragma unroll
+    for (int j = 0; j < packs; ++j) read_affine((lane + j * lanes) * 8, gamma[j], beta[j]);
   // The rows' sums are independent: together, so that one's shuffles fill another's latency.
   float mean[rows], scale[rows];
 #pragma unroll
@@ -144,7 +147,8 @@ __global__ void __launch_bounds__(threads, is_float<X> || packs > 4 || rows > 1 
     for (int j = 0; j < packs; ++j) {
       const int channel = (lane + j * lanes) * 8;
       if (channel >= p.channels) continue;
-      if constexpr (packs > 1) read_affine(channel);
+      const int a = affine_early ? j : 0;
+      if constexpr (!affine_early) read_affine(channel, gamma[0], beta[0]);
       float v[8];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -154,7 +158,7 @@ __global__ void __launch_bounds__(threads, is_float<X> || packs > 4 || rows > 1 
       }
       if (p.gamma != nullptr)
 #pragma unroll
-        for (int i = 0; i < 8; ++i) v[i] = fmaf(v[i], gamma[i], beta[i]);
+        for (int i = 0; i < 8; ++i) v[i] = fmaf(v[i], gamma[a][i], beta[a][i]);
       finish(p, row, channel, v);
     }
   }
@@ -196,8 +200,8 @@ void launch_norm(const Norm<X, Y>& p, bool packed, cudaStream_t stream) {
     int lanes = 1;
     while (lanes * each < packs) lanes *= 2;
     const int64_t warps = (p.rows + 32 / lanes * rows - 1) / (32 / lanes * rows);
-    launch(layer_norm_kernel<X, Y, each, rows>, blocks_for(warps * 32, threads), threads, 0, stream, p,
-           lanes);
+    const int block = p.rows > 4096 ? threads : few_threads;
+    launch(layer_norm_kernel<X, Y, each, rows>, blocks_for(warps * 32, block), block, 0, stream, p, lanes);
   };
   // One pack a lane where a warp has room for the row, else whatever leaves few lanes idle: dims are 96·2^i
   // and 128·2^i.
@@ -205,6 +209,8 @@ void launch_norm(const Norm<X, Y>& p, bool packed, cudaStream_t stream) {
     run(std::integral_constant<int, 1>(), std::integral_constant<int, 4>());
   else if (packs <= 32)
     run(std::integral_constant<int, 1>(), std::integral_constant<int, 1>());
+  else if (packs <= 64 && p.rows <= 4096)
+    run(std::integral_constant<int, 2>(), std::integral_constant<int, 1>());
   else if (packs % 3 == 0 && packs <= 96)
     run(std::integral_constant<int, 3>(), std::integral_constant<int, 1>());
   else if (packs <= 128)
