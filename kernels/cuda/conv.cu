@@ -29,9 +29,9 @@ __global__ void __launch_bounds__(threads)
   const int input_row = (line - b * out_height.by) * p.stride + v - p.padding;
   Pack<T, n> pack{};
   if (input_row >= 0 && input_row < p.height && column >= 0 && column < p.width)
-    pack = *reinterpret_cast<const Pack<T, n>*>(
-        x + ((int64_t{b} * p.height + input_row) * p.width + column) * p.channels + channel);
-  *reinterpret_cast<Pack<T, n>*>(columns + int64_t{i} * n) = pack;
+    pack = load_pack<Pack<T, n>>(x + ((int64_t{b} * p.height + input_row) * p.width + column) * p.channels +
+                                 channel);
+  store_pack(columns + int64_t{i} * n, pack);
 }
 
 // One thread: n output channels of one pixel.

@@ -44,8 +44,7 @@ __global__ void __launch_bounds__(threads, 4)
     for (int r = 0; r < rows + 2; ++r) {
       const int row = first_row - 1 + r;
       to[r] = Raw{};
-      if (inside && row >= 0 && row < p.height)
-        to[r] = *reinterpret_cast<const Raw*>(x + r * x_row + column * p.x.stride);
+      if (inside && row >= 0 && row < p.height) to[r] = load_pack<Raw>(x + r * x_row + column * p.x.stride);
     }
   };
   Raw raw[2][rows + 2];

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "kernels/cuda/cuda_call.h"
@@ -85,12 +86,37 @@ struct alignas(sizeof(T) * n < 16 ? sizeof(T) * n : 16) Pack {
   T values[n];
 };
 
+// A pack moved whole: pairs of 16-bit values copy themselves one by one, in accesses of 4 bytes.
+template <class P>
+using WordOf =
+    std::conditional_t<sizeof(P) % 16 == 0, uint4,
+                       std::conditional_t<sizeof(P) % 8 == 0, uint2,
+                                          std::conditional_t<sizeof(P) % 4 == 0, uint32_t, uint16_t>>>;
+template <class P>
+__device__ inline P load_pack(const void* from) {
+  using Word = WordOf<P>;
+  Word words[sizeof(P) / sizeof(Word)];
+#pragma unroll
+  for (size_t i = 0; i < sizeof(P) / sizeof(Word); ++i) words[i] = static_cast<const Word*>(from)[i];
+  P pack;
+  memcpy(&pack, words, sizeof(P));
+  return pack;
+}
+template <class P>
+__device__ inline void store_pack(void* to, const P& pack) {
+  using Word = WordOf<P>;
+  Word words[sizeof(P) / sizeof(Word)];
+  memcpy(words, &pack, sizeof(P));
+#pragma unroll
+  for (size_t i = 0; i < sizeof(P) / sizeof(Word); ++i) static_cast<Word*>(to)[i] = words[i];
+}
+
 template <class T, int n>
 __device__ inline void load(const T* from, float (&to)[n]) {
   if constexpr (n == 1) {
     to[0] = to_float(from[0]);
   } else {
-    const Pack<Pair<T>, n / 2> pack = *reinterpret_cast<const Pack<Pair<T>, n / 2>*>(from);
+    const auto pack = load_pack<Pack<Pair<T>, n / 2>>(from);
 #pragma unroll
     for (int i = 0; i < n / 2; ++i) {
       const float2 pair = to_float2(pack.values[i]);
@@ -108,7 +134,7 @@ __device__ inline void store(T* to, const float (&from)[n]) {
     Pack<Pair<T>, n / 2> pack;
 #pragma unroll
     for (int i = 0; i < n / 2; ++i) pack.values[i] = from_float2<T>(from[2 * i], from[2 * i + 1]);
-    *reinterpret_cast<Pack<Pair<T>, n / 2>*>(to) = pack;
+    store_pack(to, pack);
   }
 }
 

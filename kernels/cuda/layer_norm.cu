@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(threads, is_float<X> || packs > 1 || rows > 1 
     for (int j = 0; j < packs; ++j) {
       const int channel = (lane + j * lanes) * 8;
       raw[r][j] = Raw{};
-      if (channel < p.channels) raw[r][j] = *reinterpret_cast<const Raw*>(p.x.data + offset + channel);
+      if (channel < p.channels) raw[r][j] = load_pack<Raw>(p.x.data + offset + channel);
     }
     if constexpr (is_float<X>)
       if (p.maps > 1)  // x is (x_0 + x_2) + (x_1 + x_3), or x_0 + x_1
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(threads, is_float<X> || packs > 1 || rows > 1 
           const int channel = (lane + j * lanes) * 8;
           if (channel >= p.channels) continue;
           const auto of = [&](int k) {
-            return *reinterpret_cast<const Raw*>(p.x.data + k * p.map_stride + offset + channel);
+            return load_pack<Raw>(p.x.data + k * p.map_stride + offset + channel);
           };
           const Raw one = of(1), two = p.maps == 4 ? of(2) : Raw{}, three = p.maps == 4 ? of(3) : Raw{};
 #pragma unroll
