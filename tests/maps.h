@@ -14,6 +14,10 @@
 
 namespace vmamba::testing {
 
+inline constexpr DType storage_dtypes[] = {DType::float32, DType::float16, DType::bfloat16};
+inline constexpr Activation activations[] = {Activation::none, Activation::silu, Activation::gelu,
+                                             Activation::relu, Activation::sigmoid};
+
 // What a case is about, for a failure's report.
 template <class... Values>
 std::string words(const Values&... values) {

@@ -20,9 +20,6 @@ using namespace vmamba::testing;
 
 namespace {
 
-constexpr DType storage_dtypes[] = {DType::float32, DType::float16, DType::bfloat16};
-constexpr Activation activations[] = {Activation::none, Activation::silu, Activation::gelu, Activation::relu,
-                                      Activation::sigmoid};
 constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
 

@@ -17,10 +17,6 @@ using namespace vmamba::testing;
 
 namespace {
 
-constexpr DType storage_dtypes[] = {DType::float32, DType::float16, DType::bfloat16};
-constexpr Activation activations[] = {Activation::none, Activation::silu, Activation::gelu, Activation::relu,
-                                      Activation::sigmoid};
-
 // The first usable GPU's kernels, or null after saying that there is none.
 std::unique_ptr<Kernels> gpu(bool allow_tf32 = false) {
   for (const DeviceReport& report : list_devices())

@@ -221,6 +221,14 @@ __device__ inline int operator/(int n, const Divisor& d) {
   return quotient + (n - quotient * d.by >= d.by);
 }
 
+// Of the current device.
+inline int device_attribute(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
+  CUDA_CALL(cudaGetDevice(&device));
+  CUDA_CALL(cudaDeviceGetAttribute(&value, attribute, device));
+  return value;
+}
+
 inline unsigned blocks_for(int64_t work, int64_t a_block) {
   const int64_t blocks = (work + a_block - 1) / a_block;
   if (blocks >= (int64_t{1} << 31)) fail_unsupported("a launch of 2^31 blocks");

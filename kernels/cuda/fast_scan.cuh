@@ -586,9 +586,7 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
 
 template <class T, bool one_state, bool aligned>
 void launch_for(const Scan<T>& p, cudaStream_t stream) {
-  int device = 0, most_shared = 0;
-  CUDA_CALL(cudaGetDevice(&device));
-  CUDA_CALL(cudaDeviceGetAttribute(&most_shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  const int most_shared = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   const bool split = p.directions != nullptr;
   const int tiles = (p.height * p.width + tile_steps - 1) / tile_steps;
   const size_t y_bytes = size_t{8} * plane_floats(p.height, p.width, aligned) * sizeof(float) + 128;

@@ -242,6 +242,7 @@ void channel_affine(const View& x, const View& scale, const View& shift, Activat
 
 void activate(const View& x, Activation act, const View& gate, bool round_act, const View& y,
               cudaStream_t stream) {
+  if (y.elements() == 0) return;
   const bool in_place = x.data == y.data && x.dtype == y.dtype && y.row_stride == y.channels();
   if (in_place && !gate && y.bytes() % 16 == 0 && reinterpret_cast<uintptr_t>(y.data) % 16 == 0) {
     dispatch(y.dtype, [&]<class T>(Type<T>) {

@@ -107,13 +107,6 @@ bool can_chunk(const SelectiveScan2d& s) {
   return pairs && pixels * widest < (int64_t{1} << 31) && s.x.dim(0) < 65536;
 }
 
-int device_attribute(cudaDeviceAttr attribute) {
-  int device = 0, value = 0;
-  CUDA_CALL(cudaGetDevice(&device));
-  CUDA_CALL(cudaDeviceGetAttribute(&value, attribute, device));
-  return value;
-}
-
 // Whether stream_scan takes what can_chunk took.
 bool can_stream(const SelectiveScan2d& s) {
   const int64_t states = s.A.dim(2), rank = s.projections.channels() / direction_count(s.order) - 2 * states;
@@ -141,7 +134,7 @@ ScanPlan plan_scan(const SelectiveScan2d& s) {
   if (warps >= (one_state ? stream_one_state_from : stream_many_states_from) && can_stream(s))
     return {ScanKernel::stream, wants_maps || warps < stream_maps_below};
   // Few blocks: the directions run side by side.
-  const bool few = s.x.dim(0) * ((s.x.dim(3) + 15) / 16) < 132;
+  const bool few = s.x.dim(0) * ((s.x.dim(3) + 15) / 16) < device_attribute(cudaDevAttrMultiProcessorCount);
   return {ScanKernel::chunks, wants_maps || few};
 }
 
