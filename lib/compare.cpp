@@ -16,8 +16,8 @@ double Tolerance::bound(double max_reference) const {
 
 Tolerance tolerance_of(DeviceType device, Precision precision) {
   struct Row {
-    DeviceType device;
-    Precision precision;
+    DeviceType device{};
+    Precision precision{};
     Tolerance tolerance;
   };
   static constexpr Row table[] = {

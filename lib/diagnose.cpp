@@ -162,7 +162,7 @@ Cause different_weights(const DiagnosisInput& e) {
         difference = fmt::format("differs by up to {:.3g}", by);
     }
     if (difference.empty()) continue;
-    if (++count == 1) first = name + " " + difference;
+    if (++count == 1) first = fmt::format("{} {}", name, difference);
   }
   if (count == 0) return {};
   return fmt::format("different weights: {}{}", first,

@@ -49,7 +49,7 @@ PrecisionSearch find_precision(const Side& side, const CheckInput& input, const 
     search.report = runner.report();
     const HostTensor got = runner.run(input.b);
     ++search.runs;
-    const Diff diff = compare("logits", got.dims, wanted.values, got.values, how);
+    Diff diff = compare("logits", got.dims, wanted.values, got.values, how);
     spdlog::info("{} steps in float32: logits off by up to {:.3g} of {:.3g}", float32_ops.size(),
                  diff.max_abs, diff.bound);
     return diff;

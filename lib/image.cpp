@@ -181,7 +181,7 @@ bool run_jpeg(const EncodedImage& encoded, JpegErrors* errors, JpegSize* size, u
 }
 
 JpegSize run_jpeg(const EncodedImage& encoded, uint8_t* rgb, uint8_t* row) {
-  JpegErrors errors;
+  JpegErrors errors{};
   JpegSize size{};
   if (run_jpeg(encoded, &errors, &size, rgb, row)) return size;
   if (errors.truncated) fail_truncated(encoded);

@@ -9,10 +9,10 @@
 namespace vmamba {
 
 struct Variant {
-  Device device;
-  Precision precision;
-  ScanBackend backend;
-  ForwardCoreVersion core;
+  Device device{};
+  Precision precision{};
+  ScanBackend backend{};
+  ForwardCoreVersion core{};
 };
 std::string to_string(const Variant& variant);  // "cpu float32 torch v0"
 

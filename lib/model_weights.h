@@ -34,7 +34,7 @@ struct NormWeights {
 
 struct Ss2dWeights {
   std::string prefix;              // "layers.0.blocks.1.op."
-  DType dtype;                     // T of this step
+  DType dtype{};                   // T of this step
   LinearWeights in_proj;           // (2D, C), or (D, C) without z
   DepthwiseWeights conv2d;         // absent when ssm_conv < 2
   Tensor x_proj_weight;            // (K·(R+2N), D) T
@@ -49,7 +49,7 @@ struct Ss2dWeights {
 
 struct MlpWeights {
   std::string prefix;  // "layers.0.blocks.1.mlp."
-  DType dtype;
+  DType dtype{};
   LinearWeights fc1, fc2;
 };
 
@@ -62,7 +62,7 @@ struct BlockWeights {
 
 struct DownsampleWeights {
   std::string name;  // "layers.0.downsample"
-  DType dtype;
+  DType dtype{};
   ConvWeights conv;         // v2, v3
   LinearWeights reduction;  // v1
   NormWeights norm;
@@ -75,20 +75,20 @@ struct StageWeights {
 };
 
 struct PatchEmbedWeights {
-  DType dtype;
+  DType dtype{};
   ConvWeights first, second;  // patch_embed.0 and, in v2, patch_embed.5
   NormWeights norm, norm2;    // patch_embed.2 and, in v2, patch_embed.7
 };
 
 struct ModelWeights {
   Config config;
-  DType storage;  // of feature maps
-  DType stream;   // of the residual stream: float32 as soon as a step is listed in float32_ops
+  DType storage{};  // of feature maps
+  DType stream{};   // of the residual stream: float32 as soon as a step is listed in float32_ops
   PatchEmbedWeights patch_embed;
   HostTensor pos_embed_host;                                // (1, C, H0, W0), or empty
   std::map<std::pair<int64_t, int64_t>, Tensor> pos_embed;  // (1, H, W, C) of the stream's dtype, by size
   std::vector<StageWeights> stages;
-  DType classifier_dtype;
+  DType classifier_dtype{};
   NormWeights classifier_norm;
   LinearWeights head;  // float32
 };

@@ -66,8 +66,10 @@ Pass plan_pass(int in, int out, int begin, int count, const Filter& filter) {
   std::vector<double> exact(pass.stride);
   for (int i = 0; i < count; ++i) {
     const double centre = (begin + i + 0.5) * scale;
+    // NOLINTBEGIN(bugprone-incorrect-roundings): as Pillow rounds
     const int low = std::max(static_cast<int>(centre - support + 0.5), 0);
     const int high = std::min(static_cast<int>(centre + support + 0.5), in);
+    // NOLINTEND(bugprone-incorrect-roundings)
     double sum = 0;
     for (int j = low; j < high; ++j) {
       exact[j - low] = filter.weight((j - centre + 0.5) * inverse_scale);

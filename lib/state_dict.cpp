@@ -457,7 +457,8 @@ void write_safetensors(const fs::path& path, const StateDict& tensors) {
   }
   std::unordered_set<std::string_view> names;
   for (size_t i = 0; i < tensors.tensors.size(); ++i) {
-    const auto& [name, tensor] = tensors.tensors[i];
+    const std::string& name = tensors.tensors[i].first;
+    const StoredTensor& tensor = tensors.tensors[i].second;
     check(names.insert(name).second && name != "__metadata__", "tensor {} is written twice", name);
     const auto named = std::find_if(dtype_names.begin(), dtype_names.end(), [&](const DTypeName& candidate) {
       return candidate.dtype == tensor.dtype;
@@ -495,7 +496,8 @@ StateDict converted(const StateDict& tensors, DType dtype) {
     const int64_t count = tensor.elements();
     const auto buffer = std::make_shared<std::vector<char>>(static_cast<size_t>(count) * size_of(dtype));
     const HostTensor values = tensor.to_float32();
-    const auto store = [&](int64_t i, auto value, bool overflown) {
+    // Captured by name: clang up to 15 does not capture structured bindings by itself.
+    const auto store = [&, &name = name, &tensor = tensor](int64_t i, auto value, bool overflown) {
       if (overflown) {
         fail_input("{}: {} of tensor {} is beyond {}: choose bfloat16 or float32", tensors.where,
                    tensor.dtype == DType::float64 ? load<double>(tensor.data, i) : values.values[i], name,
