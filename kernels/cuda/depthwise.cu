@@ -1,6 +1,7 @@
-// y = act(depthwise convolution of x + bias). 3×3: a thread owns 4 channels of a strip of a few output rows
-// and goes along it; what a pixel gives to the three output columns around it is added up in registers, so a
-// pixel is read and converted (rows + 2) / rows times.
+// y = act(depthwise convolution of x + bias). 3×3: a thread owns 4 channels of a strip of a few output
+// columns and goes down it; what a pixel gives to the three output rows around it is added up in registers.
+// Threads of a block stand side by side, so that what two of them read comes once from beyond the first
+// cache.
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launchers.h"
 
@@ -20,77 +21,77 @@ struct Depthwise {
 };
 
 // A strip: `rows` rows of `columns` columns; groups = channels / 4. The loop is unrolled, so that the sums of
-// three columns take turns without moving; the column after the next is on its way while one is worked on.
-// The activation is known when compiling where it is the usual one: a choice at each value stops the values
-// from overlapping, and five activations at each place of the unrolled loop overflow the instruction cache.
+// three rows take turns without moving; the row after the next is on its way while one is worked on. The
+// activation is known when compiling where it is the usual one: a choice at each value stops the values from
+// overlapping, and five activations at each place of the unrolled loop overflow the instruction cache.
 template <class T, int rows, int columns, bool is_silu>
 __global__ void __launch_bounds__(threads, 4)
-    depthwise3x3_kernel(Depthwise<T> p, Divisor strips, Divisor row_groups, Divisor groups, int count) {
+    depthwise3x3_kernel(Depthwise<T> p, Divisor row_groups, Divisor strips, Divisor groups, int count) {
   wait_for_previous();
   const int i = static_cast<int>(blockIdx.x * threads + threadIdx.x);
   if (i >= count) return;
-  const int strip = i / groups, line = strip / strips;
-  const int channel = (i - strip * groups.by) * 4, first_column = (strip - line * strips.by) * columns;
-  const int64_t b = line / row_groups;
-  const int first_row = (line - static_cast<int>(b) * row_groups.by) * rows;
+  const int strip = i / groups, band = strip / strips;
+  const int channel = (i - strip * groups.by) * 4, first_column = (strip - band * strips.by) * columns;
+  const int b = band / row_groups, first_row = (band - b * row_groups.by) * rows;
 
   using Raw = Pack<Pair<T>, 2>;
   const T* const x =
-      p.x.data + ((b * p.height + first_row - 1) * p.width + first_column) * p.x.stride + channel;
+      p.x.data + ((int64_t{b} * p.height + first_row) * p.width + first_column - 1) * p.x.stride + channel;
   const int64_t x_row = p.width * p.x.stride;
-  const auto read = [&](int column, Raw(&to)[rows + 2]) {  // relative to first_column
-    const bool inside = first_column + column >= 0 && first_column + column < p.width;
+  const auto read = [&](int row, Raw(&to)[columns + 2]) {  // relative to first_row
+    const bool inside = first_row + row >= 0 && first_row + row < p.height;
 #pragma unroll
-    for (int r = 0; r < rows + 2; ++r) {
-      const int row = first_row - 1 + r;
-      to[r] = Raw{};
-      if (inside && row >= 0 && row < p.height) to[r] = load_pack<Raw>(x + r * x_row + column * p.x.stride);
+    for (int c = 0; c < columns + 2; ++c) {
+      const int column = first_column - 1 + c;
+      to[c] = Raw{};
+      if (inside && column >= 0 && column < p.width) to[c] = load_pack<Raw>(x + row * x_row + c * p.x.stride);
     }
   };
-  Raw raw[2][rows + 2];
+  Raw raw[2][columns + 2];
   read(-1, raw[0]);
   read(0, raw[1]);
   float w[9][4], bias[4] = {0, 0, 0, 0};
 #pragma unroll
   for (int tap = 0; tap < 9; ++tap) load(p.w + tap * p.channels + channel, w[tap]);
   if (p.bias != nullptr) load(p.bias + channel, bias);
-  T* const y = p.y.data + ((b * p.height + first_row) * p.width + first_column) * p.y.stride + channel;
-  float sums[3][rows][4];  // of output columns done, done + 1, done + 2, each at its number modulo 3
+  T* const y =
+      p.y.data + ((int64_t{b} * p.height + first_row) * p.width + first_column) * p.y.stride + channel;
+  float sums[3][columns][4];  // of output rows done, done + 1, done + 2, each at its number modulo 3
 #pragma unroll
-  for (int done = -2; done < columns; ++done) {
-    if (done >= 0 && first_column + done >= p.width) break;
-    Raw(&column)[rows + 2] = raw[(done + 2) % 2];  // input column done + 1
+  for (int done = -2; done < rows; ++done) {
+    if (done >= 0 && first_row + done >= p.height) break;
+    Raw(&row)[columns + 2] = raw[(done + 2) % 2];  // input row done + 1
 #pragma unroll
-    for (int r = 0; r < rows; ++r)
+    for (int c = 0; c < columns; ++c)
 #pragma unroll
-      for (int c = 0; c < 4; ++c) sums[(done + 2) % 3][r][c] = bias[c];
+      for (int k = 0; k < 4; ++k) sums[(done + 2) % 3][c][k] = bias[k];
 #pragma unroll
-    for (int in = 0; in < rows + 2; ++in) {
-      const float2 low = to_float2(column[in].values[0]), high = to_float2(column[in].values[1]);
+    for (int in = 0; in < columns + 2; ++in) {
+      const float2 low = to_float2(row[in].values[0]), high = to_float2(row[in].values[1]);
       const float value[4] = {low.x, low.y, high.x, high.y};
 #pragma unroll
-      for (int v = 0; v < 3; ++v) {  // tap column v of output column done + 2 − v
-        if (done + 2 - v < 0 || done + 2 - v >= columns) continue;
+      for (int u = 0; u < 3; ++u) {  // tap row u of output row done + 2 − u
+        if (done + 2 - u < 0 || done + 2 - u >= rows) continue;
 #pragma unroll
-        for (int u = 0; u < 3; ++u) {
-          if (in - u < 0 || in - u >= rows) continue;
+        for (int v = 0; v < 3; ++v) {
+          if (in - v < 0 || in - v >= columns) continue;
 #pragma unroll
-          for (int c = 0; c < 4; ++c) {
-            float& sum = sums[(done + 2 - v) % 3][in - u][c];
-            sum = fmaf(value[c], w[u * 3 + v][c], sum);
+          for (int k = 0; k < 4; ++k) {
+            float& sum = sums[(done + 2 - u) % 3][in - v][k];
+            sum = fmaf(value[k], w[u * 3 + v][k], sum);
           }
         }
       }
     }
-    if (done + 3 <= columns) read(done + 3, column);
+    if (done + 3 <= rows) read(done + 3, row);
     if (done < 0) continue;
 #pragma unroll
-    for (int r = 0; r < rows; ++r) {
-      if (first_row + r >= p.height) break;
-      float(&sum)[4] = sums[done % 3][r];
+    for (int c = 0; c < columns; ++c) {
+      if (first_column + c >= p.width) break;
+      float(&sum)[4] = sums[done % 3][c];
 #pragma unroll
-      for (int c = 0; c < 4; ++c) sum[c] = activated<is_float<T>>(is_silu ? Activation::silu : p.act, sum[c]);
-      store(y + (int64_t{r} * p.width + done) * p.y.stride, sum);
+      for (int k = 0; k < 4; ++k) sum[k] = activated<is_float<T>>(is_silu ? Activation::silu : p.act, sum[k]);
+      store(y + (int64_t{done} * p.width + c) * p.y.stride, sum);
     }
   }
 }
@@ -142,14 +143,16 @@ void depthwise_conv2d(const View& x, const View& w, const View& bias, Activation
         const int64_t count = x.dim(0) * row_groups * strips * groups;
         launch(act == Activation::silu ? depthwise3x3_kernel<T, rows, columns, true>
                                        : depthwise3x3_kernel<T, rows, columns, false>,
-               blocks_for(count, threads), threads, 0, stream, p, Divisor(strips), Divisor(row_groups),
+               blocks_for(count, threads), threads, 0, stream, p, Divisor(row_groups), Divisor(strips),
                Divisor(groups), static_cast<int>(count));
       };
       // Long strips read less twice; short ones fill the device when there is little work.
-      if (y.elements() / (2 * 7 * 4) < 50000)
+      if (y.elements() < 200'000)
         run.template operator()<2, 2>();
+      else if (y.elements() < 4'000'000)
+        run.template operator()<4, 2>();
       else
-        run.template operator()<2, 7>();
+        run.template operator()<7, 2>();
     } else {
       launch(depthwise_kernel<T>, blocks_for(y.elements(), threads), threads, 0, stream, p, y.elements());
     }

@@ -15,18 +15,13 @@
 namespace vmamba::cuda {
 namespace {
 
-constexpr float log2_e = 1.4426950408889634f, ln_2 = 0.69314718055994531f;
+constexpr float ln_2 = 0.69314718055994531f;
 
 constexpr int steps = 14;              // of a thread
 constexpr int tile_steps = 4 * steps;  // of a warp
 constexpr int slab = 16;               // channels of a block
 constexpr int one_state_warps = 12, many_states_warps = 8;
 
-__device__ inline float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 __device__ inline float log2_fast(float x) {
   float y;
   asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

@@ -6,7 +6,7 @@
 namespace vmamba::cuda {
 namespace {
 
-constexpr int threads = 256, few_threads = 64;  // of a block; the latter where there are few rows
+constexpr int threads = 128, few_threads = 64;  // of a block; the latter where there are few rows
 
 template <class X, class Y>
 struct Norm {
@@ -36,32 +36,35 @@ __device__ void group_sums(float (&values)[n], int lanes) {
 }
 
 // n consecutive channels of a normalised row, on their way to y.
-template <class X, class Y, int n>
+template <bool plain, class X, class Y, int n>
 __device__ void finish(const Norm<X, Y>& p, int64_t row, int channel, float (&v)[n]) {
-  if (p.round_norm)
-#pragma unroll
-    for (int i = 0; i < n; ++i) v[i] = rounded<Y>(v[i]);
-  if (p.act != Activation::none) {
-#pragma unroll
-    for (int i = 0; i < n; ++i) v[i] = activated<is_float<Y>>(p.act, v[i]);
+  if constexpr (!plain) {
     if (p.round_norm)
 #pragma unroll
       for (int i = 0; i < n; ++i) v[i] = rounded<Y>(v[i]);
-  }
-  if (p.gate.data != nullptr) {
-    float by[n];
-    load(p.gate.data + row * p.gate.stride + channel, by);
+    if (p.act != Activation::none) {
 #pragma unroll
-    for (int i = 0; i < n; ++i) v[i] *= by[i];
+      for (int i = 0; i < n; ++i) v[i] = activated<is_float<Y>>(p.act, v[i]);
+      if (p.round_norm)
+#pragma unroll
+        for (int i = 0; i < n; ++i) v[i] = rounded<Y>(v[i]);
+    }
+    if (p.gate.data != nullptr) {
+      float by[n];
+      load(p.gate.data + row * p.gate.stride + channel, by);
+#pragma unroll
+      for (int i = 0; i < n; ++i) v[i] *= by[i];
+    }
   }
   store(p.y.data + row * p.y.stride + channel, v);
 }
 
 // `lanes` (a power of 2 up to 32) hold a row, `packs` packs of 8 channels each, as they are stored: few
 // registers, so that much is in flight. `rows` rows in turn; those that a warp's lanes hold at a time are
-// neighbours. gamma and beta are asked for with the rows where there are registers for them.
-template <class X, class Y, int packs, int rows>
-__global__ void __launch_bounds__(threads, is_float<X> || packs > 1 || rows > 1 ? 4 : 6)
+// neighbours. gamma and beta are asked for with the rows where there are registers for them. plain: nothing
+// follows the norm, known when compiling, which saves registers.
+template <class X, class Y, int packs, int rows, bool plain>
+__global__ void __launch_bounds__(threads, is_float<X> || packs > 1 || rows > 1 ? 8 : 12)
     layer_norm_kernel(Norm<X, Y> p, int lanes) {
   wait_for_previous();
   const int lane = threadIdx.x & (lanes - 1), at_a_time = 32 / lanes;
@@ -159,7 +162,7 @@ __global__ void __launch_bounds__(threads, is_float<X> || packs > 1 || rows > 1 
       if (p.gamma != nullptr)
 #pragma unroll
         for (int i = 0; i < 8; ++i) v[i] = fmaf(v[i], gamma[a][i], beta[a][i]);
-      finish(p, row, channel, v);
+      finish<plain>(p, row, channel, v);
     }
   }
 }
@@ -183,7 +186,7 @@ __global__ void __launch_bounds__(threads) any_layer_norm_kernel(Norm<X, Y> p) {
   for (int c = lane; c < p.channels; c += 32) {
     float v[1] = {(to_float(x[c]) - mean) * scale};
     if (p.gamma != nullptr) v[0] = fmaf(v[0], p.gamma[c], p.beta[c]);
-    finish(p, row, c, v);
+    finish<false>(p, row, c, v);
   }
 }
 
@@ -196,27 +199,31 @@ void launch_norm(const Norm<X, Y>& p, bool packed, cudaStream_t stream) {
     launch(any_layer_norm_kernel<X, Y>, blocks_for(p.rows, threads / 32), threads, 0, stream, p);
     return;
   }
-  const auto run = [&](auto each, auto rows) {
+  const bool many = p.rows > 4096;
+  const auto run = [&]<int each, int rows>() {
     int lanes = 1;
     while (lanes * each < packs) lanes *= 2;
     const int64_t warps = (p.rows + 32 / lanes * rows - 1) / (32 / lanes * rows);
-    const int block = p.rows > 4096 ? threads : few_threads;
-    launch(layer_norm_kernel<X, Y, each, rows>, blocks_for(warps * 32, block), block, 0, stream, p, lanes);
+    const int block = many ? threads : few_threads;
+    const unsigned blocks = blocks_for(warps * 32, block);
+    if constexpr (!is_float<Y>)
+      if (many && !p.round_norm && p.act == Activation::none && p.gate.data == nullptr)
+        return launch(layer_norm_kernel<X, Y, each, rows, true>, blocks, block, 0, stream, p, lanes);
+    launch(layer_norm_kernel<X, Y, each, rows, false>, blocks, block, 0, stream, p, lanes);
   };
-  // One pack a lane where a warp has room for the row, else whatever leaves few lanes idle: dims are 96·2^i
-  // and 128·2^i.
-  if (packs <= 32 && p.rows > 4096)
-    run(std::integral_constant<int, 1>(), std::integral_constant<int, 4>());
+  // As few idle lanes as may be: dims are 96·2^i and 128·2^i. Of few rows, few packs a lane.
+  if (packs % 3 == 0 && packs <= 96 && (many || packs > 64))
+    run.template operator()<3, 1>();
+  else if (packs <= 32 && many)
+    run.template operator()<1, 4>();
   else if (packs <= 32)
-    run(std::integral_constant<int, 1>(), std::integral_constant<int, 1>());
-  else if (packs <= 64 && p.rows <= 4096)
-    run(std::integral_constant<int, 2>(), std::integral_constant<int, 1>());
-  else if (packs % 3 == 0 && packs <= 96)
-    run(std::integral_constant<int, 3>(), std::integral_constant<int, 1>());
+    run.template operator()<1, 1>();
+  else if (packs <= 64 && !many)
+    run.template operator()<2, 1>();
   else if (packs <= 128)
-    run(std::integral_constant<int, 4>(), std::integral_constant<int, 1>());
+    run.template operator()<4, 1>();
   else
-    run(std::integral_constant<int, 8>(), std::integral_constant<int, 1>());
+    run.template operator()<8, 1>();
 }
 
 }  // namespace

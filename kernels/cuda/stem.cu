@@ -4,9 +4,9 @@
 // A warp takes 16 output pixels of a row. Three columns of 3 channels are 9 consecutive values of an input
 // row, starting at an odd place; with the value before them (whose weight is zero) they are 5 aligned pairs.
 // So K = 3 rows · 5 pairs
-// (+ 1 pair of zeros) = 32, and the fragments of A are loaded straight from x. The columns of the product are
-// labelled so that lane t = lane % 4 ends up with 2·tiles consecutive channels of pixels g and g + 8, g =
-// lane / 4.
+// (+ 1 pair of zeros) = 32, and the fragments of A are loaded straight from x, those of the next tile while
+// one is normalised. The columns of the product are labelled so that lane t = lane % 4 ends up with packs of
+// consecutive channels of pixels g and g + 8, g = lane / 4, and four lanes write whole sectors.
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launchers.h"
 
@@ -14,6 +14,8 @@ namespace vmamba::cuda {
 namespace {
 
 constexpr int threads = 128;
+template <int n_tiles>
+constexpr int blocks_a_multiprocessor = n_tiles == 6 ? 4 : 3;
 
 template <class T>
 struct Stem {
@@ -22,8 +24,8 @@ struct Stem {
   float epsilon;
   Activation act;
   T* y;
-  int height, width, out_height, out_width, tiles_a_row;
-  int64_t tiles;
+  int height, width, out_height, out_width, tiles;
+  Divisor tiles_a_row, by_out_height;
 };
 
 template <class T>
@@ -49,8 +51,16 @@ __device__ inline float quad_sum(float value) {
   return value + __shfl_xor_sync(0xffffffffu, value, 2);
 }
 
-template <class T, int n_tiles>
-__global__ void __launch_bounds__(threads) stem_kernel(const __grid_constant__ Stem<T> p) {
+// Lane t's channels: its pack of 8 of the first 32, then its pack of 4 or 8 of those that follow.
+template <int n_tiles>
+__device__ inline int channel_of(int t, int i) {
+  return i < 8 ? 8 * t + i : 32 + (2 * n_tiles - 8) * t + i - 8;
+}
+
+// The activation is known when compiling where it is the usual one, so that the values overlap.
+template <class T, int n_tiles, bool is_gelu>
+__global__ void __launch_bounds__(threads, blocks_a_multiprocessor<n_tiles>)
+    stem_kernel(const __grid_constant__ Stem<T> p) {
   wait_for_previous();
   constexpr int outputs = 8 * n_tiles, each = 2 * n_tiles;
   const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
@@ -64,7 +74,7 @@ __global__ void __launch_bounds__(threads) stem_kernel(const __grid_constant__ S
     for (int j = 0; j < n_tiles; ++j)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int q = 8 * s + 4 * h + t, channel = each * (g >> 1) + 2 * j + (g & 1);
+        const int q = 8 * s + 4 * h + t, channel = channel_of<n_tiles>(g >> 1, 2 * j + (g & 1));
         const T* weights = p.w + channel * 27 + q / 5 * 9 + q % 5 * 2 - 1;
         T low = from_float<T>(0), high = low;
         if (q < 15) {
@@ -79,19 +89,18 @@ __global__ void __launch_bounds__(threads) stem_kernel(const __grid_constant__ S
   float gamma[each], beta[each], bias[each];
 #pragma unroll
   for (int i = 0; i < each; ++i) {
-    gamma[i] = p.gamma != nullptr ? p.gamma[each * t + i] : 1.0f;
-    beta[i] = p.gamma != nullptr ? p.beta[each * t + i] : 0.0f;
-    bias[i] = p.bias != nullptr ? p.bias[each * t + i] : 0.0f;
+    const int channel = channel_of<n_tiles>(t, i);
+    gamma[i] = p.gamma != nullptr ? p.gamma[channel] : 1.0f;
+    beta[i] = p.gamma != nullptr ? p.beta[channel] : 0.0f;
+    bias[i] = p.bias != nullptr ? p.bias[channel] : 0.0f;
   }
 
-  const int64_t warps = int64_t{gridDim.x} * (threads / 32);
-  for (int64_t tile = int64_t{blockIdx.x} * (threads / 32) + threadIdx.x / 32; tile < p.tiles;
-       tile += warps) {
-    const int64_t line = tile / p.tiles_a_row, image = line / p.out_height;
-    const int first = static_cast<int>(tile - line * p.tiles_a_row) * 16;
-    const int top = static_cast<int>(line - image * p.out_height) * 2 - 1;
-    const T* rows = p.x + (image * p.height + top) * p.width * 3;
-    uint32_t a[2][4];
+  const int warps = gridDim.x * (threads / 32);
+  const auto read = [&](int tile, uint32_t(&a)[2][4]) {
+    const int line = tile / p.tiles_a_row, image = line / p.by_out_height;
+    const int first = (tile - line * p.tiles_a_row.by) * 16;
+    const int top = (line - image * p.out_height) * 2 - 1;
+    const T* rows = p.x + (int64_t{image} * p.height + top) * p.width * 3;
 #pragma unroll
     for (int s = 0; s < 2; ++s)
 #pragma unroll
@@ -102,6 +111,12 @@ __global__ void __launch_bounds__(threads) stem_kernel(const __grid_constant__ S
             q < 15 && top + row >= 0 && top + row < p.height && at >= 0 && column < p.out_width;
         a[s][i] = inside ? *reinterpret_cast<const uint32_t*>(rows + row * p.width * 3 + at) : 0u;
       }
+  };
+  int tile = blockIdx.x * (threads / 32) + threadIdx.x / 32;
+  if (tile >= p.tiles) return;
+  uint32_t a[2][4];
+  read(tile, a);
+  for (; tile < p.tiles; tile += warps) {
     float c[n_tiles][4];
 #pragma unroll
     for (int j = 0; j < n_tiles; ++j) {
@@ -110,35 +125,50 @@ __global__ void __launch_bounds__(threads) stem_kernel(const __grid_constant__ S
       multiply<T>(c[j], a[0], b[0][j][0], b[0][j][1]);
       multiply<T>(c[j], a[1], b[1][j][0], b[1][j][1]);
     }
+    if (p.tiles - tile > warps) read(tile + warps, a);
+
+    float v[2][each];  // pixel g, pixel g + 8
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {  // pixel g, pixel g + 8
-      float v[each];
+    for (int h = 0; h < 2; ++h)
 #pragma unroll
-      for (int i = 0; i < each; ++i) v[i] = c[i / 2][2 * h + i % 2];
-      if (p.gamma != nullptr) {
-        float sum = 0, squares = 0;
+      for (int i = 0; i < each; ++i) v[h][i] = c[i / 2][2 * h + i % 2];
+    if (p.gamma != nullptr) {
+      float mean[2] = {0, 0}, scale[2] = {0, 0};
 #pragma unroll
-        for (int i = 0; i < each; ++i) sum += v[i];
-        const float mean = quad_sum(sum) * (1.0f / outputs);
+      for (int h = 0; h < 2; ++h)
+#pragma unroll
+        for (int i = 0; i < each; ++i) mean[h] += v[h][i];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) mean[h] = quad_sum(mean[h]) * (1.0f / outputs);
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
 #pragma unroll
         for (int i = 0; i < each; ++i) {
-          v[i] -= mean;
-          squares = fmaf(v[i], v[i], squares);
+          v[h][i] -= mean[h];
+          scale[h] = fmaf(v[h][i], v[h][i], scale[h]);
         }
-        const float scale = rsqrtf(quad_sum(squares) * (1.0f / outputs) + p.epsilon);
 #pragma unroll
-        for (int i = 0; i < each; ++i) v[i] = fmaf(v[i] * scale, gamma[i], beta[i]);
-      }
+      for (int h = 0; h < 2; ++h) scale[h] = rsqrtf(quad_sum(scale[h]) * (1.0f / outputs) + p.epsilon);
 #pragma unroll
-      for (int i = 0; i < each; ++i) v[i] = activated<false>(p.act, v[i]);
+      for (int h = 0; h < 2; ++h)
+#pragma unroll
+        for (int i = 0; i < each; ++i) v[h][i] = fmaf(v[h][i] * scale[h], gamma[i], beta[i]);
+    }
+    const int line = tile / p.tiles_a_row, first = (tile - line * p.tiles_a_row.by) * 16;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+#pragma unroll
+      for (int i = 0; i < each; ++i) v[h][i] = activated<false>(is_gelu ? Activation::gelu : p.act, v[h][i]);
       const int column = first + g + 8 * h;
       if (column >= p.out_width) continue;
-      T* to = p.y + (line * p.out_width + column) * outputs + each * t;
+      T* to = p.y + (int64_t{line} * p.out_width + column) * outputs;
+      float head[8], tail[each - 8];
 #pragma unroll
-      for (int i = 0; i < each; i += 4) {
-        const float four[4] = {v[i], v[i + 1], v[i + 2], v[i + 3]};
-        store(to + i, four);
-      }
+      for (int i = 0; i < 8; ++i) head[i] = v[h][i];
+#pragma unroll
+      for (int i = 8; i < each; ++i) tail[i - 8] = v[h][i];
+      store(to + channel_of<n_tiles>(t, 0), head);
+      store(to + channel_of<n_tiles>(t, 8), tail);
     }
   }
 }
@@ -155,27 +185,33 @@ void stem(const View& x, const View& w, const View& bias, const View& gamma, con
           Activation act, const View& y, cudaStream_t stream) {
   if (y.elements() == 0) return;
   const auto run = [&]<class T>(Type<T>) {
-    Stem<T> p{x.as<T>(),
-              w.as<T>(),
-              bias.as<float>(),
-              gamma.as<float>(),
-              beta.as<float>(),
-              epsilon,
-              act,
-              y.as<T>(),
-              static_cast<int>(x.dim(1)),
-              static_cast<int>(x.dim(2)),
-              static_cast<int>(y.dim(1)),
-              static_cast<int>(y.dim(2)),
-              static_cast<int>((y.dim(2) + 15) / 16),
-              0};
-    p.tiles = y.dim(0) * y.dim(1) * p.tiles_a_row;
-    const int64_t tiles_a_warp = p.tiles > 100000 ? 8 : 1;
-    const unsigned blocks = blocks_for(p.tiles, threads / 32 * tiles_a_warp);
+    const Divisor tiles_a_row((y.dim(2) + 15) / 16);
+    const Stem<T> p{x.as<T>(),
+                    w.as<T>(),
+                    bias.as<float>(),
+                    gamma.as<float>(),
+                    beta.as<float>(),
+                    epsilon,
+                    act,
+                    y.as<T>(),
+                    static_cast<int>(x.dim(1)),
+                    static_cast<int>(x.dim(2)),
+                    static_cast<int>(y.dim(1)),
+                    static_cast<int>(y.dim(2)),
+                    static_cast<int>(y.dim(0) * y.dim(1) * tiles_a_row.by),
+                    tiles_a_row,
+                    Divisor(y.dim(1))};
+    const auto run_tiles = [&]<int n_tiles>() {
+      const int resident =
+          blocks_a_multiprocessor<n_tiles> * device_attribute(cudaDevAttrMultiProcessorCount);
+      const int blocks = std::min((p.tiles + threads / 32 - 1) / (threads / 32), resident);
+      launch(act == Activation::gelu ? stem_kernel<T, n_tiles, true> : stem_kernel<T, n_tiles, false>, blocks,
+             threads, 0, stream, p);
+    };
     if (y.channels() == 48)
-      launch(stem_kernel<T, 6>, blocks, threads, 0, stream, p);
+      run_tiles.template operator()<6>();
     else
-      launch(stem_kernel<T, 8>, blocks, threads, 0, stream, p);
+      run_tiles.template operator()<8>();
   };
   if (x.dtype == DType::float16)
     run(Type<half>());
