@@ -7,8 +7,9 @@
 // the chunks' (Π decay, h) are combined over lanes by shuffles and over warps through shared memory; a second
 // pass over the registers starts from the right h and gives y. A block takes the directions one after the
 // other and adds them up in shared memory (in global memory where the map is too large): four directions cost
-// four reads of x and one write of y. In base 2: l = Δ·log2(e) = log2(1 + e^z), the decay e^(Δ·A) = 2^(A·l),
-// Δ·B·x = l·(ln2·B)·x.
+// four reads of x and one write of y. Where there are few blocks, each direction has its own map and, if it
+// is long, a cluster of blocks. In base 2: l = Δ·log2(e) = log2(1 + e^z), the decay e^(Δ·A) = 2^(A·l), Δ·B·x
+// = l·(ln2·B)·x.
 #pragma once
 #include "kernels/cuda/scan.cuh"
 
@@ -201,22 +202,56 @@ __device__ inline uint32_t word_at(const T* at) {
   return *reinterpret_cast<const uint32_t*>(at);
 }
 
+// The blocks of a cluster reach each other's shared memory.
+__device__ inline int cluster_blocks() {
+  uint32_t blocks = 1;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(blocks));
+#endif
+  return static_cast<int>(blocks);
+}
+__device__ inline void cluster_arrive() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+#endif
+}
+__device__ inline void cluster_wait() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#endif
+}
+__device__ inline void store_in_block(int block, float4* to, float4 value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  const auto here = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  uint32_t there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(here), "r"(block));
+  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(there), "f"(value.x), "f"(value.y),
+               "f"(value.z), "f"(value.w)
+               : "memory");
+#endif
+}
+
 // shared_y: y is added up in shared memory; else in p.y, or with p.directions each direction goes to its own
-// map.
-template <class T, bool one_state, bool aligned, bool shared_y>
+// map. clustered: the blocks of a cluster hold one sequence together, all of it at once.
+template <class T, bool one_state, bool aligned, bool shared_y, bool clustered>
 __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_warps) * 32, 1)
     fast_scan_kernel(const __grid_constant__ Scan<T> p) {
   wait_for_previous();
   constexpr bool precise = is_float<T>;
   extern __shared__ float4 shared[];
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
+  const int parts = clustered ? cluster_blocks() : 1;
+  const int slab_at = static_cast<int>(blockIdx.x) / parts,
+            part = static_cast<int>(blockIdx.x) - slab_at * parts;
+  const int lane = threadIdx.x & 31, block_warps = blockDim.x >> 5;
+  const int warp = part * block_warps + (threadIdx.x >> 5), warps = parts * block_warps;  // of the sequence
   const int g = lane >> 2, t = lane & 3;
+  if constexpr (clustered) cluster_arrive();  // until all have started, nobody's memory is written
   constexpr int states_at_once = one_state ? 1 : 2;
   float4* aggregates = shared;                                                           // [2][warps][8]
   float2* carries = reinterpret_cast<float2*>(shared + 2 * warps * 8 * states_at_once);  // [2][N][8]
   float* planes = reinterpret_cast<float*>(carries + 2 * p.states * 8);                  // y
 
-  const int channel = blockIdx.x * slab + 2 * g;
+  const int channel = slab_at * slab + 2 * g;
   const bool inside = channel < p.channels;
   const int c = inside ? channel : p.channels - 2;  // where lanes beyond the last channel read
   const int64_t b = blockIdx.y, pixels = int64_t{p.height} * p.width;
@@ -422,15 +457,27 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
         Prefix prefix[count][2];
         float4* half = aggregates + turn * warps * 8 * count;
         turn ^= 1;
+        if constexpr (clustered) cluster_wait();
 #pragma unroll
         for (int m = 0; m < count; ++m) {
           prefix[m][0] = combine_lanes(a[m][0], b[m][0], t);
           prefix[m][1] = combine_lanes(a[m][1], b[m][1], t);
-          if (t == 3)
-            half[(warp * count + m) * 8 + g] =
-                make_float4(prefix[m][0].all_a, prefix[m][0].all_b, prefix[m][1].all_a, prefix[m][1].all_b);
+          if (t != 3) continue;
+          const float4 whole =
+              make_float4(prefix[m][0].all_a, prefix[m][0].all_b, prefix[m][1].all_a, prefix[m][1].all_b);
+          float4* const to = half + (warp * count + m) * 8 + g;
+          if constexpr (clustered) {
+            for (int later = part; later < parts; ++later) store_in_block(later, to, whole);
+          } else {
+            *to = whole;
+          }
         }
-        __syncthreads();
+        if constexpr (clustered) {
+          cluster_arrive();
+          cluster_wait();
+        } else {
+          __syncthreads();
+        }
 #pragma unroll
         for (int m = 0; m < count; ++m) {
           float2 carry = make_float2(0, 0);
@@ -579,6 +626,34 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
   }
 }
 
+// Whether this device has clusters, and the code that it runs was built for them.
+template <class T>
+bool has_clusters(void (*kernel)(Scan<T>)) {
+  cudaFuncAttributes attributes{};
+  CUDA_CALL(cudaFuncGetAttributes(&attributes, kernel));
+  return device_attribute(cudaDevAttrClusterLaunch) != 0 && attributes.ptxVersion >= 90;
+}
+
+// As `launch` of device.cuh, `parts` blocks along x a cluster.
+template <class T>
+void launch_clusters(void (*kernel)(Scan<T>), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+                     int parts, const Scan<T>& p) {
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = parts;
+  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = 2;
+  CUDA_CALL(cudaLaunchKernelEx(&config, kernel, p));
+}
+
 template <class T, bool one_state, bool aligned>
 void launch_for(const Scan<T>& p, cudaStream_t stream) {
   const int most_shared = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
@@ -594,13 +669,31 @@ void launch_for(const Scan<T>& p, cudaStream_t stream) {
   int most = one_state ? one_state_warps : many_states_warps;
   if (!split && (one_state ? 4 : 2) * y_bytes < static_cast<size_t>(most_shared)) most = 4;
   const int supertiles = (tiles + most - 1) / most, warps = (tiles + supertiles - 1) / supertiles;
-  const size_t bytes = bytes_for(warps) + (shared_y ? y_bytes : 0);
-  const auto kernel = shared_y ? fast_scan_kernel<T, one_state, aligned, true>
-                               : fast_scan_kernel<T, one_state, aligned, false>;
-  CUDA_CALL(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
   const dim3 grid(blocks_for(p.channels, slab), p.batch, split ? p.count : 1);
-  launch(kernel, grid, warps * 32, bytes, stream, p);
+  const auto start = [&](auto kernel, int block_warps, int parts, size_t bytes) {
+    CUDA_CALL(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+    if (parts > 1)
+      launch_clusters(kernel, dim3(grid.x * parts, grid.y, grid.z), block_warps * 32, bytes, stream, parts,
+                      p);
+    else
+      launch(kernel, grid, block_warps * 32, bytes, stream, p);
+  };
+  if constexpr (one_state) {
+    // Few blocks, long sequences: as many blocks to a sequence as keep every multiprocessor at one.
+    const int64_t blocks = int64_t{grid.x} * grid.y * grid.z;
+    const int room = static_cast<int>(device_attribute(cudaDevAttrMultiProcessorCount) / blocks);
+    const int most_parts = std::max(1, std::min(8, room)), part_warps = (tiles + most_parts - 1) / most_parts;
+    const auto clustered = fast_scan_kernel<T, true, aligned, false, true>;
+    if (split && supertiles > 1 && most_parts > 1 && part_warps <= one_state_warps &&
+        has_clusters<T>(clustered)) {
+      const int parts = (tiles + part_warps - 1) / part_warps;
+      return start(clustered, part_warps, parts, bytes_for(parts * part_warps));
+    }
+  }
+  start(shared_y ? fast_scan_kernel<T, one_state, aligned, true, false>
+                 : fast_scan_kernel<T, one_state, aligned, false, false>,
+        warps, 1, bytes_for(warps) + (shared_y ? y_bytes : 0));
 }
 
 }  // namespace

@@ -112,12 +112,14 @@ bool can_stream(const SelectiveScan2d& s) {
   const int64_t states = s.A.dim(2), rank = s.projections.channels() / direction_count(s.order) - 2 * states;
   const ScanDirection direction = scan_direction(s.order, 0);
   return s.x.dtype != DType::float32 && s.dt_weight && !s.round_directions && (states == 1 || states == 16) &&
-         rank <= 64 && !direction.per_line && !direction.mirrored_output && packs_of(s.x, 8) &&
-         packs_of(s.projections, 8) && device_attribute(cudaDevAttrComputeCapabilityMajor) >= 8;
+         rank <= 64 && s.x.dim(1) * s.x.dim(2) > 1 && !direction.per_line && !direction.mirrored_output &&
+         packs_of(s.x, 8) && packs_of(s.projections, 8) &&
+         device_attribute(cudaDevAttrComputeCapabilityMajor) >= 8;
 }
 
 // Warps of 32 channels a multiprocessor from which on threads that walk whole sequences beat chunks, and
-// below which they need the directions side by side: where the measured times cross on an H200.
+// below which they need the directions side by side (as where none is another's reverse): where the measured
+// times cross on an H200.
 constexpr double stream_one_state_from = 2.5, stream_many_states_from = 0.6, stream_maps_below = 8;
 
 double warps_a_multiprocessor(const SelectiveScan2d& s) {
@@ -132,7 +134,7 @@ ScanPlan plan_scan(const SelectiveScan2d& s) {
   const bool one_state = s.A.dim(2) == 1, wants_maps = s.directions || s.backend == ScanBackend::mamba;
   const double warps = warps_a_multiprocessor(s);
   if (warps >= (one_state ? stream_one_state_from : stream_many_states_from) && can_stream(s))
-    return {ScanKernel::stream, wants_maps || warps < stream_maps_below};
+    return {ScanKernel::stream, wants_maps || warps < stream_maps_below || s.order == ScanOrder::unidi};
   // Few blocks: the directions run side by side.
   const bool few = s.x.dim(0) * ((s.x.dim(3) + 15) / 16) < device_attribute(cudaDevAttrMultiProcessorCount);
   return {ScanKernel::chunks, wants_maps || few};
