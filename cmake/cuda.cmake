@@ -1,8 +1,10 @@
-# Whether the CUDA kernels are built, and for which GPUs. Sets VMAMBA_WITH_CUDA and VMAMBA_CUDA_SUMMARY.
+# Whether the CUDA kernels are built, and for which GPUs. Sets VMAMBA_WITH_CUDA, VMAMBA_HOPPER (the kernels of
+# compute capability 9.0 alone as well) and VMAMBA_CUDA_SUMMARY.
 set(VMAMBA_CUDA AUTO CACHE STRING "Build the CUDA kernels: AUTO (when nvcc is found), ON or OFF")
 set_property(CACHE VMAMBA_CUDA PROPERTY STRINGS AUTO ON OFF)
 
 set(VMAMBA_WITH_CUDA OFF)
+set(VMAMBA_HOPPER OFF)
 if(NOT VMAMBA_CUDA)
   set(VMAMBA_CUDA_SUMMARY "not built in (VMAMBA_CUDA=OFF)")
   return()
@@ -42,6 +44,10 @@ set(CMAKE_CUDA_STANDARD 20)  # after enable_language: CMake 3.25's own check of 
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 find_package(CUDAToolkit REQUIRED)
 set(VMAMBA_WITH_CUDA ON)
+if(CMAKE_CUDA_ARCHITECTURES MATCHES "(^|;)(90a?(-real|-virtual)?|native|all|all-major)(;|$)" AND
+    CUDAToolkit_VERSION VERSION_GREATER_EQUAL 12)
+  set(VMAMBA_HOPPER ON)
+endif()
 list(JOIN CMAKE_CUDA_ARCHITECTURES " " architectures)
 string(REPLACE "-real" "" architectures "${architectures}")
 string(REGEX REPLACE "([0-9]+)-virtual" "PTX \\1" architectures "${architectures}")

@@ -271,6 +271,7 @@ class CudaKernels final : public Kernels {
         cuda::plain_linear(x, w, bias, residual, y, stream_);
       return;
     }
+    if (act == Activation::gelu && !residual && cuda::hopper_linear_gelu(x, w, bias, y, stream_)) return;
     if (!residual) {
       do_linear(x, w, bias, Activation::none, {}, y);
       cuda::activate(y, act, {}, false, y, stream_);

@@ -39,6 +39,15 @@ void direct_conv2d(const View& x, const View& w, const View& bias, int stride, i
 bool can_stem(const View& x, const View& w, int stride, int padding);
 void stem(const View& x, const View& w, const View& bias, const View& gamma, const View& beta, float epsilon,
           Activation act, const View& y, cudaStream_t stream);
+// y = GELU(x · wᵀ + bias) in one step; false, nothing done, where that is not faster than two: on other GPUs
+// than Hopper, with few rows or a long sum, and for what the kernel does not take.
+#ifdef VMAMBA_HOPPER
+bool hopper_linear_gelu(const View& x, const View& w, const View& bias, const View& y, cudaStream_t stream);
+#else
+inline bool hopper_linear_gelu(const View&, const View&, const View&, const View&, cudaStream_t) {
+  return false;
+}
+#endif
 // x · wᵀ + bias for what cuBLASLt refuses.
 void plain_linear(const View& x, const View& w, const View& bias, const View& residual, const View& y,
                   cudaStream_t stream);
