@@ -43,7 +43,7 @@ CliResult check_equal(const std::string& name, const std::vector<std::string>& m
 // The report of --format json, valid by the schema.
 json report(const CliResult& run) {
   REQUIRE_MESSAGE(!run.out.empty(), run.err);
-  const json parsed = json::parse(run.out);
+  json parsed = json::parse(run.out);
   static const valijson::Schema* schema = [] {
     auto* made = new valijson::Schema;
     const json text = json::parse(vmamba::read_file(data("../../docs/check-equal.schema.json")));

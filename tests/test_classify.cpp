@@ -163,9 +163,7 @@ TEST_CASE("bad files are reported and skipped, the others answered in order") {
 
 TEST_CASE("odd file names") {
   const TemporaryDirectory folder;
-  const std::string names[] = {"a,\"b\".png", "line\nbreak.png",
-                               "not\xff"
-                               "utf8.png",
+  const std::string names[] = {"a,\"b\".png", "line\nbreak.png", std::string("not\xff") + "utf8.png",
                                "Ünïcode.png", "\x1b[31m.png"};
   std::vector<std::string> arguments{"--topk", "1", "-q"};
   for (const std::string& name : names) {

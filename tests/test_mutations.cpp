@@ -290,7 +290,7 @@ TEST_CASE("another mean or another filter: the input is the first to differ, and
   const auto with = [&](const PreprocessConfig& preprocess) {
     Model other = m;
     other.input = preprocessed({image}, preprocess);
-    const std::string report =
+    std::string report =
         checked(m, dump(other, folder / "io.safetensors", make_scalar_kernels()), {"--images", image});
     check_says(report, "first to differ: input");
     check_says(report, "first outside its tolerance: input");

@@ -142,7 +142,7 @@ TEST_CASE("normalising is float32 arithmetic, channel by channel") {
   normalize_chw(image, preprocess, planes);
   for (int c = 0; c < 3; ++c)
     for (int i = 0; i < 4; ++i) {
-      const float value = static_cast<float>(image.rgb[static_cast<size_t>(i * 3 + c)]) / 255.0f;
-      CHECK(planes[static_cast<size_t>(c * 4 + i)] == (value - preprocess.mean[c]) / preprocess.std[c]);
+      const float value = static_cast<float>(image.rgb[static_cast<size_t>(i) * 3 + c]) / 255.0f;
+      CHECK(planes[static_cast<size_t>(c) * 4 + i] == (value - preprocess.mean[c]) / preprocess.std[c]);
     }
 }

@@ -18,9 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using namespace std::string_literals;
-using testing::check_error;
 using testing::data;
-using testing::run_cli;
 using testing::TemporaryDirectory;
 
 std::string bytes_of(const StoredTensor& tensor) {

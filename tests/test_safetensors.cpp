@@ -276,7 +276,7 @@ TEST_CASE("old names are brought up to date") {
   REQUIRE(current.tensors.size() == names.size());
   for (size_t i = 0; i < names.size(); ++i) CHECK(current.tensors[i].first == names[i].second);
 
-  for (auto& [name, tensor] : old.tensors) name = "module." + name;  // DataParallel
+  for (auto& [name, tensor] : old.tensors) name.insert(0, "module.");  // DataParallel
   const StateDict unwrapped = with_current_names(old);
   REQUIRE(unwrapped.tensors.size() == names.size());
   for (size_t i = 0; i < names.size(); ++i) CHECK(unwrapped.tensors[i].first == names[i].second);

@@ -37,7 +37,7 @@ HostTensor noise(std::vector<int64_t> dims, uint32_t seed) {
 // Every tap's values and dtype.
 struct Recorder final : Taps {
   struct Value {
-    DType dtype;
+    DType dtype{};
     std::vector<float> values;
   };
   std::map<std::string, Value> taps;

@@ -177,7 +177,7 @@ TEST_CASE("the likely cause is told in the config's words") {
 TEST_CASE("what is no classifier's state dict is said, and long lists are shortened") {
   const Config config = config_with("");
   StateDict detector = zeros(config);
-  for (auto& [name, found] : detector.tensors) name = "backbone." + name;
+  for (auto& [name, found] : detector.tensors) name.insert(0, "backbone.");
   CHECK(check_weights(config, detector).likely_cause.find("names begin with \"backbone.\"") !=
         std::string::npos);
   StateDict other;

@@ -129,7 +129,7 @@ class CpuKernels final : public Kernels {
  protected:
   void do_normalize(const View& pixels, const float* mean, const float* std, const View& y) override {
     begin();
-    std::array<std::array<float, 3>, 256> values;  // of each byte
+    std::array<std::array<float, 3>, 256> values{};  // of each byte
     for (size_t byte = 0; byte < 256; ++byte) {
       for (size_t c = 0; c < 3; ++c) values[byte][c] = (static_cast<float>(byte) / 255.0f - mean[c]) / std[c];
     }
@@ -401,7 +401,7 @@ class CpuKernels final : public Kernels {
 
   template <class Body>
   void parallel_rows(const View& view, const Body& body) {
-    parallel_ranges(threads_, view.rows(), std::max<int64_t>(1, 4096 / view.channels()), body);
+    parallel_ranges(threads_, view.rows(), 4096 / std::clamp<int64_t>(view.channels(), 1, 4096), body);
   }
   void run_rows(const View& view, const Pointwise& args) {
     parallel_rows(view, [&](int64_t first, int64_t last) { pointwise_rows(args, first, last); });
@@ -527,7 +527,7 @@ class CpuKernels final : public Kernels {
   }
 
   struct Blocked {
-    std::array<int64_t, View::max_rank> shape;
+    std::array<int64_t, View::max_rank> shape{};
     std::vector<float> values;
   };
 
