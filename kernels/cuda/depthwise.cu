@@ -21,7 +21,7 @@ struct Depthwise {
 };
 
 // A strip: `rows` rows of `columns` columns; groups = channels / 4. The loop is unrolled, so that the sums of
-// three rows take turns without moving; the row after the next is on its way while one is worked on. The
+// three rows take turns without moving; the next rows are on their way while one is worked on. The
 // activation is known when compiling where it is the usual one: a choice at each value stops the values from
 // overlapping, and five activations at each place of the unrolled loop overflow the instruction cache.
 template <class T, int rows, int columns, bool is_silu>
@@ -47,9 +47,10 @@ __global__ void __launch_bounds__(threads, 4)
       if (inside && column >= 0 && column < p.width) to[c] = load_pack<Raw>(x + row * x_row + c * p.x.stride);
     }
   };
-  Raw raw[2][columns + 2];
-  read(-1, raw[0]);
-  read(0, raw[1]);
+  constexpr int ahead = rows > 4 && !is_float<T> ? 3 : 2;  // rows in registers; 3 of float32 are too many
+  Raw raw[ahead][columns + 2];
+#pragma unroll
+  for (int i = 0; i < ahead; ++i) read(i - 1, raw[i]);
   float w[9][4], bias[4] = {0, 0, 0, 0};
 #pragma unroll
   for (int tap = 0; tap < 9; ++tap) load(p.w + tap * p.channels + channel, w[tap]);
@@ -60,7 +61,7 @@ __global__ void __launch_bounds__(threads, 4)
 #pragma unroll
   for (int done = -2; done < rows; ++done) {
     if (done >= 0 && first_row + done >= p.height) break;
-    Raw(&row)[columns + 2] = raw[(done + 2) % 2];  // input row done + 1
+    Raw(&row)[columns + 2] = raw[(done + 2) % ahead];  // input row done + 1
 #pragma unroll
     for (int c = 0; c < columns; ++c)
 #pragma unroll
@@ -83,7 +84,7 @@ __global__ void __launch_bounds__(threads, 4)
         }
       }
     }
-    if (done + 3 <= rows) read(done + 3, row);
+    if (done + 1 + ahead <= rows) read(done + 1 + ahead, row);
     if (done < 0) continue;
 #pragma unroll
     for (int c = 0; c < columns; ++c) {

@@ -212,14 +212,15 @@ void launch_norm(const Norm<X, Y>& p, bool packed, cudaStream_t stream) {
     launch(layer_norm_kernel<X, Y, each, rows, false>, blocks, block, 0, stream, p, lanes);
   };
   // As few idle lanes as may be: dims are 96·2^i and 128·2^i. Of few rows, few packs a lane.
+  const bool two_packs = many ? is_float<X> && !is_float<Y> : packs > 32;
   if (packs % 3 == 0 && packs <= 96 && (many || packs > 64))
     run.template operator()<3, 1>();
+  else if (packs <= 64 && two_packs)
+    run.template operator()<2, 1>();
   else if (packs <= 32 && many)
     run.template operator()<1, 4>();
   else if (packs <= 32)
     run.template operator()<1, 1>();
-  else if (packs <= 64 && !many)
-    run.template operator()<2, 1>();
   else if (packs <= 128)
     run.template operator()<4, 1>();
   else
