@@ -30,7 +30,7 @@ std::string_view to_string(ScanBackend backend);  // "null", "torch", …
 //   Δ[d] = softplus(round_T(Σ_r dt_weight[k,d,r] · dt[r]) + dt_bias[k,d])
 //   h[d,n] ← exp(Δ[d] · A[k,d,n]) · h[d,n] + Δ[d] · Bmat[n] · x[d],  h = 0 at a sequence's start
 //   y_k[d] = Σ_n Cmat[n] · h[d,n] + D[k,d] · x[d]
-// and y = (y_0 + y_2) + (y_1 + y_3), each at its own pixel, summed in float32.
+// and y = Σ_k y_k, each at its own pixel, summed in float32.
 // Without dt_weight (Mamba-2), channel d belongs to head d / (D / R) and Δ[d] = softplus(dt[head] +
 // dt_bias[k,d]).
 struct SelectiveScan2d {

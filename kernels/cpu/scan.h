@@ -68,15 +68,15 @@ struct DirectionWalk {
               sequence, from) {}
 };
 
-// What becomes of a direction's output where directions are merged as they are computed; `keep` puts it
-// aside.
-enum class ScanMerge : uint8_t { set_y, add_to_y, keep, add_with_kept, directions_only };
+// What becomes of a direction's output. Where y is not written, all directions' outputs are kept and merged
+// later.
+enum class ScanMerge : uint8_t { set_y, add_to_y, directions_only };
 
 inline int64_t sequence_count(const ScanArgs& args, ScanDirection direction) {
   return direction.per_line ? (direction.columns ? args.width : args.height) : 1;
 }
 
-// y = (y_0 + y_2) + (y_1 + y_3), or y_0 + y_1, from all directions' outputs (K, B, H, W, D).
+// y = ((y_0 + y_2) + y_1) + y_3, or y_0 + y_1, from all directions' outputs (K, B, H, W, D).
 void merge_directions(const ScanArgs& args, const float* directions, int threads);
 
 // The plain recurrence, one step after the other.

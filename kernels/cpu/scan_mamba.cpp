@@ -53,12 +53,15 @@ struct ChunkPlace {
 
 template <bool full>
 void chunk_end(const ScanArgs& args, const ChunkPlace& place, float* record, float* workspace) {
-  ChannelScan<full> scan(args, place.k, place.b, place.channel, workspace);
+  ChannelScan<1, full> scan(args, place.k, place.b, place.channel, workspace);
   DirectionWalk walk(args, scan_direction(args.order, place.k), place.sequence, place.chunk * chunk_steps);
   std::fill_n(scan.state(), args.states * max_lanes, 0.0f);
   V delta_sum = hn::Zero(F());
   for (int64_t step = 0; step < chunk_steps; step += block_steps) {
-    scan.run(walk.read, block_steps, nullptr, &delta_sum);
+    int64_t pixels[block_steps];
+    next_pixels(walk.read, block_steps, pixels);
+    scan.run(pixels, block_steps, nullptr);
+    for (int s = 0; s < block_steps; ++s) delta_sum = hn::Add(delta_sum, scan.delta(0, s));
   }
   std::copy_n(scan.state(), args.states * max_lanes, record);
   hn::StoreU(delta_sum, F(), record + args.states * max_lanes);
@@ -80,7 +83,7 @@ void ChunkStarts(const ScanArgs& args, float* records, int64_t begin, int64_t en
   const Chunks chunks(args);
   for (int64_t sequence = begin; sequence < end; ++sequence) {
     const ChunkPlace place(args, chunks, sequence * chunks.per_sequence);
-    const ChannelScan<false> scan(args, place.k, place.b, place.channel, workspace);
+    const ChannelScan<1, false> scan(args, place.k, place.b, place.channel, workspace);
     for (int64_t n = 0; n < args.states; ++n) {
       V h = hn::Zero(F());
       for (int64_t chunk = 0; chunk < chunks.per_sequence; ++chunk) {
@@ -99,16 +102,15 @@ void ChunkStarts(const ScanArgs& args, float* records, int64_t begin, int64_t en
 template <bool full>
 void chunk_output(const ScanArgs& args, const ChunkPlace& place, int64_t steps, const float* record,
                   float* workspace, float* out) {
-  ChannelScan<full> scan(args, place.k, place.b, place.channel, workspace);
+  ChannelScan<1, full> scan(args, place.k, place.b, place.channel, workspace);
   DirectionWalk walk(args, scan_direction(args.order, place.k), place.sequence, place.chunk * chunk_steps);
   std::copy_n(record, args.states * max_lanes, scan.state());
   for (int64_t step = 0; step < steps; step += block_steps) {
-    V y[block_steps];
     const int64_t count = std::min<int64_t>(block_steps, steps - step);
-    scan.run(walk.read, count, y, nullptr);
-    for (int64_t s = 0; s < count; ++s, walk.write.next()) {
-      scan.store(y[s], out + walk.write.pixel() * args.channels);
-    }
+    int64_t pixels[block_steps], places[block_steps];
+    next_pixels(walk.read, count, pixels);
+    next_pixels(walk.write, count, places);
+    scan.run(pixels, count, [&](int, int64_t s, V y) { scan.store(y, out + places[s] * args.channels); });
   }
 }
 

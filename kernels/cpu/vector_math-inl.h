@@ -58,19 +58,28 @@ HWY_INLINE void store_some(V v, float* p, int64_t count) {
 #endif
 }
 
-// Four vectors computed in lockstep: the chains of dependent operations of one exponential leave a processor
-// idle, four interleaved ones don't. The functions below take a V or a Four.
-struct Four {
-  V a, b, c, d;
+// Vectors computed in lockstep: the chains of dependent operations of one exponential leave a processor idle,
+// several interleaved ones don't. The functions below take a V or a Pack.
+template <int n>
+struct Pack {
+  V v[n];
 };
 template <class P>
 HWY_INLINE P all(float value) {
   const V v = constant(value);
-  if constexpr (std::is_same_v<P, Four>) {
-    return {v, v, v, v};
-  } else {
+  if constexpr (std::is_same_v<P, V>) {
     return v;
+  } else {
+    P p;
+    for (V& x : p.v) x = v;
+    return p;
   }
+}
+template <int n, class Operation, class... Packs>
+HWY_INLINE Pack<n> each(const Operation& operation, const Pack<n>& first, const Packs&... others) {
+  Pack<n> result;
+  for (int i = 0; i < n; ++i) result.v[i] = operation(first.v[i], others.v[i]...);
+  return result;
 }
 HWY_INLINE V add(V x, V y) {
   return hn::Add(x, y);
@@ -113,9 +122,6 @@ HWY_INLINE V max(V x, V y) {
 HWY_INLINE V mul_add(V x, V y, V z) {
   return hn::MulAdd(x, y, z);
 }  // x·y + z
-HWY_INLINE V mul_sub(V x, V y, V z) {
-  return hn::MulSub(x, y, z);
-}  // x·y − z
 HWY_INLINE V neg_abs(V x) {
   return hn::Or(x, hn::SignBit(F()));
 }
@@ -123,41 +129,26 @@ HWY_INLINE V sign_if_beyond(V x, V limit, V y) {  // ±1 for |x| > limit, else y
   return hn::IfThenElse(hn::Gt(hn::Abs(x), limit), hn::CopySign(constant(1.0f), x), y);
 }
 
-HWY_INLINE Four add(Four x, Four y) {
-  return {add(x.a, y.a), add(x.b, y.b), add(x.c, y.c), add(x.d, y.d)};
+template <int n>
+HWY_INLINE Pack<n> add(const Pack<n>& x, const Pack<n>& y) {
+  return each([](V a, V b) { return add(a, b); }, x, y);
 }
-HWY_INLINE Four sub(Four x, Four y) {
-  return {sub(x.a, y.a), sub(x.b, y.b), sub(x.c, y.c), sub(x.d, y.d)};
+template <int n>
+HWY_INLINE Pack<n> sub(const Pack<n>& x, const Pack<n>& y) {
+  return each([](V a, V b) { return sub(a, b); }, x, y);
 }
-HWY_INLINE Four mul(Four x, Four y) {
-  return {mul(x.a, y.a), mul(x.b, y.b), mul(x.c, y.c), mul(x.d, y.d)};
+template <int n>
+HWY_INLINE Pack<n> mul(const Pack<n>& x, const Pack<n>& y) {
+  return each([](V a, V b) { return mul(a, b); }, x, y);
 }
-HWY_INLINE Four div(Four x, Four y) {
-  return {div(x.a, y.a), div(x.b, y.b), div(x.c, y.c), div(x.d, y.d)};
+template <int n>
+HWY_INLINE Pack<n> max(const Pack<n>& x, const Pack<n>& y) {
+  return each([](V a, V b) { return max(a, b); }, x, y);
 }
-HWY_INLINE Four nearly_div(Four x, Four y) {
-  return {nearly_div(x.a, y.a), nearly_div(x.b, y.b), nearly_div(x.c, y.c), nearly_div(x.d, y.d)};
+template <int n>
+HWY_INLINE Pack<n> mul_add(const Pack<n>& x, const Pack<n>& y, const Pack<n>& z) {
+  return each([](V a, V b, V c) { return mul_add(a, b, c); }, x, y, z);
 }
-HWY_INLINE Four min(Four x, Four y) {
-  return {min(x.a, y.a), min(x.b, y.b), min(x.c, y.c), min(x.d, y.d)};
-}
-HWY_INLINE Four max(Four x, Four y) {
-  return {max(x.a, y.a), max(x.b, y.b), max(x.c, y.c), max(x.d, y.d)};
-}
-HWY_INLINE Four mul_add(Four x, Four y, Four z) {
-  return {mul_add(x.a, y.a, z.a), mul_add(x.b, y.b, z.b), mul_add(x.c, y.c, z.c), mul_add(x.d, y.d, z.d)};
-}
-HWY_INLINE Four mul_sub(Four x, Four y, Four z) {
-  return {mul_sub(x.a, y.a, z.a), mul_sub(x.b, y.b, z.b), mul_sub(x.c, y.c, z.c), mul_sub(x.d, y.d, z.d)};
-}
-HWY_INLINE Four neg_abs(Four x) {
-  return {neg_abs(x.a), neg_abs(x.b), neg_abs(x.c), neg_abs(x.d)};
-}
-HWY_INLINE Four sign_if_beyond(Four x, Four l, Four y) {
-  return {sign_if_beyond(x.a, l.a, y.a), sign_if_beyond(x.b, l.b, y.b), sign_if_beyond(x.c, l.c, y.c),
-          sign_if_beyond(x.d, l.d, y.d)};
-}
-
 // ((c0·x + c1)·x + c2)·x …
 template <class P, class... Coefficients>
 HWY_INLINE P polynomial(P x, float first, Coefficients... others) {
@@ -191,9 +182,9 @@ HWY_INLINE V times_power_of_two(V p, V n, V whole) {
   return hn::Mul(p, power_of_two(whole));
 #endif
 }
-HWY_INLINE Four times_power_of_two(Four p, Four n, Four w) {
-  return {times_power_of_two(p.a, n.a, w.a), times_power_of_two(p.b, n.b, w.b),
-          times_power_of_two(p.c, n.c, w.c), times_power_of_two(p.d, n.d, w.d)};
+template <int n>
+HWY_INLINE Pack<n> times_power_of_two(const Pack<n>& p, const Pack<n>& exponent, const Pack<n>& whole) {
+  return each([](V a, V b, V c) { return times_power_of_two(a, b, c); }, p, exponent, whole);
 }
 
 // The same for n from [-250, 250]: subnormal results and infinity.
@@ -206,18 +197,42 @@ HWY_INLINE V times_any_power_of_two(V p, V n) {
   return hn::Mul(hn::Mul(p, power_of_two(half)), power_of_two(rest));
 #endif
 }
-HWY_INLINE Four times_any_power_of_two(Four p, Four n) {
-  return {times_any_power_of_two(p.a, n.a), times_any_power_of_two(p.b, n.b),
-          times_any_power_of_two(p.c, n.c), times_any_power_of_two(p.d, n.d)};
+
+// 2^x for x from [-126, 127].
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+HWY_INLINE V above_whole(V x) {  // x − floor(x), 0 for the infinities
+  return V{_mm512_reduce_ps(x.raw, 9)};
 }
+HWY_INLINE V times_floor_power_of_two(V p, V x) {  // p · 2^floor(x)
+  return V{_mm512_scalef_ps(p.raw, x.raw)};
+}
+template <int n>
+HWY_INLINE Pack<n> above_whole(const Pack<n>& x) {
+  return each([](V a) { return above_whole(a); }, x);
+}
+template <int n>
+HWY_INLINE Pack<n> times_floor_power_of_two(const Pack<n>& p, const Pack<n>& x) {
+  return each([](V a, V b) { return times_floor_power_of_two(a, b); }, p, x);
+}
+template <class P>
+HWY_INLINE P exp2_in_range(P x) {
+  const P p = polynomial(above_whole(x), 2.191981766e-04f, 1.238458557e-03f, 9.683721699e-03f,
+                         5.548162386e-02f, 2.402299941e-01f, 6.931470037e-01f, 1.0f);
+  return times_floor_power_of_two(p, x);
+}
+#else
+template <class P>
+HWY_INLINE P exp2_in_range(P x) {
+  const P magic = all<P>(whole_number), whole = add(x, magic), n = sub(whole, magic);
+  return times_power_of_two(exp2_fraction(sub(x, n)), n, whole);
+}
+#endif
 
 // 2^x for x <= 127; below 2^-126, the smallest normal number, that. The operands of max stand so that NaN
 // passes.
 template <class P>
 HWY_INLINE P exp2_normal(P x) {
-  const P magic = all<P>(whole_number), clamped = max(all<P>(-126.0f), x);
-  const P whole = add(clamped, magic), n = sub(whole, magic);
-  return times_power_of_two(exp2_fraction(sub(clamped, n)), n, whole);
+  return exp2_in_range(max(all<P>(-126.0f), x));
 }
 
 inline constexpr float log2_e = 1.44269504f;
@@ -233,16 +248,26 @@ HWY_INLINE P exp_any(P x) {
   return times_any_power_of_two(exp2_fraction(f), n);
 }
 
+// −min(|x|, 87.3), where e^x is still a normal number.
+HWY_INLINE V normal_down(V x) {
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+  return V{_mm512_range_ps(x.raw, constant(87.33654f).raw, 14)};  // the smaller magnitude, negative
+#else
+  return max(constant(-87.33654f), neg_abs(x));
+#endif
+}
+template <int n>
+HWY_INLINE Pack<n> normal_down(const Pack<n>& x) {
+  return each([](V a) { return normal_down(a); }, x);
+}
+
 // log(1 + e^x) = max(x, 0) + log1p(e^−|x|). Beyond 20, where PyTorch returns x, the second term is below half
 // an ulp.
 template <class P>
 HWY_INLINE P softplus(P x) {
-  const P magic = all<P>(whole_number), down = max(all<P>(-87.33654f), neg_abs(x));
-  const P whole = mul_add(down, all<P>(log2_e), magic), n = sub(whole, magic);
-  const P t = times_power_of_two(exp2_fraction(mul_sub(down, all<P>(log2_e), n)), n, whole);
-  const P p = polynomial(t, -4.466211601e-03f, 2.522405435e-02f, -6.675772506e-02f, 1.156184545e-01f,
-                         -1.584756572e-01f, 1.985410623e-01f, -2.498652617e-01f, 3.333284189e-01f,
-                         -4.999999698e-01f, 1.0f);
+  const P t = exp2_in_range(mul(normal_down(x), all<P>(log2_e)));
+  const P p = polynomial(t, 5.365422461e-03f, -3.006830066e-02f, 7.920882851e-02f, -1.375418752e-01f,
+                         1.915384829e-01f, -2.485721707e-01f, 3.332132995e-01f, -4.999964833e-01f, 1.0f);
   return mul_add(p, t, max(all<P>(0.0f), x));
 }
 
