@@ -87,8 +87,8 @@ void Kernels::cast(const View& x, const View& y) {
   do_cast(x, y);
 }
 
-void Kernels::linear(const View& x, const View& w, const View& bias, Activation act, const View& residual,
-                     const View& y) {
+void Kernels::check_linear(const View& x, const View& w, const View& bias, const View& residual,
+                           const View& y) {
   const int64_t out = y.channels();
   want(is_real(x.dtype) && w.dtype == x.dtype && w.rank == 2 && w.is_dense() && w.dim(0) == out &&
            w.dim(1) == x.channels() && x.rows() == y.rows() && is_absent_or_vector(bias, out) &&
@@ -97,7 +97,27 @@ void Kernels::linear(const View& x, const View& w, const View& bias, Activation 
   want(!residual || (residual.dtype == y.dtype && residual.channels() == out && residual.rows() == y.rows()),
        "linear", "a residual like y", {residual, y});
   macs_ += static_cast<uint64_t>(x.rows()) * static_cast<uint64_t>(x.channels()) * static_cast<uint64_t>(out);
+}
+
+void Kernels::linear(const View& x, const View& w, const View& bias, Activation act, const View& residual,
+                     const View& y) {
+  check_linear(x, w, bias, residual, y);
   do_linear(x, w, bias, act, residual, y);
+}
+
+void Kernels::norm_linear(const View& x, const View& gamma, const View& beta, float epsilon,
+                          const View& normed, const View& w, const View& bias, Activation act,
+                          const View& y) {
+  check_layer_norm(x, gamma, beta, {}, normed);
+  check_linear(normed, w, bias, {}, y);
+  do_norm_linear(x, gamma, beta, epsilon, normed, w, bias, act, y);
+}
+
+void Kernels::do_norm_linear(const View& x, const View& gamma, const View& beta, float epsilon,
+                             const View& normed, const View& w, const View& bias, Activation act,
+                             const View& y) {
+  do_layer_norm(x, gamma, beta, epsilon, Activation::none, {}, true, normed);
+  do_linear(normed, w, bias, act, {}, y);
 }
 
 void Kernels::check_conv2d(const View& x, const View& w, const View& bias, int stride, int padding,

@@ -89,9 +89,14 @@ class Kernels {
   // Copies with conversion between float32, float16 and bfloat16; both row-strided, same shape.
   void cast(const View& x, const View& y);
   // y = act(x · wᵀ + bias) + residual. x (M, in) T row-strided, w (out, in) T, bias (out) float32 or absent,
-  // residual and y (M, out), both T or both float32; residual may be y itself, or absent.
+  // residual and y (M, out), both T or both float32; residual may be y itself, or absent. w and bias are
+  // weights: no operation that is still under way writes them.
   void linear(const View& x, const View& w, const View& bias, Activation act, const View& residual,
               const View& y);
+  // y = act(LayerNorm(x) · wᵀ + bias), as layer_norm and linear say; x T or float32. normed (…, in) T is only
+  // room for the norm: what stands there afterwards is not defined.
+  void norm_linear(const View& x, const View& gamma, const View& beta, float epsilon, const View& normed,
+                   const View& w, const View& bias, Activation act, const View& y);
   // Convolution with zero padding. x (B,H,W,I) T, w (O, kh, kw, I) T, bias (O) float32 or absent, y
   // (B,Ho,Wo,O) T.
   void conv2d(const View& x, const View& w, const View& bias, int stride, int padding, const View& y);
@@ -138,6 +143,10 @@ class Kernels {
   virtual void do_cast(const View& x, const View& y) = 0;
   virtual void do_linear(const View& x, const View& w, const View& bias, Activation act, const View& residual,
                          const View& y) = 0;
+  // In two steps, unless a device has one for it.
+  virtual void do_norm_linear(const View& x, const View& gamma, const View& beta, float epsilon,
+                              const View& normed, const View& w, const View& bias, Activation act,
+                              const View& y);
   virtual void do_conv2d(const View& x, const View& w, const View& bias, int stride, int padding,
                          const View& y) = 0;
   // In two steps, unless a device has one for it.
@@ -163,6 +172,7 @@ class Kernels {
                                          const View& out);
 
  private:
+  void check_linear(const View& x, const View& w, const View& bias, const View& residual, const View& y);
   void check_layer_norm(const View& x, const View& gamma, const View& beta, const View& gate, const View& y);
   void check_scan(const SelectiveScan2d& scan);
   void check_conv2d(const View& x, const View& w, const View& bias, int stride, int padding, const View& y);

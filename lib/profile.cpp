@@ -24,6 +24,16 @@ std::string untapped_step(std::string_view previous, std::string_view operation)
   return {};
 }
 
+// The step of an operation that no tap sees, from the next step that has a name: a norm before a product, or
+// patch_embed's and the downsample's inner operations.
+std::string step_before(std::string_view next, std::string_view operation) {
+  for (const auto& [product, norm] :
+       {std::pair<std::string_view, const char*>{"op.in_proj", "norm"}, {"mlp.fc1", "norm2"}})
+    if (operation == "layer_norm" && next.ends_with(product))
+      return std::string(next.substr(0, next.size() - product.size())) + norm;
+  return std::string(next);
+}
+
 }  // namespace
 
 ProfilingKernels::ProfilingKernels(std::unique_ptr<Kernels> kernels)
@@ -49,11 +59,11 @@ std::vector<ProfiledOperation> ProfilingKernels::finish() {
     if (operation.step.empty() && i > 0)
       operation.step = untapped_step(operations_[i - 1].step, operation.operation);
   }
-  // What is left belongs to the next step that has a name: patch_embed's and the downsample's inner
-  // operations.
   for (size_t i = operations_.size(); i-- > 0;)
     if (operations_[i].step.empty())
-      operations_[i].step = i + 1 < operations_.size() ? operations_[i + 1].step : operations_[i].operation;
+      operations_[i].step = i + 1 < operations_.size()
+                                ? step_before(operations_[i + 1].step, operations_[i].operation)
+                                : operations_[i].operation;
   return std::move(operations_);
 }
 
@@ -102,6 +112,15 @@ void ProfilingKernels::do_conv2d(const View& x, const View& w, const View& bias,
 }
 
 // The CPU takes these in two steps, and each is noted.
+void ProfilingKernels::do_norm_linear(const View& x, const View& gamma, const View& beta, float epsilon,
+                                      const View& normed, const View& w, const View& bias, Activation act,
+                                      const View& y) {
+  if (device().type == DeviceType::cpu)
+    return Kernels::do_norm_linear(x, gamma, beta, epsilon, normed, w, bias, act, y);
+  kernels_->norm_linear(x, gamma, beta, epsilon, normed, w, bias, act, y);
+  note("norm_linear", {x, gamma, beta, w, bias}, y);
+}
+
 void ProfilingKernels::do_conv2d_norm(const View& x, const View& w, const View& bias, int stride, int padding,
                                       const View& gamma, const View& beta, float epsilon, Activation act,
                                       const View& y) {

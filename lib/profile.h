@@ -45,6 +45,8 @@ class ProfilingKernels final : public Kernels, public Taps {
   void do_cast(const View& x, const View& y) override;
   void do_linear(const View& x, const View& w, const View& bias, Activation act, const View& residual,
                  const View& y) override;
+  void do_norm_linear(const View& x, const View& gamma, const View& beta, float epsilon, const View& normed,
+                      const View& w, const View& bias, Activation act, const View& y) override;
   void do_conv2d(const View& x, const View& w, const View& bias, int stride, int padding,
                  const View& y) override;
   void do_conv2d_norm(const View& x, const View& w, const View& bias, int stride, int padding,

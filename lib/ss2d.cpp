@@ -106,9 +106,10 @@ View other_out_norm(const Forward& f, OutNorm kind, const Ss2dWeights& op, View 
 
 }  // namespace
 
-void ss2d(const Forward& f, const Config& config, const Ss2dWeights& op, const View& x, const View& stream) {
+void ss2d(const Forward& f, const Config& config, const BlockWeights& block, const View& stream) {
+  const Ss2dWeights& op = block.op;
   const ForwardSpec& spec = config.forward;
-  const int64_t batch = x.dim(0), height = x.dim(1), width = x.dim(2),
+  const int64_t batch = stream.dim(0), height = stream.dim(1), width = stream.dim(2),
                 channels = op.out_proj.weight.view().dim(1);
   const Activation act = spec.old_block ? Activation::silu : config.ssm_act_layer;
   const Activation out_act = spec.out_act ? Activation::gelu : Activation::none;
@@ -119,7 +120,7 @@ void ss2d(const Forward& f, const Config& config, const Ss2dWeights& op, const V
   const ArenaScope scope(f.arena);
 
   const View xz = map(op.dtype, op.in_proj.weight.view().dim(0));
-  f.kernels.linear(x, op.in_proj.weight, op.in_proj.bias, Activation::none, {}, xz);
+  norm_linear(f, block.norm, block.prefix + "norm", stream, op.dtype, op.in_proj, Activation::none, xz);
   f.tap(op.prefix, "in_proj", xz);
 
   const View in = xz.slice_channels(0, channels);

@@ -37,8 +37,11 @@ class ArenaScope {
   size_t used_;
 };
 
-// stream (B,H,W,C) += SS2D(x); x (B,H,W,C) of op.dtype.
-void ss2d(const Forward& forward, const Config& config, const Ss2dWeights& op, const View& x,
-          const View& stream);
+// y = act(w(norm(stream))), stream (B,H,W,C), the norm's result of `dtype`; `name` is its tap.
+void norm_linear(const Forward& forward, const NormWeights& norm, const std::string& name, const View& stream,
+                 DType dtype, const LinearWeights& w, Activation act, const View& y);
+
+// stream (B,H,W,C) += SS2D(norm(stream)).
+void ss2d(const Forward& forward, const Config& config, const BlockWeights& block, const View& stream);
 
 }  // namespace vmamba

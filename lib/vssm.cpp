@@ -80,14 +80,14 @@ View patch_embed(const Forward& f, const ModelWeights& model, const View& input)
   return conv2d(f, weights.second, geometry, weights.norm2, Activation::none, x, model.stream);
 }
 
-// stream += fc2(act(fc1(x))), or with gmlp fc2(a · act(z)), (a, z) = fc1(x).
-void mlp(const Forward& f, const Config& config, const MlpWeights& weights, const View& x,
-         const View& stream) {
+// stream += fc2(act(fc1(x))), or with gmlp fc2(a · act(z)), (a, z) = fc1(x); x = norm2(stream).
+void mlp(const Forward& f, const Config& config, const BlockWeights& block, const View& stream) {
   const ArenaScope scope(f.arena);
+  const MlpWeights& weights = block.mlp;
   const int64_t width = weights.fc1.weight.view().dim(0);
-  View hidden = f.arena.take(weights.dtype, {x.dim(0), x.dim(1), x.dim(2), width});
-  f.kernels.linear(x, weights.fc1.weight, weights.fc1.bias,
-                   config.gmlp ? Activation::none : config.mlp_act_layer, {}, hidden);
+  View hidden = f.arena.take(weights.dtype, {stream.dim(0), stream.dim(1), stream.dim(2), width});
+  norm_linear(f, block.norm2, block.prefix + "norm2", stream, weights.dtype, weights.fc1,
+              config.gmlp ? Activation::none : config.mlp_act_layer, hidden);
   f.tap(weights.prefix, "fc1", hidden);
   if (config.gmlp) {
     const View a = hidden.slice_channels(0, width / 2), z = hidden.slice_channels(width / 2, width / 2);
@@ -96,7 +96,8 @@ void mlp(const Forward& f, const Config& config, const MlpWeights& weights, cons
   }
   if (f.wants(weights.prefix, "fc2")) {
     const ArenaScope observed(f.arena);
-    const View out = f.arena.take(stream.dtype, {x.dim(0), x.dim(1), x.dim(2), stream.channels()});
+    const View out =
+        f.arena.take(stream.dtype, {stream.dim(0), stream.dim(1), stream.dim(2), stream.channels()});
     f.kernels.linear(hidden, weights.fc2.weight, weights.fc2.bias, Activation::none, {}, out);
     f.tap(weights.prefix, "fc2", out);
   }
@@ -105,17 +106,8 @@ void mlp(const Forward& f, const Config& config, const MlpWeights& weights, cons
 
 // stream += op(norm(stream)); stream += mlp(norm2(stream)).
 void block(const Forward& f, const Config& config, const BlockWeights& weights, const View& stream) {
-  const ArenaScope scope(f.arena);
-  if (config.ssm_ratio > 0) {
-    const View x = normed(f, weights.norm, stream, weights.op.dtype);
-    f.tap(weights.prefix, "norm", x);
-    ss2d(f, config, weights.op, x, stream);
-  }
-  if (config.mlp_ratio > 0) {
-    const View x = normed(f, weights.norm2, stream, weights.mlp.dtype);
-    f.tap(weights.prefix, "norm2", x);
-    mlp(f, config, weights.mlp, x, stream);
-  }
+  if (config.ssm_ratio > 0) ss2d(f, config, weights, stream);
+  if (config.mlp_ratio > 0) mlp(f, config, weights, stream);
 }
 
 View downsample(const Forward& f, const ModelWeights& model, const DownsampleWeights& weights,
@@ -192,6 +184,20 @@ View Arena::take(DType dtype, std::initializer_list<int64_t> dims) {
   used_ += bytes;
   peak_ = std::max(peak_, used_);
   return view;
+}
+
+void norm_linear(const Forward& f, const NormWeights& weights, const std::string& name, const View& stream,
+                 DType dtype, const LinearWeights& w, Activation act, const View& y) {
+  const ArenaScope scope(f.arena);
+  if (weights.present && !weights.batch_norm && !f.looks_inside()) {
+    const View room = f.arena.take(dtype, {stream.dim(0), stream.dim(1), stream.dim(2), stream.dim(3)});
+    f.kernels.norm_linear(stream, weights.weight, weights.bias, layer_norm_epsilon, room, w.weight, w.bias,
+                          act, y);
+    return;
+  }
+  const View x = normed(f, weights, stream, dtype);
+  f.tap("", name, x);
+  f.kernels.linear(x, w.weight, w.bias, act, {}, y);
 }
 
 View Forward::as(const View& x, DType dtype) const {

@@ -197,6 +197,104 @@ TEST_CASE("cuda: linear with GELU, many columns, bfloat16") {
   test_linear_gelu(DType::bfloat16);
 }
 
+namespace {
+
+// Shapes of an image's products, and odd ones around the tiles.
+void test_linear_of_few_rows(DType dtype) {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  struct Case {
+    int64_t rows, in, out;
+    Activation act;
+    bool bias, residual;
+    int64_t gap = 0;
+  };
+  std::vector<Case> cases = {
+      {3136, 96, 96, Activation::none, false, true},  {3136, 96, 32, Activation::none, false, false},
+      {784, 96, 384, Activation::gelu, true, false},  {784, 192, 56, Activation::none, false, false},
+      {784, 432, 96, Activation::none, true, false},  {196, 384, 104, Activation::none, false, false},
+      {196, 384, 384, Activation::none, true, true},  {196, 384, 1536, Activation::gelu, true, false},
+      {196, 1536, 384, Activation::none, true, true}, {49, 768, 768, Activation::none, false, true},
+      {49, 768, 200, Activation::none, false, false}, {49, 1024, 264, Activation::none, false, false},
+      {49, 3072, 136, Activation::none, true, true}};
+  for (const int64_t rows : {1, 15, 49, 50, 197})
+    for (const auto [in, out] : {std::array<int64_t, 2>{8, 8}, {40, 24}, {104, 72}, {200, 136}, {888, 40}})
+      for (const Activation act : activations)
+        cases.push_back({rows, in, out, act, act != Activation::relu, act != Activation::gelu,
+                         act == Activation::silu ? 8 : 0});
+  for (const Case& c : cases) {
+    INFO(words(to_string(dtype), c.rows, c.in, c.out, to_string(c.act), c.bias, c.residual, c.gap));
+    const Map x = random_map(dtype, {c.rows, c.in}, -1, 1, c.gap), w = random_map(dtype, {c.out, c.in});
+    Map bias = random_map(DType::float32, {c.out});
+    for (int64_t i = 0; i < c.out; ++i) bias.set(0, i, round_to(dtype, bias.at(0, i)));
+    Closeness allowed = tolerance(dtype);
+    if (c.act == Activation::gelu) allowed.absolute = 2e-5f;  // of the formula in 16 bits
+    if (c.residual && c.act != Activation::none)              // cuBLASLt's result is rounded before the sum
+      allowed.absolute += dtype == DType::float16 ? 0x1p-10f : 0x1p-7f;
+    const auto run = [&](Kernels& k, const std::vector<View>& in, const View& residual, const View& y) {
+      k.linear(in[0], in[1], c.bias ? in[2] : View(), c.act, residual, y);
+    };
+    if (c.residual)  // in y itself
+      compare(*kernels, {&x, &w, &bias}, random_map(dtype, {c.rows, c.out}, -1, 1, c.gap), allowed,
+              [&](Kernels& k, const std::vector<View>& in, const View& y) { run(k, in, y, y); });
+    const Map residual = random_map(dtype, {c.rows, c.out}, -1, 1, c.gap);
+    compare(*kernels, {&x, &w, &bias, &residual}, Map(dtype, {c.rows, c.out}, c.gap), allowed,
+            [&](Kernels& k, const std::vector<View>& in, const View& y) {
+              run(k, in, c.residual ? in[3] : View(), y);
+            });
+  }
+}
+
+}  // namespace
+
+TEST_CASE("cuda: linear of few rows, float16") {
+  test_linear_of_few_rows(DType::float16);
+}
+TEST_CASE("cuda: linear of few rows, bfloat16") {
+  test_linear_of_few_rows(DType::bfloat16);
+}
+
+TEST_CASE("cuda: norm_linear") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  struct Case {
+    int64_t rows, in, out;
+    Activation act;
+    float offset = 0;
+  };
+  for (const DType dtype : storage_dtypes)
+    for (const Case& c : {Case{3136, 96, 96, Activation::none},
+                          {784, 96, 384, Activation::gelu},
+                          {784, 192, 192, Activation::none},
+                          {196, 384, 1536, Activation::gelu},
+                          {49, 768, 768, Activation::none},
+                          {49, 768, 1536, Activation::gelu},
+                          {50, 1024, 72, Activation::silu},
+                          {1, 8, 8, Activation::none},
+                          {49, 96, 96, Activation::none, 60},
+                          {197, 200, 40, Activation::none},
+                          {33, 33, 7, Activation::relu}})
+      for (const bool with_bias : {false, true}) {
+        INFO(words(to_string(dtype), c.rows, c.in, c.out, to_string(c.act), with_bias));
+        const Map x = random_map(dtype, {c.rows, c.in}, c.offset - 1, c.offset + 3),
+                  w = random_map(dtype, {c.out, c.in});
+        const Map gamma = random_map(DType::float32, {c.in}), beta = random_map(DType::float32, {c.in});
+        Map bias = random_map(DType::float32, {c.out});
+        for (int64_t i = 0; i < c.out; ++i) bias.set(0, i, round_to(dtype, bias.at(0, i)));
+        const Map room(dtype, {c.rows, c.in});
+        Closeness allowed = tolerance(dtype);
+        if (dtype != DType::float32) {  // the oracle rounds the norm, one kernel for both x · gamma
+          allowed.of_value *= 3;
+          allowed.of_largest *= 4;
+        }
+        compare(*kernels, {&x, &gamma, &beta, &room, &w, &bias}, Map(dtype, {c.rows, c.out}), allowed,
+                [&](Kernels& k, const std::vector<View>& in, const View& y) {
+                  k.norm_linear(in[0], in[1], in[2], 1e-5f, in[3], in[4], with_bias ? in[5] : View(), c.act,
+                                y);
+                });
+      }
+}
+
 TEST_CASE("cuda: a bias is remembered only as long as it is the same") {
   const auto kernels = gpu();
   if (!kernels) return;

@@ -263,7 +263,7 @@ class CudaKernels final : public Kernels {
 
   void do_linear(const View& x, const View& w, const View& bias, Activation act, const View& residual,
                  const View& y) override {
-    if (y.elements() == 0) return;
+    if (y.elements() == 0 || cuda::latency_linear(x, {}, {}, 0, w, bias, act, residual, y, stream_)) return;
     // cuBLASLt has a GELU epilogue, but of the tanh approximation, whose error of up to 5e-4 grows through
     // the layers to several times what float16 rounds.
     if (act == Activation::none) {
@@ -285,6 +285,13 @@ class CudaKernels final : public Kernels {
     cuda::activate(product, act, {}, false, product, stream_);
     cuda::cast(residual, y, stream_);
     cuda::add(y, product, y, stream_);
+  }
+
+  void do_norm_linear(const View& x, const View& gamma, const View& beta, float epsilon, const View& normed,
+                      const View& w, const View& bias, Activation act, const View& y) override {
+    if (y.elements() == 0 || cuda::latency_linear(x, gamma, beta, epsilon, w, bias, act, {}, y, stream_))
+      return;
+    Kernels::do_norm_linear(x, gamma, beta, epsilon, normed, w, bias, act, y);
   }
 
   void do_conv2d(const View& x, const View& w, const View& bias, int stride, int padding,

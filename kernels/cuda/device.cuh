@@ -271,9 +271,11 @@ inline unsigned blocks_for(int64_t work, int64_t a_block) {
 }
 
 // On Hopper and later a kernel is made ready while the one before it in the stream finishes, which hides most
-// of a launch. A kernel started by `launch` therefore calls wait_for_previous() before it touches memory.
+// of a launch. A kernel started by `launch` therefore calls wait_for_previous() before it touches memory. From
+// there on the next kernel may take its place too; all wait in their turn, so that order holds if each does.
 __device__ inline void wait_for_previous() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaTriggerProgrammaticLaunchCompletion();
   cudaGridDependencySynchronize();
 #endif
 }

@@ -52,6 +52,13 @@ inline bool hopper_linear_gelu(const View&, const View&, const View&, const View
 void plain_linear(const View& x, const View& w, const View& bias, const View& residual, const View& y,
                   cudaStream_t stream);
 
+// y = act(x · wᵀ + bias) + residual, or with gamma and beta act(LayerNorm(x) · wᵀ + bias), where one small
+// kernel is faster than cuBLASLt and what else it takes: 16 bits, few rows. False where it is not. w, bias,
+// gamma and beta are read before the kernels ahead have finished.
+bool latency_linear(const View& x, const View& gamma, const View& beta, float epsilon, const View& w,
+                    const View& bias, Activation act, const View& residual, const View& y,
+                    cudaStream_t stream);
+
 // How a selective scan runs.
 enum class ScanKernel {
   sequential,  // as the equations stand, dt rounded to the storage dtype
