@@ -6,7 +6,7 @@
 #   scripts/gpu_check.sh bench       published models, batches, image sizes
 #   scripts/gpu_check.sh folder      a folder of 4,096 JPEGs end to end
 #   scripts/gpu_check.sh sanitize [TOOL…]   compute-sanitizer (memcheck, racecheck, initcheck) on each of the kernels'
-#                                    tests by itself, none longer than 100 s; not part of the whole
+#                                    tests by itself, eight at a time; not part of the whole
 # Exit 1 where something differs. Without network there: scripts/deps.sh download here, carry .deps/debs along.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -145,23 +145,29 @@ pytorch() {
   done < <(python3 scripts/reference/bench_cuda.py --batch 1,128)
 }
 
+# compute-sanitizer on "TOOL TEST"; prints what to do with the row, its name and what was found.
+one_sanitize() {
+  local tool=${1%% *} test=${1#* } log options=() status=0
+  log=$(mktemp "$logs/sanitizer.XXXXXX")
+  [[ $tool != memcheck ]] || options=(--report-api-errors no) # a test asks for more memory than there is
+  timeout 400 compute-sanitizer --tool "$tool" --error-exitcode 1 "${options[@]}" build/cuda/vmamba_tests \
+    --source-file='*/test_cuda_kernels.cpp' --test-case="${test//,/\\,}" >"$log" 2>&1 || status=$?
+  case $status in
+    0) printf 'row\t%s, %s\tnothing found\n' "$tool" "$test" ;;
+    124) printf 'bad\t%s, %s\tdid not end within 400 s\n' "$tool" "$test" ;;
+    *) printf 'bad\t%s, %s\t%s\n' "$tool" "$test" "$(grep -m1 -E 'Error|ERROR|Invalid|hazard' "$log")" ;;
+  esac
+}
+export -f one_sanitize
+
 sanitize() {
-  local tool test tools=("$@")
+  local tool result what found tools=("$@")
   [[ ${#tools[@]} -gt 0 ]] || tools=(memcheck racecheck initcheck)
-  for tool in "${tools[@]}"; do
-    local options=()
-    [[ $tool != memcheck ]] || options=(--report-api-errors no) # a test asks for more memory than there is
-    while IFS= read -r test; do
-      if timeout 100 compute-sanitizer --tool "$tool" --error-exitcode 1 "${options[@]}" build/cuda/vmamba_tests \
-        --source-file='*/test_cuda_kernels.cpp' --test-case="${test//,/\\,}" >"$logs/sanitizer" 2>&1; then
-        row "$tool, $test" "nothing found"
-      elif [[ $? -eq 124 ]]; then
-        bad "$tool, $test" "did not end within 100 s"
-      else
-        bad "$tool, $test" "$(grep -m1 -E 'Error|ERROR|Invalid|hazard' "$logs/sanitizer")"
-      fi
-    done < <(build/cuda/vmamba_tests --source-file='*/test_cuda_kernels.cpp' --list-test-cases | grep '^cuda: ')
-  done
+  build/cuda/vmamba_tests --source-file='*/test_cuda_kernels.cpp' --list-test-cases | grep '^cuda: ' >"$logs/tests"
+  while IFS=$'\t' read -r result what found; do
+    $result "$what" "$found"
+  done < <(for tool in "${tools[@]}"; do sed "s/^/$tool /" "$logs/tests"; done |
+    xargs -P 8 -d '\n' -I{} bash -c 'one_sanitize "$1"' - {})
 }
 
 row "$($cli devices | sed -n 's/^cuda:0 *//p')" "$($cli --version | head -1), built in $((SECONDS - start)) s"
