@@ -172,8 +172,8 @@ TEST_CASE("cuda: linear, bfloat16") {
   test_linear(DType::bfloat16, false);
 }
 
-// Too large for the kernel of few rows, enough columns for the one that does both on Hopper: a long walk, an odd
-// end, a sum in several slices.
+// Too large for the kernel of few rows, enough columns for the one that does both on Hopper: a long walk, an
+// odd end, a sum in several slices.
 void test_linear_gelu(DType dtype) {
   const auto kernels = gpu();
   if (!kernels) return;
