@@ -9,6 +9,7 @@
 // consecutive channels of pixels g and g + 8, g = lane / 4, and four lanes write whole sectors.
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launchers.h"
+#include "kernels/cuda/mma.cuh"
 
 namespace vmamba::cuda {
 namespace {
@@ -27,24 +28,6 @@ struct Stem {
   int height, width, out_height, out_width, tiles;
   Divisor tiles_a_row, by_out_height;
 };
-
-template <class T>
-__device__ inline void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-  if constexpr (std::is_same_v<T, half>)
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-        "{%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  else
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-        "{%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#endif
-}
 
 __device__ inline float quad_sum(float value) {
   value += __shfl_xor_sync(0xffffffffu, value, 1);
@@ -122,8 +105,8 @@ __global__ void __launch_bounds__(threads, blocks_a_multiprocessor<n_tiles>)
     for (int j = 0; j < n_tiles; ++j) {
       c[j][0] = c[j][2] = bias[2 * j];
       c[j][1] = c[j][3] = bias[2 * j + 1];
-      multiply<T>(c[j], a[0], b[0][j][0], b[0][j][1]);
-      multiply<T>(c[j], a[1], b[1][j][0], b[1][j][1]);
+      multiply<T>(c[j], a[0][0], a[0][1], a[0][2], a[0][3], b[0][j][0], b[0][j][1]);
+      multiply<T>(c[j], a[1][0], a[1][1], a[1][2], a[1][3], b[1][j][0], b[1][j][1]);
     }
     if (p.tiles - tile > warps) read(tile + warps, a);
 
