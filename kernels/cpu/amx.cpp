@@ -148,6 +148,7 @@ HWY_AFTER_NAMESPACE();
 #include <unistd.h>
 #include <oneapi/dnnl/dnnl.hpp>
 #define VMAMBA_TILES __attribute__((target("amx-tile,amx-bf16"), noinline))
+#define VMAMBA_TILES_INSIDE __attribute__((target("amx-tile,amx-bf16"), always_inline))
 #endif
 
 namespace vmamba {
@@ -198,9 +199,22 @@ struct Terms {
   }
 };
 
+// Tile instructions side by side hold each other up at times (docs/benchmarks.md: the slow speed of a virtual
+// machine): 24 products and their loads took 570 ns, 340 with eight instructions between any two. At other
+// times both take 168.
+#define VMAMBA_APART "\n\t.rept 8\n\tnop\n\t.endr"
+template <int sum, int x, int w>
+VMAMBA_TILES_INSIDE inline void multiply_tiles() {
+  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" VMAMBA_APART ::"i"(sum), "i"(x), "i"(w));
+}
+template <int tile>
+VMAMBA_TILES_INSIDE inline void load_tile(const uint16_t* from) {
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" VMAMBA_APART ::"r"(from), "r"(int64_t{64}), "i"(tile));
+}
+
 // Adds to the tiles of sums. x, w: `steps` times [part][2 tiles], those of x with x_rows rows. Each step also
 // fetches `ahead_lines` cache lines from `ahead` on into the second-level cache. A tile is loaded as soon as
-// the products that read the one before are under way, and was fetched into the first-level cache two steps
+// the products that read the one before are under way; w was fetched into the first-level cache two steps
 // earlier.
 template <int x_parts, int w_parts>
 VMAMBA_TILES void multiply_block(const uint16_t* x, const uint16_t* w, int64_t steps, int64_t x_rows,
@@ -208,43 +222,46 @@ VMAMBA_TILES void multiply_block(const uint16_t* x, const uint16_t* w, int64_t s
   using Used = Terms<x_parts, w_parts>;
   constexpr Term first = Used::at(0);
   constexpr int64_t w_step = w_parts * 2 * tile_values;
+  constexpr int64_t fetched = w_step / (4 * Used::count);  // by one product
   const int64_t x_tile = x_rows * tile_depth, x_step = x_parts * 2 * x_tile;
-  _tile_loadd(4, x + 2 * first.x * x_tile, 64);
-  _tile_loadd(5, x + (2 * first.x + 1) * x_tile, 64);
-  _tile_loadd(6, w + 2 * first.w * tile_values, 64);
-  _tile_loadd(7, w + (2 * first.w + 1) * tile_values, 64);
+  load_tile<4>(x + 2 * first.x * x_tile);
+  load_tile<5>(x + (2 * first.x + 1) * x_tile);
+  load_tile<6>(w + 2 * first.w * tile_values);
+  load_tile<7>(w + (2 * first.w + 1) * tile_values);
   for (int64_t step = 0; step < steps; ++step) {
     const bool last = step + 1 == steps;  // loads something readable once more
-    const uint16_t *next_x = last ? x : x + x_step, *next_w = last ? w : w + w_step;
-    const auto term = [&]<int n>() __attribute__((target("amx-tile,amx-bf16"), always_inline)) {
+    const uint16_t *next_x = last ? x : x + x_step, *next_w = last ? w : w + w_step, *soon = w + 2 * w_step;
+    const auto product = [&]<int sum, int x_of, int w_of>() VMAMBA_TILES_INSIDE {
+      multiply_tiles<sum, x_of, w_of>();
+      for (int64_t i = 0; i < fetched; i += 32) _mm_prefetch(soon + i, _MM_HINT_T0);
+      soon += fetched;
+    };
+    const auto term = [&]<int n>() VMAMBA_TILES_INSIDE {
       constexpr Term now = Used::at(n), next = Used::at(n + 1);
       constexpr bool wraps = n + 1 == Used::count, new_x = wraps || now.x != next.x,
                      new_w = wraps || now.w != next.w;
       const uint16_t* to_x = (wraps ? next_x : x) + 2 * next.x * x_tile;
       const uint16_t* to_w = (wraps ? next_w : w) + 2 * next.w * tile_values;
       if constexpr (new_w) {
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_loadd(6, to_w, 64);
-        _tile_dpbf16ps(1, 4, 7);
-        if constexpr (new_x) _tile_loadd(4, to_x, 64);
-        _tile_dpbf16ps(3, 5, 7);
-        _tile_loadd(7, to_w + tile_values, 64);
-        if constexpr (new_x) _tile_loadd(5, to_x + x_tile, 64);
+        product.template operator()<0, 4, 6>();
+        product.template operator()<2, 5, 6>();
+        load_tile<6>(to_w);
+        product.template operator()<1, 4, 7>();
+        if constexpr (new_x) load_tile<4>(to_x);
+        product.template operator()<3, 5, 7>();
+        load_tile<7>(to_w + tile_values);
+        if constexpr (new_x) load_tile<5>(to_x + x_tile);
       } else {
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(4, to_x, 64);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-        _tile_loadd(5, to_x + x_tile, 64);
+        product.template operator()<0, 4, 6>();
+        product.template operator()<1, 4, 7>();
+        load_tile<4>(to_x);
+        product.template operator()<2, 5, 6>();
+        product.template operator()<3, 5, 7>();
+        load_tile<5>(to_x + x_tile);
       }
       for (int64_t i = n; i < ahead_lines; i += Used::count, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
-      constexpr int64_t w_share = w_step / Used::count;
-      for (int64_t i = 0; i < w_share; i += 32) _mm_prefetch(w + 2 * w_step + n * w_share + i, _MM_HINT_T0);
     };
-    [&]<int... n>(std::integer_sequence<int, n...>)
-        __attribute__((target("amx-tile,amx-bf16"), always_inline)) {
+    [&]<int... n>(std::integer_sequence<int, n...>) VMAMBA_TILES_INSIDE {
       (term.template operator()<n>(), ...);
     }
     (std::make_integer_sequence<int, Used::count>());

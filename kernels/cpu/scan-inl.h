@@ -108,6 +108,14 @@ class ChannelScan {
     args_.round_y == DType::float32 ? advance<false>(projections, inputs, steps, give)
                                     : advance<true>(projections, inputs, steps, give);
   }
+  // Fetches the projections that the steps at `pixels` read first of all.
+  HWY_INLINE void fetch_projections(const int64_t* pixels) const {
+    for (int s = 0; s < block_steps; ++s) {
+      const float* projection = projection_ + pixels[s] * args_.projections.stride;
+      __builtin_prefetch(projection);
+      __builtin_prefetch(projection + args_.rank);
+    }
+  }
   V delta(int i, int64_t s) const { return hn::Load(F(), delta_[i] + s * max_lanes); }
 
  private:

@@ -76,7 +76,7 @@ inline int64_t sequence_count(const ScanArgs& args, ScanDirection direction) {
   return direction.per_line ? (direction.columns ? args.width : args.height) : 1;
 }
 
-// y = ((y_0 + y_2) + y_1) + y_3, or y_0 + y_1, from all directions' outputs (K, B, H, W, D).
+// y = ((y_1 + y_3) + y_0) + y_2, or y_1 + y_0, from all directions' outputs (K, B, H, W, D).
 void merge_directions(const ScanArgs& args, const float* directions, int threads);
 
 // The plain recurrence, one step after the other.
