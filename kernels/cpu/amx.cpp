@@ -490,64 +490,57 @@ int64_t best_tile_rows(int64_t rows, int64_t shares) {
   return best;
 }
 
-// Each thread has rows of its own and takes all weights.
-void multiply_own_rows(const Product& p, int threads, ScratchMemory& memory) {
-  constexpr int64_t cache_values = (5 << 18) / sizeof(uint16_t);  // 1.25 of 2 MiB
-  const int64_t row_blocks = p.row_blocks(), shares = std::min<int64_t>(threads, row_blocks);
-  const int64_t w_values = p.column_blocks() * p.w_block();
-  const int64_t most = w_values <= cache_values ? 1
-                                                : std::clamp<int64_t>(cache_values / p.x_block(), 1,
-                                                                      (row_blocks + shares - 1) / shares);
+constexpr int64_t cache_values = (5 << 18) / sizeof(uint16_t);  // 1.25 of 2 MiB of second-level cache
+
+// The threads share the rows out: each takes groups of as many as its cache holds beside w, or in w's place,
+// and all weights.
+void multiply_by_rows(const Product& p, int threads, ScratchMemory& memory) {
+  const int64_t row_blocks = p.row_blocks();
+  const bool w_stays = p.column_blocks() * p.w_block() <= cache_values;
+  const int64_t most =
+      w_stays ? 1 : std::clamp<int64_t>(cache_values / p.x_block(), 1, (row_blocks + threads - 1) / threads);
   const int64_t x_floats = most * p.x_block() / 2,
                 own_floats = x_floats + whole_lines(most) + Worker::floats(p, most);
-  float* all = memory.floats(shares * own_floats);
-  parallel_items(threads, shares, [&](int64_t share, int) {
-    float* own = all + share * own_floats;
+  float* all = memory.floats(threads * own_floats);
+  parallel_claims(threads, (row_blocks + most - 1) / most, [&](int64_t group, int thread, bool first_group) {
+    float* own = all + thread * own_floats;
     auto* x = reinterpret_cast<uint16_t*>(own);
     float* largest = own + x_floats;
     Worker worker(p, most, largest + whole_lines(most));
-    const int64_t begin = row_blocks * share / shares, end = row_blocks * (share + 1) / shares;
-    for (int64_t first = begin; first < end; first += most) {
-      const int64_t count = std::min(most, end - first);
-      for (int64_t i = 0; i < count; ++i) largest[i] = worker.split(first + i, x + i * p.x_block());
-      for (int64_t column_block = 0; column_block < p.column_blocks(); ++column_block) {
-        worker.compute(first, count, column_block, x, largest, first == begin || w_values > cache_values);
-      }
+    const int64_t first = group * most, count = std::min(most, row_blocks - first);
+    for (int64_t i = 0; i < count; ++i) largest[i] = worker.split(first + i, x + i * p.x_block());
+    for (int64_t column_block = 0; column_block < p.column_blocks(); ++column_block) {
+      worker.compute(first, count, column_block, x, largest, first_group || !w_stays);
     }
   });
 }
 
-// The threads take the few rows apart together and share the columns.
-void multiply_own_columns(const Product& p, int threads, ScratchMemory& memory) {
-  const int64_t row_blocks = p.row_blocks(), blocks = row_blocks * p.column_blocks();
-  const int64_t shares = std::min<int64_t>(threads, blocks), own_floats = Worker::floats(p, row_blocks);
-  float* all = memory.floats(row_blocks * p.x_block() / 2 + whole_lines(row_blocks) + shares * own_floats);
+// The threads take all rows apart together and share the columns out.
+void multiply_by_columns(const Product& p, int threads, ScratchMemory& memory) {
+  const int64_t row_blocks = p.row_blocks(), own_floats = Worker::floats(p, row_blocks);
+  float* all = memory.floats(row_blocks * p.x_block() / 2 + whole_lines(row_blocks) + threads * own_floats);
   auto* x = reinterpret_cast<uint16_t*>(all);
   float* largest = all + row_blocks * p.x_block() / 2;
-  const auto own = [&](int64_t share) { return largest + whole_lines(row_blocks) + share * own_floats; };
-  const int64_t splitters = std::min(shares, row_blocks);
-  parallel_items(threads, splitters, [&](int64_t share, int) {
-    Worker worker(p, row_blocks, own(share));
-    for (int64_t i = row_blocks * share / splitters; i < row_blocks * (share + 1) / splitters; ++i) {
-      largest[i] = worker.split(i, x + i * p.x_block());
-    }
+  const auto own = [&](int thread) { return largest + whole_lines(row_blocks) + thread * own_floats; };
+  parallel_claims(threads, row_blocks, [&](int64_t i, int thread, bool) {
+    largest[i] = Worker(p, row_blocks, own(thread)).split(i, x + i * p.x_block());
   });
-  parallel_items(threads, shares, [&](int64_t share, int) {
-    Worker worker(p, row_blocks, own(share));
-    const int64_t end = blocks * (share + 1) / shares;
-    for (int64_t block = blocks * share / shares; block < end;) {
-      const int64_t first = block % row_blocks, count = std::min(end - block, row_blocks - first);
-      worker.compute(first, count, block / row_blocks, x + first * p.x_block(), largest + first, true);
-      block += count;
-    }
+  // Where there are few columns for the threads, the blocks of rows are shared out as well.
+  const int64_t parts = p.column_blocks() >= 4 * threads ? 1 : row_blocks;
+  parallel_claims(threads, p.column_blocks() * parts, [&](int64_t item, int thread, bool) {
+    const int64_t first = item % parts, count = parts == 1 ? row_blocks : 1;
+    Worker(p, row_blocks, own(thread))
+        .compute(first, count, item / parts, x + first * p.x_block(), largest + first, true);
   });
 }
 
 void multiply(Product& p, int threads, ScratchMemory& memory) {
   p.steps = (p.in + tile_depth - 1) / tile_depth;
-  const bool own_rows = p.rows >= threads * 4 * tile_rows;
-  p.x_rows = best_tile_rows(p.rows, own_rows ? threads : 1);
-  own_rows ? multiply_own_rows(p, threads, memory) : multiply_own_columns(p, threads, memory);
+  const bool few_rows = p.rows < threads * 4 * tile_rows,
+             x_fits = p.rows * p.steps * tile_depth * p.x_parts <= cache_values;
+  const bool by_rows = !few_rows && !(x_fits && p.rows < p.out);
+  p.x_rows = best_tile_rows(p.rows, by_rows ? threads : 1);
+  by_rows ? multiply_by_rows(p, threads, memory) : multiply_by_columns(p, threads, memory);
 }
 
 }  // namespace

@@ -2,7 +2,9 @@
 #pragma once
 #include <omp.h>
 
+#include <atomic>
 #include <cstdint>
+#include <vector>
 
 namespace vmamba {
 
@@ -31,6 +33,38 @@ void parallel_items(int threads, int64_t count, const Body& body) {
   }
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t item = 0; item < count; ++item) body(item, omp_get_thread_num());
+}
+
+// Calls body(item, thread, first) for every item; `first`: the thread's first. A thread takes the items of
+// its own share one after another and then what is left of the others': one that is slower for a while keeps
+// nobody waiting.
+template <class Body>
+void parallel_claims(int threads, int64_t count, const Body& body) {
+  if (threads <= 1 || count < 2) {
+    for (int64_t item = 0; item < count; ++item) body(item, 0, item == 0);
+    return;
+  }
+  struct alignas(64) Share {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+  std::vector<Share> shares(static_cast<size_t>(threads));
+  for (int thread = 0; thread < threads; ++thread) {
+    shares[static_cast<size_t>(thread)].next = count * thread / threads;
+    shares[static_cast<size_t>(thread)].end = count * (thread + 1) / threads;
+  }
+#pragma omp parallel num_threads(threads)
+  {
+    const int me = omp_get_thread_num();
+    bool first = true;
+    for (int i = 0; i < threads; ++i) {
+      Share& share = shares[static_cast<size_t>((me + i) % threads)];
+      for (int64_t item = 0; (item = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) {
+        body(item, me, first);
+        first = false;
+      }
+    }
+  }
 }
 
 }  // namespace vmamba
