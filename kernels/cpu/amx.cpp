@@ -79,7 +79,10 @@ float split_rows(const float* const* rows, int64_t row_count, int64_t count, uin
       uint16_t* p = to + i;
       if (left >= 2 * lanes) {
         for (int64_t r = 0; r < row_count; ++r, p += tile_depth) {
-          split(hn::LoadU(F(), rows[r] + k + i), hn::LoadU(F(), rows[r] + k + i + lanes), p);
+          const float* row = rows[r] + k + i;
+          __builtin_prefetch(row + tile_depth);
+          __builtin_prefetch(row + tile_depth + lanes);
+          split(hn::LoadU(F(), row), hn::LoadU(F(), row + lanes), p);
         }
       } else {
         for (int64_t r = 0; r < row_count; ++r, p += tile_depth) {
