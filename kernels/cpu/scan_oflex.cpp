@@ -32,7 +32,8 @@ void scan_direction_channels(const ScanArgs& args, int k, int64_t b, int64_t cha
   for (int64_t sequence = 0; sequence < sequences; ++sequence) {
     std::fill_n(scan.state(), vectors * args.states * max_lanes, 0.0f);
     DirectionWalk walk(args, direction, sequence, 0);
-    int64_t pixels[block_steps], following[block_steps], places[block_steps];
+    int64_t pixels[block_steps], following[block_steps], mirrored[block_steps];
+    const int64_t* const places = direction.mirrored_output ? mirrored : pixels;
     next_pixels(walk.read, std::min<int64_t>(block_steps, steps), following);
     for (int64_t step = 0; step < steps; step += block_steps) {
       const int64_t count = std::min<int64_t>(block_steps, steps - step), left = steps - step - count;
@@ -41,7 +42,7 @@ void scan_direction_channels(const ScanArgs& args, int k, int64_t b, int64_t cha
         next_pixels(walk.read, std::min<int64_t>(block_steps, left), following);
         scan.fetch_projections(following);
       }
-      next_pixels(walk.write, count, places);
+      if (direction.mirrored_output) next_pixels(walk.write, count, mirrored);
       scan.run(pixels, count, [&](int i, int64_t s, V result) {
         const int64_t place = places[s] * stride + i * lanes;
         if (own) scan.store(result, own + place);

@@ -228,11 +228,15 @@ HWY_INLINE P exp2_in_range(P x) {
 }
 #endif
 
-// 2^x for x <= 127; below 2^-126, the smallest normal number, that. The operands of max stand so that NaN
-// passes.
+// 2^x for x <= 127; below 2^-126, the smallest normal number, that or what it is. The operands of max stand
+// so that NaN passes.
 template <class P>
 HWY_INLINE P exp2_normal(P x) {
+#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+  return exp2_in_range(x);  // whose scaling takes any exponent
+#else
   return exp2_in_range(max(all<P>(-126.0f), x));
+#endif
 }
 
 inline constexpr float log2_e = 1.44269504f;
