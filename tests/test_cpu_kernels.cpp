@@ -152,8 +152,12 @@ TEST_CASE("activations over the whole range of float32") {
 TEST_CASE("linear") {
   std::mt19937 random(1);
   for (const DType dtype : storage_dtypes) {
-    for (const auto [rows, in, out] :
-         {std::array<int64_t, 3>{1, 3, 1}, {7, 16, 33}, {50, 33, 7}, {98, 96, 384}, {205, 1100, 290}}) {
+    for (const auto [rows, in, out] : {std::array<int64_t, 3>{1, 3, 1},
+                                       {7, 16, 33},
+                                       {50, 33, 7},
+                                       {98, 96, 384},
+                                       {205, 1100, 290},
+                                       {300, 40, 70}}) {
       for (const Activation act : activations) {
         if (out > 100 && act != Activation::gelu) continue;
         for (const int variant : {0, 1, 2, 3}) {  // bit 0: bias and gaps; bit 1: residual

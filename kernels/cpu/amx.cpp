@@ -203,8 +203,8 @@ struct Terms {
 };
 
 // Tile instructions side by side hold each other up at times (docs/benchmarks.md: the slow speed of a virtual
-// machine): 24 products and their loads took 570 ns, 340 with eight instructions between any two. At other
-// times both take 168.
+// machine): 24 products and their loads took 548 ns, 325 with eight instructions between any two. At other
+// times they take 168 and 161.
 #define VMAMBA_APART "\n\t.rept 8\n\tnop\n\t.endr"
 template <int sum, int x, int w>
 VMAMBA_TILES_INSIDE inline void multiply_tiles() {

@@ -23,21 +23,9 @@ void parallel_ranges(int threads, int64_t count, int64_t grain, const Body& body
   }
 }
 
-// Calls body(item, thread) for every item, neighbours on one thread: two processors that write neighbouring
-// cache lines would take them from each other.
-template <class Body>
-void parallel_items(int threads, int64_t count, const Body& body) {
-  if (threads <= 1 || count < 2) {
-    for (int64_t item = 0; item < count; ++item) body(item, 0);
-    return;
-  }
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t item = 0; item < count; ++item) body(item, omp_get_thread_num());
-}
-
 // Calls body(item, thread, first) for every item; `first`: the thread's first. A thread takes the items of
-// its own share one after another and then what is left of the others': one that is slower for a while keeps
-// nobody waiting.
+// its own share, neighbours, one after another and then what is left of the others': one that is slower for a
+// while keeps nobody waiting.
 template <class Body>
 void parallel_claims(int threads, int64_t count, const Body& body) {
   if (threads <= 1 || count < 2) {

@@ -228,8 +228,8 @@ HWY_INLINE P exp2_in_range(P x) {
 }
 #endif
 
-// 2^x for x <= 127; below 2^-126, the smallest normal number, that or what it is. The operands of max stand
-// so that NaN passes.
+// 2^x for x <= 127. Below 2^-126, the smallest normal number: that, or with AVX-512 the subnormal number or
+// 0. The operands of max stand so that NaN passes.
 template <class P>
 HWY_INLINE P exp2_normal(P x) {
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
