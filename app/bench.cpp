@@ -15,9 +15,9 @@
 #include "app/commands.h"
 #include "app/model_options.h"
 #include "kernels/error.h"
-#include "lib/files.h"
-#include "lib/init.h"
-#include "lib/profile.h"
+#include "lib/model/init.h"
+#include "lib/model/profile.h"
+#include "lib/support/files.h"
 
 namespace vmamba {
 namespace {

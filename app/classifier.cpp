@@ -6,7 +6,7 @@
 #include <thread>
 
 #include "kernels/error.h"
-#include "lib/text.h"
+#include "lib/support/text.h"
 
 namespace vmamba {
 

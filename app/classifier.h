@@ -6,9 +6,9 @@
 #include <string>
 
 #include "app/model_options.h"
-#include "lib/image_source.h"
-#include "lib/labels.h"
-#include "lib/runner.h"
+#include "lib/images/image_source.h"
+#include "lib/labels/labels.h"
+#include "lib/model/runner.h"
 
 namespace vmamba {
 

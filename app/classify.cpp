@@ -7,11 +7,11 @@
 #include "app/classifier.h"
 #include "app/commands.h"
 #include "kernels/error.h"
-#include "lib/files.h"
-#include "lib/predictions.h"
-#include "lib/preprocess.h"
-#include "lib/row_spool.h"
-#include "lib/text.h"
+#include "lib/images/preprocess.h"
+#include "lib/labels/predictions.h"
+#include "lib/support/files.h"
+#include "lib/support/text.h"
+#include "lib/tensors/row_spool.h"
 
 namespace vmamba {
 namespace {

@@ -6,7 +6,8 @@
 #include <memory>
 
 #include "app/commands.h"
-#include "lib/state_dict.h"
+#include "lib/model/names.h"
+#include "lib/tensors/state_dict.h"
 
 namespace vmamba {
 namespace {

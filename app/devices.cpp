@@ -7,7 +7,7 @@
 #include "app/commands.h"
 #include "kernels/error.h"
 #include "kernels/kernels.h"
-#include "lib/text.h"
+#include "lib/support/text.h"
 
 namespace vmamba {
 namespace {

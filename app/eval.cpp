@@ -13,11 +13,11 @@
 #include "app/classifier.h"
 #include "app/commands.h"
 #include "kernels/error.h"
-#include "lib/accuracy.h"
-#include "lib/files.h"
-#include "lib/image.h"
-#include "lib/predictions.h"
-#include "lib/text.h"
+#include "lib/images/image.h"
+#include "lib/labels/accuracy.h"
+#include "lib/labels/predictions.h"
+#include "lib/support/files.h"
+#include "lib/support/text.h"
 
 namespace vmamba {
 namespace {

@@ -4,9 +4,9 @@
 #include "app/commands.h"
 #include "app/model_options.h"
 #include "kernels/error.h"
-#include "lib/summary.h"
-#include "lib/text.h"
-#include "lib/weights.h"
+#include "lib/model/summary.h"
+#include "lib/model/weights.h"
+#include "lib/support/text.h"
 
 namespace vmamba {
 namespace {

@@ -4,9 +4,9 @@
 #include <memory>
 
 #include "app/commands.h"
-#include "lib/config.h"
-#include "lib/init.h"
-#include "lib/state_dict.h"
+#include "lib/config/config.h"
+#include "lib/model/init.h"
+#include "lib/tensors/state_dict.h"
 
 namespace vmamba {
 

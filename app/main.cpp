@@ -14,8 +14,8 @@
 #include "app/help.h"
 #include "build_info.h"
 #include "kernels/error.h"
-#include "lib/files.h"
-#include "lib/text.h"
+#include "lib/support/files.h"
+#include "lib/support/text.h"
 
 namespace vmamba {
 namespace {

@@ -5,9 +5,9 @@
 
 #include "app/commands.h"
 #include "kernels/error.h"
-#include "lib/config.h"
-#include "lib/files.h"
-#include "lib/migrate.h"
+#include "lib/config/config.h"
+#include "lib/config/migrate.h"
+#include "lib/support/files.h"
 
 namespace vmamba {
 namespace {

@@ -5,7 +5,7 @@
 #include <charconv>
 
 #include "kernels/error.h"
-#include "lib/files.h"
+#include "lib/support/files.h"
 
 namespace vmamba {
 namespace fs = std::filesystem;

@@ -6,9 +6,9 @@
 #include <string>
 #include <string_view>
 
-#include "lib/config.h"
-#include "lib/runner.h"
-#include "lib/state_dict.h"
+#include "lib/config/config.h"
+#include "lib/model/runner.h"
+#include "lib/tensors/state_dict.h"
 
 namespace vmamba {
 

@@ -1,12 +1,7 @@
 // The public half of Kernels: shapes and dtypes are checked here, once for all devices.
 #include "kernels/kernels.h"
 
-#include "kernels/cpu/cpu_kernels.h"
 #include "kernels/error.h"
-#if defined(VMAMBA_WITH_CUDA) && __has_include("kernels/cuda/cuda_kernels.h")
-#include "kernels/cuda/cuda_kernels.h"
-#define VMAMBA_CUDA_KERNELS
-#endif
 
 namespace vmamba {
 namespace {
@@ -270,65 +265,6 @@ void Kernels::do_selective_scan_2d_norm(const SelectiveScan2d& s, const View& ga
                                         const View& out) {
   do_selective_scan_2d(s);
   do_layer_norm(s.y, gamma, beta, epsilon, act, gate, round_norm, out);
-}
-
-namespace {
-
-// Memory is an address that nobody reads.
-class DryKernels final : public Kernels {
- public:
-  explicit DryKernels(Device device) : Kernels(device) {}
-  std::string description() const override { return "dry run"; }
-  void* allocate(size_t) override { return this; }
-  void release(void*) noexcept override {}
-  size_t available_memory() const override { return 0; }
-  void copy(const View&, const View&) override {}
-  void mark() override {}
-  std::vector<float> elapsed_ms() override { return {}; }
-
- protected:
-  void do_normalize(const View&, const float*, const float*, const View&) override {}
-  void do_nchw_to_nhwc(const View&, const View&) override {}
-  void do_cast(const View&, const View&) override {}
-  void do_linear(const View&, const View&, const View&, Activation, const View&, const View&) override {}
-  void do_conv2d(const View&, const View&, const View&, int, int, const View&) override {}
-  void do_depthwise_conv2d(const View&, const View&, const View&, Activation, const View&) override {}
-  void do_layer_norm(const View&, const View&, const View&, float, Activation, const View&, bool,
-                     const View&) override {}
-  void do_channel_affine(const View&, const View&, const View&, Activation, const View&) override {}
-  void do_activate(const View&, Activation, const View&, bool, const View&) override {}
-  void do_add(const View&, const View&, const View&) override {}
-  void do_softmax_pixels(const View&, const View&) override {}
-  void do_merge_patches(const View&, const View&) override {}
-  void do_mean_pool(const View&, const View&) override {}
-  void do_selective_scan_2d(const SelectiveScan2d&) override {}
-};
-
-}  // namespace
-
-std::unique_ptr<Kernels> make_dry_kernels(Device device) {
-  return std::make_unique<DryKernels>(device);
-}
-
-std::unique_ptr<Kernels> make_kernels(Device device, const KernelOptions& options) {
-  if (device.type == DeviceType::cpu) return make_cpu_kernels(options.threads);
-#ifdef VMAMBA_CUDA_KERNELS
-  return make_cuda_kernels(device.index, options);
-#else
-  fail_machine("device {}: this build has no CUDA; use --device cpu, or build with the preset cuda",
-               to_string(device));
-#endif
-}
-
-std::vector<DeviceReport> list_devices() {
-  std::vector<DeviceReport> devices{{Device{}, make_kernels(Device{})->description(), true, ""}};
-#ifdef VMAMBA_CUDA_KERNELS
-  for (DeviceReport& report : list_cuda_devices()) devices.push_back(std::move(report));
-#else
-  devices.push_back(
-      {Device{DeviceType::cuda, 0}, "CUDA", false, "this build has no CUDA (the preset cuda builds it in)"});
-#endif
-  return devices;
 }
 
 }  // namespace vmamba

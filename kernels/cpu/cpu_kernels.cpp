@@ -12,11 +12,11 @@
 #include <optional>
 #include <thread>
 
-#include "kernels/cpu/amx.h"
 #include "kernels/cpu/memory.h"
-#include "kernels/cpu/onednn.h"
 #include "kernels/cpu/parallel.h"
-#include "kernels/cpu/scan.h"
+#include "kernels/cpu/products/amx.h"
+#include "kernels/cpu/products/onednn.h"
+#include "kernels/cpu/scan/scan.h"
 #include "kernels/cpu/vector_kernels.h"
 #include "kernels/error.h"
 #include "kernels/half.h"

@@ -1,5 +1,5 @@
 // exp, softplus, sigmoid, erf and the activations on Highway vectors of float32, and rounding to float16 and
-// bfloat16. NaN goes through all of them. tests/test_cpu_kernels.cpp measures their errors.
+// bfloat16. NaN goes through all of them. tests/kernels/test_cpu_kernels.cpp measures their errors.
 //
 // Included once a SIMD target (Highway's foreach_target); everything lives in vmamba::HWY_NAMESPACE.
 #if defined(VMAMBA_VECTOR_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)

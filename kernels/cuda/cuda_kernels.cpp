@@ -7,8 +7,8 @@
 #include <map>
 
 #include "kernels/cuda/cuda_call.h"
-#include "kernels/cuda/gemm.h"
 #include "kernels/cuda/launchers.h"
+#include "kernels/cuda/linear/gemm.h"
 #include "kernels/error.h"
 
 namespace vmamba {

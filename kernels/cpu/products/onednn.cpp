@@ -1,0 +1,48 @@
+// What linear.cpp and conv.cpp share: running a primitive and packing its weights.
+#include "kernels/cpu/products/onednn.h"
+
+#include "kernels/error.h"
+
+namespace vmamba {
+
+OneDnn::OneDnn() : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {}
+
+dnnl::memory OneDnn::packed(const Operation& operation, const WeightSource& w) {
+  const auto found = packed_.find(w.data);
+  if (w.kept && found != packed_.end()) {
+    for (const dnnl::memory& memory : found->second) {
+      if (memory.get_desc() == operation.w) return memory;
+    }
+  }
+  std::vector<float> widened;
+  const void* stored = w.data;
+  if (w.dtype != DType::float32) {
+    widened.resize(static_cast<size_t>(w.elements));
+    widen(w.dtype, static_cast<const uint16_t*>(w.data), widened.data(), w.elements);
+    stored = widened.data();
+  }
+  dnnl::memory from(operation.w_stored, engine_, const_cast<void*>(stored));
+  dnnl::memory to(operation.w, engine_);
+  dnnl::reorder(from, to).execute(stream_, from, to);
+  stream_.wait();
+  if (w.kept) packed_[w.data].push_back(to);
+  return to;
+}
+
+void OneDnn::run(const Operation& operation, const float* x, const WeightSource& w, const float* bias,
+                 float* y) {
+  std::unordered_map<int, dnnl::memory> arguments{
+      {DNNL_ARG_SRC, dnnl::memory(operation.x, engine_, const_cast<float*>(x))},
+      {DNNL_ARG_WEIGHTS, packed(operation, w)},
+      {DNNL_ARG_DST, dnnl::memory(operation.y, engine_, y)}};
+  if (bias) arguments.emplace(DNNL_ARG_BIAS, dnnl::memory(operation.bias, engine_, const_cast<float*>(bias)));
+  operation.primitive.execute(stream_, arguments);
+  stream_.wait();
+}
+
+void OneDnn::forget(const void* begin, size_t bytes) {
+  const auto* end = static_cast<const char*>(begin) + bytes;
+  packed_.erase(packed_.lower_bound(begin), packed_.lower_bound(end));
+}
+
+}  // namespace vmamba

@@ -1,0 +1,46 @@
+// Convolution of an NHWC map with weights (O, kh, kw, I) and zero padding, by oneDNN.
+#include "kernels/cpu/products/onednn.h"
+
+namespace vmamba {
+
+OneDnn::Operation OneDnn::make_conv2d(const ConvShape& shape) const {
+  using dnnl::memory;
+  constexpr auto f32 = memory::data_type::f32;
+  Operation operation;
+  operation.x =
+      memory::desc({shape.batch, shape.in, shape.height, shape.width}, f32, memory::format_tag::nhwc);
+  operation.y = memory::desc({shape.batch, shape.out, shape.out_height, shape.out_width}, f32,
+                             memory::format_tag::nhwc);
+  const memory::dims weight_dims{shape.out, shape.in, shape.kernel_height, shape.kernel_width};
+  operation.w_stored = memory::desc(weight_dims, f32, memory::format_tag::acdb);
+  if (shape.bias) operation.bias = memory::desc({shape.out}, f32, memory::format_tag::a);
+  const memory::desc any(weight_dims, f32, memory::format_tag::any);
+  // oneDNN wants the padding that is really used on the far sides; it may be less than `padding`, even
+  // negative.
+  const auto far = [&](int64_t in, int64_t kernel, int64_t out) {
+    return (out - 1) * shape.stride + kernel - in - shape.padding;
+  };
+  const memory::dims strides{shape.stride, shape.stride}, near{shape.padding, shape.padding},
+      beyond{far(shape.height, shape.kernel_height, shape.out_height),
+             far(shape.width, shape.kernel_width, shape.out_width)};
+  constexpr auto kind = dnnl::prop_kind::forward_inference;
+  constexpr auto direct = dnnl::algorithm::convolution_direct;
+  using Description = dnnl::convolution_forward::desc;
+  const auto description =
+      shape.bias
+          ? Description(kind, direct, operation.x, any, operation.bias, operation.y, strides, near, beyond)
+          : Description(kind, direct, operation.x, any, operation.y, strides, near, beyond);
+  const dnnl::convolution_forward::primitive_desc chosen(description, engine_);
+  operation.w = chosen.weights_desc();
+  operation.primitive = dnnl::convolution_forward(chosen);
+  return operation;
+}
+
+void OneDnn::conv2d(const ConvShape& shape, const float* x, const WeightSource& w, const float* bias,
+                    float* y) {
+  auto found = convs_.find(shape);
+  if (found == convs_.end()) found = convs_.emplace(shape, make_conv2d(shape)).first;
+  run(found->second, x, w, bias, y);
+}
+
+}  // namespace vmamba

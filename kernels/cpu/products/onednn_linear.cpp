@@ -1,0 +1,51 @@
+// y = act(x · wᵀ + bias) (+ y) as a oneDNN matmul. x (M, in), w (out, in), y (M, out).
+#include "kernels/cpu/products/onednn.h"
+
+namespace vmamba {
+
+OneDnn::Operation OneDnn::make_linear(const LinearShape& shape) const {
+  using dnnl::memory;
+  constexpr auto f32 = memory::data_type::f32;
+  dnnl::post_ops after;
+  switch (shape.act) {
+    case Activation::silu:
+      after.append_eltwise(1, dnnl::algorithm::eltwise_swish, 1, 0);
+      break;
+    case Activation::gelu:
+      after.append_eltwise(1, dnnl::algorithm::eltwise_gelu_erf, 0, 0);
+      break;
+    case Activation::relu:
+      after.append_eltwise(1, dnnl::algorithm::eltwise_relu, 0, 0);
+      break;
+    case Activation::sigmoid:
+      after.append_eltwise(1, dnnl::algorithm::eltwise_logistic, 0, 0);
+      break;
+    case Activation::none:
+      break;
+  }
+  if (shape.accumulate) after.append_sum(1);
+  dnnl::primitive_attr attributes;
+  attributes.set_post_ops(after);
+
+  Operation operation;
+  operation.x = memory::desc({shape.rows, shape.in}, f32, memory::dims{shape.x_stride, 1});
+  operation.y = memory::desc({shape.rows, shape.out}, f32, memory::dims{shape.y_stride, 1});
+  operation.w_stored = memory::desc({shape.in, shape.out}, f32, memory::dims{1, shape.in});
+  if (shape.bias) operation.bias = memory::desc({1, shape.out}, f32, memory::format_tag::ab);
+  const memory::desc any({shape.in, shape.out}, f32, memory::format_tag::any);
+  const auto description = shape.bias ? dnnl::matmul::desc(operation.x, any, operation.bias, operation.y)
+                                      : dnnl::matmul::desc(operation.x, any, operation.y);
+  const dnnl::matmul::primitive_desc chosen(description, attributes, engine_);
+  operation.w = chosen.weights_desc();
+  operation.primitive = dnnl::matmul(chosen);
+  return operation;
+}
+
+void OneDnn::linear(const LinearShape& shape, const float* x, const WeightSource& w, const float* bias,
+                    float* y) {
+  auto found = linears_.find(shape);
+  if (found == linears_.end()) found = linears_.emplace(shape, make_linear(shape)).first;
+  run(found->second, x, w, bias, y);
+}
+
+}  // namespace vmamba

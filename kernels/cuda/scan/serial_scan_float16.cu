@@ -1,0 +1,7 @@
+#include "kernels/cuda/scan/serial_scan.cuh"
+
+namespace vmamba::cuda {
+
+template void launch_stream_scan(const Scan<half>&, cudaStream_t);
+
+}  // namespace vmamba::cuda

@@ -1,7 +1,0 @@
-#include "kernels/cuda/stream_scan.cuh"
-
-namespace vmamba::cuda {
-
-template void launch_stream_scan(const Scan<half>&, cudaStream_t);
-
-}  // namespace vmamba::cuda

@@ -1,0 +1,32 @@
+// The factory: which devices this build has. The only place that asks whether CUDA is built in.
+#include "kernels/cpu/cpu_kernels.h"
+#include "kernels/error.h"
+#include "kernels/kernels.h"
+#ifdef VMAMBA_WITH_CUDA
+#include "kernels/cuda/cuda_kernels.h"
+#endif
+
+namespace vmamba {
+
+std::unique_ptr<Kernels> make_kernels(Device device, const KernelOptions& options) {
+  if (device.type == DeviceType::cpu) return make_cpu_kernels(options.threads);
+#ifdef VMAMBA_WITH_CUDA
+  return make_cuda_kernels(device.index, options);
+#else
+  fail_machine("device {}: this build has no CUDA; use --device cpu, or build with the preset cuda",
+               to_string(device));
+#endif
+}
+
+std::vector<DeviceReport> list_devices() {
+  std::vector<DeviceReport> devices{{Device{}, make_kernels(Device{})->description(), true, ""}};
+#ifdef VMAMBA_WITH_CUDA
+  for (DeviceReport& report : list_cuda_devices()) devices.push_back(std::move(report));
+#else
+  devices.push_back(
+      {Device{DeviceType::cuda, 0}, "CUDA", false, "this build has no CUDA (the preset cuda builds it in)"});
+#endif
+  return devices;
+}
+
+}  // namespace vmamba

@@ -1,0 +1,84 @@
+// The model config: strict JSON → Config. Keys are the keyword names of the Python constructor plus this
+// project's own; docs/config.md lists them. Every error is an InputError with file, JSON pointer, what was
+// expected and, for an unknown key, the nearest known one.
+#pragma once
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "lib/config/forward_type.h"
+
+namespace vmamba {
+
+enum class NormLayer : uint8_t { ln, ln2d, bn };
+enum class ForwardCoreVersion : uint8_t { unset, v0, v1 };  // unset: JSON null, what forward_type implies
+enum class Interpolation : uint8_t { bilinear, bicubic };
+
+struct PreprocessConfig {
+  int resize = 0;  // short side after the resize, in pixels
+  int crop = 0;    // side of the square centre crop, in pixels
+  Interpolation interpolation = Interpolation::bicubic;
+  std::array<float, 3> mean{0.485f, 0.456f, 0.406f};
+  std::array<float, 3> std{0.229f, 0.224f, 0.225f};
+};
+
+struct Config {
+  std::string name;
+  int patch_size = 4;
+  int in_chans = 3;
+  int num_classes = 1000;
+  std::vector<int> depths{2, 2, 9, 2};
+  std::vector<int> dims{96, 192, 384, 768};  // one a stage, the JSON form of one int already expanded
+  int ssm_d_state = 16;
+  double ssm_ratio = 2.0;          // <= 0: no SS2D branch
+  std::optional<int> ssm_dt_rank;  // absent: "auto", ceil(dim / 16)
+  Activation ssm_act_layer = Activation::silu;
+  int ssm_conv = 3;  // < 2: no convolution
+  bool ssm_conv_bias = true;
+  std::string ssm_init = "v0";
+  std::string forward_type = "v2";
+  double mlp_ratio = 4.0;  // <= 0: no MLP
+  Activation mlp_act_layer = Activation::gelu;
+  bool gmlp = false;
+  bool patch_norm = true;
+  NormLayer norm_layer = NormLayer::ln;
+  std::string downsample_version = "v2";
+  std::string patchembed_version = "v1";
+  bool posembed = false;
+  int imgsize = 224;
+  ScanBackend selective_scan_backend = ScanBackend::automatic;
+  ForwardCoreVersion forward_core_version = ForwardCoreVersion::unset;
+  // Steps that run in float32 whatever the dtype (check-equal --find-precision).
+  std::vector<std::string> float32_ops;
+  PreprocessConfig preprocess;  // defaults follow imgsize: resize int(256 / 224 · imgsize), crop imgsize
+
+  ForwardSpec forward;  // forward_type, parsed
+
+  int stages() const { return static_cast<int>(depths.size()); }
+  int d_inner(int stage) const { return static_cast<int>(ssm_ratio * dims[stage]); }  // D
+  int dt_rank(int stage) const;                                                       // R
+  int mlp_hidden(int stage) const { return static_cast<int>(mlp_ratio * dims[stage]); }
+};
+
+// The steps that float32_ops may name: "patch_embed", "layers.0.blocks.1.op", "layers.0.blocks.1.mlp",
+// "layers.0.downsample", "classifier".
+std::vector<std::string> step_names(const Config& config);
+
+// The config in `text`; `where` names it in errors (a file's path).
+Config parse_config(std::string_view text, const std::string& where);
+// The file `name_or_path`, or the published model of that name under the installed or source configs/.
+Config load_config(const std::string& name_or_path);
+std::filesystem::path find_config(const std::string& name_or_path);
+
+std::string_view to_string(NormLayer layer);
+std::string_view to_string(ForwardCoreVersion version);  // "null", "v0", "v1"
+// InputErrors name those that exist; "core" is refused with the way to mend it.
+ForwardCoreVersion parse_forward_core_version(std::string_view text);
+ScanBackend parse_scan_backend(std::string_view text);
+
+}  // namespace vmamba

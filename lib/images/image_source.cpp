@@ -1,0 +1,276 @@
+#include "lib/images/image_source.h"
+
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <new>
+#include <system_error>
+
+#include "kernels/error.h"
+#include "lib/images/image.h"
+#include "lib/images/preprocess.h"
+
+namespace vmamba {
+namespace fs = std::filesystem;
+namespace {
+
+// Lines of standard input, as they come.
+class StandardInput {
+ public:
+  std::optional<std::string> line(const std::atomic<bool>& stop) {
+    for (;;) {
+      const size_t end = buffer_.find('\n', begin_);
+      if (end != std::string::npos || (ended_ && begin_ < buffer_.size())) {
+        std::string line = buffer_.substr(begin_, std::min(end, buffer_.size()) - begin_);
+        begin_ = end == std::string::npos ? buffer_.size() : end + 1;
+        if (line.ends_with('\r')) line.pop_back();
+        if (!line.empty()) return line;
+        continue;
+      }
+      buffer_.erase(0, begin_);
+      begin_ = 0;
+      if (ended_ || !read_more(stop)) return std::nullopt;
+    }
+  }
+
+ private:
+  bool read_more(const std::atomic<bool>& stop) {
+    constexpr size_t longest_line = 1 << 20;
+    if (buffer_.size() > longest_line)
+      fail_input("standard input: a line of more than {} bytes", longest_line);
+    pollfd input{STDIN_FILENO, POLLIN, 0};
+    while (!stop) {
+      const int ready = ::poll(&input, 1, 100);  // milliseconds until `stop` is looked at again
+      if (ready == 0 || (ready < 0 && errno == EINTR)) continue;
+      char bytes[65536];
+      const ssize_t got = ready < 0 ? -1 : ::read(STDIN_FILENO, bytes, sizeof bytes);
+      if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
+      if (got < 0) fail_input("standard input cannot be read: {}", std::strerror(errno));
+      buffer_.append(bytes, static_cast<size_t>(got));
+      ended_ = got == 0;
+      return true;
+    }
+    return false;
+  }
+
+  std::string buffer_;
+  size_t begin_ = 0;  // of the first line not yet given
+  bool ended_ = false;
+};
+
+class ArgumentPaths {
+ public:
+  explicit ArgumentPaths(std::vector<std::string> arguments) : arguments_(std::move(arguments)) {}
+
+  std::optional<InputPath> next(const std::atomic<bool>& stop) {
+    for (;;) {
+      if (!listed_.empty()) {
+        InputPath path{std::move(listed_.front()), {}};
+        listed_.pop_front();
+        return path;
+      }
+      std::string argument;
+      if (in_list_) {
+        auto line = input_.line(stop);
+        if (!line) {
+          in_list_ = false;
+          continue;
+        }
+        argument = std::move(*line);
+      } else {
+        if (used_ == arguments_.size()) return std::nullopt;
+        argument = arguments_[used_++];
+        if (argument == "-") {
+          in_list_ = true;
+          continue;
+        }
+      }
+      std::error_code ignored;
+      if (!fs::is_directory(argument, ignored)) return InputPath{argument, {}};
+      try {
+        const std::vector<fs::path> files = image_files(argument);
+        if (files.empty())
+          return InputPath{
+              argument,
+              fmt::format("{}: no image files in this folder (.jpg .png .webp .bmp .gif)", argument)};
+        listed_.assign(files.begin(), files.end());
+      } catch (const InputError& error) {
+        return InputPath{argument, error.what()};
+      }
+    }
+  }
+
+ private:
+  std::vector<std::string> arguments_;
+  size_t used_ = 0;
+  std::deque<fs::path> listed_;
+  bool in_list_ = false;
+  StandardInput input_;
+};
+
+}  // namespace
+
+std::vector<fs::path> image_files(const fs::path& folder) {
+  std::vector<fs::path> files;
+  try {
+    for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder)) {
+      std::error_code ignored;
+      if (has_image_ending(entry.path()) && entry.is_regular_file(ignored)) files.push_back(entry.path());
+    }
+  } catch (const fs::filesystem_error& error) {
+    fail_input("{}: cannot be listed: {}", error.path1().empty() ? folder.string() : error.path1().string(),
+               error.code().message());
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+NextPath input_paths(std::vector<std::string> arguments) {
+  auto paths = std::make_shared<ArgumentPaths>(std::move(arguments));
+  return [paths](const std::atomic<bool>& stop) { return paths->next(stop); };
+}
+
+NextPath file_paths(std::vector<fs::path> files) {
+  return [files = std::move(files),
+          used = size_t{0}](const std::atomic<bool>&) mutable -> std::optional<InputPath> {
+    if (used == files.size()) return std::nullopt;
+    return InputPath{files[used++], {}};
+  };
+}
+
+ImageSource::ImageSource(NextPath next_path, const PreprocessConfig& preprocess, int batch_size, int threads)
+    : next_path_(std::move(next_path)),
+      preprocess_(preprocess),
+      batch_size_(static_cast<size_t>(batch_size)),
+      image_bytes_(size_t{3} * preprocess.crop * preprocess.crop) {
+  check(batch_size > 0 && threads > 0, "batches of {} by {} threads", batch_size, threads);
+  ring_.resize(2 + 2 * static_cast<size_t>(threads) / batch_size_);
+  for (int i = 0; i < threads; ++i) {
+    try {
+      threads_.emplace_back([this] { work(); });
+    } catch (const std::system_error& error) {  // the system has no more threads: fewer do as well
+      if (threads_.empty()) fail_machine("no thread for decoding: {}", error.what());
+      break;
+    }
+  }
+}
+
+ImageSource::~ImageSource() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  space_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+bool ImageSource::is_complete(const Ahead& ahead) const {
+  return failure_ || (ahead.done == ahead.given && (ahead.given == batch_size_ || exhausted_));
+}
+
+bool ImageSource::next(ImageBatch& batch) {
+  constexpr auto patience =
+      std::chrono::milliseconds(50);  // for a path, before a batch goes out that is not full
+  std::unique_lock lock(mutex_);
+  const Ahead& ahead = ring_[taken_ % ring_.size()];
+  while (!ready_.wait_for(lock, patience, [&] { return is_complete(ahead); }))
+    if (asking_ && ahead.given > 0 && ahead.done == ahead.given) break;
+  return hand_out(batch, lock);
+}
+
+bool ImageSource::next_if_ready(ImageBatch& batch) {
+  std::unique_lock lock(mutex_);
+  const Ahead& ahead = ring_[taken_ % ring_.size()];
+  return !failure_ && ahead.given > 0 && is_complete(ahead) && hand_out(batch, lock);
+}
+
+bool ImageSource::hand_out(ImageBatch& batch, std::unique_lock<std::mutex>& lock) {
+  if (failure_) std::rethrow_exception(failure_);
+  Ahead& ahead = ring_[taken_ % ring_.size()];
+  if (filling_ == taken_) ++filling_;
+  ++taken_;
+  std::swap(batch, ahead.batch);
+  batch.items.resize(ahead.given);
+  batch.images = 0;
+  for (size_t i = 0; i < batch.items.size(); ++i) {
+    if (!batch.items[i].error.empty()) continue;
+    uint8_t* place = batch.pixels.data() + static_cast<size_t>(batch.images++) * image_bytes_;
+    if (place != batch.pixels.data() + i * image_bytes_)
+      std::memcpy(place, batch.pixels.data() + i * image_bytes_, image_bytes_);
+  }
+  ahead.given = ahead.done = 0;
+  lock.unlock();
+  space_.notify_one();
+  return !batch.items.empty();
+}
+
+void ImageSource::work() {
+  try {
+    for (;;) {
+      std::unique_lock input(input_);
+      std::unique_lock lock(mutex_);
+      space_.wait(lock, [&] { return stop_ || exhausted_ || filling_ - taken_ < ring_.size(); });
+      if (stop_ || exhausted_) return;
+      asking_ = true;
+      lock.unlock();
+      std::optional<InputPath> path = next_path_(stop_);
+      lock.lock();
+      asking_ = false;
+      if (!path) {
+        exhausted_ = true;
+        lock.unlock();
+        ready_.notify_all();
+        return;
+      }
+      Ahead& ahead = ring_[filling_ % ring_.size()];
+      const size_t place = ahead.given++;
+      if (place == 0) {
+        ahead.batch.items.assign(batch_size_, {});
+        ahead.batch.pixels.resize(batch_size_ * image_bytes_);
+      }
+      ahead.batch.items[place].index = given_++;
+      if (ahead.given == batch_size_) ++filling_;
+      lock.unlock();
+      input.unlock();
+      // Nobody else touches this item and these pixels until all items of the batch are done.
+      fill(ahead.batch.items[place], std::move(*path), ahead.batch.pixels.data() + place * image_bytes_);
+      lock.lock();
+      ++ahead.done;
+      lock.unlock();
+      ready_.notify_all();
+    }
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    if (!failure_) failure_ = std::current_exception();
+    stop_ = true;
+    ready_.notify_all();
+    space_.notify_all();
+  }
+}
+
+void ImageSource::fill(ImageBatch::Item& item, InputPath path, uint8_t* pixels) {
+  item.file = std::move(path.file);
+  item.error = std::move(path.error);
+  if (!item.error.empty()) return;
+  try {
+    const EncodedImage encoded = open_image(item.file);
+    std::unique_lock<std::mutex> alone;
+    if (encoded.pixels() > large_pixels) alone = std::unique_lock(large_);
+    const Image image = decode_image(encoded);
+    try {
+      resize_and_crop(image, preprocess_, std::span(pixels, image_bytes_));
+    } catch (const InputError& error) {
+      fail_input("{}: {}", encoded.name, error.what());
+    }
+  } catch (const InputError& error) {
+    item.error = error.what();
+  } catch (const std::bad_alloc&) {
+    item.error = fmt::format("{}: not enough memory to decode it", item.file.string());
+  }
+}
+
+}  // namespace vmamba

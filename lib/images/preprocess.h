@@ -1,0 +1,28 @@
+// Evaluation preprocessing, identical to Pillow + torchvision: resize the short side, crop the centre,
+// normalise.
+#pragma once
+#include <span>
+
+#include "lib/config/config.h"
+#include "lib/images/image.h"
+#include "lib/tensors/tensor.h"
+
+namespace vmamba {
+
+// Pillow's Image.resize, byte for byte.
+Image resize(const Image& image, int width, int height, Interpolation interpolation);
+// Short side to preprocess.resize, then the centre preprocess.crop × preprocess.crop: crop · crop · 3 bytes
+// into `out`. Where the resized image is smaller than the crop it is centred on black, as torchvision does.
+void resize_and_crop(const Image& image, const PreprocessConfig& preprocess, std::span<uint8_t> out);
+Image resize_and_crop(const Image& image, const PreprocessConfig& preprocess);
+// (u8 / 255 − mean[c]) / std[c] in float32, from height × width × 3 bytes to planes (CHW), the layout of
+// saved `input` tensors.
+void normalize_chw(std::span<const uint8_t> rgb, const PreprocessConfig& preprocess, std::span<float> out);
+inline void normalize_chw(const Image& image, const PreprocessConfig& preprocess, std::span<float> out) {
+  normalize_chw(image.rgb, preprocess, out);
+}
+
+// (B, 3, crop, crop) of these image files.
+HostTensor preprocessed(const std::vector<std::string>& files, const PreprocessConfig& preprocess);
+
+}  // namespace vmamba

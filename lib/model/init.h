@@ -1,0 +1,35 @@
+// The state dict that `torch.manual_seed(seed); VSSM(**config)` builds on a CPU.
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lib/config/config.h"
+#include "lib/tensors/state_dict.h"
+
+namespace vmamba {
+
+// Tensors as parameter_specs names and orders them. InputError for what the Python class can't initialise.
+StateDict init_weights(const Config& config, uint64_t seed);
+
+// One step of the construction, in the order in which random numbers are drawn. `fill` says from what
+// ("uniform ±0.19245", "normal", "truncated normal, std 0.02", "log 1..16", "drawn and drawn again later").
+struct InitStep {
+  std::string tensor;
+  std::vector<int64_t> dims;
+  std::string fill;
+  friend bool operator==(const InitStep&, const InitStep&) = default;
+};
+std::vector<InitStep> init_order(const Config& config);
+
+// The first step at which two configs' initialisations from one seed part: with the same seed every tensor
+// drawn before it is the same in both. Empty where they build the same state dict; a side is empty where its
+// order ends.
+struct InitParting {
+  size_t step = 0;
+  std::optional<InitStep> a, b;
+};
+std::optional<InitParting> first_init_parting(const Config& a, const Config& b);
+
+}  // namespace vmamba

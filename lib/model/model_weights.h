@@ -1,0 +1,103 @@
+// The weights of one model on one device, as the kernels want them.
+#pragma once
+#include <map>
+#include <string>
+#include <vector>
+
+#include "lib/config/config.h"
+#include "lib/tensors/state_dict.h"
+#include "lib/tensors/tensor.h"
+
+namespace vmamba {
+
+struct LinearWeights {
+  Tensor weight;  // (out, in) T
+  Tensor bias;    // (out) float32, or absent
+};
+
+struct ConvWeights {
+  Tensor weight;  // (out, kh, kw, in) T
+  Tensor bias;    // (out) float32, or absent
+};
+
+struct DepthwiseWeights {
+  Tensor weight;  // (k, k, D) float32
+  Tensor bias;    // (D) float32, or absent
+};
+
+// LayerNorm's gamma and beta, or a BatchNorm folded to scale and shift.
+struct NormWeights {
+  bool present = false;
+  bool batch_norm = false;
+  Tensor weight, bias;  // (C) float32
+};
+
+struct Ss2dWeights {
+  std::string prefix;              // "layers.0.blocks.1.op."
+  DType dtype{};                   // T of this step
+  LinearWeights in_proj;           // (2D, C), or (D, C) without z
+  DepthwiseWeights conv2d;         // absent when ssm_conv < 2
+  Tensor x_proj_weight;            // (K·(R+2N), D) T
+  Tensor dt_projs_weight;          // (K, D, R) T; absent for Mamba-2
+  Tensor dt_projs_bias;            // (K, D) float32
+  Tensor A;                        // (K, D, N) float32
+  Tensor Ds;                       // (K, D) float32
+  NormWeights out_norm;            // layer_norm and cnorm
+  DepthwiseWeights out_norm_conv;  // dwconv3 and cnorm
+  LinearWeights out_proj;          // (C, D)
+};
+
+struct MlpWeights {
+  std::string prefix;  // "layers.0.blocks.1.mlp."
+  DType dtype{};
+  LinearWeights fc1, fc2;
+};
+
+struct BlockWeights {
+  std::string name, prefix;  // "layers.0.blocks.1", "layers.0.blocks.1."
+  NormWeights norm, norm2;
+  Ss2dWeights op;
+  MlpWeights mlp;
+};
+
+struct DownsampleWeights {
+  std::string name;  // "layers.0.downsample"
+  DType dtype{};
+  ConvWeights conv;         // v2, v3
+  LinearWeights reduction;  // v1
+  NormWeights norm;
+};
+
+struct StageWeights {
+  std::string prefix;  // "layers.0."
+  std::vector<BlockWeights> blocks;
+  DownsampleWeights downsample;  // not after the last stage
+};
+
+struct PatchEmbedWeights {
+  DType dtype{};
+  ConvWeights first, second;  // patch_embed.0 and, in v2, patch_embed.5
+  NormWeights norm, norm2;    // patch_embed.2 and, in v2, patch_embed.7
+};
+
+struct ModelWeights {
+  Config config;
+  DType storage{};  // of feature maps
+  DType stream{};   // of the residual stream: float32 as soon as a step is listed in float32_ops
+  PatchEmbedWeights patch_embed;
+  HostTensor pos_embed_host;                                // (1, C, H0, W0), or empty
+  std::map<std::pair<int64_t, int64_t>, Tensor> pos_embed;  // (1, H, W, C) of the stream's dtype, by size
+  std::vector<StageWeights> stages;
+  DType classifier_dtype{};
+  NormWeights classifier_norm;
+  LinearWeights head;  // float32
+};
+
+// `weights` as model_weights (lib/model/weights.h) gives them; null: shapes only, for a dry run.
+ModelWeights load_model_weights(const Config& config, const StateDict* weights, Kernels& kernels,
+                                DType storage);
+
+// Uploads float32 host values as `dtype`.
+Tensor upload(Kernels& kernels, const HostTensor& host, DType dtype);
+
+}  // namespace vmamba

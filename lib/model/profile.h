@@ -1,0 +1,84 @@
+// Where a forward spends its time: kernels that hand every operation on to others and mark the time after it.
+#pragma once
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "lib/model/taps.h"
+
+namespace vmamba {
+
+struct ProfiledOperation {
+  std::string step;       // "layers.0.blocks.1.op.scan"
+  std::string operation;  // "selective_scan_2d"
+  double ms = 0;
+  uint64_t multiply_accumulates = 0;
+  uint64_t bytes = 0;  // of all the operands, each counted once
+};
+
+// Also the taps that name the operations: pass the same object to Runner::run and Runner::replay.
+class ProfilingKernels final : public Kernels, public Taps {
+ public:
+  explicit ProfilingKernels(std::unique_ptr<Kernels> kernels);
+
+  void start();                             // from here on operations are noted
+  std::vector<ProfiledOperation> finish();  // those since start(), in order, named and timed
+
+  bool wants(std::string_view) override { return false; }
+  bool looks_inside() const override { return false; }
+  void at(std::string_view name, const View& value) override;
+
+  std::string description() const override { return kernels_->description(); }
+  void* allocate(size_t bytes) override { return kernels_->allocate(bytes); }
+  void release(void* memory) noexcept override { kernels_->release(memory); }
+  size_t available_memory() const override { return kernels_->available_memory(); }
+  void copy(const View& from, const View& to) override { kernels_->copy(from, to); }
+  void upload(const View& from, const View& to) override { kernels_->upload(from, to); }
+  void synchronize() override { kernels_->synchronize(); }
+  void mark() override { kernels_->mark(); }
+  std::vector<float> elapsed_ms() override { return kernels_->elapsed_ms(); }
+
+ protected:
+  void do_normalize(const View& pixels, const float* mean, const float* std, const View& y) override;
+  void do_nchw_to_nhwc(const View& x, const View& y) override;
+  void do_cast(const View& x, const View& y) override;
+  void do_linear(const View& x, const View& w, const View& bias, Activation act, const View& residual,
+                 const View& y) override;
+  void do_norm_linear(const View& x, const View& gamma, const View& beta, float epsilon, const View& normed,
+                      const View& w, const View& bias, Activation act, const View& y) override;
+  void do_conv2d(const View& x, const View& w, const View& bias, int stride, int padding,
+                 const View& y) override;
+  void do_conv2d_norm(const View& x, const View& w, const View& bias, int stride, int padding,
+                      const View& gamma, const View& beta, float epsilon, Activation act,
+                      const View& y) override;
+  void do_depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act,
+                           const View& y) override;
+  void do_layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
+                     const View& gate, bool round_norm, const View& y) override;
+  void do_channel_affine(const View& x, const View& scale, const View& shift, Activation act,
+                         const View& y) override;
+  void do_activate(const View& x, Activation act, const View& gate, bool round_act, const View& y) override;
+  void do_add(const View& x, const View& other, const View& y) override;
+  void do_softmax_pixels(const View& x, const View& y) override;
+  void do_merge_patches(const View& x, const View& y) override;
+  void do_mean_pool(const View& x, const View& y) override;
+  void do_selective_scan_2d(const SelectiveScan2d& scan) override;
+  void do_selective_scan_2d_norm(const SelectiveScan2d& scan, const View& gamma, const View& beta,
+                                 float epsilon, Activation act, const View& gate, bool round_norm,
+                                 const View& out) override;
+
+ private:
+  void note(const char* operation, std::initializer_list<View> operands, const View& result);
+
+  std::unique_ptr<Kernels> kernels_;
+  bool noting_ = false;
+  uint64_t macs_before_ = 0;
+  const void* last_result_ = nullptr;
+  std::vector<ProfiledOperation> operations_;
+};
+
+// "layers.0.blocks.1.op.scan" → "op.scan": the same step of every block.
+std::string step_kind(std::string_view step);
+
+}  // namespace vmamba

@@ -1,0 +1,177 @@
+#include "lib/model/runner.h"
+
+#include "kernels/error.h"
+
+namespace vmamba {
+namespace {
+
+// Bytes of arena that a forward takes, from a run of the same code that computes nothing.
+size_t dry_arena_bytes(const Vssm& model, Kernels& dry, int64_t batch, int64_t height, int64_t width,
+                       Taps* taps) {
+  Arena arena;
+  const View input = arena.take(model.storage(), {batch, height, width, model.config().in_chans});
+  const View logits = arena.take(DType::float32, {batch, model.config().num_classes});
+  const size_t before = arena.used();
+  model.forward(dry, arena, input, logits, taps);
+  return arena.peak() - before;
+}
+
+// Observing what is otherwise never stored takes arena memory of its own.
+class EveryTap final : public Taps {
+ public:
+  bool wants(std::string_view) override { return true; }
+  void at(std::string_view, const View&) override {}
+};
+
+// `memory`, made larger where it is too small, as a View like `host`.
+View at_least(Tensor& memory, Kernels& kernels, const View& host) {
+  if (!memory.view() || memory.view().bytes() < host.bytes()) {
+    memory = Tensor();
+    memory = Tensor(kernels, DType::uint8, {static_cast<int64_t>(host.bytes())});
+  }
+  View device = host;
+  device.data = memory.view().data;
+  device.device = kernels.device();
+  return device;
+}
+
+}  // namespace
+
+std::string to_string(const RunReport& report) {
+  return fmt::format("device {} ({}), dtype {}, selective_scan_backend {}, forward_core {}", report.device,
+                     report.device_name, report.dtype, report.selective_scan_backend, report.forward_core);
+}
+
+Runner::Runner(const Config& config, const StateDict& weights, const RunChoice& choice)
+    : Runner(config, weights,
+             make_kernels(choice.device,
+                          {.threads = choice.threads, .allow_tf32 = choice.precision == Precision::tf32}),
+             choice.precision) {}
+
+Runner::Runner(const Config& config, const StateDict& weights, std::unique_ptr<Kernels> kernels,
+               Precision precision)
+    : config_(config),
+      precision_(precision),
+      kernels_(std::move(kernels)),
+      model_(std::make_unique<Vssm>(config, weights, *kernels_, storage_dtype(precision))) {}
+
+Runner::~Runner() = default;
+
+HostTensor Runner::run(const HostTensor& input, Taps* taps) {
+  if (input.dims.size() != 4 || input.dims[0] < 1 || input.dims[1] != config_.in_chans)
+    fail_input("input: wanted (batch, {}, height, width), got {}", config_.in_chans,
+               shape_string(input.dims));
+  Buffers& buffers = prepare({input.dims[0], input.dims[2], input.dims[3]}, taps != nullptr);
+  const View device = at_least(input_, *kernels_, input.view());
+  kernels_->copy(input.view(), device);
+  kernels_->nchw_to_nhwc(device, buffers.nhwc);
+  replay(taps);
+  return finish();
+}
+
+HostTensor Runner::run_pixels(const uint8_t* pixels, int64_t batch, int64_t height, int64_t width,
+                              Taps* taps) {
+  stage_pixels(pixels, batch, height, width);
+  start_staged(taps);
+  return finish();
+}
+
+void Runner::stage_pixels(const uint8_t* pixels, int64_t batch, int64_t height, int64_t width) {
+  if (config_.in_chans != 3)
+    fail_input("images have 3 channels, the config wants in_chans {}", config_.in_chans);
+  const View host(const_cast<uint8_t*>(pixels), DType::uint8, Device{}, {batch, height, width, 3});
+  std::swap(pixels_[0], pixels_[1]);
+  staged_ = {};
+  const View device = at_least(pixels_[0], *kernels_, host);
+  kernels_->upload(host, device);
+  staged_ = device;
+}
+
+void Runner::start_staged(Taps* taps) {
+  const View pixels = std::exchange(staged_, View());
+  check(static_cast<bool>(pixels), "nothing is staged");
+  Buffers& buffers = prepare({pixels.dim(0), pixels.dim(1), pixels.dim(2)}, taps != nullptr);
+  kernels_->normalize(pixels, config_.preprocess.mean.data(), config_.preprocess.std.data(), buffers.nhwc);
+  replay(taps);
+}
+
+HostTensor Runner::finish() {
+  const View device = buffers_.at(last_).logits;
+  HostTensor logits{{device.dim(0), config_.num_classes}, {}};
+  logits.values.resize(static_cast<size_t>(device.elements()));
+  kernels_->copy(device, logits.view());
+  return logits;
+}
+
+void Runner::replay(Taps* taps) {
+  const auto found = buffers_.find(last_);
+  check(found != buffers_.end(), "replay before the first run");
+  Buffers& buffers = found->second;
+  const auto work = [&] { model_->forward(*kernels_, *arena_, buffers.nhwc, buffers.logits, taps); };
+  if (taps == nullptr && buffers.warm && !buffers.graph) buffers.graph = kernels_->capture(work);
+  if (taps == nullptr && buffers.graph)
+    buffers.graph->launch();
+  else
+    work();
+  // An observed forward stores in the arena what a plain one may keep in scratch memory.
+  buffers.warm |= taps == nullptr;
+}
+
+Runner::Buffers& Runner::prepare(const Shape& shape, bool observed) {
+  const auto [batch, height, width] = shape;
+  auto found = buffers_.find(shape);
+  if (found == buffers_.end() || (observed && !found->second.arena_fits_taps)) {
+    model_->prepare(*kernels_, height, width);
+    EveryTap every;
+    const std::unique_ptr<Kernels> dry = make_dry_kernels(kernels_->device());
+    grow_arena(dry_arena_bytes(*model_, *dry, batch, height, width, observed ? &every : nullptr));
+  }
+  if (found == buffers_.end()) {
+    Buffers buffers;
+    buffers.nhwc = Tensor(*kernels_, model_->storage(), {batch, height, width, config_.in_chans});
+    buffers.logits = Tensor(*kernels_, DType::float32, {batch, config_.num_classes});
+    found = buffers_.emplace(shape, std::move(buffers)).first;
+  }
+  found->second.arena_fits_taps |= observed;
+  last_ = shape;
+  return found->second;
+}
+
+// Called for every new shape: it may also move the kernels' own scratch memory, which captured graphs point
+// to.
+void Runner::grow_arena(size_t bytes) {
+  for (auto& [shape, buffers] : buffers_) {
+    buffers.graph.reset();
+    buffers.warm = false;
+  }
+  if (bytes <= arena_bytes_) return;
+  kernels_->synchronize();
+  arena_.reset();
+  arena_bytes_ = 0;
+  arena_ = std::make_unique<Arena>(*kernels_, bytes);
+  arena_bytes_ = bytes;
+}
+
+RunReport Runner::report() const {
+  RunReport report;
+  report.device = to_string(kernels_->device());
+  report.device_name = kernels_->description();
+  report.dtype = std::string(to_string(precision_));
+  const ScanBackend backend = config_.selective_scan_backend;
+  report.selective_scan_backend =
+      std::string(to_string(backend == ScanBackend::automatic ? ScanBackend::oflex : backend));
+  report.forward_core = config_.forward_core_version == ForwardCoreVersion::unset
+                            ? fmt::format("null (forward_type {})", config_.forward_type)
+                            : std::string(to_string(config_.forward_core_version));
+  return report;
+}
+
+ForwardCost forward_cost(const Config& config, DType storage, int64_t batch, int64_t height, int64_t width) {
+  const std::unique_ptr<Kernels> dry = make_dry_kernels(Device{});
+  Vssm model(config, *dry, storage);
+  model.prepare(*dry, height, width);
+  const size_t bytes = dry_arena_bytes(model, *dry, batch, height, width, nullptr);
+  return {bytes, dry->multiply_accumulates()};
+}
+
+}  // namespace vmamba

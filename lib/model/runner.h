@@ -1,0 +1,89 @@
+// A model ready to run on one device: kernels, weights, arena and, on CUDA, one captured graph a batch shape.
+#pragma once
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+
+#include "lib/config/config.h"
+#include "lib/model/vssm.h"
+
+namespace vmamba {
+
+struct RunChoice {
+  Device device;
+  Precision precision = Precision::float32;
+  int threads = 0;  // CPU; 0: all the process may use
+};
+
+// What really runs, for every command's report.
+struct RunReport {
+  std::string device;                  // "cpu", "cuda:0"
+  std::string device_name;             // "Intel(R) Xeon(R) …, 2 threads"
+  std::string dtype;                   // "float32", "tf32", …
+  std::string selective_scan_backend;  // the algorithm that runs; null has been resolved
+  std::string forward_core;            // "v0", "v1", or "null (forward_type v05_noz)"
+};
+std::string to_string(const RunReport& report);  // one line
+
+class Runner {
+ public:
+  // InputError if the weights do not fit the config, MachineError if the device is not there.
+  Runner(const Config& config, const StateDict& weights, const RunChoice& choice);
+  // The same on kernels that somebody else made (tests: the scalar oracle).
+  Runner(const Config& config, const StateDict& weights, std::unique_ptr<Kernels> kernels,
+         Precision precision);
+  ~Runner();
+
+  // input (B, in_chans, H, W) float32, already normalised; returns logits (B, num_classes). InputError names
+  // a shape that the model refuses; OutOfMemory leaves the Runner usable for a smaller batch.
+  HostTensor run(const HostTensor& input, Taps* taps = nullptr);
+  // Images already resized: `batch` times height · width · 3 bytes. Normalised on the device.
+  HostTensor run_pixels(const uint8_t* pixels, int64_t batch, int64_t height, int64_t width,
+                        Taps* taps = nullptr);
+  // The same in three steps: while what was started runs on the device, the next images can be staged.
+  void stage_pixels(const uint8_t* pixels, int64_t batch, int64_t height, int64_t width);
+  void start_staged(Taps* taps = nullptr);
+  HostTensor finish();  // the logits of what was started last
+
+  // For measurements. Runs the input already on the device again, the forward only, without waiting for it;
+  // the shape is that of the last run.
+  void replay(Taps* taps = nullptr);
+
+  const Config& config() const { return config_; }
+  Kernels& kernels() { return *kernels_; }
+  RunReport report() const;
+
+ private:
+  struct Buffers {
+    Tensor nhwc, logits;  // (B, H, W, in_chans) of the storage dtype; (B, num_classes)
+    bool warm = false;    // has run unobserved: what is lazily made exists, so that it can be captured
+    bool arena_fits_taps = false;
+    std::unique_ptr<CapturedWork> graph;
+  };
+  using Shape = std::tuple<int64_t, int64_t, int64_t>;  // B, H, W
+
+  Buffers& prepare(const Shape& shape, bool observed);
+  void grow_arena(size_t bytes);
+
+  Config config_;
+  Precision precision_;
+  std::unique_ptr<Kernels> kernels_;
+  std::unique_ptr<Vssm> model_;
+  Tensor input_;      // bytes: an input as it came
+  Tensor pixels_[2];  // bytes: of two batches by turns
+  View staged_;       // (B, H, W, 3) uint8 in one of them, absent once it is started
+  std::unique_ptr<Arena> arena_;
+  size_t arena_bytes_ = 0;
+  std::map<Shape, Buffers> buffers_;
+  Shape last_{};
+};
+
+// Bytes a forward of that shape takes beside the weights, and its multiply-accumulates, from a dry run.
+struct ForwardCost {
+  size_t arena_bytes = 0;
+  uint64_t multiply_accumulates = 0;
+};
+ForwardCost forward_cost(const Config& config, DType storage, int64_t batch, int64_t height, int64_t width);
+
+}  // namespace vmamba

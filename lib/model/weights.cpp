@@ -1,0 +1,484 @@
+#include "lib/model/weights.h"
+#include "lib/model/names.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <optional>
+#include <set>
+#include <span>
+
+#include "kernels/error.h"
+
+namespace vmamba {
+namespace {
+
+using Dims = std::vector<int64_t>;
+constexpr int64_t K = 4;  // scan directions
+
+// --- What the class builds.
+
+struct SpecBuilder {
+  const Config& config;
+  std::vector<ParameterSpec> specs;
+
+  void add(const std::string& name, Dims dims) { specs.push_back({.name = name, .dims = std::move(dims)}); }
+  void linear(const std::string& name, int64_t out, int64_t in, bool bias) {
+    specs.push_back({.name = name + ".weight", .dims = {out, in}, .linear = true});
+    if (bias) add(name + ".bias", {out});
+  }
+  void conv(const std::string& name, int64_t out, int64_t in, int64_t kernel, bool bias) {
+    add(name + ".weight", {out, in, kernel, kernel});
+    if (bias) add(name + ".bias", {out});
+  }
+  void layer_norm(const std::string& name, int64_t channels) {
+    add(name + ".weight", {channels});
+    add(name + ".bias", {channels});
+  }
+  void norm(const std::string& name, int64_t channels) {
+    layer_norm(name, channels);
+    if (config.norm_layer != NormLayer::bn) return;
+    for (const char* statistic : {".running_mean", ".running_var"}) {
+      specs.push_back({.name = name + statistic, .dims = {channels}, .buffer = true});
+    }
+  }
+
+  void patch_embed() {
+    const int64_t channels = config.dims[0], in = config.in_chans, patch = config.patch_size;
+    if (config.patchembed_version == "v1") {
+      conv("patch_embed.0", channels, in, patch, true);
+      if (config.patch_norm) norm("patch_embed.2", channels);
+      return;
+    }
+    conv("patch_embed.0", channels / 2, in, patch / 2 + 1, true);
+    if (config.patch_norm) norm("patch_embed.2", channels / 2);
+    conv("patch_embed.5", channels, channels / 2, patch / 2 + 1, true);
+    if (config.patch_norm) norm("patch_embed.7", channels);
+  }
+
+  void scan_parameters(const std::string& op, int64_t D, int64_t N, int64_t R) {
+    add(op + "x_proj_weight", {K, R + 2 * N, D});
+    if (config.forward.core == Core::mamba2) {
+      add(op + "Ds", {K, R, D / R});
+      add(op + "A_logs", {K, R});
+      add(op + "dt_projs_bias", {K, R});
+      return;
+    }
+    // The class registers the two in another order where it draws A itself.
+    const bool a_first = config.ssm_init == "v0" || config.forward.old_block;
+    if (a_first) add(op + "A_logs", {K * D, N});
+    add(op + "Ds", {K * D});
+    if (!a_first) add(op + "A_logs", {K * D, N});
+    add(op + "dt_projs_weight", {K, D, R});
+    add(op + "dt_projs_bias", {K, D});
+  }
+
+  void out_norm(const std::string& op, int64_t D) {
+    switch (config.forward.out_norm) {
+      case OutNorm::layer_norm:
+        return layer_norm(op + "out_norm", D);
+      case OutNorm::dwconv3:
+        return conv(op + "out_norm.1", D, 1, 3, false);
+      case OutNorm::cnorm:
+        layer_norm(op + "out_norm.0", D);
+        return conv(op + "out_norm.2", D, 1, 3, false);
+      case OutNorm::none:
+      case OutNorm::softmax:
+      case OutNorm::sigmoid:
+        return;
+    }
+  }
+
+  void ss2d(const std::string& op, int stage) {
+    const int64_t C = config.dims[stage], D = config.d_inner(stage);
+    const ForwardSpec& forward = config.forward;
+    scan_parameters(op, D, config.ssm_d_state, config.dt_rank(stage));
+    if (forward.old_block) {
+      linear(op + "in_proj", 2 * D, C, false);
+      conv(op + "conv2d", D, 1, 3, true);
+      layer_norm(op + "out_norm", D);
+    } else {
+      out_norm(op, D);
+      linear(op + "in_proj", forward.gated ? 2 * D : D, C, false);
+      if (config.ssm_conv > 1) {
+        conv(op + (forward.core == Core::mamba2 ? "conv2d.1" : "conv2d"), D, 1, config.ssm_conv,
+             config.ssm_conv_bias);
+      }
+    }
+    linear(op + "out_proj", C, D, false);
+  }
+
+  void block(const std::string& prefix, int stage) {
+    const int64_t C = config.dims[stage];
+    if (config.ssm_ratio > 0) {
+      norm(prefix + "norm", C);
+      ss2d(prefix + "op.", stage);
+    }
+    if (config.mlp_ratio > 0) {
+      const int64_t hidden = config.mlp_hidden(stage);
+      norm(prefix + "norm2", C);
+      linear(prefix + "mlp.fc1", config.gmlp ? 2 * hidden : hidden, C, true);
+      linear(prefix + "mlp.fc2", C, hidden, true);
+    }
+  }
+
+  void downsample(const std::string& prefix, int stage) {
+    const int64_t C = config.dims[stage], next = config.dims[stage + 1];
+    if (config.downsample_version == "v1") {
+      linear(prefix + "reduction", next, 4 * C, false);
+      norm(prefix + "norm", 4 * C);
+    } else {
+      conv(prefix + "1", next, C, config.downsample_version == "v2" ? 2 : 3, true);
+      norm(prefix + "3", next);
+    }
+  }
+};
+
+// --- What a set of names and shapes tells of the config it was built from. The same reading is done of the
+// file and of the config's own parameters, so that a difference can be told in the config's words.
+
+using Shapes = std::map<std::string, Dims, std::less<>>;
+
+struct Traits {
+  std::vector<int64_t> depths, dims;
+  std::string patchembed_version, downsample_version, norm, out_norm, core;
+  std::optional<bool> patch_norm, posembed, ssm, gated, ssm_conv_bias, gmlp;
+  std::optional<int64_t> num_classes, in_chans, patch_kernel, ssm_conv, d_state, dt_rank;
+  std::optional<double> ssm_ratio, mlp_ratio;
+};
+
+// The shape of `name` if it has that rank and no absurd size (an empty tensor of a hostile file may name
+// any).
+const Dims* find(const Shapes& shapes, const std::string& name, size_t rank) {
+  const auto place = shapes.find(name);
+  if (place == shapes.end() || place->second.size() != rank) return nullptr;
+  const bool sane =
+      std::all_of(place->second.begin(), place->second.end(), [](int64_t dim) { return dim < 1 << 30; });
+  return sane ? &place->second : nullptr;
+}
+
+// i and j of "layers.i.blocks.j.…"; empty for other names.
+std::optional<std::pair<size_t, size_t>> block_of(std::string_view name) {
+  std::array<size_t, 2> numbers{};
+  size_t index = 0;
+  for (const std::string_view word : {"layers.", "blocks."}) {
+    if (!name.starts_with(word)) return std::nullopt;
+    name.remove_prefix(word.size());
+    const size_t digits = name.find('.');
+    if (digits == 0 || digits > 4 || name.find_first_not_of("0123456789") < digits) return std::nullopt;
+    numbers[index++] = static_cast<size_t>(std::stoi(std::string(name.substr(0, digits))));
+    name.remove_prefix(digits + 1);
+  }
+  return std::pair(numbers[0], numbers[1]);
+}
+
+void read_ss2d(const Shapes& shapes, const std::string& op, int64_t C, Traits& traits) {
+  const Dims* in_proj = find(shapes, op + "in_proj.weight", 2);
+  const Dims* out_proj = find(shapes, op + "out_proj.weight", 2);
+  if (out_proj == nullptr || C == 0 || (*out_proj)[1] == 0) return;
+  const int64_t D = (*out_proj)[1];
+  traits.ssm_ratio = static_cast<double>(D) / static_cast<double>(C);
+  if (in_proj != nullptr) traits.gated = (*in_proj)[0] == 2 * D;
+  for (const char* name : {"conv2d", "conv2d.1"}) {
+    if (const Dims* conv = find(shapes, op + name + ".weight", 4)) {
+      traits.ssm_conv = (*conv)[3];
+      traits.ssm_conv_bias = shapes.contains(op + name + ".bias");
+    }
+  }
+  if (!traits.ssm_conv) traits.ssm_conv = 0;
+  const Dims* dt = find(shapes, op + "dt_projs_weight", 3);
+  traits.core = dt != nullptr ? "v" : "m0";
+  const Dims* a = find(shapes, op + "A_logs", 2);
+  const Dims* x_proj = find(shapes, op + "x_proj_weight", 3);
+  if (dt != nullptr) {
+    traits.dt_rank = (*dt)[2];
+    if (a != nullptr) traits.d_state = (*a)[1];
+  } else if (a != nullptr && x_proj != nullptr) {
+    traits.dt_rank = (*a)[1];
+    traits.d_state = ((*x_proj)[1] - (*a)[1]) / 2;
+  }
+  const bool affine = find(shapes, op + "out_norm.weight", 1) != nullptr;
+  const bool cnorm = find(shapes, op + "out_norm.2.weight", 4) != nullptr;
+  const bool dwconv3 = find(shapes, op + "out_norm.1.weight", 4) != nullptr;
+  traits.out_norm = affine ? "" : cnorm ? "_oncnorm" : dwconv3 ? "_ondwconv3" : "none";
+}
+
+Traits read_traits(const Shapes& shapes) {
+  Traits traits;
+  for (const auto& [name, dims] : shapes) {
+    const auto place = block_of(name);
+    if (!place) continue;
+    const auto [stage, block] = *place;
+    if (stage >= traits.depths.size()) traits.depths.resize(stage + 1);
+    traits.depths[stage] = std::max<int64_t>(traits.depths[stage], static_cast<int64_t>(block) + 1);
+  }
+  if (traits.depths.empty()) return traits;
+  for (size_t i = 0; i < traits.depths.size(); ++i) {
+    const std::string block = fmt::format("layers.{}.blocks.0.", i);
+    const Dims* norm = find(shapes, block + "norm.weight", 1);
+    if (norm == nullptr) norm = find(shapes, block + "norm2.weight", 1);
+    traits.dims.push_back(norm != nullptr ? (*norm)[0] : 0);
+  }
+  if (const Dims* first = find(shapes, "patch_embed.0.weight", 4)) {
+    traits.in_chans = (*first)[1];
+    traits.patch_kernel = (*first)[3];
+    traits.patchembed_version = shapes.contains("patch_embed.5.weight") ? "v2" : "v1";
+    traits.patch_norm = shapes.contains("patch_embed.2.weight");
+  }
+  traits.posembed = shapes.contains("pos_embed");
+  if (shapes.contains("layers.0.downsample.reduction.weight")) traits.downsample_version = "v1";
+  if (const Dims* conv = find(shapes, "layers.0.downsample.1.weight", 4)) {
+    traits.downsample_version = (*conv)[3] == 2 ? "v2" : "v3";
+  }
+  if (shapes.contains("classifier.norm.weight")) {
+    traits.norm = shapes.contains("classifier.norm.running_mean") ? "bn" : "ln or ln2d";
+  }
+  if (const Dims* head = find(shapes, "classifier.head.weight", 2)) traits.num_classes = (*head)[0];
+
+  const std::string block = "layers.0.blocks.0.";
+  traits.ssm = shapes.contains(block + "op.out_proj.weight");
+  read_ss2d(shapes, block + "op.", traits.dims[0], traits);
+  const Dims* fc1 = find(shapes, block + "mlp.fc1.weight", 2);
+  const Dims* fc2 = find(shapes, block + "mlp.fc2.weight", 2);
+  traits.mlp_ratio = 0.0;
+  if (fc1 != nullptr && fc2 != nullptr && traits.dims[0] > 0) {
+    traits.mlp_ratio = static_cast<double>((*fc2)[1]) / static_cast<double>(traits.dims[0]);
+    traits.gmlp = (*fc1)[0] == 2 * (*fc2)[1];
+  }
+  return traits;
+}
+
+std::string list(const std::vector<int64_t>& values) {
+  return fmt::format("[{}]", fmt::join(values, ","));
+}
+
+// The config's forward_type with another z branch and out_norm, postfixes in the order that upstream reads.
+std::string forward_type_with(const Config& config, bool gated, const std::string& out_norm) {
+  const ForwardSpec& forward = config.forward;
+  std::string type = forward.old_block ? "v05" : std::string(forward.base);
+  type += out_norm;
+  if (gated && !forward.gate_act) type += "_nozact";
+  if (!gated) type += "_noz";
+  if (forward.out_act) type += "_oact";
+  if (forward.no32) type += "_no32";
+  return type;
+}
+
+std::string likely_cause(const Config& config, const Shapes& file, const Shapes& wanted) {
+  const Traits got = read_traits(file), want = read_traits(wanted);
+  if (got.depths.empty()) {
+    for (const auto& [name, dims] : file) {
+      if (const size_t at = name.find("layers."); at != std::string::npos && at > 0) {
+        return fmt::format("names begin with \"{}\": these are weights of a larger model around VMamba",
+                           name.substr(0, at));
+      }
+    }
+    return "no tensor is named layers.I.blocks.J.…: these are no weights of a VMamba classifier";
+  }
+  std::vector<std::string> causes;
+  const auto differ = [&](std::string_view key, const auto& file_value, const auto& config_value) {
+    if (file_value && config_value && *file_value != *config_value) {
+      causes.push_back(fmt::format("{} {} in the file, {} in the config", key, *file_value, *config_value));
+    }
+  };
+  const auto named = [](const std::string& value) {
+    return value.empty() ? std::optional<std::string>() : std::optional(value);
+  };
+  if (got.depths != want.depths) {
+    causes.push_back(
+        fmt::format("depths {} in the file, {} in the config", list(got.depths), list(want.depths)));
+  }
+  const bool same_dims =
+      std::equal(got.dims.begin(),
+                 got.dims.begin() + static_cast<ptrdiff_t>(std::min(got.dims.size(), want.dims.size())),
+                 want.dims.begin());
+  if (!same_dims) {
+    causes.push_back(fmt::format("dims {} in the file, {} in the config", list(got.dims), list(want.dims)));
+  }
+  differ("num_classes", got.num_classes, want.num_classes);
+  differ("in_chans", got.in_chans, want.in_chans);
+  differ("patchembed_version", named(got.patchembed_version), named(want.patchembed_version));
+  if (got.patchembed_version == want.patchembed_version && got.patch_kernel &&
+      got.patch_kernel != want.patch_kernel) {
+    const int64_t size = got.patchembed_version == "v1" ? *got.patch_kernel : 2 * (*got.patch_kernel - 1);
+    causes.push_back(fmt::format("patch_size {} in the file, {} in the config", size, config.patch_size));
+  }
+  differ("patch_norm", got.patch_norm, want.patch_norm);
+  differ("posembed", got.posembed, want.posembed);
+  differ("norm_layer", named(got.norm), named(want.norm));
+  differ("downsample_version", named(got.downsample_version), named(want.downsample_version));
+  if (got.ssm == false && want.ssm == true) {
+    causes.push_back("these weights have no SS2D branch: ssm_ratio 0?");
+  } else if (got.ssm == true && want.ssm == false) {
+    causes.push_back(
+        fmt::format("these weights have an SS2D branch: ssm_ratio {}?", got.ssm_ratio.value_or(2.0)));
+  } else if (got.ssm == true) {
+    differ("ssm_ratio", got.ssm_ratio, want.ssm_ratio);
+    if (got.core != want.core) {
+      causes.push_back(got.core == "m0" ? "these weights are of Mamba-2 blocks: forward_type m0_noz?"
+                                        : "these weights are not of Mamba-2 blocks: a forward_type v…?");
+    } else {
+      differ("ssm_d_state", got.d_state, want.d_state);
+      if (same_dims) differ("ssm_dt_rank", got.dt_rank, want.dt_rank);
+    }
+    std::vector<std::string> branches;
+    const bool no_norm = got.out_norm == "none";
+    if (got.gated != want.gated) branches.push_back(got.gated == true ? "a z branch" : "no z branch");
+    if (got.out_norm != want.out_norm) {
+      branches.push_back(no_norm                ? "no out_norm"
+                         : got.out_norm.empty() ? "a LayerNorm as out_norm"
+                                                : "a convolution in out_norm");
+    }
+    if (!branches.empty() && got.core == want.core) {
+      const std::string type =
+          forward_type_with(config, got.gated.value_or(true), no_norm ? "_onnone" : got.out_norm);
+      causes.push_back(fmt::format("these weights have {}: forward_type {}{}?", fmt::join(branches, " and "),
+                                   type, no_norm ? " (or _onsoftmax, _onsigmoid)" : ""));
+    }
+    differ("ssm_conv", got.ssm_conv, want.ssm_conv);
+    differ("ssm_conv_bias", got.ssm_conv_bias, want.ssm_conv_bias);
+  }
+  differ("mlp_ratio", got.mlp_ratio, want.mlp_ratio);
+  differ("gmlp", got.gmlp, want.gmlp);
+  return fmt::format("{}", fmt::join(causes, "; "));
+}
+
+// --- The file's tensors, by the names and in the shapes of the specs.
+
+struct Matched {
+  std::map<std::string, StoredTensor, std::less<>> tensors;
+  WeightsReport report;
+};
+
+bool fits(const ParameterSpec& spec, StoredTensor& tensor) {
+  if (tensor.dims == spec.dims) return true;
+  if (spec.linear && tensor.dims.size() == 4 && tensor.dims[2] == 1 && tensor.dims[3] == 1 &&
+      std::equal(spec.dims.begin(), spec.dims.end(), tensor.dims.begin())) {
+    tensor.dims = spec.dims;
+    return true;
+  }
+  return spec.any_size && tensor.dims.size() == 4 && tensor.dims[0] == spec.dims[0] &&
+         tensor.dims[1] == spec.dims[1] && tensor.dims[2] > 0 && tensor.dims[3] > 0;
+}
+
+Matched match(const Config& config, const StateDict& weights) {
+  const std::vector<ParameterSpec> specs = parameter_specs(config);
+  Matched matched;
+  std::vector<std::string> file_order;
+  for (auto& [name, tensor] : with_current_names(weights).tensors) {
+    file_order.push_back(name);
+    matched.tensors.emplace(std::move(name), std::move(tensor));
+  }
+  std::set<std::string, std::less<>> known;
+  for (const ParameterSpec& spec : specs) {
+    known.insert(spec.name);
+    auto place = matched.tensors.find(spec.name);
+    constexpr std::string_view dwconv3 = "out_norm.1.weight";
+    if (place == matched.tensors.end() && spec.name.ends_with(dwconv3)) {
+      const std::string op = spec.name.substr(0, spec.name.size() - dwconv3.size());
+      for (const char* alias : {"out_norm.0.weight", "out_norm.weight"}) {
+        const auto other = matched.tensors.find(op + alias);
+        if (other == matched.tensors.end() || other->second.dims != spec.dims) continue;
+        known.insert(op + alias);
+        place = matched.tensors.emplace(spec.name, other->second).first;
+        break;
+      }
+    }
+    if (place == matched.tensors.end()) {
+      matched.report.missing.push_back(spec.name);
+    } else if (Dims got = place->second.dims; !fits(spec, place->second)) {
+      matched.report.misshapen.push_back({spec.name, spec.dims, std::move(got)});
+    }
+  }
+  for (const std::string& name : file_order) {
+    if (!known.contains(name)) matched.report.unexpected.push_back(name);
+  }
+  if (!matched.report.ok()) {
+    Shapes file, wanted;
+    for (const auto& [name, tensor] : matched.tensors) {
+      Dims dims = tensor.dims;
+      const bool projection = name.ends_with("_proj.weight") || name.find(".mlp.fc") != std::string::npos;
+      if (projection && dims.size() == 4 && dims[2] == 1 && dims[3] == 1) dims.resize(2);
+      file.emplace(name, std::move(dims));
+    }
+    for (const ParameterSpec& spec : specs) wanted.emplace(spec.name, spec.dims);
+    matched.report.likely_cause = likely_cause(config, file, wanted);
+  }
+  return matched;
+}
+
+// The first of them, and how many more.
+std::string shortened(std::span<const std::string> items, size_t longest) {
+  const size_t shown = std::min(items.size(), longest);
+  std::string text =
+      fmt::format("{}", fmt::join(items.begin(), items.begin() + static_cast<ptrdiff_t>(shown), ", "));
+  if (shown < items.size()) text += fmt::format(", … {} more", items.size() - shown);
+  return text;
+}
+
+void require(const Config& config, const StateDict& weights, const WeightsReport& report) {
+  if (report.ok()) return;
+  std::vector<std::string> parts, misshapen;
+  if (!report.likely_cause.empty()) parts.push_back(report.likely_cause);
+  for (const auto& [name, wanted, got] : report.misshapen) {
+    misshapen.push_back(fmt::format("{} wanted {} got {}", name, shape_string(wanted), shape_string(got)));
+  }
+  const size_t longest = report.likely_cause.empty() ? 3 : 1;  // the cause says more than names
+  const auto part = [&](const std::vector<std::string>& items, std::string_view what) {
+    if (!items.empty())
+      parts.push_back(fmt::format("{} {}: {}", items.size(), what, shortened(items, longest)));
+  };
+  part(report.missing, "missing");
+  part(report.unexpected, "unexpected");
+  part(misshapen, "misshapen");
+  fail_input(
+      "{} does not fit the config{}: {} (`vmamba-cli info` with the same --config and --weights lists all)",
+      weights.where, config.name.empty() ? "" : " " + config.name, fmt::join(parts, "; "));
+}
+
+}  // namespace
+
+std::vector<ParameterSpec> parameter_specs(const Config& config) {
+  SpecBuilder builder{config, {}};
+  if (config.posembed) {
+    const int64_t side = config.imgsize / config.patch_size;
+    builder.specs.push_back({.name = "pos_embed", .dims = {1, config.dims[0], side, side}, .any_size = true});
+  }
+  builder.patch_embed();
+  for (int i = 0; i < config.stages(); ++i) {
+    const std::string stage = fmt::format("layers.{}.", i);
+    for (int j = 0; j < config.depths[i]; ++j) builder.block(fmt::format("{}blocks.{}.", stage, j), i);
+    if (i + 1 < config.stages()) builder.downsample(stage + "downsample.", i);
+  }
+  builder.norm("classifier.norm", config.dims.back());
+  builder.linear("classifier.head", config.num_classes, config.dims.back(), true);
+  return std::move(builder.specs);
+}
+
+WeightsReport check_weights(const Config& config, const StateDict& weights) {
+  return match(config, weights).report;
+}
+
+void require_weights(const Config& config, const StateDict& weights) {
+  require(config, weights, match(config, weights).report);
+}
+
+StateDict model_weights(const Config& config, const StateDict& weights) {
+  Matched matched = match(config, weights);
+  require(config, weights, matched.report);
+  StateDict result;
+  result.where = weights.where;
+  result.metadata = weights.metadata;
+  for (const ParameterSpec& spec : parameter_specs(config)) {
+    StoredTensor& tensor = matched.tensors.at(spec.name);
+    if (tensor.dtype != DType::float32 && tensor.dtype != DType::float16 && tensor.dtype != DType::bfloat16 &&
+        tensor.dtype != DType::float64) {
+      fail_input("{}: tensor {} is {}: weights are floating-point numbers", weights.where, spec.name,
+                 to_string(tensor.dtype));
+    }
+    result.tensors.emplace_back(spec.name, std::move(tensor));
+  }
+  return result;
+}
+
+}  // namespace vmamba

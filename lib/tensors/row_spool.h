@@ -1,0 +1,30 @@
+// Rows of float32 that are collected one by one and end as one tensor of a file, however many there are:
+// until then they are in a nameless file beside their destination, not in memory.
+#pragma once
+#include <filesystem>
+#include <span>
+#include <vector>
+
+#include "lib/tensors/state_dict.h"
+
+namespace vmamba {
+
+class RowSpool {
+ public:
+  explicit RowSpool(std::filesystem::path destination);  // InputError where nothing can be written
+  ~RowSpool();
+  RowSpool(const RowSpool&) = delete;
+  RowSpool& operator=(const RowSpool&) = delete;
+
+  void add(std::span<const float> rows);  // MachineError where the disk is full
+  // All rows as the tensor `name` of dims (rows, row_dims…), written to the destination.
+  void write(const std::string& name, const std::vector<int64_t>& row_dims,
+             const std::map<std::string, std::string>& metadata);
+
+ private:
+  std::filesystem::path destination_;
+  int file_ = -1;
+  size_t bytes_ = 0;
+};
+
+}  // namespace vmamba

@@ -1,0 +1,379 @@
+// safetensors: u64 length n, n bytes of JSON {name: {dtype, shape, data_offsets: [begin, end]}}, data. Reading maps
+// the file and checks every size before it is used.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <string_view>
+#include <unordered_set>
+
+#include "kernels/error.h"
+#include "lib/support/files.h"
+#include "lib/support/text.h"
+#include "lib/tensors/state_dict.h"
+
+namespace vmamba {
+namespace fs = std::filesystem;
+namespace {
+
+// --- A file mapped into memory.
+
+struct Mapping {
+  const unsigned char* data = nullptr;
+  size_t size = 0;
+
+  explicit Mapping(const fs::path& path) {
+    struct stat status {};
+    if (::stat(path.c_str(), &status) != 0) fail_input("{}: {}", path.string(), std::strerror(errno));
+    if (S_ISDIR(status.st_mode)) fail_input("{} is a folder, not a file of weights", path.string());
+    if (!S_ISREG(status.st_mode)) fail_input("{} is not a regular file", path.string());
+    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (file < 0) fail_input("{} can't be opened: {}", path.string(), std::strerror(errno));
+    if (::fstat(file, &status) != 0 || status.st_size <= 0) {
+      ::close(file);
+      fail_input("{} is empty", path.string());
+    }
+    size = static_cast<size_t>(status.st_size);
+    void* memory = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
+    const int error = errno;
+    ::close(file);
+    if (memory == MAP_FAILED) fail_machine("{} can't be mapped: {}", path.string(), std::strerror(error));
+    data = static_cast<const unsigned char*>(memory);
+  }
+  ~Mapping() { ::munmap(const_cast<unsigned char*>(data), size); }
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+};
+
+// --- The header and the tensors it names.
+
+struct DTypeName {
+  std::string_view name;
+  DType dtype;
+};
+constexpr std::array<DTypeName, 10> dtype_names{{{"F32", DType::float32},
+                                                 {"F16", DType::float16},
+                                                 {"BF16", DType::bfloat16},
+                                                 {"F64", DType::float64},
+                                                 {"U8", DType::uint8},
+                                                 {"I8", DType::int8},
+                                                 {"I16", DType::int16},
+                                                 {"I32", DType::int32},
+                                                 {"I64", DType::int64},
+                                                 {"BOOL", DType::boolean}}};
+constexpr uint64_t max_header_bytes = 100'000'000;  // the format's own limit
+constexpr size_t max_rank = 64;
+constexpr size_t max_name = 500;
+
+struct HeaderEntry {
+  std::string name;
+  std::optional<std::string> dtype;
+  std::optional<std::vector<int64_t>> shape;
+  std::optional<std::vector<int64_t>> offsets;
+};
+
+// Reads the header's two levels as they come, so that its order and its duplicates are seen and nothing
+// deeper, however large, is ever built.
+class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
+ public:
+  std::vector<HeaderEntry> entries;
+  std::map<std::string, std::string> metadata;
+  std::string error;
+
+  bool null() override { return scalar("null"); }
+  bool boolean(bool) override { return scalar("a boolean"); }
+  bool number_float(double, const std::string& text) override { return scalar("the number " + text); }
+  bool binary(binary_t&) override { return scalar("binary data"); }
+  bool number_integer(int64_t value) override { return scalar(fmt::format("the number {}", value)); }
+  bool number_unsigned(uint64_t value) override {
+    if (!list_) return scalar(fmt::format("the number {}", value));
+    if (value > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
+      return fail(fmt::format("{} of {} holds {}, more than any file", key_, label(), value));
+    }
+    if (list_->size() >= max_rank) {
+      return fail(fmt::format("{} of {} has more than {} entries", key_, label(), max_rank));
+    }
+    list_->push_back(static_cast<int64_t>(value));
+    return true;
+  }
+  bool string(std::string& value) override {
+    if (depth_ == 2 && in_metadata_ && !list_) return metadata.emplace(key_, value).second || duplicate(key_);
+    if (depth_ == 2 && !list_ && key_ == "dtype") {
+      entries.back().dtype = value;
+      return true;
+    }
+    return scalar(fmt::format("the string \"{}\"", printable(value)));
+  }
+  bool start_object(size_t) override {
+    if (list_ || depth_ > 1) return scalar("an object");
+    ++depth_;
+    return true;
+  }
+  bool end_object() override {
+    --depth_;
+    in_metadata_ = in_metadata_ && depth_ == 2;
+    return true;
+  }
+  bool start_array(size_t) override {
+    if (depth_ != 2 || list_ || in_metadata_ || (key_ != "shape" && key_ != "data_offsets")) {
+      return scalar("a list");
+    }
+    auto& target = key_ == "shape" ? entries.back().shape : entries.back().offsets;
+    list_ = &target.emplace();
+    return true;
+  }
+  bool end_array() override {
+    list_ = nullptr;
+    return true;
+  }
+  bool key(std::string& value) override {
+    if (depth_ == 1) {
+      const bool clean = std::none_of(value.begin(), value.end(), [](char c) {
+        return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
+      });
+      if (!clean || value.size() > max_name)
+        return fail(fmt::format("\"{}\" is no tensor's name", printable(value)));
+      if (!names_.insert(value).second) return duplicate(value);
+      in_metadata_ = value == "__metadata__";
+      keys_.clear();
+      key_ = value;
+      if (!in_metadata_) entries.push_back({.name = value});
+      return true;
+    }
+    key_ = value;
+    if (in_metadata_) return true;
+    if (value != "dtype" && value != "shape" && value != "data_offsets") {
+      return fail(fmt::format("{} has the unknown key \"{}\"", label(), printable(value)));
+    }
+    return keys_.insert(value).second || fail(fmt::format("{} has {} twice", label(), value));
+  }
+  bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& what) override {
+    // "[json.exception.parse_error.101] parse error at line 1, column 9: …": the tail is what matters.
+    const std::string text = what.what();
+    const size_t colon = text.find(": ");
+    return fail(fmt::format("at byte {}: {}", position + 8,
+                            printable(colon == std::string::npos ? text : text.substr(colon + 2))));
+  }
+
+ private:
+  bool fail(std::string text) {
+    error = std::move(text);
+    return false;
+  }
+  bool duplicate(const std::string& name) {
+    return fail(fmt::format("the name {} stands twice", printable(name)));
+  }
+  bool scalar(const std::string& what) {
+    if (depth_ == 0) return fail(fmt::format("is {}, not an object", what));
+    if (depth_ == 1) return fail(fmt::format("{} is {}, not an object", label(), what));
+    return fail(fmt::format("{} of {} holds {}", key_, label(), what));
+  }
+  std::string label() const {
+    return in_metadata_ ? "__metadata__" : entries.empty() ? "the header" : "tensor " + entries.back().name;
+  }
+
+  int depth_ = 0;
+  bool in_metadata_ = false;
+  std::vector<int64_t>* list_ = nullptr;
+  std::string key_;
+  std::unordered_set<std::string> names_;
+  std::set<std::string> keys_;
+};
+
+uint64_t read_u64(const unsigned char* bytes) {
+  uint64_t value = 0;
+  for (int i = 7; i >= 0; --i) value = value << 8 | bytes[i];
+  return value;
+}
+
+// What the entry says, checked by itself: dtype and shape against the number of bytes.
+StoredTensor entry_tensor(const std::string& where, const HeaderEntry& entry, size_t data_size,
+                          const unsigned char* data) {
+  const auto need = [&](bool present, std::string_view key) {
+    if (!present) fail_input("{}: tensor {} has no {}: the header is damaged", where, entry.name, key);
+  };
+  need(entry.dtype.has_value(), "dtype");
+  need(entry.shape.has_value(), "shape");
+  need(entry.offsets.has_value() && entry.offsets->size() == 2, "data_offsets of two numbers");
+  StoredTensor tensor;
+  const auto named = std::find_if(dtype_names.begin(), dtype_names.end(),
+                                  [&](const DTypeName& candidate) { return candidate.name == *entry.dtype; });
+  if (named == dtype_names.end()) {
+    std::vector<std::string_view> known;
+    for (const DTypeName& candidate : dtype_names) known.push_back(candidate.name);
+    fail_input("{}: tensor {} has the dtype {}; known are {}", where, entry.name, printable(*entry.dtype),
+               fmt::join(known, ", "));
+  }
+  tensor.dtype = named->dtype;
+  tensor.dims = *entry.shape;
+  auto bytes = static_cast<int64_t>(size_of(tensor.dtype));
+  for (const int64_t dim : tensor.dims) {
+    if (__builtin_mul_overflow(bytes, dim, &bytes)) {
+      fail_input("{}: tensor {} of shape {} is larger than any file", where, entry.name,
+                 shape_string(tensor.dims));
+    }
+  }
+  const auto begin = static_cast<uint64_t>((*entry.offsets)[0]);
+  const auto end = static_cast<uint64_t>((*entry.offsets)[1]);
+  if (begin > end || end > data_size) {
+    fail_input("{}: tensor {} lies at [{}, {}) of {} bytes of data: the file is cut off or damaged", where,
+               entry.name, begin, end, data_size);
+  }
+  if (end - begin != static_cast<uint64_t>(bytes)) {
+    fail_input("{}: tensor {} {} {} needs {} bytes, its data_offsets give {}", where, entry.name,
+               *entry.dtype, shape_string(tensor.dims), bytes, end - begin);
+  }
+  tensor.data = data + begin;
+  return tensor;
+}
+
+StateDict parse_safetensors(const fs::path& path, const std::shared_ptr<const Mapping>& mapping) {
+  const std::string where = path.string();
+  if (mapping->size < 8) fail_input("{}: {} bytes are no file of weights", where, mapping->size);
+  const uint64_t header_size = read_u64(mapping->data);
+  if (header_size > max_header_bytes) {
+    fail_input("{}: neither a safetensors file (its header would have {} bytes) nor one of torch.save", where,
+               header_size);
+  }
+  if (header_size > mapping->size - 8) {
+    fail_input("{}: cut off: a header of {} bytes in a file of {}", where, header_size, mapping->size);
+  }
+  const auto* header = reinterpret_cast<const char*>(mapping->data + 8);
+  HeaderReader reader;
+  if (header_size == 0 || header[0] != '{')
+    fail_input("{}: no safetensors file: the header is no JSON object", where);
+  if (!nlohmann::json::sax_parse(header, header + header_size, &reader)) {
+    fail_input("{}: safetensors header: {}", where, reader.error);
+  }
+
+  const unsigned char* data = mapping->data + 8 + header_size;
+  const size_t data_size = mapping->size - 8 - static_cast<size_t>(header_size);
+  StateDict result;
+  result.where = where;
+  result.metadata = std::move(reader.metadata);
+  std::vector<std::pair<uint64_t, size_t>> places;  // (begin, index)
+  for (const HeaderEntry& entry : reader.entries) {
+    StoredTensor tensor = entry_tensor(where, entry, data_size, data);
+    tensor.owner = mapping;
+    places.emplace_back((*entry.offsets)[0], result.tensors.size());
+    result.tensors.emplace_back(entry.name, std::move(tensor));
+  }
+  // The tensors tile the data: sorted by place, each begins where the one before ends.
+  std::sort(places.begin(), places.end(), [&](const auto& a, const auto& b) {
+    const auto end = [&](const auto& place) { return (*reader.entries[place.second].offsets)[1]; };
+    return std::pair(a.first, end(a)) < std::pair(b.first, end(b));
+  });
+  uint64_t expected = 0;
+  std::string_view before = "the header";
+  for (const auto& [begin, index] : places) {
+    const HeaderEntry& entry = reader.entries[index];
+    if (begin != expected) {
+      fail_input("{}: tensor {} begins at byte {} of the data, {} ends at {}: they {}", where, entry.name,
+                 begin, before, expected, begin < expected ? "overlap" : "leave a gap");
+    }
+    expected = static_cast<uint64_t>((*entry.offsets)[1]);
+    before = entry.name;
+  }
+  if (expected != data_size) {
+    fail_input("{}: {} bytes after the last tensor: the file is damaged", where, data_size - expected);
+  }
+  return result;
+}
+
+}  // namespace
+
+StateDict read_safetensors(const fs::path& path) {
+  return parse_safetensors(path, std::make_shared<const Mapping>(path));
+}
+
+StateDict read_state_dict(const fs::path& path, const std::string& key) {
+  const auto mapping = std::make_shared<const Mapping>(path);
+  const std::string_view bytes(reinterpret_cast<const char*>(mapping->data), mapping->size);
+  const auto holds = [&](size_t at, std::string_view text) {
+    return bytes.size() > at && bytes.substr(at).starts_with(text);
+  };
+  if (!holds(8, "{")) {
+    // A zip archive, a pickle, or a tar archive; and what people download instead of weights.
+    if (holds(0, "PK") || holds(0, "\x80") || holds(257, "ustar")) {
+      return read_pth(path, key);
+    }
+    if (holds(0, "version https://git-lfs")) {
+      fail_input("{} is a Git LFS pointer, not the weights: git lfs pull fetches them", path.string());
+    }
+    if (holds(0, "<")) fail_input("{} is a web page, not weights: download it again", path.string());
+  }
+  if (!key.empty()) {
+    fail_input("{} is a safetensors file: it has no dicts for the key {} to choose", path.string(),
+               in_quotes(key));
+  }
+  return parse_safetensors(path, mapping);
+}
+
+void write_safetensors(const fs::path& path, const StateDict& tensors) {
+  // Wide elements first, so that every tensor is aligned; otherwise in the given order.
+  std::vector<size_t> order(tensors.tensors.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  const auto width = [&](size_t i) { return size_of(tensors.tensors[i].second.dtype); };
+  const auto bytes = [&](size_t i) {
+    return static_cast<uint64_t>(tensors.tensors[i].second.elements()) * width(i);
+  };
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return width(a) > width(b); });
+  std::vector<uint64_t> begin(order.size());
+  uint64_t end = 0;
+  for (const size_t i : order) {
+    begin[i] = end;
+    end += bytes(i);
+  }
+
+  const auto quoted = [&](const std::string& text) {
+    try {
+      return nlohmann::json(text).dump();
+    } catch (const nlohmann::json::exception&) {
+      fail_input("{}: a name that is not UTF-8 can't be written as safetensors", path.string());
+    }
+  };
+  std::string header = "{";
+  if (!tensors.metadata.empty()) {
+    header += "\"__metadata__\":{";
+    for (const auto& [key, value] : tensors.metadata) header += quoted(key) + ":" + quoted(value) + ",";
+    header.back() = '}';
+    header += ',';
+  }
+  std::unordered_set<std::string_view> names;
+  for (size_t i = 0; i < tensors.tensors.size(); ++i) {
+    const std::string& name = tensors.tensors[i].first;
+    const StoredTensor& tensor = tensors.tensors[i].second;
+    check(names.insert(name).second && name != "__metadata__", "tensor {} is written twice", name);
+    const auto named = std::find_if(dtype_names.begin(), dtype_names.end(), [&](const DTypeName& candidate) {
+      return candidate.dtype == tensor.dtype;
+    });
+    header += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}},", quoted(name),
+                          named->name, fmt::join(tensor.dims, ","), begin[i], begin[i] + bytes(i));
+  }
+  if (header.back() == ',') header.pop_back();
+  header += '}';
+  header.resize((header.size() + 7) / 8 * 8, ' ');
+
+  std::array<unsigned char, 8> length{};
+  for (size_t i = 0; i < length.size(); ++i)
+    length[i] = static_cast<unsigned char>(uint64_t{header.size()} >> (8 * i));
+  OutputFile file(path);
+  const auto write = [&](const void* data, uint64_t size) {
+    file.stream().write(static_cast<const char*>(data), static_cast<std::streamsize>(size));
+  };
+  write(length.data(), length.size());
+  write(header.data(), header.size());
+  for (const size_t i : order) write(tensors.tensors[i].second.data, bytes(i));
+  file.commit();
+}
+
+}  // namespace vmamba

@@ -1,0 +1,241 @@
+#include "lib/verify/check_equal.h"
+
+#include <algorithm>
+#include <set>
+
+#include "kernels/error.h"
+#include "lib/images/preprocess.h"
+#include "lib/tensors/torch_random.h"
+#include "lib/verify/diagnose.h"
+
+namespace vmamba {
+namespace {
+
+// (B, C, H, W) → (B, H, W, C), the layout of every tap.
+HostTensor nhwc(const HostTensor& nchw) {
+  const int64_t B = nchw.dims[0], C = nchw.dims[1], H = nchw.dims[2], W = nchw.dims[3];
+  HostTensor result{{B, H, W, C}, std::vector<float>(nchw.values.size())};
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t c = 0; c < C; ++c)
+      for (int64_t p = 0; p < H * W; ++p)
+        result.values[(b * H * W + p) * C + c] = nchw.values[(b * C + c) * H * W + p];
+  return result;
+}
+
+HostTensor images(const HostTensor& tensor, int64_t begin, int64_t count) {
+  HostTensor part{tensor.dims, {}};
+  part.dims[0] = count;
+  const int64_t each = tensor.elements() / tensor.dims[0];
+  part.values.assign(tensor.values.begin() + begin * each, tensor.values.begin() + (begin + count) * each);
+  return part;
+}
+
+Diff shape_problem(std::string name, const HostTensor& a, const HostTensor& b) {
+  Diff diff;
+  diff.name = std::move(name);
+  diff.dims = b.dims;
+  diff.problem = fmt::format("shape {} in a, {} in b", shape_string(a.dims), shape_string(b.dims));
+  return diff;
+}
+
+Diff compare_tensors(std::string name, const HostTensor& a, const HostTensor& b,
+                     const CompareOptions& options) {
+  if (a.dims != b.dims) return shape_problem(std::move(name), a, b);
+  return compare(std::move(name), a.dims, a.values, b.values, options);
+}
+
+void merge_all(std::vector<Diff>& diffs, std::vector<Diff> next) {
+  for (Diff& diff : next) {
+    const auto same =
+        std::find_if(diffs.begin(), diffs.end(), [&](const Diff& d) { return d.name == diff.name; });
+    if (same == diffs.end())
+      diffs.push_back(std::move(diff));
+    else
+      merge(*same, diff);
+  }
+}
+
+// b's values, each step given a's, of the blocks where it begins to differ by itself.
+TapValues own_values(const CheckResult& chunk, const TapValues& a, const HostTensor& input, Runner& b,
+                     const CompareOptions& options) {
+  std::set<std::string, std::less<>> blocks;
+  if (const Diff* first = first_own(chunk)) blocks.emplace(block_of(first->name));
+  for (const Diff& diff : chunk.own)
+    if (!diff.identical() && diff.name.find(".scan.k") != std::string::npos) {
+      blocks.emplace(block_of(diff.name));
+      break;
+    }
+  TapValues values;
+  TapComparison again(b.kernels(), a, options, true);
+  again.observer = [&](const Diff& diff, const HostTensor&, const HostTensor& value) {
+    if (blocks.contains(block_of(diff.name))) values.add(diff.name, value);
+  };
+  b.run(input, &again);
+  return values;
+}
+
+// Compares one chunk of images: b runs, beside the kept taps of a. `side_a` is null if a is a file.
+void compare_chunk(const Side* side_a, const TapValues& a, const HostTensor* unobserved_a, const Side& side_b,
+                   Runner& b, const CheckInput& input, const CompareOptions& options, CheckResult& result) {
+  CheckResult chunk = result;
+  chunk.taps.clear();
+  chunk.own.clear();
+  TapComparison comparison(b.kernels(), a, options);
+  const HostTensor logits_b = b.run(input.b, &comparison);
+  chunk.taps.push_back(compare_tensors("input", nhwc(input.a), nhwc(input.b), options));
+  std::move(comparison.diffs.begin(), comparison.diffs.end(), std::back_inserter(chunk.taps));
+
+  // Without taps a device may fuse steps, and run what it captured: that is what other commands run.
+  if (unobserved_a)
+    chunk.taps.push_back(compare_tensors("logits without taps", *unobserved_a, b.run(input.b), options));
+
+  if (chunk.first_differing()) {
+    if (input.a.dims[1] == input.b.dims[1]) {
+      TapComparison restarted(b.kernels(), a, options, true);
+      b.run(input.a, &restarted);
+      chunk.own = std::move(restarted.diffs);
+    }
+    if (result.causes.empty()) {
+      const TapValues own_b = chunk.own.empty() ? TapValues() : own_values(chunk, a, input.a, b, options);
+      result.causes = diagnose(chunk, {.a = side_a,
+                                       .b = &side_b,
+                                       .input = &input,
+                                       .taps_a = &a,
+                                       .own_b = chunk.own.empty() ? nullptr : &own_b});
+    }
+  }
+
+  std::set<std::string_view> in_b;
+  for (const Diff& diff : chunk.taps) in_b.insert(diff.name);
+  const auto add_once = [](std::vector<std::string>& names, const std::string& name) {
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  };
+  for (const auto& [name, value] : a.all())
+    if (!in_b.contains(name)) add_once(result.only_in_a, name);
+  for (const std::string& name : comparison.extra) add_once(result.only_in_b, name);
+
+  if (const HostTensor* logits_a = a.find("logits"); logits_a && logits_a->dims == logits_b.dims) {
+    const Agreement agreed = agreement(logits_b.dims.back(), logits_a->values, logits_b.values);
+    result.agreement.images += agreed.images;
+    result.agreement.top1 += agreed.top1;
+    result.agreement.top5 += agreed.top5;
+  }
+  merge_all(result.taps, std::move(chunk.taps));
+  merge_all(result.own, std::move(chunk.own));
+}
+
+void choose_tolerance(CheckResult& result, const CheckOptions& options,
+                      const std::vector<RunChoice>& choices) {
+  result.tolerance = {0, 0, 0};
+  for (const RunChoice& choice : choices) {
+    const Tolerance row = tolerance_of(choice.device.type, choice.precision);
+    if (row.absolute > result.tolerance.absolute)
+      result.tolerance_source = fmt::format("{} {}", choice.device.type == DeviceType::cpu ? "cpu" : "cuda",
+                                            to_string(choice.precision));
+    result.tolerance = looser(result.tolerance, row);
+  }
+  result.tolerance = overridden(result.tolerance, options.absolute, options.relative);
+  if (options.absolute || options.relative) result.tolerance_source = "as asked";
+}
+
+CompareOptions compare_options(const CheckResult& result, const CheckOptions& options) {
+  return {.tolerance = result.tolerance, .equal_nan = options.equal_nan, .maps = options.maps};
+}
+
+}  // namespace
+
+CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, const CheckOptions& options) {
+  Runner run_a(a.config, *a.weights, a.choice), run_b(b.config, *b.weights, b.choice);
+  CheckResult result;
+  result.choice_a = a.given;
+  result.choice_b = b.given;
+  result.report_a = run_a.report();
+  result.report_b = run_b.report();
+  result.input = input.description;
+  choose_tolerance(result, options, {a.choice, b.choice});
+  const CompareOptions how = compare_options(result, options);
+  const bool read_here = input.a.values.empty();
+  const int64_t total = read_here ? static_cast<int64_t>(input.files.size()) : input.a.dims[0];
+  for (int64_t begin = 0; begin < total; begin += options.batch_size) {
+    const int64_t count = std::min<int64_t>(options.batch_size, total - begin);
+    CheckInput part{input.description, {}, {}, {}};
+    if (!input.files.empty())
+      part.files.assign(input.files.begin() + begin, input.files.begin() + begin + count);
+    part.a = read_here ? preprocessed(part.files, a.config.preprocess) : images(input.a, begin, count);
+    part.b = read_here ? preprocessed(part.files, b.config.preprocess) : images(input.b, begin, count);
+    TapStore store(run_a.kernels());
+    run_a.run(part.a, &store);
+    const TapValues taps_a = store.take();
+    const HostTensor unobserved_a = run_a.run(part.a);
+    compare_chunk(&a, taps_a, &unobserved_a, b, run_b, part, how, result);
+  }
+  return result;
+}
+
+CheckResult check_reference(const StateDict& reference, const Side& b, const CheckInput& input,
+                            const CheckOptions& options) {
+  Runner run_b(b.config, *b.weights, b.choice);
+  CheckResult result;
+  result.reference = reference.where;
+  result.choice_b = b.given;
+  result.report_b = run_b.report();
+  result.input = input.description;
+  choose_tolerance(result, options, {b.choice});
+  TapValues taps_a;
+  for (const auto& [name, tensor] : reference.tensors)
+    if (name != "input") taps_a.add(name, tensor.to_float32());
+  compare_chunk(nullptr, taps_a, taps_a.find("logits"), b, run_b, input, compare_options(result, options),
+                result);
+  return result;
+}
+
+Repeatability repeat(const Side& side, const CheckInput& input, int times) {
+  Runner runner(side.config, *side.weights, side.choice);
+  Repeatability result;
+  result.report = runner.report();
+  result.input = input.description;
+  const CompareOptions exact{.tolerance = {0, 0}, .equal_nan = true};
+  TapStore store(runner.kernels());
+  runner.run(input.b, &store);
+  const TapValues first = store.take();
+  result.taps = static_cast<int64_t>(first.all().size());
+  const auto judge = [&](int run, const Diff& diff, const char* how) {
+    if (result.identical() && !diff.identical())
+      result.first_parting =
+          fmt::format("run {}{}: {}, first at {}", run, how, diff.name, diff.place(diff.first_differing));
+  };
+  // Without taps a device may fuse steps, and run what it captured: compared with its own first run.
+  const HostTensor logits = runner.run(input.b);
+  for (result.runs = 1; result.runs < times && result.identical(); ++result.runs) {
+    TapComparison comparison(runner.kernels(), first, exact);
+    runner.run(input.b, &comparison);
+    for (const Diff& diff : comparison.diffs) judge(result.runs + 1, diff, "");
+    judge(result.runs + 1, compare_tensors("logits", logits, runner.run(input.b), exact), " without taps");
+  }
+  return result;
+}
+
+StateDict saved_taps(const Side& side, const CheckInput& input, bool all) {
+  Runner runner(side.config, *side.weights, side.choice);
+  TapStore store(runner.kernels());
+  runner.run(input.b, &store);
+  StateDict file;
+  file.metadata = {
+      {"format", "vmamba-cli taps"}, {"ran", to_string(runner.report())}, {"input", input.description}};
+  file.add("input", input.b);
+  const TapValues values = store.take();
+  for (const auto& [name, value] : values.all())
+    if (all || is_coarse(name)) file.add(name, value);
+  return file;
+}
+
+HostTensor noise(const std::vector<int64_t>& dims, uint64_t seed) {
+  HostTensor result{dims, {}};
+  int64_t size = 1;
+  for (const int64_t dim : dims) size *= dim;
+  result.values.resize(static_cast<size_t>(size));
+  TorchRandom(seed).normal(result.values);
+  return result;
+}
+
+}  // namespace vmamba

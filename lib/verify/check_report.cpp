@@ -1,0 +1,395 @@
+#include "lib/verify/check_report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "lib/verify/diagnose.h"
+
+namespace vmamba {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+double share(double value, double bound) {
+  return value == 0 ? 0 : bound == 0 ? HUGE_VAL : value / bound;
+}
+double share_of_bound(const Diff& diff) {
+  return std::max(share(diff.max_abs, diff.bound), share(diff.relative_l2(), diff.l2_bound));
+}
+// The nearer of its two bounds: "0.0015 of 0.01", "relative L2 0.003 of 0.005".
+std::string of_bound(const Diff& diff) {
+  if (share(diff.max_abs, diff.bound) >= share(diff.relative_l2(), diff.l2_bound))
+    return fmt::format("{:.2g} of {:.2g}", diff.max_abs, diff.bound);
+  return fmt::format("relative L2 {:.2g} of {:.2g}", diff.relative_l2(), diff.l2_bound);
+}
+
+std::string nonfinite_note(const Diff& diff) {
+  std::string note;
+  if (diff.nan_b + diff.inf_b > 0)
+    note += fmt::format("  b: {} NaN, {} inf, first at {}", diff.nan_b, diff.inf_b,
+                        diff.place(diff.first_nonfinite_b));
+  if (diff.nan_a + diff.inf_a > 0)
+    note += fmt::format("  a: {} NaN, {} inf, first at {}", diff.nan_a, diff.inf_a,
+                        diff.place(diff.first_nonfinite_a));
+  return note;
+}
+
+std::string percent(int64_t part, int64_t whole) {
+  return fmt::format("{:.3g}%",
+                     whole == 0 ? 0 : 100.0 * static_cast<double>(part) / static_cast<double>(whole));
+}
+
+// "b differs by itself, from the same input, at: op.scan.k0, op.scan, op.out_norm (2 times)"; empty: nowhere.
+// Where something leaves its tolerance, what merely rounds otherwise is not listed.
+std::string own_places(const CheckResult& result) {
+  const bool outside =
+      std::any_of(result.own.begin(), result.own.end(), [](const Diff& diff) { return !diff.within(); });
+  std::vector<std::string> kinds;
+  std::map<std::string, int> times;
+  for (const Diff& diff : result.own) {
+    if (outside ? diff.within() : diff.identical()) continue;
+    const std::string_view block = block_of(diff.name);
+    std::string kind(diff.name.size() > block.size() ? diff.name.substr(block.size() + 1) : diff.name);
+    if (std::count(block.begin(), block.end(), '.') == 3 && kind == block) kind = "a block's sum";
+    if (++times[kind] == 1) kinds.push_back(kind);
+  }
+  if (kinds.empty()) return {};
+  std::vector<std::string> parts;
+  for (const std::string& kind : kinds)
+    parts.push_back(times[kind] > 1 ? fmt::format("{} ({} times)", kind, times[kind]) : kind);
+  return fmt::format("b {} by itself, from the same input, at: {}",
+                     outside ? "leaves its tolerance" : "differs", fmt::join(parts, ", "));
+}
+
+Json place(const Diff& diff, int64_t index) {
+  return index < 0 ? Json() : Json(diff.coordinates(index));
+}
+
+// JSON has no infinity or NaN: null.
+Json to_json(const Diff& diff, const Diff* own) {
+  Json json{{"name", diff.name}, {"shape", diff.dims}};
+  json["within"] = diff.within();
+  json["identical"] = diff.identical();
+  if (!diff.problem.empty()) {
+    json["problem"] = diff.problem;
+    return json;
+  }
+  json["bound"] = diff.bound;
+  json["max_abs"] = diff.max_abs;
+  json["max_rel"] = diff.max_rel;
+  json["mean_abs"] = diff.mean_abs();
+  json["relative_l2"] = diff.relative_l2();
+  json["cosine"] = diff.cosine();
+  json["psnr"] = diff.psnr();
+  json["max_reference"] = diff.max_reference;
+  json["elements"] = diff.elements;
+  json["differing"] = diff.differing;
+  json["outside"] = diff.outside;
+  json["nan"] = {{"a", diff.nan_a}, {"b", diff.nan_b}};
+  json["inf"] = {{"a", diff.inf_a}, {"b", diff.inf_b}};
+  json["first_differing"] = place(diff, diff.first_differing);
+  json["first_outside"] = place(diff, diff.first_outside);
+  json["worst"] = place(diff, diff.worst);
+  json["first_nonfinite"] = {{"a", place(diff, diff.first_nonfinite_a)},
+                             {"b", place(diff, diff.first_nonfinite_b)}};
+  if (own)
+    json["by_itself"] = {
+        {"identical", own->identical()}, {"max_abs", own->max_abs}, {"outside", own->outside}};
+  return json;
+}
+
+Json to_json(const Tolerance& tolerance) {
+  return {{"absolute", tolerance.absolute},
+          {"relative", tolerance.relative},
+          {"relative_l2", tolerance.relative_l2}};
+}
+
+Json to_json(const RunReport& report, const std::string& choice = "") {
+  return {{"choice", choice},
+          {"device", report.device},
+          {"device_name", report.device_name},
+          {"dtype", report.dtype},
+          {"selective_scan_backend", report.selective_scan_backend},
+          {"forward_core", report.forward_core}};
+}
+
+}  // namespace
+
+std::string to_string(const Tolerance& tolerance) {
+  std::string text =
+      fmt::format("|a - b| <= max({:g}, {:g} * max|a|)", tolerance.absolute, tolerance.relative);
+  if (std::isfinite(tolerance.relative_l2))
+    text += fmt::format(" and ||a - b|| <= {:g} * ||a||", tolerance.relative_l2);
+  return text;
+}
+
+std::string side_a(const CheckResult& result) {
+  if (!result.reference.empty()) return result.reference;
+  return result.choice_a + (result.choice_a.empty() ? "" : ": ") + to_string(result.report_a);
+}
+
+std::string side_b(const CheckResult& result) {
+  return result.choice_b + (result.choice_b.empty() ? "" : ": ") + to_string(result.report_b);
+}
+
+std::string summary(const CheckResult& result) {
+  int64_t within = 0, identical = 0;
+  const Diff* worst = nullptr;
+  for (const Diff& diff : result.taps) {
+    within += diff.within();
+    identical += diff.identical();
+    if (diff.problem.empty() && (!worst || share_of_bound(diff) > share_of_bound(*worst))) worst = &diff;
+  }
+  std::string text =
+      fmt::format("{}: {} of {} taps within tolerance, {} bit for bit",
+                  result.equal() ? "equal" : "different", within, result.taps.size(), identical);
+  if (worst && worst->max_abs > 0)
+    text += fmt::format("; worst against its bound: {} ({})", worst->name, of_bound(*worst));
+  return text;
+}
+
+std::string text_report(const CheckResult& result, bool all) {
+  std::string text;
+  const auto line = [&]<class... Args>(fmt::format_string<Args...> format, Args&&... args) {
+    fmt::format_to(std::back_inserter(text), format, std::forward<Args>(args)...);
+    text += '\n';
+  };
+  line("a          {}", side_a(result));
+  line("b          {}", side_b(result));
+  line("input      {}", result.input);
+  line("tolerance  {} ({})\n", to_string(result.tolerance), result.tolerance_source);
+
+  const Diff* differing = result.first_differing();
+  const Diff* outside = result.first_outside();
+  const auto shown = [&](const Diff& diff) {
+    return all || is_coarse(diff.name) || (differing && block_of(diff.name) == block_of(differing->name)) ||
+           (outside && block_of(diff.name) == block_of(outside->name));
+  };
+  size_t width = 20;
+  for (const Diff& diff : result.taps)
+    if (shown(diff)) width = std::max(width, diff.name.size());
+  line("{:<{}} {:>9} {:>9} {:>9} {:>9} {:>12} {:>7} {:>9} {:>10}", "tap", width, "max abs", "max rel",
+       "mean abs", "rel L2", "cosine", "PSNR", "outside", "by itself");
+  for (const Diff& diff : result.taps) {
+    if (!shown(diff)) continue;
+    if (!diff.problem.empty()) {
+      line("{:<{}} {}  <-", diff.name, width, diff.problem);
+      continue;
+    }
+    const Diff* own = find_diff(result.own, diff.name);
+    line("{:<{}} {:>9.3g} {:>9.3g} {:>9.3g} {:>9.3g} {:>12.9f} {:>7} {:>9} {:>10}{}{}", diff.name, width,
+         diff.max_abs, diff.max_rel, diff.mean_abs(), diff.relative_l2(), diff.cosine(),
+         std::isinf(diff.psnr()) ? "inf" : fmt::format("{:.1f}", diff.psnr()),
+         percent(diff.outside, diff.elements), own ? fmt::format("{:.3g}", own->max_abs) : "",
+         diff.within() ? "" : "  <-", nonfinite_note(diff));
+  }
+  text += '\n';
+  if (!result.reference.empty())
+    for (const std::string& name : result.only_in_a)
+      line("{}: in the reference, but no tap of this model", name);
+  line("{}", summary(result));
+  if (differing) line("first to differ: {}", differing->name);
+  if (outside && outside->problem.empty() && outside->outside == 0)
+    line("first outside its tolerance: {}, relative L2 {:.3g} of {:.3g}", outside->name,
+         outside->relative_l2(), outside->l2_bound);
+  else if (outside && outside->problem.empty())
+    line("first outside its tolerance: {}, first at {}, most at {}: {:g} against {:g}", outside->name,
+         outside->place(outside->first_outside), outside->place(outside->worst), outside->worst_a,
+         outside->worst_b);
+  else if (outside)
+    line("first outside its tolerance: {}", outside->name);
+  if (const std::string places = own_places(result); !places.empty()) line("{}", places);
+  if (result.agreement.images > 0)
+    line("top-1 agrees for {} of {} images, top-5 for {} of {}", result.agreement.top1,
+         result.agreement.images, result.agreement.top5, result.agreement.images);
+  for (const std::string& cause : result.causes) line("cause: {}", cause);
+  return text;
+}
+
+namespace {
+
+Json to_json(const CheckResult& result) {
+  Json json{{"kind", "comparison"}, {"equal", result.equal()}};
+  if (result.reference.empty())
+    json["a"] = to_json(result.report_a, result.choice_a);
+  else
+    json["a"] = {{"reference", result.reference}};
+  json["b"] = to_json(result.report_b, result.choice_b);
+  json["input"] = result.input;
+  json["tolerance"] = to_json(result.tolerance);
+  json["tolerance"]["source"] = result.tolerance_source;
+  const auto name = [](const Diff* diff) { return diff ? Json(diff->name) : Json(); };
+  json["first_differing"] = name(result.first_differing());
+  json["first_outside"] = name(result.first_outside());
+  json["agreement"] = {
+      {"images", result.agreement.images}, {"top1", result.agreement.top1}, {"top5", result.agreement.top5}};
+  json["causes"] = result.causes;
+  json["taps"] = Json::array();
+  for (const Diff& diff : result.taps)
+    json["taps"].push_back(to_json(diff, find_diff(result.own, diff.name)));
+  json["only_in_a"] = result.only_in_a;
+  json["only_in_b"] = result.only_in_b;
+  return json;
+}
+
+std::string dump(const Json& json) {
+  return json.dump(2) + "\n";
+}
+
+const Diff* largest_share(const CheckResult& result) {
+  const Diff* worst = nullptr;
+  for (const Diff& diff : result.taps)
+    if (diff.problem.empty() && (!worst || share_of_bound(diff) > share_of_bound(*worst))) worst = &diff;
+  return worst;
+}
+
+}  // namespace
+
+std::string json_report(const CheckResult& result) {
+  return dump(to_json(result));
+}
+
+bool equal(const std::vector<StressCase>& cases) {
+  return std::all_of(cases.begin(), cases.end(), [](const StressCase& each) { return each.result.equal(); });
+}
+
+std::string text_report(const std::vector<StressCase>& cases) {
+  std::string text;
+  const CheckResult& first = cases.front().result;
+  text += fmt::format("a          {}\nb          {}\ntolerance  {} ({})\n\n", side_a(first), side_b(first),
+                      to_string(first.tolerance), first.tolerance_source);
+  text += fmt::format("{:<22} {:<10} {:>27}  {:<32} {}\n", "case", "verdict", "worst against its bound", "at",
+                      "first outside its tolerance");
+  for (const StressCase& each : cases) {
+    const Diff *outside = each.result.first_outside(), *worst = largest_share(each.result);
+    text += fmt::format("{:<22} {:<10} {:>27}  {:<32} {}\n", each.name,
+                        each.result.equal() ? "equal" : "different", of_bound(*worst), worst->name,
+                        outside ? outside->name : "-");
+  }
+  text += '\n';
+  const int64_t passed =
+      std::count_if(cases.begin(), cases.end(), [](const StressCase& each) { return each.result.equal(); });
+  text += fmt::format("{}: {} of {} cases\n", equal(cases) ? "equal" : "different", passed, cases.size());
+  for (const StressCase& each : cases)
+    if (!each.result.equal())
+      for (const std::string& cause : each.result.causes)
+        text += fmt::format("cause: {}: {}\n", each.name, cause);
+  return text;
+}
+
+std::string json_report(const std::vector<StressCase>& cases) {
+  Json json{{"kind", "stress"}, {"equal", equal(cases)}, {"cases", Json::array()}};
+  for (const StressCase& each : cases) {
+    Json entry{{"name", each.name}};
+    entry.update(to_json(each.result));
+    json["cases"].push_back(std::move(entry));
+  }
+  return dump(json);
+}
+
+std::string text_report(const Matrix& matrix) {
+  std::string text = fmt::format(
+      "input  {}\nrelative L2 of the logits; = bit for bit, ! outside tolerance\n\n", matrix.input);
+  size_t width = 0;
+  for (const Variant& variant : matrix.variants) width = std::max(width, to_string(variant).size());
+  for (size_t i = 0; i < matrix.variants.size(); ++i) {
+    text += fmt::format("{:>3}  {:<{}}", i + 1, to_string(matrix.variants[i]), width);
+    for (const Diff& diff : matrix.pairs[i])
+      text += fmt::format(" {:>7}", diff.identical()   ? "="
+                                    : diff.nonfinite() ? "NaN!"
+                                                       : fmt::format("{:.0e}{}", diff.relative_l2(),
+                                                                     diff.within() ? "" : "!"));
+    text += '\n';
+  }
+  text += fmt::format("{:>3}  {:<{}}", "", "", width);
+  for (size_t i = 0; i + 1 < matrix.variants.size(); ++i) text += fmt::format(" {:>7}", i + 1);
+  return text + fmt::format("\n\n{}: {} ways to run, every pair compared\n",
+                            matrix.equal() ? "equal" : "different", matrix.variants.size());
+}
+
+std::string json_report(const Matrix& matrix) {
+  Json json{{"kind", "matrix"}, {"equal", matrix.equal()}, {"input", matrix.input}};
+  json["variants"] = Json::array();
+  for (const Variant& variant : matrix.variants) json["variants"].push_back(to_string(variant));
+  json["pairs"] = Json::array();
+  for (size_t i = 0; i < matrix.pairs.size(); ++i)
+    for (size_t j = 0; j < i; ++j) {
+      Json entry{{"a", j}, {"b", i}};
+      entry.update(to_json(matrix.pairs[i][j], nullptr));
+      json["pairs"].push_back(std::move(entry));
+    }
+  return dump(json);
+}
+
+std::string text_report(const PrecisionSearch& search) {
+  std::string text = fmt::format("{}\ninput      {}\ntolerance  {} on the logits\n", to_string(search.report),
+                                 search.input, to_string(search.tolerance));
+  const auto off = [](const Diff& diff) {
+    return diff.nan_b + diff.inf_b > 0 ? std::string("NaN or infinite")
+                                       : fmt::format("off by {}", of_bound(diff));
+  };
+  text += fmt::format("as it is   {}\n", off(search.before));
+  if (search.found && search.float32_ops.empty()) return text + "no step needs float32\n";
+  if (!search.found)
+    return text +
+           fmt::format("not enough: with every step in float32 the logits are still {}\n", off(search.after));
+  return text + fmt::format("with them  {}\n{} steps need float32 (found in {} runs): {}\n",
+                            off(search.after), search.float32_ops.size(), search.runs,
+                            fmt::join(search.float32_ops, ", "));
+}
+
+std::string json_report(const PrecisionSearch& search) {
+  return dump({{"kind", "find_precision"},
+               {"equal", search.found},
+               {"b", to_json(search.report)},
+               {"input", search.input},
+               {"tolerance", to_json(search.tolerance)},
+               {"float32_ops", search.float32_ops},
+               {"before", to_json(search.before, nullptr)},
+               {"after", to_json(search.after, nullptr)},
+               {"runs", search.runs}});
+}
+
+std::string text_report(const Repeatability& repeated) {
+  std::string text = fmt::format("{}\ninput  {}\n", to_string(repeated.report), repeated.input);
+  return text + (repeated.identical()
+                     ? fmt::format("identical: {} runs, {} taps, bit for bit\n", repeated.runs, repeated.taps)
+                     : fmt::format("different: {}\n", repeated.first_parting));
+}
+
+std::string json_report(const Repeatability& repeated) {
+  return dump({{"kind", "repeat"},
+               {"equal", repeated.identical()},
+               {"b", to_json(repeated.report)},
+               {"input", repeated.input},
+               {"runs", repeated.runs},
+               {"taps", repeated.taps},
+               {"first_parting", repeated.identical() ? Json() : Json(repeated.first_parting)}});
+}
+
+std::string text_report(const std::optional<InitParting>& parting) {
+  if (!parting) return "equal: both configs build the same state dict from the same seed\n";
+  const auto side = [](const std::optional<InitStep>& step) {
+    return step ? fmt::format("{} {}, {}", step->tensor, shape_string(step->dims), step->fill)
+                : "nothing more";
+  };
+  return fmt::format("different: the initialisations part at step {}\na  {}\nb  {}\n", parting->step + 1,
+                     side(parting->a), side(parting->b));
+}
+
+std::string json_report(const std::optional<InitParting>& parting) {
+  Json json{{"kind", "init_order"}, {"equal", !parting}};
+  const auto side = [](const std::optional<InitStep>& step) {
+    return step ? Json{{"tensor", step->tensor}, {"shape", step->dims}, {"fill", step->fill}} : Json();
+  };
+  json["step"] = parting ? Json(parting->step + 1) : Json();
+  json["a"] = parting ? side(parting->a) : Json();
+  json["b"] = parting ? side(parting->b) : Json();
+  return dump(json);
+}
+
+}  // namespace vmamba

@@ -1,0 +1,50 @@
+#include "lib/verify/check_result.h"
+
+#include <algorithm>
+
+namespace vmamba {
+
+bool CheckResult::equal() const {
+  return !first_outside() && (reference.empty() || only_in_a.empty());
+}
+
+const Diff* CheckResult::first_differing() const {
+  const auto found =
+      std::find_if(taps.begin(), taps.end(), [](const Diff& diff) { return !diff.identical(); });
+  return found == taps.end() ? nullptr : &*found;
+}
+
+const Diff* CheckResult::first_outside() const {
+  const auto found = std::find_if(taps.begin(), taps.end(), [](const Diff& diff) { return !diff.within(); });
+  return found == taps.end() ? nullptr : &*found;
+}
+
+const Diff* find_diff(const std::vector<Diff>& diffs, std::string_view name) {
+  const auto found =
+      std::find_if(diffs.begin(), diffs.end(), [&](const Diff& diff) { return diff.name == name; });
+  return found == diffs.end() ? nullptr : &*found;
+}
+
+bool is_coarse(std::string_view tap) {
+  return !tap.starts_with("layers.") || std::count(tap.begin(), tap.end(), '.') <= 3;
+}
+
+std::string_view block_of(std::string_view tap) {
+  size_t end = 0;
+  for (int part = 0; part < 4; ++part) {
+    end = tap.find('.', end + (part > 0));
+    if (end == std::string_view::npos) return tap;
+  }
+  return tap.substr(0, end);
+}
+
+const Diff* first_own(const CheckResult& result) {
+  const Diff* first = nullptr;
+  for (const Diff& diff : result.own) {
+    if (!diff.within()) return &diff;
+    if (!first && !diff.identical()) first = &diff;
+  }
+  return first;
+}
+
+}  // namespace vmamba

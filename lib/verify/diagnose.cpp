@@ -1,0 +1,400 @@
+#include "lib/verify/diagnose.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <optional>
+
+#include "kernels/error.h"
+#include "kernels/half.h"
+#include "lib/images/preprocess.h"
+#include "lib/model/weights.h"
+#include "lib/verify/scan_variants.h"
+
+namespace vmamba {
+namespace {
+
+using Cause = std::optional<std::string>;
+
+constexpr float float16_largest = 65504;
+
+std::string_view dtype_of_side(const CheckResult& result, bool is_a) {
+  return is_a ? std::string_view(result.report_a.dtype) : std::string_view(result.report_b.dtype);
+}
+
+std::optional<DType> sixteen_bit(std::string_view dtype) {
+  if (dtype == "float16") return DType::float16;
+  if (dtype == "bfloat16") return DType::bfloat16;
+  return {};
+}
+
+// --- Preprocess.
+
+std::string differences(const PreprocessConfig& a, const PreprocessConfig& b) {
+  std::vector<std::string> found;
+  const auto differ = [&](const char* key, const auto& of_a, const auto& of_b) {
+    if (of_a != of_b) found.push_back(fmt::format("{} {} in a, {} in b", key, of_a, of_b));
+  };
+  const auto name = [](Interpolation kind) {
+    return kind == Interpolation::bicubic ? "bicubic" : "bilinear";
+  };
+  differ("resize", a.resize, b.resize);
+  differ("crop", a.crop, b.crop);
+  differ("interpolation", std::string(name(a.interpolation)), std::string(name(b.interpolation)));
+  for (size_t c = 0; c < 3; ++c) {
+    differ(fmt::format("mean[{}]", c).c_str(), a.mean[c], b.mean[c]);
+    differ(fmt::format("std[{}]", c).c_str(), a.std[c], b.std[c]);
+  }
+  return fmt::format("{}", fmt::join(found, ", "));
+}
+
+double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  double largest = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double distance = std::abs(static_cast<double>(a[i]) - b[i]);
+    if (!(distance <= largest)) largest = distance;
+  }
+  return largest;
+}
+
+// a = slope · b + offset over one channel: the straight line through both, and what it leaves.
+struct Line {
+  double slope = 0, offset = 0, residual = 0;
+};
+Line fit(const HostTensor& a, int64_t channel_a, const HostTensor& b, int64_t channel_b) {
+  const int64_t images = a.dims[0], channels = a.dims[1], pixels = a.dims[2] * a.dims[3];
+  double n = 0, sa = 0, sb = 0, sab = 0, sbb = 0;
+  const auto each = [&](auto&& take) {
+    for (int64_t i = 0; i < images; ++i)
+      for (int64_t p = 0; p < pixels; ++p)
+        take(a.values[(i * channels + channel_a) * pixels + p],
+             b.values[(i * channels + channel_b) * pixels + p]);
+  };
+  each([&](double va, double vb) { n += 1, sa += va, sb += vb, sab += va * vb, sbb += vb * vb; });
+  const double variance = sbb - sb * sb / n;
+  if (!(variance > 0)) return {0, 0, HUGE_VAL};
+  Line line;
+  line.slope = (sab - sa * sb / n) / variance;
+  line.offset = (sa - line.slope * sb) / n;
+  each([&](double va, double vb) {
+    line.residual = std::max(line.residual, std::abs(va - line.slope * vb - line.offset));
+  });
+  return line;
+}
+
+// The normalisation of a's images, from the straight line between the two inputs.
+Cause normalised_otherwise(const HostTensor& a, const HostTensor& b, const PreprocessConfig& of_b) {
+  if (a.dims != b.dims || a.dims[1] != 3) return {};
+  constexpr double exact = 1e-4;
+  std::vector<std::string> found;
+  for (int64_t c = 0; c < 3; ++c) {
+    const Line line = fit(a, c, b, c);
+    if (!(line.residual < exact)) return {};
+    const double std = of_b.std[c] / line.slope, mean = of_b.mean[c] - line.offset * std;
+    if (std::abs(mean - of_b.mean[c]) > exact)
+      found.push_back(fmt::format("mean[{}] {:.4g} instead of {:.4g}", c, mean, of_b.mean[c]));
+    if (std::abs(std - of_b.std[c]) > exact)
+      found.push_back(fmt::format("std[{}] {:.4g} instead of {:.4g}", c, std, of_b.std[c]));
+  }
+  if (found.empty()) return {};
+  return fmt::format("different preprocess: a was normalised with {}", fmt::join(found, ", "));
+}
+
+Cause different_input(const CheckResult& result, const DiagnosisInput& e) {
+  const Diff* input = find_diff(result.taps, "input");
+  if (!input || input->identical()) return {};
+  if (e.a) {
+    const std::string found = differences(e.a->config.preprocess, e.b->config.preprocess);
+    if (!found.empty()) return "different preprocess: " + found;
+    return "different inputs";
+  }
+  const HostTensor &a = e.input->a, &b = e.input->b;
+  const PreprocessConfig& preprocess = e.b->config.preprocess;
+  if (Cause cause = normalised_otherwise(a, b, preprocess)) return cause;
+  if (a.dims != b.dims)
+    return fmt::format("different preprocess: a's input is {}, b's {}", shape_string(a.dims),
+                       shape_string(b.dims));
+  if (a.dims[1] == 3 && fit(a, 0, b, 2).residual < 1e-4 && fit(a, 2, b, 0).residual < 1e-4)
+    return "different preprocess: a's channels are in the order blue, green, red";
+  if (!e.input->files.empty()) {
+    // An 8-bit step is 1 / 255 / std; rounding of the resize may be off by one, another filter is off by
+    // many.
+    const auto matches = [&](const PreprocessConfig& other) {
+      const HostTensor made = preprocessed(e.input->files, other);
+      return made.dims == a.dims && largest_difference(made.values, a.values) < 1.5 / 255 / 0.2;
+    };
+    PreprocessConfig filter = preprocess;
+    const bool bicubic = preprocess.interpolation == Interpolation::bicubic;
+    filter.interpolation = bicubic ? Interpolation::bilinear : Interpolation::bicubic;
+    if (matches(filter))
+      return fmt::format("different preprocess: a was resized with {} interpolation instead of {}",
+                         bicubic ? "bilinear" : "bicubic", bicubic ? "bicubic" : "bilinear");
+    PreprocessConfig whole = preprocess;
+    whole.resize = preprocess.crop;
+    if (matches(whole))
+      return fmt::format("different preprocess: a's short side was resized to {} pixels instead of {}",
+                         whole.resize, preprocess.resize);
+    const double worst = largest_difference(a.values, b.values);
+    if (worst < 4.5 / 255 / 0.2)
+      return "different preprocess: the two inputs differ by a few 8-bit steps: another decoder or resize";
+  }
+  return "different preprocess: the inputs differ by more than their normalisation";
+}
+
+// --- Weights.
+
+Cause different_weights(const DiagnosisInput& e) {
+  if (!e.a || e.a->weights == e.b->weights) return {};
+  const StateDict a = model_weights(e.a->config, *e.a->weights),
+                  b = model_weights(e.b->config, *e.b->weights);
+  std::string first;
+  int64_t count = 0;
+  for (const auto& [name, tensor] : a.tensors) {
+    const StoredTensor* other = b.find(name);
+    std::string difference;
+    if (!other) {
+      difference = "is not in b";
+    } else {
+      const HostTensor values_a = tensor.to_float32(), values_b = other->to_float32();
+      if (values_a.values.size() != values_b.values.size())
+        difference =
+            fmt::format("is {} in a, {} in b", shape_string(values_a.dims), shape_string(values_b.dims));
+      else if (const double by = largest_difference(values_a.values, values_b.values); by != 0)
+        difference = fmt::format("differs by up to {:.3g}", by);
+    }
+    if (difference.empty()) continue;
+    if (++count == 1) first = fmt::format("{} {}", name, difference);
+  }
+  if (count == 0) return {};
+  return fmt::format("different weights: {}{}", first,
+                     count == 1 ? " and is the only tensor that differs"
+                                : fmt::format("; {} tensors of {} differ", count, a.tensors.size()));
+}
+
+// --- Overflow.
+
+// "op.scan.k2" → "direction k2"
+std::string step_name(const std::string& tap) {
+  const size_t k = tap.rfind(".scan.k");
+  return k == std::string::npos ? tap
+                                : fmt::format("direction {} of {}", tap.substr(k + 6), tap.substr(0, k + 5));
+}
+
+Cause overflow(const CheckResult& result) {
+  for (const Diff& diff : result.taps) {
+    const bool b_alone = diff.nan_b + diff.inf_b > diff.nan_a + diff.inf_a;
+    const bool a_alone = diff.nan_b + diff.inf_b < diff.nan_a + diff.inf_a;
+    if (!a_alone && !b_alone) continue;
+    const int64_t at = b_alone ? diff.first_nonfinite_b : diff.first_nonfinite_a;
+    const float other = b_alone ? diff.a_at_nonfinite_b : diff.b_at_nonfinite_a;
+    const std::vector<int64_t> place = diff.coordinates(at);
+    const std::string where = place.size() == 4 ? fmt::format("at position ({}, {}), channel {} of image {}",
+                                                              place[1], place[2], place[3], place[0])
+                                                : "at " + diff.place(at);
+    const char *side = b_alone ? "b" : "a", *other_side = b_alone ? "a" : "b";
+    if (dtype_of_side(result, a_alone) == "float16" && std::abs(other) > float16_largest)
+      return fmt::format("overflow above 65504 in {} {}: {:.6g} in {}, infinite in float16 ({})",
+                         step_name(diff.name), where, other, other_side, side);
+    return fmt::format("{} first holds NaN or infinity in {} {}, where {} has {:.6g}", side,
+                       step_name(diff.name), where, other_side, other);
+  }
+  return {};
+}
+
+// --- Rounding.
+
+bool is_rounded(const HostTensor& rounded, const HostTensor& exact, DType dtype) {
+  for (size_t i = 0; i < exact.values.size(); ++i)
+    if (rounded.values[i] != round_to(dtype, exact.values[i]) && !std::isnan(exact.values[i])) return false;
+  return true;
+}
+
+Cause rounded_scan(const CheckResult& result, const DiagnosisInput& e, const Diff& first) {
+  if (result.report_a.dtype != result.report_b.dtype || !e.own_b) return {};
+  const std::optional<DType> dtype = sixteen_bit(result.report_b.dtype);
+  if (!dtype) return {};
+  const std::string block(block_of(first.name));
+  bool any = false, b_rounds = true, a_rounds = true;
+  for (int k = 0; k < 4; ++k) {
+    const std::string name = fmt::format("{}.op.scan.k{}", block, k);
+    const HostTensor *a = e.taps_a->find(name), *b = e.own_b->find(name);
+    if (!a || !b) continue;
+    any = true;
+    b_rounds &= is_rounded(*b, *a, *dtype);
+    a_rounds &= is_rounded(*a, *b, *dtype);
+  }
+  if (!any || b_rounds == a_rounds) return {};
+  return fmt::format(
+      "rounding of the scan's output: {} rounds every direction to {} before the merge, as forward_core v1 "
+      "does, {} "
+      "does not (bit for bit so in {})",
+      b_rounds ? "b" : "a", to_string(*dtype), b_rounds ? "a" : "b", block);
+}
+
+// --- A mistake in one step.
+
+// The state dict's tensors that a tap's step reads, and the tap that it reads, relative to the block.
+struct Step {
+  const char* tap;
+  std::vector<const char*> tensors;
+  const char* input;  // where the step is linear in it: that tap
+};
+const std::vector<Step>& block_steps() {
+  static const std::vector<Step> steps{
+      {"norm", {"norm.weight", "norm.bias"}, nullptr},
+      {"op.in_proj", {"op.in_proj.weight"}, "norm"},
+      {"op.conv2d", {"op.conv2d.weight", "op.conv2d.bias"}, nullptr},
+      {"op.x_proj", {"op.x_proj_weight"}, "op.conv2d"},
+      {"op.scan", {"op.dt_projs_weight", "op.dt_projs_bias", "op.A_logs", "op.Ds"}, nullptr},
+      {"op.out_norm", {"op.out_norm.weight", "op.out_norm.bias"}, nullptr},
+      {"op.out_proj", {"op.out_proj.weight"}, "op.gated"},
+      {"norm2", {"norm2.weight", "norm2.bias"}, nullptr},
+      {"mlp.fc1", {"mlp.fc1.weight", "mlp.fc1.bias"}, nullptr},
+      {"mlp.fc2", {"mlp.fc2.weight", "mlp.fc2.bias"}, "mlp.fc1"},
+  };
+  return steps;
+}
+
+// One element of a matrix is off: then the difference of its output channel is proportional to one input
+// channel.
+Cause one_element(const HostTensor& a, const HostTensor& b, const HostTensor& input, int64_t row,
+                  const std::string& tensor, const StateDict& weights) {
+  const StoredTensor* stored = weights.find(tensor);
+  const int64_t columns = input.dims.back(), channels = a.dims.back(), rows = input.elements() / columns;
+  if (!stored || stored->elements() % columns != 0 || row >= stored->elements() / columns) return {};
+  std::vector<double> dot(columns), square(columns);
+  double difference_square = 0;
+  for (int64_t m = 0; m < rows; ++m) {
+    const double difference =
+        static_cast<double>(a.values[m * channels + row]) - b.values[m * channels + row];
+    difference_square += difference * difference;
+    for (int64_t c = 0; c < columns; ++c) {
+      const double x = input.values[m * columns + c];
+      dot[c] += difference * x;
+      square[c] += x * x;
+    }
+  }
+  int64_t best = 0;
+  double best_share = 0;  // squared cosine
+  for (int64_t c = 0; c < columns; ++c) {
+    const double share = square[c] > 0 ? dot[c] * dot[c] / (square[c] * difference_square) : 0;
+    if (share > best_share) best_share = share, best = c;
+  }
+  if (!(best_share > 0.998)) return {};
+  const double own = stored->to_float32().values[row * columns + best],
+               theirs = own + dot[best] / square[best];
+  return fmt::format("different weights: {}[{}, {}] is {:.6g} in a, {:.6g} in b", tensor, row, best, theirs,
+                     own);
+}
+
+Cause mistaken_step(const CheckResult& result, const DiagnosisInput& e, const Diff& first) {
+  if (first.within()) return {};
+  const std::string block(block_of(first.name));
+  const std::string tap = first.name.size() > block.size() ? first.name.substr(block.size() + 1) : "";
+  const StateDict weights = model_weights(e.b->config, *e.b->weights);
+  const auto of_a = [&](const std::string& name) { return e.taps_a->find(block + "." + name); };
+
+  if (tap.starts_with("op.scan")) {
+    ScanEvidence scan{&e.b->config, &weights, block + ".op.", of_a("op.conv2d"), of_a("op.x_proj")};
+    for (int k = 0; k < 4; ++k) scan.directions[k] = of_a(fmt::format("op.scan.k{}", k));
+    scan.merged = of_a("op.scan");
+    if (const auto finding = explain_scan(scan))
+      return fmt::format(
+          "a is what the scan of {} gives when {} (mean relative difference {:.2g}; {:.2g} without that)",
+          block, finding->mistake, finding->error, finding->error_without);
+  }
+  for (const Step& step : block_steps()) {
+    const bool matches =
+        tap == step.tap || (std::string_view(step.tap) == "op.scan" && tap.starts_with("op.scan"));
+    if (!matches) continue;
+    std::vector<std::string> tensors;
+    for (const char* tensor : step.tensors)
+      if (weights.find(block + "." + tensor)) tensors.push_back(block + "." + tensor);
+    if (tensors.empty()) return {};
+    if (step.input && first.one_channel >= 0) {
+      const HostTensor *a = e.taps_a->find(first.name), *b = e.own_b ? e.own_b->find(first.name) : nullptr,
+                       *input = of_a(step.input);
+      if (a && b && input)
+        if (Cause cause = one_element(*a, *b, *input, first.one_channel, tensors[0], weights)) return cause;
+    }
+    return fmt::format("{} differs by itself, from the same input{}: compare {}", first.name,
+                       first.one_channel >= 0 ? fmt::format(", in channel {} alone", first.one_channel) : "",
+                       fmt::join(tensors, ", "));
+  }
+  if (first.name == "patch_embed" || first.name.ends_with(".downsample") || first.name == "logits" ||
+      first.name == "classifier.norm") {
+    const std::string prefix = (first.name == "logits" ? "classifier.head" : first.name) + ".";
+    std::vector<std::string> tensors;
+    for (const auto& [name, tensor] : weights.tensors)
+      if (name.starts_with(prefix)) tensors.push_back(name);
+    return fmt::format("{} differs by itself, from the same input: compare {}", first.name,
+                       fmt::join(tensors, ", "));
+  }
+  if (result.reference.empty()) return {};
+  return fmt::format(
+      "{0} differs by itself, from the same input: its taps inside ({0}.op.in_proj, …) would say where",
+      first.name);
+}
+
+// --- Arithmetic.
+
+bool every_own_within(const CheckResult& result) {
+  return std::all_of(result.own.begin(), result.own.end(), [](const Diff& diff) { return diff.within(); });
+}
+
+Cause arithmetic(const CheckResult& result) {
+  if (result.own.empty()) return {};
+  double largest = 0;  // of the steps' own differences, relative to the step's largest value
+  const Diff* at = nullptr;
+  for (const Diff& diff : result.own)
+    if (diff.problem.empty() && diff.max_reference > 0 && diff.max_abs / diff.max_reference > largest) {
+      largest = diff.max_abs / diff.max_reference;
+      at = &diff;
+    }
+  if (!at || !every_own_within(result)) return {};
+  const std::string size = fmt::format(
+      "no step by itself is off by more than {:.2g} of its largest value ({})", largest, at->name);
+  const RunReport &a = result.report_a, &b = result.report_b;
+  if (result.reference.empty() && a.dtype != b.dtype) {
+    if (a.dtype == "tf32" || b.dtype == "tf32")
+      if (!sixteen_bit(a.dtype) && !sixteen_bit(b.dtype))
+        return "TF32: its matrix products keep 10 bits of each factor; " + size;
+    return fmt::format("rounding: a computes in {}, b in {}; {}", a.dtype, b.dtype, size);
+  }
+  if (!result.reference.empty() && sixteen_bit(b.dtype))
+    return fmt::format("rounding: b computes in {}; {}", b.dtype, size);
+  if (!result.reference.empty() || a.device != b.device || a.device_name != b.device_name ||
+      a.selective_scan_backend != b.selective_scan_backend)
+    return "order of sums: the two add the same terms in another order; " + size;
+  return {};
+}
+
+}  // namespace
+
+std::vector<std::string> diagnose(const CheckResult& result, const DiagnosisInput& e) {
+  std::vector<std::string> causes;
+  const auto add = [&](Cause cause) {
+    if (cause && std::find(causes.begin(), causes.end(), *cause) == causes.end())
+      causes.push_back(*std::move(cause));
+  };
+  if (!result.first_differing()) return causes;
+  add(different_input(result, e));
+  const Cause weights = different_weights(e);
+  add(weights);
+  add(overflow(result));
+  if (const Diff* first = first_own(result)) {
+    // Which rounding is looked for where the scan first differs, be it within its tolerance or not.
+    const Diff* scan = nullptr;
+    for (const Diff& diff : result.own)
+      if (!scan && !diff.identical() && diff.name.find(".scan.k") != std::string::npos) scan = &diff;
+    const Cause rounding = scan ? rounded_scan(result, e, *scan) : Cause();
+    add(rounding);
+    if (!weights && !rounding) {
+      add(mistaken_step(result, e, *first));
+      add(arithmetic(result));
+    }
+  }
+  return causes;
+}
+
+}  // namespace vmamba

@@ -1,0 +1,321 @@
+#include "lib/verify/html_report.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "kernels/error.h"
+#include "lib/verify/check_report.h"
+
+namespace vmamba {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string escaped(std::string_view text) {
+  std::string result;
+  for (const char c : text) {
+    if (c == '<')
+      result += "&lt;";
+    else if (c == '>')
+      result += "&gt;";
+    else if (c == '&')
+      result += "&amp;";
+    else if (c == '"')
+      result += "&quot;";
+    else
+      result += c;
+  }
+  return result;
+}
+
+// A difference as one byte: 0 none, else 4 steps an octave from 2^−40, 255 not finite.
+int level(float difference) {
+  if (difference == 0) return 0;
+  if (!std::isfinite(difference)) return 255;
+  return std::clamp(static_cast<int>(std::lround((std::log2(difference) + 40) * 4)), 1, 254);
+}
+
+std::string base64(const std::string& bytes) {
+  static constexpr char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string text;
+  for (size_t i = 0; i < bytes.size(); i += 3) {
+    uint32_t three = 0;
+    for (size_t j = 0; j < 3; ++j)
+      three = three << 8 | (i + j < bytes.size() ? static_cast<uint8_t>(bytes[i + j]) : 0u);
+    for (size_t j = 0; j < 4; ++j) text += i + j <= bytes.size() ? digits[three >> (18 - 6 * j) & 63] : '=';
+  }
+  return text;
+}
+
+Json page_data(const CheckResult& result) {
+  Json taps = Json::array();
+  for (const Diff& diff : result.taps) {
+    Json tap{{"name", diff.name}, {"shape", shape_string(diff.dims)}, {"within", diff.within()}};
+    if (!diff.problem.empty()) {
+      tap["problem"] = diff.problem;
+      taps.push_back(std::move(tap));
+      continue;
+    }
+    tap["identical"] = diff.identical();
+    tap["bound"] = diff.bound;
+    tap["max_abs"] = diff.max_abs;
+    tap["max_rel"] = diff.max_rel;
+    tap["mean_abs"] = diff.mean_abs();
+    tap["l2"] = diff.relative_l2();
+    tap["cosine"] = diff.cosine();
+    tap["psnr"] = diff.psnr();
+    tap["outside"] =
+        static_cast<double>(diff.outside) / static_cast<double>(std::max<int64_t>(diff.elements, 1));
+    tap["nonfinite"] = diff.nan_a + diff.inf_a + diff.nan_b + diff.inf_b;
+    tap["worst"] = diff.place(diff.worst);
+    if (const Diff* own = find_diff(result.own, diff.name)) tap["own"] = own->max_abs;
+    // [binary exponent, count], and how many elements are the same.
+    Json bins = Json::array();
+    for (int e = 0; e < 256; ++e)
+      if (diff.histogram[static_cast<size_t>(e)] > 0)
+        bins.push_back({e - 127, diff.histogram[static_cast<size_t>(e)]});
+    tap["bins"] = std::move(bins);
+    tap["same"] = diff.elements - diff.differing;
+    if (!diff.heat.empty() && diff.differing > 0) {
+      std::string bytes;
+      for (const float value : diff.heat) bytes += static_cast<char>(level(value));
+      tap["heat"] = {{"h", diff.map_height}, {"w", diff.map_width}, {"levels", base64(bytes)}};
+    }
+    taps.push_back(std::move(tap));
+  }
+  const Diff* start = result.first_outside() ? result.first_outside() : result.first_differing();
+  return {{"taps", std::move(taps)}, {"start", start ? start->name : result.taps.back().name}};
+}
+
+constexpr const char* head = R"html(<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>check-equal</title>
+<style>
+:root { --ink:#1c1f24; --soft:#5c6470; --line:#d9dde3; --paper:#fff; --panel:#f6f7f9; --a:#1f6feb; --b:#b35900; --bad:#c4261d; --good:#1a7f37; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink:#e6e9ee; --soft:#98a2b0; --line:#343b45; --paper:#14171c; --panel:#1d2229; --a:#6cb0ff; --b:#f0a04b; --bad:#ff7b72; --good:#56d364; }
+}
+* { box-sizing: border-box; }
+body { margin:0 auto; max-width:1180px; padding:24px; font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif; color:var(--ink); background:var(--paper); }
+h1 { font-size:26px; margin:0 0 4px; } h2 { font-size:17px; margin:32px 0 8px; }
+.verdict { display:inline-block; padding:2px 12px; border-radius:6px; color:#fff; background:var(--good); margin-right:8px; }
+.verdict.no { background:var(--bad); }
+@media (prefers-color-scheme: dark) { .verdict { color:#0b0d10; } }
+dl { display:grid; grid-template-columns:max-content 1fr; gap:2px 16px; margin:12px 0; }
+dt { color:var(--soft); } dd { margin:0; overflow-wrap:anywhere; }
+.causes { padding:0; list-style:none; } .causes li { padding:8px 12px; margin:6px 0; background:var(--panel); border-left:4px solid var(--bad); }
+.equal .causes li { border-color:var(--soft); }
+svg { display:block; width:100%; height:auto; } svg text { font:11px system-ui,sans-serif; fill:var(--soft); }
+.legend span { margin-right:18px; color:var(--soft); font-size:13px; } .legend i { display:inline-block; width:18px; height:3px; vertical-align:middle; margin-right:6px; }
+.pair { display:grid; grid-template-columns:1fr 1fr; gap:24px; } @media (max-width:800px) { .pair { grid-template-columns:1fr; } }
+canvas { image-rendering:pixelated; width:100%; max-width:420px; border:1px solid var(--line); display:block; }
+.scale { max-width:420px; display:flex; justify-content:space-between; font-size:12px; color:var(--soft); }
+.bar { max-width:420px; height:10px; margin-top:6px; }
+select, input { font:inherit; color:inherit; background:var(--panel); border:1px solid var(--line); border-radius:6px; padding:4px 8px; }
+.wrap { overflow-x:auto; } table { border-collapse:collapse; width:100%; font-size:12.5px; font-variant-numeric:tabular-nums; }
+th, td { padding:3px 6px; text-align:right; white-space:nowrap; border-bottom:1px solid var(--line); } th:first-child, td:first-child { text-align:left; }
+th { position:sticky; top:0; background:var(--paper); cursor:pointer; user-select:none; } th:hover { color:var(--a); }
+th[aria-sort=ascending]::after { content:" \25B2"; } th[aria-sort=descending]::after { content:" \25BC"; }
+tbody tr { cursor:pointer; } tbody tr:hover, tbody tr.chosen { background:var(--panel); } tr.out td:first-child { color:var(--bad); font-weight:600; }
+.note { color:var(--soft); font-size:13px; }
+</style></head>
+)html";
+
+constexpr const char* body = R"html(
+<h2>Error by layer</h2>
+<div class="legend"><span><i style="background:var(--a)"></i>largest |a &minus; b|</span><span><i style="background:var(--b)"></i>what the step adds by itself</span><span><i style="background:var(--soft)"></i>tolerance</span></div>
+<div id="plot"></div>
+<h2>One tap: <select id="tap" aria-label="tap"></select></h2>
+<div class="pair">
+<div><div class="note" id="histogram-title"></div><div id="histogram"></div></div>
+<div><div class="note" id="map-title"></div><canvas id="map"></canvas><div class="bar" id="map-bar"></div><div class="scale" id="map-scale"></div></div>
+</div>
+<h2>Every tap</h2>
+<p><label><input type="checkbox" id="only"> only what differs</label> <input id="search" type="search" placeholder="name contains" aria-label="name contains"></p>
+<div class="wrap"><table><thead><tr id="columns"></tr></thead><tbody id="rows"></tbody></table></div>
+<script>
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent), taps = data.taps;
+const $ = id => document.getElementById(id);
+const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const figure = x => x === null || x === undefined ? "" : x === 0 ? "0" : Math.abs(x) < 1e-3 || Math.abs(x) >= 1e5 ? x.toExponential(2) : x.toPrecision(4);
+const svg = (tag, attributes, text) => {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const key in attributes) node.setAttribute(key, attributes[key]);
+  if (text !== undefined) node.textContent = text;
+  return node;
+};
+const columns = [
+  ["tap", t => t.name, t => t.name], ["shape", t => t.shape, t => t.shape],
+  ["max abs", t => t.max_abs, t => t.problem || figure(t.max_abs)], ["bound", t => t.bound, t => figure(t.bound)],
+  ["max rel", t => t.max_rel, t => figure(t.max_rel)], ["mean abs", t => t.mean_abs, t => figure(t.mean_abs)],
+  ["rel L2", t => t.l2, t => figure(t.l2)], ["cosine", t => t.cosine, t => t.problem ? "" : t.cosine.toFixed(7)],
+  ["PSNR", t => t.psnr === null ? Infinity : t.psnr, t => t.problem ? "" : t.psnr === null ? "\u221e" : t.psnr.toFixed(1)],
+  ["outside", t => t.outside, t => t.problem ? "" : (100 * t.outside).toPrecision(3) + " %"],
+  ["NaN, inf", t => t.nonfinite, t => t.nonfinite || ""], ["by itself", t => t.own, t => figure(t.own)], ["worst at", t => t.worst, t => t.worst || ""]];
+let sortBy = -1, ascending = true, chosen = data.start;
+
+function table() {
+  $("columns").replaceChildren(...columns.map(([name], i) => {
+    const cell = document.createElement("th");
+    cell.textContent = name;
+    cell.tabIndex = 0;
+    if (i === sortBy) cell.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+    cell.onclick = () => { ascending = i === sortBy ? !ascending : i < 2; sortBy = i; table(); };
+    cell.onkeydown = event => { if (event.key === "Enter") cell.onclick(); };
+    return cell;
+  }));
+  let shown = taps.filter(t => t.name.includes($("search").value) && !($("only").checked && t.identical));
+  if (sortBy >= 0) {
+    const key = columns[sortBy][1];
+    shown = [...shown].sort((x, y) => {
+      const a = key(x), b = key(y);
+      const order = a === undefined ? -1 : b === undefined ? 1 : typeof a === "string" ? a.localeCompare(b, "en", {numeric: true}) : a - b;
+      return ascending ? order : -order;
+    });
+  }
+  $("rows").replaceChildren(...shown.map(t => {
+    const row = document.createElement("tr");
+    row.className = (t.within ? "" : "out ") + (t.name === chosen ? "chosen" : "");
+    row.onclick = () => choose(t.name);
+    for (const [, , text] of columns) row.insertCell().textContent = text(t);
+    return row;
+  }));
+}
+
+function plot() {
+  const width = 1130, height = 300, left = 52, bottom = 66, top = 12;
+  const positive = taps.flatMap(t => [t.max_abs, t.own, t.bound]).filter(x => x > 0).map(Math.log10);
+  const low = Math.floor(Math.min(...positive, -8)), high = Math.ceil(Math.max(...positive, -4));
+  const x = i => left + (width - left - 10) * (i + 0.5) / taps.length;
+  const y = v => top + (height - top - bottom) * (v > 0 ? (high - Math.log10(v)) / (high - low) : 1);
+  const picture = svg("svg", {viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "largest difference of every tap"});
+  for (let e = low; e <= high; e += Math.max(1, Math.round((high - low) / 8))) {
+    picture.append(svg("line", {x1: left, x2: width, y1: y(10 ** e), y2: y(10 ** e), stroke: css("--line")}));
+    picture.append(svg("text", {x: left - 6, y: y(10 ** e) + 4, "text-anchor": "end"}, "1e" + e));
+  }
+  let stage = "";
+  taps.forEach((t, i) => {
+    const now = t.name.startsWith("layers.") ? t.name.split(".").slice(0, 2).join(".") : "";
+    if (now && now !== stage) {
+      picture.append(svg("line", {x1: x(i - 0.5), x2: x(i - 0.5), y1: top, y2: height - bottom + 6, stroke: css("--soft"), "stroke-dasharray": "2 3"}));
+      picture.append(svg("text", {x: x(i - 0.5) + 4, y: height - bottom + 16}, now));
+      stage = now;
+    }
+  });
+  const line = (value, colour, dots) => {
+    const points = taps.map((t, i) => [t, i]).filter(([t]) => value(t) !== undefined && value(t) !== null);
+    picture.append(svg("polyline", {points: points.map(([t, i]) => x(i) + "," + y(value(t))).join(" "), fill: "none", stroke: colour, "stroke-width": dots ? 1.6 : 1}));
+    if (dots) for (const [t, i] of points) {
+      const dot = svg("circle", {cx: x(i), cy: y(value(t)), r: t.within ? 2.5 : 4, fill: t.within ? colour : css("--bad"), style: "cursor:pointer"});
+      dot.append(svg("title", {}, `${t.name}\n|a - b| up to ${figure(t.max_abs)}, tolerance ${figure(t.bound)}\nby itself ${figure(t.own)}`));
+      dot.onclick = () => choose(t.name);
+      picture.append(dot);
+    }
+  };
+  line(t => t.bound, css("--soft"), false);
+  line(t => t.own, css("--b"), false);
+  line(t => t.max_abs, css("--a"), true);
+  picture.append(svg("text", {x: left, y: height - 22}, "taps in order of computation; red: outside tolerance; the lowest line also stands for no difference; click a point to look at it"));
+  const position = taps.findIndex(t => t.name === chosen);
+  picture.append(svg("path", {d: `M${x(position)} ${height - bottom + 2} l-5 8 h10 z`, fill: css("--ink")}));
+  $("plot").replaceChildren(picture);
+}
+
+function histogram(t) {
+  $("histogram-title").textContent = t.problem ? t.problem : `Differences of ${t.name}: ${t.same} elements are the same`;
+  const bins = t.bins || [];
+  if (!bins.length) { $("histogram").replaceChildren(); return; }
+  const width = 560, height = 300, left = 52, bottom = 44, top = 12, decade = Math.log10(2);
+  const finite = bins.filter(([e]) => e < 128), low = Math.min(...finite.map(b => b[0])), high = Math.max(...finite.map(b => b[0])) + 1;
+  const most = Math.log10(Math.max(...bins.map(b => b[1]))) + 0.3;
+  const x = e => left + (width - left - 10) * (e - low) / Math.max(1, high - low), y = v => top + (height - top - bottom) * (1 - Math.log10(Math.max(v, 1)) / most);
+  const picture = svg("svg", {viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "histogram of differences"});
+  for (let e = 0; e <= most; ++e) {
+    picture.append(svg("line", {x1: left, x2: width, y1: y(10 ** e), y2: y(10 ** e), stroke: css("--line")}));
+    picture.append(svg("text", {x: left - 6, y: y(10 ** e) + 4, "text-anchor": "end"}, "1e" + e));
+  }
+  for (const [e, count] of finite) {
+    const bar = svg("rect", {x: x(e) + 0.5, width: Math.max(1, x(e + 1) - x(e) - 1), y: y(count), height: Math.max(1, height - bottom - y(count)), fill: css("--a")});
+    bar.append(svg("title", {}, `${count} elements: ${(2 ** e).toExponential(2)} to ${(2 ** (e + 1)).toExponential(2)}`));
+    picture.append(bar);
+  }
+  const step = Math.max(1, Math.ceil((high - low) * decade / 6));
+  for (let d = Math.ceil(low * decade); d <= high * decade; d += step)
+    picture.append(svg("text", {x: x(d / decade), y: height - bottom + 16, "text-anchor": "middle"}, "1e" + d));
+  const bound = Math.log2(t.bound);
+  if (bound >= low && bound <= high) picture.append(svg("line", {x1: x(bound), x2: x(bound), y1: top, y2: height - bottom, stroke: css("--bad"), "stroke-dasharray": "4 3"}));
+  const infinite = bins.filter(([e]) => e >= 128).reduce((sum, b) => sum + b[1], 0);
+  picture.append(svg("text", {x: left, y: height - 6}, "|a - b|, elements" + (bound >= low && bound <= high ? "; dashed: tolerance" : "") + (infinite ? `; ${infinite} not finite` : "")));
+  $("histogram").replaceChildren(picture);
+}
+
+const ramp = s => { const c = [[68,1,84],[59,82,139],[33,145,140],[94,201,98],[253,231,37]], p = Math.min(3.999, Math.max(0, s * 4)), i = Math.floor(p), f = p - i; return c[i].map((v, k) => Math.round(v + (c[i + 1][k] - v) * f)); };
+function map(t) {
+  const canvas = $("map");
+  canvas.hidden = $("map-bar").hidden = $("map-scale").hidden = !t.heat;
+  $("map-title").textContent = t.heat ? `Where ${t.name} differs: largest |a - b| over batch and channels, ${t.heat.h} x ${t.heat.w}` : t.identical ? "No difference to map" : "No map: not a feature map";
+  if (!t.heat) return;
+  const levels = Uint8Array.from(atob(t.heat.levels), c => c.charCodeAt(0)), finite = levels.filter(v => v > 0 && v < 255);
+  const low = finite.length ? Math.min(...finite) : 1, high = finite.length ? Math.max(...finite) : 2;
+  canvas.width = t.heat.w; canvas.height = t.heat.h;
+  const context = canvas.getContext("2d"), image = context.createImageData(t.heat.w, t.heat.h);
+  levels.forEach((v, i) => image.data.set(v === 0 ? [230, 230, 230, 255] : v === 255 ? [196, 38, 29, 255] : [...ramp((v - low) / Math.max(1, high - low)), 255], 4 * i));
+  context.putImageData(image, 0, 0);
+  $("map-bar").style.background = "linear-gradient(90deg," + [0, 0.25, 0.5, 0.75, 1].map(s => `rgb(${ramp(s)})`).join(",") + ")";
+  const value = v => (2 ** (v / 4 - 40)).toExponential(1);
+  $("map-scale").innerHTML = "";
+  for (const text of [value(low), levels.some(v => v === 255) ? "red: not finite" : levels.some(v => v === 0) ? "grey: the same" : "", value(high)]) {
+    const span = document.createElement("span");
+    span.textContent = text;
+    $("map-scale").append(span);
+  }
+}
+
+function choose(name) {
+  chosen = name;
+  $("tap").value = name;
+  const t = taps.find(each => each.name === name);
+  histogram(t); map(t); plot(); table();
+}
+$("tap").append(...taps.map(t => new Option(t.name + (t.within ? "" : "  (outside)"), t.name)));
+$("tap").onchange = () => choose($("tap").value);
+$("only").onchange = $("search").oninput = table;
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => choose(chosen));
+choose(chosen);
+</script></body></html>
+)html";
+
+}  // namespace
+
+std::string html_report(const CheckResult& result, const std::string& about) {
+  std::string page = head;
+  const auto row = [&](const char* term, const std::string& text) {
+    page += fmt::format("<dt>{}</dt><dd>{}</dd>\n", term, escaped(text));
+  };
+  page += fmt::format(
+      "<body class=\"{0}\"><h1><span class=\"verdict {1}\">{0}</span></h1>\n<p>{2}</p>\n<dl>\n",
+      result.equal() ? "equal" : "different", result.equal() ? "yes" : "no", escaped(summary(result)));
+  row("a", side_a(result));
+  row("b", side_b(result));
+  row("input", result.input);
+  row("tolerance", fmt::format("{} ({})", to_string(result.tolerance), result.tolerance_source));
+  const auto name = [](const Diff* diff) { return diff ? diff->name : std::string("none"); };
+  row("first to differ", name(result.first_differing()));
+  row("first outside", name(result.first_outside()));
+  row("labels", fmt::format("top-1 agrees for {} of {} images, top-5 for {}", result.agreement.top1,
+                            result.agreement.images, result.agreement.top5));
+  row("program", about);
+  page += "</dl>\n<ul class=\"causes\">\n";
+  for (const std::string& cause : result.causes) page += fmt::format("<li>{}</li>\n", escaped(cause));
+  page += "</ul>\n";
+  // "</script>" in a name must not end the element.
+  std::string data = page_data(result).dump();
+  for (size_t at = data.find('<'); at != std::string::npos; at = data.find('<', at))
+    data.replace(at, 1, "\\u003c");
+  page += "<script id=\"data\" type=\"application/json\">" + data + "</script>\n";
+  return page + body;
+}
+
+}  // namespace vmamba

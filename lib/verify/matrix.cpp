@@ -1,0 +1,56 @@
+#include "lib/verify/matrix.h"
+
+#include <algorithm>
+
+#include "kernels/error.h"
+
+namespace vmamba {
+
+std::string to_string(const Variant& variant) {
+  std::string text = fmt::format("{} {} {}", to_string(variant.device), to_string(variant.precision),
+                                 to_string(variant.backend));
+  if (variant.core != ForwardCoreVersion::unset) text += fmt::format(" {}", to_string(variant.core));
+  return text;
+}
+
+bool Matrix::equal() const {
+  return std::all_of(pairs.begin(), pairs.end(), [](const std::vector<Diff>& row) {
+    return std::all_of(row.begin(), row.end(), [](const Diff& diff) { return diff.within(); });
+  });
+}
+
+Matrix compare_all(const Side& model, const MatrixAxes& axes, const CheckInput& input,
+                   const CheckOptions& options) {
+  Matrix matrix;
+  matrix.input = input.description;
+  std::vector<HostTensor> logits;
+  for (const Device device : axes.devices)
+    for (const Precision precision : axes.precisions) {
+      if (precision == Precision::tf32 && device.type == DeviceType::cpu) continue;
+      for (const ScanBackend backend : axes.backends)
+        for (const ForwardCoreVersion core : axes.cores) {
+          Side side = model;
+          side.config.selective_scan_backend = backend;
+          side.config.forward_core_version = core;
+          side.choice.device = device;
+          side.choice.precision = precision;
+          Runner runner(side.config, *side.weights, side.choice);
+          logits.push_back(runner.run(input.b));
+          matrix.variants.push_back({device, precision, backend, core});
+        }
+    }
+  for (size_t i = 0; i < logits.size(); ++i) {
+    std::vector<Diff>& row = matrix.pairs.emplace_back();
+    for (size_t j = 0; j < i; ++j) {
+      const Variant &a = matrix.variants[j], &b = matrix.variants[i];
+      const Tolerance tolerance = overridden(
+          looser(tolerance_of(a.device.type, a.precision), tolerance_of(b.device.type, b.precision)),
+          options.absolute, options.relative);
+      row.push_back(compare("logits", logits[i].dims, logits[j].values, logits[i].values,
+                            {.tolerance = tolerance, .equal_nan = options.equal_nan}));
+    }
+  }
+  return matrix;
+}
+
+}  // namespace vmamba

@@ -1,0 +1,75 @@
+#include "lib/verify/stress.h"
+
+#include <algorithm>
+
+#include "kernels/error.h"
+#include "lib/model/weights.h"
+
+namespace vmamba {
+namespace {
+
+// The weights with every `layers.i.blocks.j.norm` multiplied.
+std::shared_ptr<const StateDict> with_gain(const Side& side, float gain) {
+  const StateDict weights = model_weights(side.config, *side.weights);
+  auto result = std::make_shared<StateDict>();
+  result->where = weights.where;
+  for (const auto& [name, tensor] : weights.tensors) {
+    if (!name.starts_with("layers.") || !(name.ends_with(".norm.weight") || name.ends_with(".norm.bias")) ||
+        name.find(".blocks.") == std::string::npos) {
+      result->tensors.emplace_back(name, tensor);
+      continue;
+    }
+    HostTensor values = tensor.to_float32();
+    for (float& value : values.values) value *= gain;
+    result->add(name, values);
+  }
+  return result;
+}
+
+bool finite(const CheckResult& result) {
+  return std::none_of(result.taps.begin(), result.taps.end(),
+                      [](const Diff& diff) { return diff.nonfinite(); });
+}
+
+}  // namespace
+
+std::vector<StressCase> stress(const Side& a, const Side& b, uint64_t seed, const CheckOptions& options) {
+  std::vector<StressCase> cases;
+  const int64_t channels = a.config.in_chans, size = b.config.preprocess.crop;
+  const PreprocessConfig& preprocess = b.config.preprocess;
+  const HostTensor drawn = noise({options.batch_size, channels, size, size}, seed);
+  const auto run = [&](const std::string& name, const HostTensor& input, const Side& side_a,
+                       const Side& side_b) {
+    const CheckInput both{name + " " + shape_string(input.dims), {}, input, input};
+    cases.push_back({name, check_sides(side_a, side_b, both, options)});
+  };
+  // A value of 0 to 1 as an image holds it, normalised, at (image, channel, row, column).
+  const auto image = [&](auto&& value) {
+    HostTensor input{drawn.dims, std::vector<float>(drawn.values.size())};
+    for (int64_t i = 0; i < input.elements(); ++i) {
+      const int64_t c = i / (size * size) % channels % 3, y = i / size % size, x = i % size;
+      input.values[i] = (value(y, x) - preprocess.mean[c]) / preprocess.std[c];
+    }
+    return input;
+  };
+  run("noise", drawn, a, b);
+  HostTensor loud = drawn;
+  for (float& value : loud.values) value *= 1000;
+  run("noise * 1000", loud, a, b);
+  run("black", image([](int64_t, int64_t) { return 0.0f; }), a, b);
+  run("white", image([](int64_t, int64_t) { return 1.0f; }), a, b);
+  run("checkerboard", image([](int64_t y, int64_t x) { return static_cast<float>((y + x) % 2); }), a, b);
+  run("one bright pixel",
+      image([&](int64_t y, int64_t x) { return y == size / 2 && x == size / 3 ? 1.0f : 0.0f; }), a, b);
+  for (int power = 2; power <= 30; power += 2) {
+    const float gain = static_cast<float>(int64_t{1} << power);
+    Side louder_a = a, louder_b = b;
+    louder_a.weights = with_gain(a, gain);
+    louder_b.weights = b.weights == a.weights ? louder_a.weights : with_gain(b, gain);
+    run(fmt::format("activations * {:g}", gain), drawn, louder_a, louder_b);
+    if (!finite(cases.back().result)) break;
+  }
+  return cases;
+}
+
+}  // namespace vmamba

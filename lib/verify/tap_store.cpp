@@ -1,0 +1,88 @@
+#include "lib/verify/tap_store.h"
+
+#include <cstring>
+
+#include "kernels/error.h"
+
+namespace vmamba {
+
+HostTensor& TapValues::add(std::string name, HostTensor value) {
+  const auto [entry, is_new] = index_.try_emplace(name, taps_.size());
+  if (is_new)
+    taps_.emplace_back(std::move(name), std::move(value));
+  else
+    taps_[entry->second].second = std::move(value);
+  return taps_[entry->second].second;
+}
+
+const HostTensor* TapValues::find(std::string_view name) const {
+  const auto entry = index_.find(std::string(name));
+  return entry == index_.end() ? nullptr : &taps_[entry->second].second;
+}
+
+// Dense float32 memory on the device, of the shape of `like`.
+View Transfer::staging(const View& like) {
+  const size_t bytes = static_cast<size_t>(like.elements()) * sizeof(float);
+  if (bytes > staging_bytes_) {
+    staging_ = Tensor();
+    staging_ = Tensor(kernels_, DType::float32, {like.elements()});
+    staging_bytes_ = bytes;
+  }
+  View view = like;
+  view.data = staging_.view().data;
+  view.dtype = DType::float32;
+  view.row_stride = like.channels();
+  return view;
+}
+
+HostTensor Transfer::download(const View& value) {
+  HostTensor host;
+  host.dims.assign(value.dims.begin(), value.dims.begin() + value.rank);
+  host.values.resize(static_cast<size_t>(value.elements()));
+  if (value.device.type == DeviceType::cpu) {
+    kernels_.cast(value, host.view());
+    return host;
+  }
+  const View dense = staging(value);
+  kernels_.cast(value, dense);
+  kernels_.copy(dense, host.view());
+  kernels_.synchronize();
+  return host;
+}
+
+void Transfer::upload(const HostTensor& host, const View& value) {
+  if (value.device.type == DeviceType::cpu) {
+    kernels_.cast(host.view(), value);
+    return;
+  }
+  const View dense = staging(value);
+  kernels_.copy(host.view(), dense);
+  kernels_.cast(dense, value);
+  kernels_.synchronize();
+}
+
+void TapStore::at(std::string_view name, const View& value) {
+  values_.add(std::string(name), transfer_.download(value));
+}
+
+void TapComparison::at(std::string_view name, const View& value) {
+  const HostTensor* a = reference_.find(name);
+  if (!a) {
+    extra.emplace_back(name);
+    return;
+  }
+  const HostTensor b = transfer_.download(value);
+  if (a->dims != b.dims) {
+    Diff diff;
+    diff.name = name;
+    diff.dims = b.dims;
+    diff.problem = fmt::format("shape {} in a, {} in b", shape_string(a->dims), shape_string(b.dims));
+    diffs.push_back(std::move(diff));
+    return;
+  }
+  diffs.push_back(compare(std::string(name), b.dims, a->values, b.values, options_));
+  if (observer) observer(diffs.back(), *a, b);
+  if (restart_) transfer_.upload(*a, value);
+}
+
+}  // namespace vmamba

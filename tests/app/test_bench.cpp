@@ -1,0 +1,108 @@
+// bench: what it measures and reports, on a small model.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "lib/model/profile.h"
+#include "tests/testing.h"
+
+using namespace vmamba::testing;
+
+namespace {
+
+CliResult bench(std::vector<std::string> arguments) {
+  const auto model = data("models/s1_ln2d");
+  std::vector<std::string> all{"bench",     "--config",  (model / "config.json").string(),
+                               "--device",  "cpu",       "--iterations",
+                               "3",         "--threads", "1",
+                               "--warm-up", "1"};
+  all.insert(all.end(), arguments.begin(), arguments.end());
+  return run_cli(all);
+}
+
+}  // namespace
+
+TEST_CASE("every combination of a sweep is a row, with ordered times") {
+  const CliResult result = bench({"--batch-size", "1,2", "--dtype", "float32,bfloat16", "--size", "32,64x96",
+                                  "--selective-scan-backend", "oflex,torch", "--format", "json"});
+  INFO(result.err);
+  REQUIRE(result.exit_code == 0);
+  const auto json = nlohmann::json::parse(result.out);
+  CHECK(json["model"] == "s1_ln2d");
+  CHECK(json["weights"] == "weights from seed 0");
+  REQUIRE(json["results"].size() == 16);
+  for (const auto& row : json["results"]) {
+    CHECK(row["runs"] == 3);
+    CHECK(row["ms"]["min"] > 0);
+    CHECK(row["ms"]["min"] <= row["ms"]["p50"]);
+    CHECK(row["ms"]["p50"] <= row["ms"]["p99"]);
+    CHECK(row["ms"]["p99"] <= row["ms"]["max"]);
+    const double rate = 1000 * row["batch"].get<double>() / row["ms"]["p50"].get<double>();
+    CHECK(row["images_per_second"].get<double>() == doctest::Approx(rate));
+  }
+  CHECK(json["results"][0]["dtype"] == "float32");
+  CHECK(json["results"][0]["selective_scan_backend"] == "oflex");
+  CHECK(json["results"][4]["selective_scan_backend"] == "torch");
+  CHECK(json["results"][15]["dtype"] == "bfloat16");
+  CHECK(json["results"][15]["height"] == 64);
+  CHECK(json["results"][15]["width"] == 96);
+  // Twice the images are twice the work, whatever the dtype.
+  CHECK(json["results"][1]["multiply_accumulates"] ==
+        2 * json["results"][0]["multiply_accumulates"].get<int64_t>());
+}
+
+TEST_CASE("the profile names every step of every block and accounts for all the work") {
+  const CliResult result = bench(
+      {"--profile", "--format", "json", "--weights", data("models/s1_ln2d/weights.safetensors").string()});
+  INFO(result.err);
+  REQUIRE(result.exit_code == 0);
+  const auto row = nlohmann::json::parse(result.out)["results"][0];
+  std::vector<std::string> steps;
+  int64_t macs = 0;
+  for (const auto& operation : row["profile"]) {
+    steps.push_back(operation["step"]);
+    macs += operation["multiply_accumulates"].get<int64_t>();
+    CHECK(operation["ms"] >= 0);
+    CHECK(operation["bytes"] > 0);
+  }
+  CHECK(macs == row["multiply_accumulates"].get<int64_t>());
+  const std::string block = "layers.2.blocks.1.";
+  const std::vector<std::string> wanted{block + "norm",        block + "op.in_proj", block + "op.conv2d",
+                                        block + "op.x_proj",   block + "op.scan",    block + "op.out_norm",
+                                        block + "op.out_proj", block + "norm2",      block + "mlp.fc1",
+                                        block + "mlp.fc2"};
+  CHECK(std::search(steps.begin(), steps.end(), wanted.begin(), wanted.end()) != steps.end());
+  CHECK(steps.front() == "patch_embed");
+  CHECK(steps.back() == "logits");
+}
+
+TEST_CASE("csv, table and md have a line a row") {
+  const auto lines = [](const std::string& text) { return std::count(text.begin(), text.end(), '\n'); };
+  CHECK(lines(bench({"--batch", "1,2", "--format", "csv"}).out) == 3);
+  const std::string markdown = bench({"--batch", "1,2", "--format", "md"}).out;
+  CHECK(markdown.find("|---|---|---|---|---:|") != std::string::npos);
+  CHECK(bench({"--batch", "1,2"}).out.find("images/s") != std::string::npos);
+}
+
+TEST_CASE("wrong words are told before anything is measured") {
+  check_error(bench({"--dtype", "float32,float8"}), 2, {"--dtype float8", "bfloat16"});
+  check_error(bench({"--dtype", "tf32"}), 2, {"--dtype tf32", "CUDA"});
+  check_error(bench({"--size", "1x"}), 2, {"--image-size 1x"});
+  check_error(bench({"--size", "99999"}), 2, {"--image-size 99999", "16384"});
+  check_error(bench({"--batch-size", "0"}), 2, {"--batch-size"});
+  check_error(bench({"--selective-scan-backend", "oflex,,torch"}), 2, {"oflex,,torch", "empty"});
+  check_error(run_cli({"bench", "--device", "gpu"}), 2, {"--device gpu", "cuda:N"});
+  check_error(run_cli({"bench", "--weights", data("models").string() + "/none.safetensors"}), 2,
+              {"none.safetensors: no such weights file"});
+  check_error(run_cli({"bench", "--weights", data("chelsea.png").string()}), 2,
+              {"chelsea.json", "config.json", "--config"});
+}
+
+TEST_CASE("step_kind drops stage and block") {
+  CHECK(vmamba::step_kind("layers.0.blocks.12.op.scan") == "op.scan");
+  CHECK(vmamba::step_kind("layers.3.downsample") == "downsample");
+  CHECK(vmamba::step_kind("patch_embed") == "patch_embed");
+  CHECK(vmamba::step_kind("layers.0.blocks") == "blocks");
+  CHECK(vmamba::step_kind("blocks.0") == "blocks.0");
+}

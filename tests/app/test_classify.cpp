@@ -1,0 +1,332 @@
+// classify, through the real binary, on a small reference model: answers, formats, saved tensors, bad inputs.
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <thread>
+
+#include "app/classifier.h"
+#include "kernels/error.h"
+#include "lib/images/image.h"
+#include "lib/images/preprocess.h"
+#include "lib/support/files.h"
+#include "lib/tensors/state_dict.h"
+#include "tests/testing.h"
+
+using namespace vmamba;
+using namespace vmamba::testing;
+namespace fs = std::filesystem;
+
+namespace {
+
+const fs::path model = data("models/s1_ln2d");
+const std::string cat = data("chelsea.png").string(), coffee = data("coffee.png").string();
+
+CliResult classify(std::vector<std::string> arguments, const CliRun& run = {}) {
+  const std::vector<std::string> with_model{
+      "classify", "--config", model / "config.json", "--weights", model / "weights.safetensors",
+      "--device", "cpu"};
+  arguments.insert(arguments.begin(), with_model.begin(), with_model.end());
+  return run_cli(arguments, run);
+}
+
+std::vector<std::string> lines(const std::string& text) {
+  std::vector<std::string> all;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) all.push_back(line);
+  return all;
+}
+
+void check_close(const std::vector<float>& got, const std::vector<float>& wanted, double tolerance) {
+  REQUIRE(got.size() == wanted.size());
+  double largest = 1, difference = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    largest = std::max(largest, std::abs(static_cast<double>(wanted[i])));
+    difference = std::max(difference, std::abs(static_cast<double>(got[i]) - wanted[i]));
+  }
+  CHECK(difference <= tolerance * largest);
+}
+
+}  // namespace
+
+TEST_CASE("a tensor that PyTorch normalised gets PyTorch's logits") {
+  const TemporaryDirectory folder;
+  const CliResult result = classify({"--input-tensor", model / "io.safetensors", "--save-logits",
+                                     folder / "logits.safetensors", "--format", "jsonl", "--topk", "2"});
+  INFO(result.err);
+  CHECK(result.exit_code == 0);
+  const StateDict reference = read_safetensors(model / "io.safetensors");
+  const StateDict saved = read_safetensors(folder / "logits.safetensors");
+  const HostTensor wanted = reference.at("logits").to_float32(), got = saved.at("logits").to_float32();
+  CHECK(got.dims == wanted.dims);
+  check_close(got.values, wanted.values, 1e-5);
+  const auto answers = lines(result.out);
+  REQUIRE(answers.size() == static_cast<size_t>(wanted.dims[0]));
+  const size_t classes = static_cast<size_t>(wanted.dims[1]);
+  for (size_t i = 0; i < answers.size(); ++i) {
+    const auto begin = got.values.begin() + static_cast<ptrdiff_t>(i * classes);
+    const auto line = nlohmann::json::parse(answers[i]);
+    CHECK(line["top"].size() == 2);
+    CHECK(line["top"][0]["class"] ==
+          std::max_element(begin, begin + static_cast<ptrdiff_t>(classes)) - begin);
+  }
+}
+
+TEST_CASE("what was saved of images is their normalised crops, and gives the same logits again") {
+  const TemporaryDirectory folder;
+  const CliResult first = classify({cat, coffee, "--save-input", folder / "input.safetensors",
+                                    "--save-logits", folder / "a.safetensors", "--format", "json"});
+  INFO(first.err);
+  REQUIRE(first.exit_code == 0);
+  const StateDict input = read_safetensors(folder / "input.safetensors");
+  CHECK(input.metadata.at("files") == nlohmann::json({cat, coffee}).dump());
+  const HostTensor saved = input.at("input").to_float32();
+  CHECK(saved.dims == std::vector<int64_t>{2, 3, 64, 64});
+  PreprocessConfig preprocess;
+  preprocess.resize = 73;
+  preprocess.crop = 64;
+  std::vector<float> planes(3 * 64 * 64);
+  normalize_chw(resize_and_crop(read_image(coffee), preprocess), preprocess, planes);
+  CHECK(
+      std::equal(planes.begin(), planes.end(), saved.values.begin() + static_cast<ptrdiff_t>(planes.size())));
+
+  const CliResult second = classify({"--input-tensor", folder / "input.safetensors", "--save-logits",
+                                     folder / "b.safetensors", "--format", "json"});
+  REQUIRE(second.exit_code == 0);
+  check_close(read_safetensors(folder / "b.safetensors").at("logits").to_float32().values,
+              read_safetensors(folder / "a.safetensors").at("logits").to_float32().values, 1e-5);
+  const auto a = nlohmann::json::parse(first.out), b = nlohmann::json::parse(second.out);
+  CHECK(a["results"][1]["file"] == coffee);
+  CHECK(b["results"][1]["file"] == coffee);
+  CHECK(a["results"][1]["top"][0]["class"] == b["results"][1]["top"][0]["class"]);
+}
+
+TEST_CASE("batches change no answer") {
+  const TemporaryDirectory folder;
+  std::vector<std::vector<float>> logits;
+  for (const char* batch_size : {"1", "3", "64"}) {
+    const CliResult result = classify({data("images").string(), "-q", "--batch-size", batch_size,
+                                       "--save-logits", folder / "logits.safetensors"});
+    CHECK(result.exit_code == 1);  // bomb.png is among them
+    logits.push_back(read_safetensors(folder / "logits.safetensors").at("logits").to_float32().values);
+  }
+  check_close(logits[1], logits[0], 1e-5);
+  check_close(logits[2], logits[0], 1e-5);
+}
+
+TEST_CASE("json says what ran; text says it on stderr") {
+  const CliResult json = classify({cat, "--format", "json", "--topk", "20", "--dtype", "bfloat16",
+                                   "--forward-core-version", "v1", "--selective-scan-backend", "torch"});
+  INFO(json.err);
+  REQUIRE(json.exit_code == 0);
+  const auto document = nlohmann::json::parse(json.out);
+  CHECK(document["device"] == "cpu");
+  CHECK(document["dtype"] == "bfloat16");
+  CHECK(document["selective_scan_backend"] == "torch");
+  CHECK(document["forward_core"] == "v1");
+  CHECK(document["images"] == 1);
+  const auto& top = document["results"][0]["top"];
+  REQUIRE(top.size() == 10);  // all there are
+  double sum = 0;
+  for (const auto& entry : top) sum += entry["probability"].get<double>();
+  CHECK(sum == doctest::Approx(1).epsilon(1e-12));
+
+  const CliResult text = classify({cat, "--topk", "2"});
+  CHECK(lines(text.out).size() == 3);
+  CHECK(lines(text.out)[0] == cat);
+  CHECK(text.err.find("device cpu") != std::string::npos);
+  CHECK(text.err.find("float32") != std::string::npos);
+}
+
+TEST_CASE("bad files are reported and skipped, the others answered in order") {
+  const TemporaryDirectory folder;
+  const std::string jpeg = read_file(data("images/cat_420.jpg"));
+  write_file(folder / "cut.jpg", jpeg.substr(0, jpeg.size() / 2));
+  const std::string list = cat + "\nmissing.png\n" + (folder / "cut.jpg") + "\n" + coffee + "\n";
+  const CliResult result = classify({"-", "--format", "jsonl"}, {.input = list});
+  CHECK(result.exit_code == 1);
+  const auto answers = lines(result.out);
+  REQUIRE(answers.size() == 4);
+  const auto at = [&](size_t i) { return nlohmann::json::parse(answers[i]); };
+  CHECK(at(0)["file"] == cat);
+  CHECK(at(0).contains("top"));
+  CHECK(at(1)["error"] == "missing.png: cannot be read: No such file or directory");
+  CHECK(at(2)["error"] == (folder / "cut.jpg") + ": the JPEG file is truncated");
+  CHECK(at(3)["file"] == coffee);
+  CHECK(result.err.find("skipped: missing.png") != std::string::npos);
+  CHECK(result.err.find("2 of 4 inputs could not be read") != std::string::npos);
+}
+
+TEST_CASE("odd file names") {
+  const TemporaryDirectory folder;
+  const std::string names[] = {"a,\"b\".png", "line\nbreak.png", std::string("not\xff") + "utf8.png",
+                               "Ünïcode.png", "\x1b[31m.png"};
+  std::vector<std::string> arguments{"--topk", "1", "-q"};
+  for (const std::string& name : names) {
+    fs::copy_file(data("images/rgba.png"), folder / name);
+    arguments.push_back(folder / name);
+  }
+  auto with_format = [&](const char* format) {
+    auto all = arguments;
+    all.insert(all.end(), {"--format", format});
+    return classify(all);
+  };
+  const CliResult json = with_format("json");
+  REQUIRE(json.exit_code == 0);
+  const auto results = nlohmann::json::parse(json.out)["results"];
+  REQUIRE(results.size() == 5);
+  CHECK(results[0]["file"] == folder / names[0]);
+  CHECK(results[1]["file"] == folder / names[1]);
+  CHECK(results[2]["file"] == folder / "not\xef\xbf\xbdutf8.png");
+  CHECK(results[3]["file"] == folder / names[3]);
+  CHECK(lines(with_format("jsonl").out).size() == 5);
+  const std::string csv = with_format("csv").out;
+  CHECK(csv.starts_with("file,rank,class,label,probability,logit,error\n\"" + folder.path().string() +
+                        "/a,\"\"b\"\".png\",1,"));
+  CHECK(csv.find("\"" + (folder / names[1]) + "\",1,") != std::string::npos);
+  const std::string text = with_format("text").out;
+  CHECK(lines(text).size() == 10);
+  CHECK(text.find('\x1b') == std::string::npos);
+}
+
+TEST_CASE("labels name the classes") {
+  const TemporaryDirectory folder;
+  std::string names;
+  for (int i = 0; i < 10; ++i) names += fmt::format("n0000000{} kind {}\n", i, i);
+  write_file(folder / "labels.txt", names);
+  const CliResult result =
+      classify({cat, "--labels", folder / "labels.txt", "--format", "json", "--topk", "1"});
+  REQUIRE(result.exit_code == 0);
+  const auto best = nlohmann::json::parse(result.out)["results"][0]["top"][0];
+  CHECK(best["label"] == fmt::format("kind {}", best["class"].get<int>()));
+  CHECK(best["id"] == fmt::format("n0000000{}", best["class"].get<int>()));
+  write_file(folder / "labels.txt", "one\ntwo\n");
+  check_error(classify({cat, "--labels", folder / "labels.txt"}), 2,
+              {"labels.txt", "names 2 classes, the model has 10"});
+  // Another model's config: its weights are what does not fit, whatever the labels.
+  check_error(run_cli({"classify", cat, "--config", "vmamba_tiny_s1l8", "--weights",
+                       model / "weights.safetensors", "--labels", folder / "labels.txt"}),
+              2, {"weights.safetensors does not fit the config"});
+}
+
+TEST_CASE("inputs of which nothing can be read: exit code 2, one line") {
+  const TemporaryDirectory folder;
+  write_file(folder / "note.txt", "x");
+  write_file(folder / "empty.png", "");
+  fs::create_directory(folder / "nothing");
+  std::string png = read_file(data("images/rgba.png"));
+  png.replace(16, 8, std::string("\x00\x00\x75\x30\x00\x00\x75\x30", 8));
+  write_file(folder / "vast.png", png);
+  check_error(classify({}), 2, {"nothing to classify"});
+  check_error(classify({"none.png"}), 2, {"none.png", "No such file"});
+  check_error(classify({folder / "nothing"}), 2, {"nothing: no image files in this folder"});
+  check_error(classify({folder / "empty.png"}), 2, {"empty.png: the file is empty"});
+  check_error(classify({folder / "note.txt"}), 2, {"note.txt: not an image"});
+  check_error(classify({folder / "vast.png"}), 2, {"30000 x 30000 pixels"});
+  const CliResult two = classify({"none.png", "neither.png"});  // a line for each, and one for both
+  CHECK(two.exit_code == 2);
+  CHECK(two.out == "");
+  CHECK(two.err.find("skipped: none.png: cannot be read") != std::string::npos);
+  CHECK(two.err.find("skipped: neither.png: cannot be read") != std::string::npos);
+  CHECK(two.err.find("none of the 2 inputs could be read") != std::string::npos);
+  check_error(classify({"-"}), 2, {"standard input lists no files"});
+  check_error(classify({cat, "--input-tensor", "x"}), 2, {"--input-tensor"});
+  check_error(classify({"--input-tensor", model / "weights.safetensors"}), 2,
+              {"weights.safetensors", "input"});
+  check_error(classify({cat, "--topk", "0"}), 2, {"--topk"});
+  check_error(classify({cat, "--format", "xml"}), 2, {"--format"});
+  check_error(run_cli({"classify", cat, "--config", model / "config.json"}), 2, {"no weights"});
+  check_error(run_cli({"classify", cat, "--config", model / "config.json", "--weights", model}), 2,
+              {"s1_ln2d"});
+}
+
+TEST_CASE("outputs appear whole or not at all") {
+  const TemporaryDirectory folder;
+  const auto files = [&] {
+    return std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator());
+  };
+  write_file(folder / "out.json", "old");
+  check_error(classify({"none.png", "-o", folder / "out.json", "--save-logits", folder / "l.safetensors"}), 2,
+              {"none"});
+  CHECK(read_file(folder / "out.json") == "old");
+  CHECK(files() == 1);
+  const CliResult good = classify({cat, "-o", folder / "out.json", "--format", "json"});
+  CHECK(good.exit_code == 0);
+  CHECK(good.out == "");
+  CHECK(nlohmann::json::parse(read_file(folder / "out.json"))["images"] == 1);
+  CHECK(files() == 1);
+  check_error(classify({cat, "-o", folder / "no/such"}), 2, {"no/such: cannot be written"});
+  check_error(classify({cat, "-o", folder.path().string()}), 2, {"it is a folder"});
+  check_error(classify({cat, "--save-input", folder / "no/such"}), 2, {"no/such: cannot be written"});
+  check_error(classify({cat, "-o", "/dev/full"}), 3, {"could not be written"});
+}
+
+TEST_CASE("the model that ships knows a cat and an espresso") {
+  const CliResult result = run_cli({"classify", cat, coffee, "--format", "json", "--device", "cpu"});
+  INFO(result.err);
+  REQUIRE(result.exit_code == 0);
+  const auto results = nlohmann::json::parse(result.out)["results"];
+  const std::string first = results[0]["top"][0]["label"];
+  CHECK((first == "Egyptian cat" || first == "tabby"));
+  bool espresso = false;
+  for (size_t i = 0; i < 3; ++i) espresso |= results[1]["top"][i]["label"] == "espresso";
+  CHECK(espresso);
+}
+
+TEST_CASE("a batch that does not fit is halved until it does") {
+  Classifier classifier;
+  classifier.config.num_classes = 2;
+  classifier.batch_size = 12;
+  std::vector<int64_t> sizes;
+  const auto run = [&](int64_t begin, int64_t n) {
+    sizes.push_back(n);
+    if (n > 4) throw OutOfMemory("full");
+    HostTensor logits{{n, 2}, {}};
+    for (int64_t i = 0; i < 2 * n; ++i) logits.values.push_back(static_cast<float>(2 * begin + i));
+    return logits;
+  };
+  const std::vector<float> logits = run_in_pieces(classifier, 10, run);
+  CHECK(sizes == std::vector<int64_t>{10, 5, 2, 2, 2, 2, 2});
+  REQUIRE(logits.size() == 20);
+  for (size_t i = 0; i < 20; ++i) CHECK(logits[i] == static_cast<float>(i));
+  CHECK(classifier.batch_size == 2);
+  CHECK_THROWS_AS(
+      run_in_pieces(classifier, 1, [](int64_t, int64_t) -> HostTensor { throw OutOfMemory("full"); }),
+      OutOfMemory);
+}
+
+TEST_CASE("batches that are started ahead get the logits that they get one by one") {
+  const TemporaryDirectory folder;
+  std::ofstream(folder / "broken.png") << "no image";
+  std::vector<fs::path> files;
+  for (int i = 0; i < 4; ++i) files.insert(files.end(), {cat, coffee, folder / "broken.png"});
+  files.insert(files.end(), 3, folder / "broken.png");  // a batch of nothing
+  files.push_back(cat);
+  Classifier classifier;
+  classifier.config = load_config((model / "config.json").string());
+  classifier.batch_size = 3;
+  classifier.runner = std::make_unique<Runner>(classifier.config,
+                                               read_safetensors(model / "weights.safetensors"), RunChoice{});
+  const auto all = [&](bool ahead) {
+    ImageSource source(file_paths(files), classifier.config.preprocess, 3, 2);
+    ClassifiedBatches batches(classifier, source, ahead);
+    ImageBatch batch;
+    std::vector<float> logits, together;
+    size_t items = 0;
+    while (batches.next(batch, logits)) {
+      for (const ImageBatch::Item& item : batch.items) CHECK(item.index == items++);
+      CHECK(logits.size() == static_cast<size_t>(batch.images * classifier.config.num_classes));
+      together.insert(together.end(), logits.begin(), logits.end());
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));  // so that the next is ready
+    }
+    CHECK(items == files.size());
+    return together;
+  };
+  const std::vector<float> one_by_one = all(false);
+  REQUIRE(one_by_one.size() == static_cast<size_t>(9 * classifier.config.num_classes));
+  CHECK(all(true) == one_by_one);
+}

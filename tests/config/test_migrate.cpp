@@ -1,0 +1,367 @@
+// migrate-config: every row of the table, what must stay untouched, the Python project's YAML, and bad input.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <random>
+
+#include "kernels/error.h"
+#include "lib/config/config.h"
+#include "lib/config/migrate.h"
+#include "lib/support/files.h"
+#include "tests/testing.h"
+
+using namespace vmamba;
+using testing::check_error;
+using testing::run_cli;
+
+namespace {
+
+bool contains(const std::string& text, std::string_view part) {
+  return text.find(part) != std::string::npos;
+}
+
+// Migrates, and checks that a second time changes nothing.
+Migration migrated(const std::string& text) {
+  Migration migration = migrate_json(text, "a.json");
+  const Migration again = migrate_json(migration.text, "a.json");
+  CHECK(again.changes.empty());
+  CHECK(again.text == migration.text);
+  if (migration.changes.empty()) CHECK(migration.text == text);
+  return migration;
+}
+
+const char* const yaml = R"(# a comment
+MODEL:
+  TYPE: vssm
+  NAME: my_tiny
+  NUM_CLASSES: 100
+  DROP_PATH_RATE: 0.2
+  VSSM:
+    EMBED_DIM: 64
+    DEPTHS: [ 2, 2, 5, 2 ]
+    SSM_D_STATE: 1
+    SSM_DT_RANK: "auto"
+    SSM_RATIO: 2.0
+    SSM_CONV: 3 # three
+    SSM_CONV_BIAS: false
+    SSM_FORWARDTYPE: "v3noz"
+    MLP_RATIO: 4.0
+    DOWNSAMPLE: "v3"
+    NORM_LAYER: "ln2d"
+DATA:
+  IMG_SIZE: 128
+  BATCH_SIZE: 64
+)";
+
+}  // namespace
+
+TEST_CASE("core becomes oflex at any depth and in arrays, and nothing else moves") {
+  const Migration one = migrated("{\r\n\t\"selective_scan_backend\" :  \"core\" , \"x\": 1.50e0}\r\n");
+  CHECK(one.text == "{\r\n\t\"selective_scan_backend\" :  \"oflex\" , \"x\": 1.50e0}\r\n");
+  REQUIRE(one.changes.size() == 1);
+  CHECK(one.changes[0].pointer == "/selective_scan_backend");
+  CHECK(one.changes[0].before == "\"core\"");
+  CHECK(one.changes[0].after == "\"oflex\"");
+  CHECK(one.changes[0].exact);
+
+  const Migration deep =
+      migrated(R"({"b": 1, "a": [{"backends": ["core", "mamba", ["core"]]}], "c~/": "core"})");
+  CHECK(deep.text == R"({"b": 1, "a": [{"backends": ["oflex", "mamba", ["oflex"]]}], "c~/": "oflex"})");
+  REQUIRE(deep.changes.size() == 3);
+  CHECK(deep.changes[0].pointer == "/a/0/backends/0");
+  CHECK(deep.changes[1].pointer == "/a/0/backends/2/0");
+  CHECK(deep.changes[2].pointer == "/c~0~1");
+  CHECK(migrated(R"("core")").text == R"("oflex")");
+  CHECK(migrated("\"c\\u006fre\"").text == R"("oflex")");
+}
+
+TEST_CASE("what only looks like core stays") {
+  for (const char* text :
+       {R"({"name": "core", "labels": ["core", "apple"]})", R"({"core": 1})", R"({"a": "core "})",
+        R"({"selective_scan_backend": "oflex", "forward_type": "v05_oact_noz"})", "[]", "{ }\n"}) {
+    CHECK(migrated(text).changes.empty());
+  }
+}
+
+TEST_CASE("exact where the scan reads float32, else the exact alternative is named") {
+  const auto exact = [](const std::string& members) {
+    const Migration migration = migrated("{" + members + ", \"selective_scan_backend\": \"core\"}");
+    const MigrationChange& change = migration.changes.back();
+    CHECK(change.pointer == "/selective_scan_backend");
+    CHECK(contains(change.why, "July 2024"));
+    CHECK(contains(change.why, "\"mamba\"") == !change.exact);
+    CHECK(contains(to_string(change), change.exact ? "(exact)" : "(not exact)"));
+    return change.exact;
+  };
+  CHECK(exact(R"("forward_type": "v03")"));
+  CHECK(exact(R"("forward_type": "v2")"));
+  CHECK(exact(R"("forward_type": "v0")"));
+  CHECK(exact(R"("dims": 96)"));
+  CHECK_FALSE(exact(R"("forward_type": "v03_no32")"));
+  CHECK_FALSE(exact(R"("forward_type": "v2_no32")"));
+  CHECK_FALSE(exact(R"("forward_type": "v3noz")"));
+  CHECK_FALSE(exact(R"("forward_type": "v05_noz")"));
+  CHECK(exact(R"("forward_type": "v05_noz", "forward_core_version": "v0")"));
+}
+
+TEST_CASE("v2 with core becomes v03 with oflex; v2 alone stays") {
+  const Migration migration = migrated(R"({"forward_type": "v2_noz", "selective_scan_backend": "core"})");
+  CHECK(migration.text == R"({"forward_type": "v03_noz", "selective_scan_backend": "oflex"})");
+  CHECK(migration.changes.size() == 2);
+  CHECK(migrated(R"({"forward_type": "v2", "selective_scan_backend": "oflex"})").changes.empty());
+}
+
+TEST_CASE("every old forward type becomes the one that is understood") {
+  const std::pair<const char*, const char*> table[] = {{"v3noz", "v3_noz"},
+                                                       {"v05noznozact", "v05_noz_nozact"},
+                                                       {"v0_seq", "v0seq"},
+                                                       {"V05_NOZ", "v05_noz"},
+                                                       {"v05__noz", "v05_noz"},
+                                                       {"v052dcnoz", "v052dc_noz"},
+                                                       {"v1", "v03"},
+                                                       {"v1noz", "v03_noz"},
+                                                       {"v4", "v05"},
+                                                       {"v31d", "v051d"},
+                                                       {"v32dnoz", "v052d_noz"},
+                                                       {"v32dc", "v052dc"},
+                                                       {"v2dwconv3", "v2_ondwconv3"},
+                                                       {"v2none", "v2_onnone"},
+                                                       {"v2softmaxnoz", "v2_onsoftmax_noz"},
+                                                       {"v2sigmoid", "v2_onsigmoid"},
+                                                       {"forward_corev0", "v0"},
+                                                       {"forward_corev0_seq", "v0seq"},
+                                                       {"forward_corev2", "v03"},
+                                                       {"m0noz", "m0_noz"}};
+  for (const auto& [before, after] : table) {
+    const Migration migration = migrated(fmt::format("{{\"forward_type\": \"{}\"}}", before));
+    CHECK(migration.text == fmt::format("{{\"forward_type\": \"{}\"}}", after));
+    REQUIRE(migration.changes.size() == 1);
+    CHECK_FALSE(migration.changes[0].why.empty());
+    CHECK(migration.remarks.empty());
+    CHECK_NOTHROW(parse_forward_type(after, ""));
+  }
+}
+
+TEST_CASE("forward_corev1 becomes v0's block with the version that users call v1") {
+  CHECK(migrated("{\n  \"forward_type\": \"forward_corev1\",\n  \"dims\": 96\n}").text ==
+        "{\n  \"forward_type\": \"v0\",\n  \"forward_core_version\": \"v1\",\n  \"dims\": 96\n}");
+  CHECK(migrated(R"({"forward_type":"forward_corev1"})").text ==
+        R"({"forward_type":"v0","forward_core_version":"v1"})");
+  CHECK(migrated(R"({"forward_core_version": "v0", "forward_type": "forward_corev1"})").text ==
+        R"({"forward_core_version": "v0", "forward_type": "v0"})");
+  const Migration version = migrated(R"({"forward_core_version": "forward_corev1"})");
+  CHECK(version.text == R"({"forward_core_version": "v1"})");
+  CHECK_FALSE(version.changes[0].exact);
+  CHECK(migrated(R"({"forward_core_version": "forward_corev0"})").text ==
+        R"({"forward_core_version": "v0"})");
+  CHECK(migrated(R"({"forward_core_version": "forward_corev2"})").text ==
+        R"({"forward_core_version": null})");
+}
+
+TEST_CASE("what no rule mends is remarked") {
+  const Migration migration = migrated("{\n\"forward_type\": \"xv1a\"}");
+  CHECK(migration.changes.empty());
+  REQUIRE(migration.remarks.size() == 1);
+  CHECK(contains(migration.remarks[0], "a.json:2: /forward_type"));
+}
+
+TEST_CASE("a model config parses afterwards") {
+  const std::string text = read_file(find_config("vmamba_tiny_s1l8"));
+  CHECK(migrated(text).changes.empty());
+  for (const char* type : {"v3noz", "v1", "v32dc", "forward_corev1", "v0_seq", "v2sigmoid"}) {
+    const size_t at = text.find("v05_noz");
+    const std::string old = fmt::format("{{\n  \"selective_scan_backend\": \"core\",{}{}{}",
+                                        text.substr(1, at - 1), type, text.substr(at + 7));
+    CHECK_THROWS_AS(parse_config(old, "a.json"), InputError);
+    CHECK_NOTHROW(parse_config(migrated(old).text, "a.json"));
+  }
+}
+
+TEST_CASE("the Python project's YAML becomes this program's JSON") {
+  const Migration migration = migrate_yaml(yaml, "a.yaml");
+  const Config config = parse_config(migration.text, "a.json");
+  CHECK(config.name == "my_tiny");
+  CHECK(config.dims == std::vector{64, 128, 256, 512});
+  CHECK(config.depths == std::vector{2, 2, 5, 2});
+  CHECK(config.num_classes == 100);
+  CHECK(config.ssm_d_state == 1);
+  CHECK_FALSE(config.ssm_conv_bias);
+  CHECK(config.forward_type == "v3_noz");
+  CHECK(config.norm_layer == NormLayer::ln2d);
+  CHECK(config.downsample_version == "v3");
+  CHECK(config.patchembed_version == "v2");  // the default of config.py, not the constructor's
+  CHECK(config.imgsize == 128);
+  CHECK(config.preprocess.resize == 146);
+  CHECK(contains(to_string(migration.changes[0]), "/name: MODEL.NAME -> \"my_tiny\""));
+  CHECK(migrate_json(migration.text, "").changes.empty());
+}
+
+TEST_CASE("YAML is known by its name or by its MODEL") {
+  CHECK(is_yaml_config("a.yaml", "{}"));
+  CHECK(is_yaml_config("a.YML", ""));
+  CHECK(is_yaml_config("config.json", "AMP_ENABLE: true\nMODEL:\n  TYPE: vssm\n"));
+  CHECK(is_yaml_config("config", "MODEL: {}"));
+  CHECK_FALSE(is_yaml_config("a.json", " {\"MODEL\": 1}"));
+  CHECK_FALSE(is_yaml_config("a.json", "// comment\n{}"));
+  CHECK_FALSE(is_yaml_config("a.txt", "[1]"));
+}
+
+TEST_CASE("older YAML keys, and what YAML can say that a config cannot") {
+  const auto config = [](const std::string& text) {
+    return parse_config(migrate_yaml(text, "a.yaml").text, "a");
+  };
+  CHECK(config("MODEL: {VSSM: {D_STATE: 8, DT_RANK: 3}}").ssm_d_state == 8);
+  CHECK(config("MODEL: {VSSM: {DT_RANK: 3}}").dt_rank(0) == 3);
+  CHECK(config("MODEL:\n  TYPE: VSSM\n  NAME: 123\n").name == "123");
+  CHECK(config("MODEL: {VSSM: {EMBED_DIM: [8, 16, 32, 64]}}").dims == std::vector{8, 16, 32, 64});
+  CHECK(config("MODEL: {VSSM: {SSM_RANK_RATIO: 2.0}}").ssm_ratio == 2.0);
+  CHECK(config("MODEL: {}\nTEST: {CROP: False}\n").preprocess.resize == 224);
+  CHECK(config("MODEL: {}\nDATA: {INTERPOLATION: bilinear}\n").preprocess.interpolation ==
+        Interpolation::bilinear);
+  CHECK(config("BASE: ['']\nMODEL: {}\n").imgsize == 224);
+  const std::pair<const char*, const char*> refused[] = {
+      {"MODEL: {VSSM: {SSM_RANK_RATIO: 1.0}}", "SSM_RANK_RATIO"},
+      {"MODEL: {VSSM: {SSM_DSTATE: 1}}", "did you mean \"SSM_D_STATE\"?"},
+      {"MODEL: {VSSM: {EMBED_DIM: 1, EMBED_DIM: 2}}", "stands twice"},
+      {"MODEL: {VSSM: {D_STATE: 1, SSM_D_STATE: 2}}", "old name of SSM_D_STATE"},
+      {"MODEL: {TYPE: swin}", "expected vssm"},
+      {"BASE: ['other.yaml']\nMODEL: {}", "BASE"},
+      {"MODEL: {VSSM: {EMBED_DIM: banana}}", "/dims"},
+      {"MODEL: {VSSM: {SSM_FORWARDTYPE: xv1a}}", "xv family"},
+      {"MODEL: {VSSM: {EMBED_DIM: }}", "has no value"},
+      {"MODEL: {VSSM: {DEPTHS: {a: 1}}}", "DEPTHS"},
+      {"MODEL: {VSSM: [1]}", "expected a mapping"},
+      {"- 1\n", "mapping"},
+      {"", "MODEL"},
+      {"A: 1\n", "has no MODEL"},
+      {"MODEL: {}\n---\nMODEL: {}\n", "more than one"},
+      {"MODEL: {VSSM: &a {EMBED_DIM: 96}}\nB: *a\n", "alias"},
+      {"MODEL: [", "not YAML"},
+      {"MODEL: \"\x01", "YAML"}};
+  for (const auto& [text, part] : refused) {
+    CHECK_THROWS_WITH_AS(migrate_yaml(text, "a.yaml"), doctest::Contains(part), InputError);
+  }
+}
+
+TEST_CASE("hostile files end quickly") {
+  std::string bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n";
+  for (char c = 'b'; c < 'k'; ++c) {
+    const std::string p = fmt::format("*{}", static_cast<char>(c - 1));
+    bomb += fmt::format("{}: &{} [{}, {}, {}, {}, {}, {}, {}, {}, {}]\n", c, c, p, p, p, p, p, p, p, p, p);
+  }
+  CHECK_THROWS_WITH_AS(migrate_yaml(bomb, "a.yaml"), doctest::Contains("alias"), InputError);
+  for (const std::string& part :
+       {std::string("["), std::string("{"), std::string("- "), std::string("? "), std::string("a: ")}) {
+    std::string deep;
+    while (deep.size() < (1 << 18)) deep += part;
+    CHECK_THROWS_AS(migrate_yaml(deep, "a.yaml"), InputError);
+  }
+  CHECK_THROWS_AS(migrate_json(std::string(1 << 20, '['), "a.json"), InputError);
+  std::string wide = "{\"list\": [\"core\"";
+  while (wide.size() < (1 << 19)) wide += ",\"core\"";
+  wide += "]";
+  for (int i = 0; wide.size() < (1 << 20) - 20; ++i) wide += fmt::format(",\"k{}\":0", i);
+  CHECK(migrate_json(wide + "}", "a.json").changes.size() > 60000);
+}
+
+TEST_CASE("damaged files are refused or migrated, and never more than once") {
+  const std::string text =
+      "{\n \"selective_scan_backend\": \"core\", \"forward_type\": \"forward_corev1\",\n \"x\": "
+      "[{\"forward_type\": \"v3noz\"}, \"core\", 1.5e-3, true, null, \"\\u00e9\\\"\"]}\n";
+  const std::string pieces[] = {"\"",       "{",    "}",   "[",    "]", ",", ":", "\\",
+                                "\"core\"", "null", "1e5", "\x80", "é", " ", "\n"};
+  std::mt19937 random(7);
+  int survived = 0, refused = 0;
+  for (int i = 0; i < 4000; ++i) {
+    std::string damaged = text, damaged_yaml = yaml;
+    for (std::string* file : {&damaged, &damaged_yaml}) {
+      for (unsigned hits = 1 + random() % 2; hits > 0; --hits) {
+        const size_t at = random() % file->size(), length = random() % 4;
+        *file = fmt::format("{}{}{}", file->substr(0, at), pieces[random() % std::size(pieces)],
+                            file->substr(std::min(at + length, file->size())));
+      }
+    }
+    try {
+      migrated(damaged);
+      ++survived;
+    } catch (const InputError& error) {
+      CHECK(std::string_view(error.what()).find('\n') == std::string_view::npos);
+      ++refused;
+    }
+    try {
+      parse_config(migrate_yaml(damaged_yaml, "a.yaml").text, "a.json");
+    } catch (const InputError& error) {
+      CHECK(std::string_view(error.what()).find('\n') == std::string_view::npos);
+    }
+  }
+  CHECK(survived > 100);
+  CHECK(refused > 100);
+}
+
+TEST_CASE("migrate-config through the binary") {
+  testing::TemporaryDirectory folder;
+  const std::string old = "{\n  \"selective_scan_backend\": \"core\", \"other\": [1,2]\n}\n";
+  const std::string current = "{\n  \"selective_scan_backend\": \"oflex\", \"other\": [1,2]\n}\n";
+  const std::string file = folder / "c.json";
+  write_file(file, old);
+
+  auto result = run_cli({"migrate-config", file});
+  CHECK(result.exit_code == 0);
+  CHECK(result.out == current);
+  CHECK(contains(result.err, "/selective_scan_backend: \"core\" -> \"oflex\" (exact): "));
+  CHECK(std::ranges::count(result.err, '\n') == 1);
+  CHECK(read_file(file) == old);
+
+  result = run_cli({"migrate-config", "--check", file});
+  CHECK(result.exit_code == 1);
+  CHECK(result.out.empty());
+  CHECK(read_file(file) == old);
+
+  result = run_cli({"migrate-config", file, "-o", folder / "new.json"});
+  CHECK(result.exit_code == 0);
+  CHECK(result.out.empty());
+  CHECK(read_file(folder / "new.json") == current);
+
+  CHECK(run_cli({"migrate-config", "--in-place", file}).exit_code == 0);
+  CHECK(read_file(file) == current);
+  CHECK(read_file(file + ".bak") == old);
+  CHECK(run_cli({"migrate-config", "--in-place", file}).exit_code == 0);
+  CHECK(read_file(file + ".bak") == old);
+  CHECK(run_cli({"migrate-config", "--check", file}).exit_code == 0);
+
+  write_file(folder / "c.yaml", yaml);
+  CHECK(run_cli({"migrate-config", "--check", folder / "c.yaml"}).exit_code == 1);
+  result = run_cli({"migrate-config", folder / "c.yaml", "-q"});
+  CHECK(result.exit_code == 0);
+  CHECK(result.err.empty());
+  CHECK(parse_config(result.out, "").forward_type == "v3_noz");
+}
+
+TEST_CASE("migrate-config refuses bad input with one line and writes nothing") {
+  testing::TemporaryDirectory folder;
+  const std::string file = folder / "c.json", output = folder / "out.json";
+  const std::pair<std::string, const char*> broken[] = {{"{// no\n}", "not JSON"},
+                                                        {"{\"a\": NaN}", "not JSON"},
+                                                        {"{\"a\": 1, \"a\": 2}", "stands twice"},
+                                                        {std::string(70000, '['), "nested"},
+                                                        {"", "empty"},
+                                                        {"{\"a\": \"\xff\"}", "UTF-8"},
+                                                        {std::string(3 << 20, ' '), "larger"}};
+  for (const auto& [text, word] : broken) {
+    write_file(file, text);
+    check_error(run_cli({"migrate-config", file, "-o", output}), 2, {"c.json", word});
+    check_error(run_cli({"migrate-config", file, "--in-place"}), 2, {"c.json", word});
+    CHECK(read_file(file) == text);
+    CHECK_FALSE(std::filesystem::exists(output));
+    CHECK_FALSE(std::filesystem::exists(file + ".bak"));
+  }
+  check_error(run_cli({"migrate-config", folder / "none.json"}), 2, {"none.json"});
+  check_error(run_cli({"migrate-config", folder.path().string()}), 2, {"folder"});
+  check_error(run_cli({"migrate-config"}), 2, {"file"});
+  write_file(file, "{\"selective_scan_backend\": \"core\"}");
+  check_error(run_cli({"migrate-config", file, "-o", folder / "no/such/folder.json"}), 2, {"folder.json"});
+  check_error(run_cli({"migrate-config", file, "--check", "--in-place"}), 2, {"--in-place"});
+  write_file(folder / "c.yaml", "MODEL: {}\n");
+  check_error(run_cli({"migrate-config", folder / "c.yaml", "--in-place"}), 2, {"-o FILE.json"});
+}

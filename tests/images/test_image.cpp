@@ -1,0 +1,143 @@
+// Every image of tests/data decodes to Pillow's bytes; what is no image, or only half of one, is refused by
+// name.
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+
+#include <fstream>
+
+#include "kernels/error.h"
+#include "lib/images/image.h"
+#include "lib/support/files.h"
+#include "tests/images/images.h"
+#include "tests/testing.h"
+
+using namespace vmamba;
+using namespace vmamba::testing;
+
+namespace {
+
+EncodedImage parse(const std::string& bytes) {
+  return parse_image(bytes, "it");
+}
+
+void put(std::string& bytes, size_t at, std::string_view part) {
+  bytes.replace(at, part.size(), part);
+}
+
+}  // namespace
+
+TEST_CASE("decoding gives Pillow's bytes") {
+  int images = 0;
+  for (const ExpectedPixels& expected : expected_pixels()) {
+    if (expected.step != "decode") continue;
+    INFO(expected.file);
+    const Image image = read_image(expected.file);
+    CHECK(image.rgb.size() == static_cast<size_t>(image.width) * image.height * 3);
+    CHECK(fnv1a(image.rgb) == expected.hash);
+    ++images;
+  }
+  CHECK(images >= 40);
+}
+
+TEST_CASE("a file cut short is refused, whatever its format and wherever the cut") {
+  for (const char* name : {"images/420_restart.jpg", "images/444_progressive.jpg", "images/rgba.png",
+                           "images/lossy.webp", "images/lossless_alpha.webp", "images/animated.webp",
+                           "images/palette.gif", "images/rgb.bmp", "images/1bit.bmp"}) {
+    const std::string bytes = read_file(data(name));
+    // A GIF's last two bytes and a BMP row's padding hold no pixels.
+    for (size_t length = 0; length + 4 < bytes.size(); length += std::max<size_t>(1, bytes.size() / 97)) {
+      INFO(name, " ", length);
+      CHECK_THROWS_AS(decode_image(parse(bytes.substr(0, length))), InputError);
+    }
+  }
+  const std::string jpeg = read_file(data("images/cat_420.jpg"));
+  CHECK_THROWS_WITH_AS(decode_image(parse(jpeg.substr(0, jpeg.size() / 2))), "it: the JPEG file is truncated",
+                       InputError);
+  CHECK_THROWS_WITH_AS(decode_image(parse(jpeg.substr(0, jpeg.size() - 2))), "it: the JPEG file is truncated",
+                       InputError);
+}
+
+TEST_CASE("damaged bytes are decoded or refused, never more than that") {
+  uint32_t state = 1;
+  const auto random = [&] { return state = state * 1664525u + 1013904223u, state >> 8; };
+  int refused = 0;
+  for (const char* name :
+       {"images/420_restart.jpg", "images/444_progressive.jpg", "images/rgba.png", "images/interlaced.png",
+        "images/palette_2bit.png", "images/lossless_alpha.webp", "images/animated.webp",
+        "images/transparent.gif", "images/animated.gif", "images/rgba.bmp", "images/palette.bmp"}) {
+    const std::string bytes = read_file(data(name));
+    for (int round = 0; round < 60; ++round) {
+      std::string damaged = bytes;
+      for (uint32_t i = 0; i <= random() % 8; ++i)
+        damaged[random() % std::min<size_t>(bytes.size(), 1 + random() % bytes.size())] =
+            static_cast<char>(random());
+      try {
+        const EncodedImage encoded = parse(damaged);
+        if (encoded.pixels() < 1 << 22) decode_image(encoded);
+      } catch (const InputError&) {
+        ++refused;
+      }
+    }
+  }
+  CHECK(refused > 100);
+}
+
+TEST_CASE("one wrong bit in a PNG is noticed") {
+  const std::string png = read_file(data("images/interlaced.png"));
+  int noticed = 0;
+  for (size_t at = 8; at < png.size(); at += 97, ++noticed) {
+    std::string damaged = png;
+    damaged[at] = static_cast<char>(damaged[at] ^ 4);
+    INFO(at);
+    CHECK_THROWS_AS(parse(damaged), InputError);
+  }
+  CHECK(noticed > 50);
+}
+
+TEST_CASE("too many pixels are refused from the header") {
+  std::string png = read_file(data("images/rgba.png"));
+  put(png, 16, std::string("\x00\x00\x75\x30\x00\x00\x75\x30", 8));
+  CHECK_THROWS_WITH_AS(parse(png), "it: 30000 x 30000 pixels; at most 178956970 are decoded", InputError);
+
+  std::string jpeg = read_file(data("images/420_restart.jpg"));
+  const size_t sof = jpeg.find("\xff\xc0");
+  REQUIRE(sof != std::string::npos);
+  put(jpeg, sof + 5, "\x75\x30\x75\x30");
+  CHECK_THROWS_WITH_AS(parse(jpeg), doctest::Contains("30000 x 30000"), InputError);
+
+  std::string bmp = read_file(data("images/rgb.bmp"));
+  put(bmp, 18, std::string("\x30\x75\x00\x00\x30\x75\x00\x00", 8));
+  CHECK_THROWS_WITH_AS(parse(bmp), doctest::Contains("30000 x 30000"), InputError);
+
+  std::string gif = read_file(data("images/palette.gif"));
+  put(gif, 6, "\x30\x75\x30\x75");
+  CHECK_THROWS_WITH_AS(parse(gif), doctest::Contains("30000 x 30000"), InputError);
+}
+
+TEST_CASE("what is no image file is named with the reason") {
+  const TemporaryDirectory folder;
+  CHECK_THROWS_WITH_AS(read_image(folder.path()), doctest::Contains("is a folder"), InputError);
+  CHECK_THROWS_WITH_AS(read_image(folder / "none.jpg"),
+                       doctest::Contains("none.jpg: cannot be read: No such file"), InputError);
+  write_file(folder / "empty.jpg", "");
+  CHECK_THROWS_WITH_AS(read_image(folder / "empty.jpg"), doctest::Contains("empty.jpg: the file is empty"),
+                       InputError);
+  write_file(folder / "text.jpg", "hello");
+  CHECK_THROWS_WITH_AS(read_image(folder / "text.jpg"), doctest::Contains("text.jpg: not an image"),
+                       InputError);
+  REQUIRE(mkfifo((folder / "pipe.jpg").c_str(), 0600) == 0);
+  CHECK_THROWS_WITH_AS(read_image(folder / "pipe.jpg"), doctest::Contains("pipe.jpg: the file is empty"),
+                       InputError);
+  CHECK_THROWS_WITH_AS(read_image("/dev/zero"), "/dev/zero: is not a file", InputError);
+  write_file(folder / "huge.png", "");
+  std::filesystem::resize_file(folder / "huge.png", uintmax_t{3} << 30);  // sparse
+  CHECK_THROWS_WITH_AS(read_image(folder / "huge.png"), doctest::Contains("larger than"), InputError);
+  CHECK_THROWS_WITH_AS(parse(std::string("\xff\xd8\xff\xd9", 4)),
+                       doctest::Contains("not a JPEG that can be decoded"), InputError);
+}
+
+TEST_CASE("a small PNG cannot inflate without end") {
+  const std::string bomb = read_file(data("images/bomb.png"));  // 1 × 1 pixel, 4 MB of rows
+  CHECK_THROWS_WITH_AS(decode_image(parse(bomb)), doctest::Contains("its data is larger than its size says"),
+                       InputError);
+}

@@ -1,0 +1,153 @@
+// Inputs are listed in order, decoded by any number of threads, and handed out as one thread would.
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <stdexcept>
+
+#include "kernels/error.h"
+#include "lib/images/image.h"
+#include "lib/images/image_source.h"
+#include "lib/images/preprocess.h"
+#include "lib/support/files.h"
+#include "tests/testing.h"
+
+using namespace vmamba;
+using namespace vmamba::testing;
+namespace fs = std::filesystem;
+
+namespace {
+
+PreprocessConfig small() {
+  PreprocessConfig preprocess;
+  preprocess.resize = 36;
+  preprocess.crop = 32;
+  return preprocess;
+}
+
+std::vector<fs::path> listed(std::vector<std::string> arguments) {
+  std::vector<fs::path> files;
+  const std::atomic<bool> stop = false;
+  const NextPath next = input_paths(std::move(arguments));
+  while (const auto path = next(stop))
+    files.push_back(path->error.empty() ? path->file : fs::path("error: " + path->error));
+  return files;
+}
+
+// A folder of 40 small images, every seventh of which is none.
+void fill(const TemporaryDirectory& folder) {
+  const char* names[] = {"rgb.bmp", "420_restart.jpg", "lossy.webp", "palette.gif", "interlaced.png"};
+  for (int i = 0; i < 40; ++i) {
+    const fs::path source = data("images") / names[i % 5];
+    const std::string target = folder / fmt::format("{:02}{}", i, source.extension().string());
+    if (i % 7 == 3)
+      write_file(target, "no image");
+    else
+      fs::copy_file(source, target);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("folders give their image files, sorted, from all the way down") {
+  const TemporaryDirectory folder;
+  fs::create_directories(folder / "b/deep");
+  for (const char* name : {"c.PNG", "b/deep/x.jpg", "b/a.webp", "a.jpeg", "notes.txt", "b/list.csv"})
+    write_file(folder / name, "x");
+  fs::create_directory(folder / "folder.png");
+  REQUIRE(mkfifo((folder / "pipe.png").c_str(), 0600) == 0);
+  CHECK(listed({folder.path().string()}) == std::vector<fs::path>{folder / "a.jpeg", folder / "b/a.webp",
+                                                                  folder / "b/deep/x.jpg", folder / "c.PNG"});
+  CHECK(listed({folder / "c.PNG", folder / "b", "none"}) ==
+        std::vector<fs::path>{folder / "c.PNG", folder / "b/a.webp", folder / "b/deep/x.jpg", "none"});
+  const auto empty = listed({folder / "folder.png"});
+  REQUIRE(empty.size() == 1);
+  CHECK(empty[0].string().find("no image files in this folder") != std::string::npos);
+}
+
+TEST_CASE("any number of threads gives what one gives, in input order") {
+  const TemporaryDirectory folder;
+  fill(folder);
+  for (const int threads : {1, 2, 7})
+    for (const int batch_size : {1, 4, 100}) {
+      INFO(threads, " threads, batches of ", batch_size);
+      ImageSource source(input_paths({folder.path().string()}), small(), batch_size, threads);
+      ImageBatch batch;
+      size_t index = 0;
+      while (source.next(batch)) {
+        CHECK(batch.images <= batch_size);
+        CHECK(batch.pixels.size() >= static_cast<size_t>(batch.images) * 32 * 32 * 3);
+        size_t place = 0;
+        for (const ImageBatch::Item& item : batch.items) {
+          CHECK(item.index == index);
+          CHECK(item.file.stem() == fmt::format("{:02}", index));
+          CHECK(item.error.empty() == (index % 7 != 3));
+          ++index;
+          if (!item.error.empty()) {
+            CHECK(item.error.find(item.file.string() + ": not an image") == 0);
+            continue;
+          }
+          const Image crop = resize_and_crop(read_image(item.file), small());
+          CHECK(std::equal(crop.rgb.begin(), crop.rgb.end(),
+                           batch.pixels.begin() + static_cast<ptrdiff_t>(place)));
+          place += crop.rgb.size();
+        }
+      }
+      CHECK(index == 40);
+    }
+}
+
+TEST_CASE("a source that is left early stops, however much is ahead") {
+  const TemporaryDirectory folder;
+  fill(folder);
+  for (int round = 0; round < 20; ++round) {
+    ImageSource source(input_paths({folder.path().string()}), small(), 2, 3);
+    ImageBatch batch;
+    if (round % 2 == 0) CHECK(source.next(batch));
+  }
+}
+
+TEST_CASE("what fails while listing reaches the caller") {
+  int calls = 0;
+  const NextPath broken = [&](const std::atomic<bool>&) -> std::optional<InputPath> {
+    if (++calls > 3) throw MachineError("the disk is gone");
+    return InputPath{data("images/rgb.bmp"), {}};
+  };
+  ImageSource source(broken, small(), 16, 3);
+  ImageBatch batch;
+  CHECK_THROWS_WITH_AS(while (source.next(batch)){}, "the disk is gone", MachineError);
+}
+
+TEST_CASE("memory ahead is bounded") {
+  std::atomic<int> asked = 0;
+  const NextPath endless = [&](const std::atomic<bool>&) -> std::optional<InputPath> {
+    ++asked;
+    return InputPath{data("images/palette.gif"), {}};
+  };
+  ImageSource source(endless, small(), 4, 2);
+  ImageBatch batch;
+  REQUIRE(source.next(batch));
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  CHECK(asked <= 4 * (1 + 2 + 2 * 2 / 4));
+}
+
+TEST_CASE("paths on standard input are taken up as they come, and waiting for them can be given up") {
+  int ends[2];
+  REQUIRE(pipe(ends) == 0);
+  const int standard_input = dup(0);
+  REQUIRE(dup2(ends[0], 0) == 0);
+  {
+    ImageSource source(input_paths({"-"}), small(), 16, 2);
+    const std::string lines = data("images/rgb.bmp").string() + "\r\n\nnone.png\n";
+    REQUIRE(write(ends[1], lines.data(), lines.size()) == static_cast<ssize_t>(lines.size()));
+    ImageBatch batch;
+    REQUIRE(source.next(batch));
+    CHECK(batch.images == 1);
+    CHECK(batch.items[0].file == data("images/rgb.bmp"));
+    CHECK(batch.items.back().file == "none.png");
+  }  // while the writer still holds its end
+  REQUIRE(dup2(standard_input, 0) == 0);
+  for (const int end : {ends[0], ends[1], standard_input}) close(end);
+}

@@ -1,0 +1,656 @@
+// Every operation of the CUDA kernels against the scalar oracle: dtypes × odd and even shapes × row strides ×
+// scan orders and backends, with outputs poisoned before each run; the same bits from run to run and from a
+// captured graph. Without a GPU nothing can run: that is said, and list_cuda_devices must say why.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "kernels/error.h"
+#include "kernels/half.h"
+#include "kernels/kernels.h"
+#include "tests/kernels/maps.h"
+
+using namespace vmamba;
+using namespace vmamba::testing;
+
+namespace {
+
+// The first usable GPU's kernels, or null after saying that there is none.
+std::unique_ptr<Kernels> gpu(bool allow_tf32 = false) {
+  for (const DeviceReport& report : list_devices())
+    if (report.device.type == DeviceType::cuda && report.usable)
+      return make_kernels(report.device, {.allow_tf32 = allow_tf32});
+  MESSAGE("skipped: no usable CUDA device");
+  return nullptr;
+}
+
+std::mt19937 random_bits(7);
+
+Map random_map(DType dtype, std::initializer_list<int64_t> dims, float low = -1, float high = 1,
+               int64_t gap = 0) {
+  return vmamba::testing::random_map(random_bits, dtype, dims, low, high, gap);
+}
+
+// A map's copy in the memory of `kernels`, gaps included.
+class Copy {
+ public:
+  Copy(Kernels& kernels, const Map& map) : kernels_(kernels), map_(map) {
+    view_ = map.view;
+    view_.device = kernels.device();
+    view_.data = map.view ? kernels.allocate(map.bytes()) : nullptr;
+    if (view_) kernels.copy(flat(map_.view), flat(view_));
+  }
+  ~Copy() { kernels_.release(view_.data); }
+  Copy(const Copy&) = delete;
+  Copy& operator=(const Copy&) = delete;
+  operator const View&() const { return view_; }
+
+  Map fetched() const {
+    Map map = map_;
+    kernels_.copy(flat(view_), flat(map.view));
+    return map;
+  }
+
+ private:
+  View flat(const View& view) const {
+    return View(view.data, DType::uint8, view.device, {static_cast<int64_t>(map_.bytes())});
+  }
+  Kernels& kernels_;
+  const Map& map_;
+  View view_;
+};
+
+Closeness tolerance(DType dtype) {
+  if (dtype == DType::float16) return {0x1p-10f, 2e-4f};
+  if (dtype == DType::bfloat16) return {0x1p-7f, 2e-3f};
+  return {2e-6f, 4e-6f};
+}
+
+// Runs `operation(kernels, inputs, y)` on the oracle, on the GPU twice, and there from a captured graph.
+template <class Operation>
+void compare(Kernels& kernels, const std::vector<const Map*>& inputs, const Map& result, Closeness allowed,
+             const Operation& operation) {
+  Map wanted = result;
+  std::vector<View> host;
+  for (const Map* input : inputs) host.push_back(input->view);
+  operation(*make_scalar_kernels(), host, wanted.view);
+
+  std::vector<std::unique_ptr<Copy>> copies;
+  std::vector<View> device;
+  for (const Map* input : inputs) {
+    copies.push_back(std::make_unique<Copy>(kernels, *input));
+    device.push_back(*copies.back());
+  }
+  const Copy first(kernels, result), second(kernels, result), third(kernels, result);
+  operation(kernels, device, first);
+  const Map got = first.fetched();
+  check_close(got, wanted, allowed);
+  operation(kernels, device, second);
+  CHECK(second.fetched().memory == got.memory);
+  const auto graph = kernels.capture([&] { operation(kernels, device, third); });
+  graph->launch();
+  CHECK(third.fetched().memory == got.memory);
+}
+
+}  // namespace
+
+TEST_CASE("CUDA devices are listed, and one that is not there is refused in one line") {
+  bool listed = false;
+  for (const DeviceReport& report : list_devices())
+    if (report.device.type == DeviceType::cuda) {
+      listed = true;
+      CHECK(report.usable == report.why_not.empty());
+      // nothing that a user could mend is in our source
+      CHECK(report.why_not.find(".cpp") == std::string::npos);
+    }
+  CHECK(listed);
+  std::string error;
+  try {
+    make_kernels({DeviceType::cuda, 99});
+  } catch (const MachineError& caught) {
+    error = caught.what();
+  }
+  CHECK(!error.empty());
+  CHECK(error.find('\n') == std::string::npos);
+  CHECK(error.find(".cpp") == std::string::npos);
+}
+
+namespace {
+
+void test_linear(DType dtype, bool tf32) {
+  const auto kernels = gpu(tf32);
+  if (!kernels) return;
+  for (const auto [rows, in, out] :
+       {std::array<int64_t, 3>{1, 3, 1}, {7, 16, 33}, {50, 33, 7}, {196, 96, 384}})
+    for (const Activation act : activations)
+      for (const int variant : {0, 1, 2, 3}) {  // bit 0: bias and gaps; bit 1: residual
+        INFO(words(tf32, to_string(dtype), rows, in, out, to_string(act), variant));
+        const int64_t gap = variant & 1 ? 5 : 0;
+        const Map x = random_map(dtype, {rows, in}, -1, 1, gap), w = random_map(dtype, {out, in});
+        const Map bias = random_map(DType::float32, {out}),
+                  residual = random_map(dtype, {rows, out}, -1, 1, gap);
+        Map rounded_bias = bias;  // as model weights are: a value of the dtype
+        for (int64_t c = 0; c < out; ++c) rounded_bias.set(0, c, round_to(dtype, bias.at(0, c)));
+        Closeness allowed = tolerance(dtype);
+        if (tf32 && dtype == DType::float32) allowed = {1e-3f, 1e-3f};
+        if (act == Activation::gelu && dtype != DType::float32) allowed.absolute = 6e-4f;  // tanh form
+        if (variant & 2 && act != Activation::none)  // the activation's result is rounded before the sum
+          allowed.absolute += dtype == DType::float16 ? 0x1p-10f : dtype == DType::bfloat16 ? 0x1p-7f : 0;
+        const auto run = [&](Kernels& k, const std::vector<View>& in_, const View& y) {
+          k.linear(in_[0], in_[1], variant & 1 ? in_[2] : View(), act, variant & 2 ? in_[3] : View(), y);
+        };
+        compare(*kernels, {&x, &w, &rounded_bias, &residual}, Map(dtype, {rows, out}, gap), allowed, run);
+        if (act == Activation::none && dtype != DType::float32)
+          compare(*kernels, {&x, &w, &rounded_bias, &residual}, Map(DType::float32, {rows, out}),
+                  {2e-6f, 4e-6f}, [&](Kernels& k, const std::vector<View>& in_, const View& y) {
+                    k.linear(in_[0], in_[1], in_[2], act, {}, y);
+                  });
+      }
+  // The residual is y itself.
+  const Map x = random_map(DType::float16, {20, 64}), w = random_map(DType::float16, {32, 64});
+  compare(*kernels, {&x, &w}, random_map(DType::float16, {20, 32}), tolerance(DType::float16),
+          [](Kernels& k, const std::vector<View>& in, const View& y) {
+            if (k.device().type == DeviceType::cpu) return k.linear(in[0], in[1], {}, Activation::silu, y, y);
+            k.linear(in[0], in[1], {}, Activation::silu, y, y);
+          });
+}
+
+}  // namespace
+
+TEST_CASE("cuda: linear, float32") {
+  test_linear(DType::float32, false);
+}
+TEST_CASE("cuda: linear, tf32") {
+  test_linear(DType::float32, true);
+}
+TEST_CASE("cuda: linear, float16") {
+  test_linear(DType::float16, false);
+}
+TEST_CASE("cuda: linear, bfloat16") {
+  test_linear(DType::bfloat16, false);
+}
+
+// Too large for the kernel of few rows, enough columns for the one that does both on Hopper: a long walk, an
+// odd end, a sum in several slices.
+void test_linear_gelu(DType dtype) {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  struct Case {
+    int64_t rows, in, out, gap;
+  };
+  for (const Case& c : {Case{2100, 8, 8576, 0}, {131, 96, 12864, 8}, {129, 136, 8576, 0}}) {
+    INFO(words(to_string(dtype), c.rows, c.in, c.out, c.gap));
+    const Map x = random_map(dtype, {c.rows, c.in}, -2, 2, c.gap), w = random_map(dtype, {c.out, c.in});
+    Map bias = random_map(DType::float32, {c.out});
+    for (int64_t i = 0; i < c.out; ++i) bias.set(0, i, round_to(dtype, bias.at(0, i)));
+    compare(*kernels, {&x, &w, &bias}, Map(dtype, {c.rows, c.out}, c.gap), tolerance(dtype),
+            [&](Kernels& k, const std::vector<View>& in, const View& y) {
+              k.linear(in[0], in[1], c.gap == 0 ? in[2] : View(), Activation::gelu, {}, y);
+            });
+  }
+}
+TEST_CASE("cuda: linear with GELU, many columns, float16") {
+  test_linear_gelu(DType::float16);
+}
+TEST_CASE("cuda: linear with GELU, many columns, bfloat16") {
+  test_linear_gelu(DType::bfloat16);
+}
+
+namespace {
+
+// Shapes of an image's products, and odd ones around the tiles.
+void test_linear_of_few_rows(DType dtype) {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  struct Case {
+    int64_t rows, in, out;
+    Activation act;
+    bool bias, residual;
+    int64_t gap = 0;
+  };
+  std::vector<Case> cases = {
+      {3136, 96, 96, Activation::none, false, true},  {3136, 96, 32, Activation::none, false, false},
+      {784, 96, 384, Activation::gelu, true, false},  {784, 192, 56, Activation::none, false, false},
+      {784, 432, 96, Activation::none, true, false},  {196, 384, 104, Activation::none, false, false},
+      {196, 384, 384, Activation::none, true, true},  {196, 384, 1536, Activation::gelu, true, false},
+      {196, 1536, 384, Activation::none, true, true}, {49, 768, 768, Activation::none, false, true},
+      {49, 768, 200, Activation::none, false, false}, {49, 1024, 264, Activation::none, false, false},
+      {49, 3072, 136, Activation::none, true, true}};
+  for (const int64_t rows : {1, 15, 49, 50, 197})
+    for (const auto [in, out] : {std::array<int64_t, 2>{8, 8}, {40, 24}, {104, 72}, {200, 136}, {888, 40}})
+      for (const Activation act : activations)
+        cases.push_back({rows, in, out, act, act != Activation::relu, act != Activation::gelu,
+                         act == Activation::silu ? 8 : 0});
+  for (const Case& c : cases) {
+    INFO(words(to_string(dtype), c.rows, c.in, c.out, to_string(c.act), c.bias, c.residual, c.gap));
+    const Map x = random_map(dtype, {c.rows, c.in}, -1, 1, c.gap), w = random_map(dtype, {c.out, c.in});
+    Map bias = random_map(DType::float32, {c.out});
+    for (int64_t i = 0; i < c.out; ++i) bias.set(0, i, round_to(dtype, bias.at(0, i)));
+    Closeness allowed = tolerance(dtype);
+    if (c.act == Activation::gelu) allowed.absolute = 2e-5f;  // of the formula in 16 bits
+    if (c.residual && c.act != Activation::none)              // cuBLASLt's result is rounded before the sum
+      allowed.absolute += dtype == DType::float16 ? 0x1p-10f : 0x1p-7f;
+    const auto run = [&](Kernels& k, const std::vector<View>& in, const View& residual, const View& y) {
+      k.linear(in[0], in[1], c.bias ? in[2] : View(), c.act, residual, y);
+    };
+    if (c.residual)  // in y itself
+      compare(*kernels, {&x, &w, &bias}, random_map(dtype, {c.rows, c.out}, -1, 1, c.gap), allowed,
+              [&](Kernels& k, const std::vector<View>& in, const View& y) { run(k, in, y, y); });
+    const Map residual = random_map(dtype, {c.rows, c.out}, -1, 1, c.gap);
+    compare(*kernels, {&x, &w, &bias, &residual}, Map(dtype, {c.rows, c.out}, c.gap), allowed,
+            [&](Kernels& k, const std::vector<View>& in, const View& y) {
+              run(k, in, c.residual ? in[3] : View(), y);
+            });
+  }
+}
+
+}  // namespace
+
+TEST_CASE("cuda: linear of few rows, float16") {
+  test_linear_of_few_rows(DType::float16);
+}
+TEST_CASE("cuda: linear of few rows, bfloat16") {
+  test_linear_of_few_rows(DType::bfloat16);
+}
+
+TEST_CASE("cuda: norm_linear") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  struct Case {
+    int64_t rows, in, out;
+    Activation act;
+    float offset = 0;
+  };
+  for (const DType dtype : storage_dtypes)
+    for (const Case& c : {Case{3136, 96, 96, Activation::none},
+                          {784, 96, 384, Activation::gelu},
+                          {784, 192, 192, Activation::none},
+                          {196, 384, 1536, Activation::gelu},
+                          {49, 768, 768, Activation::none},
+                          {49, 768, 1536, Activation::gelu},
+                          {50, 1024, 72, Activation::silu},
+                          {1, 8, 8, Activation::none},
+                          {49, 96, 96, Activation::none, 60},
+                          {197, 200, 40, Activation::none},
+                          {33, 33, 7, Activation::relu}})
+      for (const bool with_bias : {false, true}) {
+        INFO(words(to_string(dtype), c.rows, c.in, c.out, to_string(c.act), with_bias));
+        const Map x = random_map(dtype, {c.rows, c.in}, c.offset - 1, c.offset + 3),
+                  w = random_map(dtype, {c.out, c.in});
+        const Map gamma = random_map(DType::float32, {c.in}), beta = random_map(DType::float32, {c.in});
+        Map bias = random_map(DType::float32, {c.out});
+        for (int64_t i = 0; i < c.out; ++i) bias.set(0, i, round_to(dtype, bias.at(0, i)));
+        const Map room(dtype, {c.rows, c.in});
+        Closeness allowed = tolerance(dtype);
+        if (dtype != DType::float32) {  // the oracle rounds the norm, one kernel for both x · gamma
+          allowed.of_value *= 3;
+          allowed.of_largest *= 4;
+        }
+        compare(*kernels, {&x, &gamma, &beta, &room, &w, &bias}, Map(dtype, {c.rows, c.out}), allowed,
+                [&](Kernels& k, const std::vector<View>& in, const View& y) {
+                  k.norm_linear(in[0], in[1], in[2], 1e-5f, in[3], in[4], with_bias ? in[5] : View(), c.act,
+                                y);
+                });
+      }
+}
+
+TEST_CASE("cuda: a bias is remembered only as long as it is the same") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  const Map x = random_map(DType::float16, {3, 16}), w = random_map(DType::float16, {8, 16});
+  const Copy x_copy(*kernels, x), w_copy(*kernels, w), y(*kernels, Map(DType::float16, {3, 8}));
+  void* memory = kernels->allocate(8 * sizeof(float));
+  const View bias(memory, DType::float32, kernels->device(), {8});
+  for (const float value : {1.0f, 2.0f}) {
+    Map values(DType::float32, {8});
+    for (int c = 0; c < 8; ++c) values.set(0, c, value);
+    kernels->copy(values.view, bias);
+    Map wanted(DType::float16, {3, 8});
+    make_scalar_kernels()->linear(x.view, w.view, values.view, Activation::none, {}, wanted.view);
+    Map got(DType::float16, {3, 8});
+    const View out = y;
+    kernels->linear(x_copy, w_copy, bias, Activation::none, {}, out);
+    kernels->copy(out, got.view);
+    check_close(got, wanted, tolerance(DType::float16));
+  }
+  kernels->release(memory);
+}
+
+TEST_CASE("cuda: conv2d") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  struct Case {
+    int64_t batch, height, width, in, out, kernel;
+    int stride, padding;
+  };
+  for (const DType dtype : storage_dtypes)
+    for (const Case& c : {Case{1, 9, 7, 3, 16, 4, 4, 0},
+                          {2, 32, 32, 3, 48, 3, 2, 1},
+                          {1, 11, 9, 3, 7, 3, 2, 1},
+                          {3, 17, 14, 16, 24, 3, 2, 1},
+                          {2, 16, 16, 48, 96, 3, 2, 1},
+                          {1, 8, 6, 9, 10, 2, 2, 0},
+                          {1, 5, 5, 1, 8, 5, 1, 2},
+                          {2, 14, 14, 64, 128, 3, 2, 1}})
+      for (const bool with_bias : {false, true}) {
+        INFO(words(to_string(dtype), c.batch, c.height, c.width, c.in, c.out, c.kernel, c.stride, c.padding));
+        const int64_t height = (c.height + 2 * c.padding - c.kernel) / c.stride + 1;
+        const int64_t width = (c.width + 2 * c.padding - c.kernel) / c.stride + 1;
+        const Map x = random_map(dtype, {c.batch, c.height, c.width, c.in});
+        const Map w = random_map(dtype, {c.out, c.kernel, c.kernel, c.in});
+        Map bias = random_map(DType::float32, {c.out});
+        for (int64_t o = 0; o < c.out; ++o) bias.set(0, o, round_to(dtype, bias.at(0, o)));
+        compare(*kernels, {&x, &w, &bias}, Map(dtype, {c.batch, height, width, c.out}), tolerance(dtype),
+                [&](Kernels& k, const std::vector<View>& in, const View& y) {
+                  k.conv2d(in[0], in[1], with_bias ? in[2] : View(), c.stride, c.padding, y);
+                });
+      }
+}
+
+TEST_CASE("cuda: conv2d_norm") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  struct Case {
+    int64_t batch, height, width, in, out, kernel;
+    int stride, padding;
+  };
+  for (const DType dtype : storage_dtypes)
+    for (const Case& c : {Case{2, 32, 36, 3, 48, 3, 2, 1},
+                          {1, 31, 66, 3, 64, 3, 2, 1},
+                          {3, 14, 15, 3, 48, 3, 2, 1},
+                          {64, 120, 6, 3, 48, 3, 2, 1},  // more tiles than warps fit on a GPU
+                          {64, 120, 6, 3, 64, 3, 2, 1},
+                          {2, 14, 14, 48, 96, 3, 2, 1},
+                          {1, 8, 8, 3, 96, 4, 4, 0}})
+      for (const Activation act : {Activation::none, Activation::gelu})
+        for (const bool with_bias : {false, true}) {
+          INFO(words(to_string(dtype), c.batch, c.height, c.width, c.in, c.out, to_string(act), with_bias));
+          const int64_t height = (c.height + 2 * c.padding - c.kernel) / c.stride + 1;
+          const int64_t width = (c.width + 2 * c.padding - c.kernel) / c.stride + 1;
+          const Map x = random_map(dtype, {c.batch, c.height, c.width, c.in});
+          const Map w = random_map(dtype, {c.out, c.kernel, c.kernel, c.in});
+          Map bias = random_map(DType::float32, {c.out});
+          for (int64_t o = 0; o < c.out; ++o) bias.set(0, o, round_to(dtype, bias.at(0, o)));
+          const Map gamma = random_map(DType::float32, {c.out}), beta = random_map(DType::float32, {c.out});
+          Closeness allowed = tolerance(dtype);
+          allowed.of_value *= 3;  // the oracle rounds between convolution, norm and activation
+          if (dtype != DType::float32) allowed.of_largest *= 4;
+          compare(*kernels, {&x, &w, &bias, &gamma, &beta}, Map(dtype, {c.batch, height, width, c.out}),
+                  allowed, [&](Kernels& k, const std::vector<View>& in, const View& y) {
+                    k.conv2d_norm(in[0], in[1], with_bias ? in[2] : View(), c.stride, c.padding, in[3], in[4],
+                                  1e-5f, act, y);
+                  });
+        }
+}
+
+TEST_CASE("cuda: depthwise_conv2d") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  struct Case {
+    int64_t batch, height, width, channels, kernel, gap;
+  };
+  for (const DType dtype : storage_dtypes)
+    for (const Case& c : {Case{1, 1, 1, 4, 3, 0},
+                          {2, 7, 5, 12, 3, 4},
+                          {2, 14, 28, 96, 3, 0},
+                          {3, 13, 29, 180, 3, 4},   // strips of 4 rows
+                          {2, 25, 29, 2764, 3, 0},  // of 7
+                          {1, 9, 31, 33, 3, 3},
+                          {1, 8, 8, 16, 5, 16},
+                          {3, 15, 16, 8, 1, 0}})
+      for (const Activation act : {Activation::none, Activation::silu, Activation::gelu})
+        for (const bool with_bias : {false, true}) {
+          INFO(words(to_string(dtype), c.batch, c.height, c.width, c.channels, c.kernel, c.gap,
+                     to_string(act)));
+          if (c.channels > 1000 && act == Activation::gelu) continue;  // slow on the CPU
+          const Map x = random_map(dtype, {c.batch, c.height, c.width, c.channels}, -2, 2, c.gap);
+          const Map w = random_map(DType::float32, {c.kernel, c.kernel, c.channels});
+          const Map bias = random_map(DType::float32, {c.channels});
+          compare(*kernels, {&x, &w, &bias}, Map(dtype, {c.batch, c.height, c.width, c.channels}),
+                  tolerance(dtype), [&](Kernels& k, const std::vector<View>& in, const View& y) {
+                    k.depthwise_conv2d(in[0], in[1], with_bias ? in[2] : View(), act, y);
+                  });
+        }
+}
+
+TEST_CASE("cuda: layer_norm") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  for (const DType from : storage_dtypes)
+    for (const DType to : storage_dtypes) {
+      if (from != to && from != DType::float32 && to != DType::float32) continue;
+      struct Case {
+        int64_t rows, channels;
+      };
+      std::vector<Case> cases;
+      for (const int64_t channels : {1, 7, 8, 48, 96, 104, 128, 200, 384, 768, 1024, 1536, 2304})
+        cases.push_back({13, channels});
+      for (const int64_t channels : {8, 48, 96, 104, 128, 192, 384, 512, 768})  // many rows go another way
+        cases.push_back({4097, channels});
+      for (const Case& c : cases)
+        for (const int variant : {0, 1, 2, 3}) {
+          const int64_t rows = c.rows, channels = c.channels;
+          if (rows > 13 && variant > 1 && channels > 100) continue;  // slow on the CPU
+          INFO(words(to_string(from), to_string(to), rows, channels, variant));
+          const int64_t gap = variant == 1 ? 8 : variant == 2 ? 3 : 0;
+          const Map x = random_map(from, {rows, channels}, -3, 5, gap);
+          const Map gamma = random_map(DType::float32, {channels}),
+                    beta = random_map(DType::float32, {channels});
+          const Map gate = random_map(to, {rows, channels}, -1, 1, gap);
+          const Activation act = variant == 2   ? Activation::gelu
+                                 : variant == 3 ? Activation::silu
+                                                : Activation::none;
+          Closeness allowed = tolerance(to);
+          allowed.of_value *= 3;  // round_norm's other roundings
+          compare(*kernels, {&x, &gamma, &beta, &gate}, Map(to, {rows, channels}, gap), allowed,
+                  [&](Kernels& k, const std::vector<View>& in, const View& y) {
+                    k.layer_norm(in[0], variant ? in[1] : View(), variant ? in[2] : View(), 1e-5f, act,
+                                 variant >= 2 ? in[3] : View(), variant != 3, y);
+                  });
+        }
+    }
+  // In place.
+  compare(*kernels, {}, random_map(DType::float16, {9, 48}), tolerance(DType::float16),
+          [](Kernels& k, const std::vector<View>&, const View& y) {
+            k.layer_norm(y, {}, {}, 1e-5f, Activation::gelu, {}, false, y);
+          });
+}
+
+TEST_CASE("cuda: pointwise operations, softmax, merge_patches and mean_pool") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  using Views = std::vector<View>;
+  for (const DType dtype : storage_dtypes)
+    for (const int64_t channels : {3, 8, 96})
+      for (const int64_t gap : {0, 8, 5}) {
+        INFO(words(to_string(dtype), channels, gap));
+        const Closeness allowed = tolerance(dtype);
+        const Map x = random_map(dtype, {2, 7, 5, channels}, -3, 3, gap);
+        const Map wide = random_map(DType::float32, {2, 7, 5, channels}, -3, 3, gap);
+        const Map scale = random_map(DType::float32, {channels}),
+                  shift = random_map(DType::float32, {channels});
+        const Map like(dtype, {2, 7, 5, channels}, gap);
+        for (const DType to : storage_dtypes)
+          compare(*kernels, {&x}, Map(to, {2, 7, 5, channels}, gap), tolerance(to),
+                  [](Kernels& k, const Views& in, const View& y) { k.cast(in[0], y); });
+        for (const Activation act : activations) {
+          compare(*kernels, {&x, &scale, &shift}, like, allowed,
+                  [&](Kernels& k, const Views& in, const View& y) {
+                    k.channel_affine(in[0], in[1], in[2], act, y);
+                  });
+          for (const bool round : {false, true})
+            compare(
+                *kernels, {&wide, &x}, like, {allowed.of_value * 2, allowed.of_largest},
+                [&](Kernels& k, const Views& in, const View& y) { k.activate(in[0], act, in[1], round, y); });
+          compare(*kernels, {&x}, like, allowed,
+                  [&](Kernels& k, const Views& in, const View& y) { k.activate(in[0], act, {}, false, y); });
+        }
+        if (gap > 0) continue;
+        const Map other = random_map(dtype, {1, 7, 5, channels});
+        compare(*kernels, {&x, &other}, like, allowed,
+                [](Kernels& k, const Views& in, const View& y) { k.add(in[0], in[1], y); });
+        compare(*kernels, {&wide}, like, {allowed.of_value, 1e-5f},
+                [](Kernels& k, const Views& in, const View& y) { k.softmax_pixels(in[0], y); });
+        compare(*kernels, {&x}, Map(dtype, {2, 4, 3, 4 * channels}), {0, 0},
+                [](Kernels& k, const Views& in, const View& y) { k.merge_patches(in[0], y); });
+        compare(*kernels, {&x}, Map(DType::float32, {2, channels}), {2e-6f, 2e-6f},
+                [](Kernels& k, const Views& in, const View& y) { k.mean_pool(in[0], y); });
+        const Map planes = random_map(DType::float32, {2, channels, 7, 5});
+        compare(*kernels, {&planes}, like, allowed,
+                [](Kernels& k, const Views& in, const View& y) { k.nchw_to_nhwc(in[0], y); });
+      }
+  Map pixels(DType::uint8, {2, 5, 7, 3});
+  for (int64_t i = 0; i < pixels.view.elements(); ++i)
+    pixels.view.as<uint8_t>()[i] = static_cast<uint8_t>(i * 37);
+  const float mean[3] = {0.485f, 0.456f, 0.406f}, std[3] = {0.229f, 0.224f, 0.225f};
+  for (const DType dtype : storage_dtypes)
+    compare(*kernels, {&pixels}, Map(dtype, {2, 5, 7, 3}), tolerance(dtype),
+            [&](Kernels& k, const Views& in, const View& y) { k.normalize(in[0], mean, std, y); });
+}
+
+namespace {
+
+void test_scan(DType dtype, ScanBackend backend) {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  struct Case {
+    int64_t batch, height, width, channels, rank, states;
+    bool has_dt_weight;
+  };
+  // The sizes of VMamba-T's stages, odd ones, maps larger than shared memory, many blocks, Mamba-2's heads.
+  const Case cases[] = {
+      {1, 56, 56, 32, 6, 1, true},
+      {2, 28, 28, 40, 12, 1, true},
+      {2, 14, 14, 48, 24, 1, true},
+      {3, 7, 7, 96, 48, 1, true},
+      {1, 1, 1, 2, 2, 1, true},
+      {2, 5, 9, 18, 4, 1, true},
+      {1, 3, 70, 34, 10, 1, true},
+      {1, 64, 72, 18, 6, 1, true},
+      {1, 57, 50, 18, 6, 1, true},
+      {1, 42, 28, 264, 12, 1, true},
+      {140, 7, 7, 16, 4, 1, true},
+      {133, 14, 14, 16, 6, 1, true},
+      {2, 14, 14, 32, 6, 16, true},
+      {150, 7, 5, 16, 2, 4, true},
+      {1, 28, 14, 20, 4, 2, true},
+      {1, 6, 7, 7, 3, 3, true},
+      {2, 7, 7, 32, 4, 8, false},
+      {2, 14, 14, 16, 2, 1, false},
+      {1, 70, 70, 16, 2, 2, true},
+      {120, 3, 7, 40, 6, 16, true},
+      {101, 5, 3, 72, 10, 16, true},
+      // Enough warps for threads that walk whole sequences, on a GPU of up to 132 multiprocessors.
+      {133, 7, 7, 264, 48, 1, true},
+      {133, 13, 9, 256, 24, 1, true},
+      {133, 13, 9, 136, 24, 1, true},
+      {133, 6, 5, 88, 12, 1, true},
+      {133, 4, 5, 264, 8, 1, true},
+      {134, 13, 9, 72, 12, 16, true},
+      {133, 5, 3, 512, 10, 16, true},
+      {132, 1, 1, 256, 2, 1, true},
+      {132, 2, 3, 264, 64, 1, true}};
+  for (const Case& c : cases)
+    for (const ScanOrder order : {ScanOrder::cross, ScanOrder::unidi, ScanOrder::bidi,
+                                  ScanOrder::cascade_rows, ScanOrder::cascade_columns}) {
+      const int64_t pixels = c.height * c.width;
+      if (c.batch > 100 && ((order != ScanOrder::cross && pixels > 20) || backend == ScanBackend::torch))
+        continue;
+      if (pixels > 4000 && order != ScanOrder::cross) continue;
+      const int64_t k = direction_count(order);
+      const bool round = backend == ScanBackend::mamba;
+      INFO(words(to_string(dtype), c.batch, c.height, c.width, c.channels, c.rank, c.states, c.has_dt_weight,
+                 static_cast<int>(order), to_string(backend)));
+      const Map x =
+          random_map(dtype, {c.batch, c.height, c.width, c.channels}, -1, 1, c.channels % 8 == 0 ? 8 : 2);
+      const Map projections = random_map(dtype, {c.batch, c.height, c.width, k * (c.rank + 2 * c.states)});
+      const Map dt_weight = random_map(dtype, {k, c.channels, c.rank});
+      const Map dt_bias = random_map(DType::float32, {k, c.channels}, -5, 1);
+      const Map A = random_map(DType::float32, {k, c.channels, c.states}, -2, -0.1f);
+      const Map D = random_map(DType::float32, {k, c.channels});
+      // In 16 bits the fast scan keeps dt in float32 where the oracle rounds it.
+      Closeness allowed = dtype == DType::float32   ? Closeness{1e-5f, 1e-5f}
+                          : dtype == DType::float16 ? Closeness{1e-3f, 1e-3f}
+                                                    : Closeness{8e-3f, 8e-3f};
+      const auto scan = [&](Kernels& kernels_, const std::vector<View>& in, const View& directions,
+                            const View& y) {
+        SelectiveScan2d s;
+        s.x = in[0];
+        s.projections = in[1];
+        if (c.has_dt_weight) s.dt_weight = in[2];
+        s.dt_bias = in[3];
+        s.A = in[4];
+        s.D = in[5];
+        s.order = order;
+        s.backend = backend;
+        s.round_directions = round;
+        s.directions = directions;
+        s.y = y;
+        kernels_.selective_scan_2d(s);
+      };
+      const Map y(DType::float32, {c.batch, c.height, c.width, c.channels});
+      compare(*kernels, {&x, &projections, &dt_weight, &dt_bias, &A, &D}, y, allowed,
+              [&](Kernels& k_, const std::vector<View>& in, const View& out) { scan(k_, in, {}, out); });
+      if (backend == ScanBackend::mamba || c.batch > 100) continue;
+      const Map each(DType::float32, {k, c.batch, c.height, c.width, c.channels});
+      Map sum = y;
+      Copy sum_copy(*kernels, sum);
+      compare(*kernels, {&x, &projections, &dt_weight, &dt_bias, &A, &D}, each, allowed,
+              [&](Kernels& k_, const std::vector<View>& in, const View& out) {
+                scan(k_, in, out,
+                     k_.device().type == DeviceType::cpu ? sum.view : static_cast<const View&>(sum_copy));
+              });
+    }
+}
+
+}  // namespace
+
+// One by one, so that compute-sanitizer's share of each is bearable.
+TEST_CASE("cuda: selective_scan_2d, float32, torch") {
+  test_scan(DType::float32, ScanBackend::torch);
+}
+TEST_CASE("cuda: selective_scan_2d, float32, mamba") {
+  test_scan(DType::float32, ScanBackend::mamba);
+}
+TEST_CASE("cuda: selective_scan_2d, float32, oflex") {
+  test_scan(DType::float32, ScanBackend::oflex);
+}
+TEST_CASE("cuda: selective_scan_2d, float16, torch") {
+  test_scan(DType::float16, ScanBackend::torch);
+}
+TEST_CASE("cuda: selective_scan_2d, float16, mamba") {
+  test_scan(DType::float16, ScanBackend::mamba);
+}
+TEST_CASE("cuda: selective_scan_2d, float16, oflex") {
+  test_scan(DType::float16, ScanBackend::oflex);
+}
+TEST_CASE("cuda: selective_scan_2d, bfloat16, torch") {
+  test_scan(DType::bfloat16, ScanBackend::torch);
+}
+TEST_CASE("cuda: selective_scan_2d, bfloat16, mamba") {
+  test_scan(DType::bfloat16, ScanBackend::mamba);
+}
+TEST_CASE("cuda: selective_scan_2d, bfloat16, oflex") {
+  test_scan(DType::bfloat16, ScanBackend::oflex);
+}
+
+TEST_CASE("cuda: memory, marks and errors") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  CHECK(kernels->available_memory() > 0);
+  CHECK_THROWS_AS(kernels->allocate(size_t{1} << 50), OutOfMemory);
+  // More than both halves of the staging memory, there and back.
+  const Map large = random_map(DType::float32, {3001, 2003});
+  const Copy copy(*kernels, large);
+  CHECK(copy.fetched().memory == large.memory);
+  kernels->mark();
+  kernels->cast(copy, copy);
+  kernels->mark();
+  kernels->mark();
+  const std::vector<float> times = kernels->elapsed_ms();
+  REQUIRE(times.size() == 2);
+  CHECK(times[0] > 0);
+  CHECK(kernels->elapsed_ms().empty());
+}

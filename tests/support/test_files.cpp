@@ -1,0 +1,98 @@
+// Files appear whole or not at all.
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <chrono>
+#include <filesystem>
+#include <thread>
+
+#include "kernels/error.h"
+#include "lib/support/files.h"
+#include "tests/testing.h"
+
+using namespace vmamba;
+using vmamba::testing::cli;
+using vmamba::testing::data;
+using vmamba::testing::TemporaryDirectory;
+namespace fs = std::filesystem;
+
+namespace {
+size_t entries(const fs::path& folder) {
+  return static_cast<size_t>(std::distance(fs::directory_iterator(folder), fs::directory_iterator()));
+}
+
+// The signal that ends `vmamba-cli classify - -o FILE`, which waits for paths on standard input, when it is
+// sent `signal` while what it has written so far lies beside FILE; 0: none.
+int ended_by(int signal, const TemporaryDirectory& folder) {
+  const std::string model = data("models/s1_ln2d/config.json"), output = folder / "out.json";
+  const std::string weights = data("models/s1_ln2d/weights.safetensors");
+  std::array<int, 2> input{};
+  REQUIRE(pipe2(input.data(), O_CLOEXEC) == 0);
+  const std::string binary = cli();
+  std::array<const char*, 12> arguments{binary.c_str(),  "classify", "-",           "-o",
+                                        output.c_str(),  "--config", model.c_str(), "--weights",
+                                        weights.c_str(), "--device", "cpu",         nullptr};
+  const pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    dup2(input[0], 0);
+    execv(arguments[0], const_cast<char**>(arguments.data()));
+    _exit(127);
+  }
+  close(input[0]);
+  for (int waited = 0; entries(folder.path()) == 0 && waited < 3000; ++waited)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  CHECK(entries(folder.path()) == 1);
+  kill(child, signal);
+  int status = 0;
+  waitpid(child, &status, 0);
+  close(input[1]);
+  return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+}
+}  // namespace
+
+TEST_CASE("a signal that ends the program leaves nothing of its outputs") {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    const TemporaryDirectory folder;
+    CHECK(ended_by(signal, folder) == signal);
+    CHECK(entries(folder.path()) == 0);
+  }
+}
+
+TEST_CASE("what was written without commit leaves nothing, and the old file as it was") {
+  const TemporaryDirectory folder;
+  write_file(folder / "a.txt", "old");
+  {
+    OutputFile file(folder / "a.txt");
+    file.stream() << "new";
+    CHECK(read_file(folder / "a.txt") == "old");
+  }
+  CHECK(read_file(folder / "a.txt") == "old");
+  CHECK(entries(folder.path()) == 1);
+  write_file(folder / "a.txt", "new");
+  CHECK(read_file(folder / "a.txt") == "new");
+  CHECK(entries(folder.path()) == 1);
+}
+
+TEST_CASE("a link stays a link and its target is replaced") {
+  const TemporaryDirectory folder;
+  write_file(folder / "target", "old");
+  fs::create_symlink("target", folder / "link");
+  write_file(folder / "link", "new");
+  CHECK(fs::is_symlink(folder / "link"));
+  CHECK(read_file(folder / "target") == "new");
+}
+
+TEST_CASE("errors name the file") {
+  const TemporaryDirectory folder;
+  CHECK_THROWS_WITH_AS(read_file(folder / "none"), doctest::Contains("none: cannot be read: No such file"),
+                       InputError);
+  CHECK_THROWS_WITH_AS(read_file(folder.path()), doctest::Contains("is a folder"), InputError);
+  CHECK_THROWS_WITH_AS(write_file(folder / "no/such", ""),
+                       doctest::Contains("cannot be written: No such file"), InputError);
+  CHECK_THROWS_WITH_AS(write_file("/dev/full", "x"), doctest::Contains("No space left"), MachineError);
+}

@@ -1,0 +1,267 @@
+// check-equal as a user runs it: verdicts and exit codes, every mode's JSON against
+// docs/check-equal.schema.json, what it says of float16's two policies, and its refusals.
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <valijson/adapters/nlohmann_json_adapter.hpp>
+#include <valijson/schema.hpp>
+#include <valijson/schema_parser.hpp>
+#include <valijson/validation_results.hpp>
+#include <valijson/validator.hpp>
+
+#include "lib/config/config.h"
+#include "lib/support/files.h"
+#include "lib/tensors/state_dict.h"
+#include "tests/testing.h"
+
+using namespace vmamba::testing;
+using nlohmann::json;
+
+namespace {
+
+std::vector<std::string> arguments(const std::string& name, const std::vector<std::string>& more) {
+  const auto folder = data("models/" + name);
+  std::vector<std::string> result{"check-equal",
+                                  "--config",
+                                  folder / "config.json",
+                                  "--weights",
+                                  folder / "weights.safetensors",
+                                  "--device",
+                                  "cpu",
+                                  "-q"};
+  result.insert(result.end(), more.begin(), more.end());
+  return result;
+}
+
+CliResult check_equal(const std::string& name, const std::vector<std::string>& more) {
+  return run_cli(arguments(name, more));
+}
+
+// The report of --format json, valid by the schema.
+json report(const CliResult& run) {
+  REQUIRE_MESSAGE(!run.out.empty(), run.err);
+  json parsed = json::parse(run.out);
+  static const valijson::Schema* schema = [] {
+    auto* made = new valijson::Schema;
+    const json text = json::parse(vmamba::read_file(data("../../docs/check-equal.schema.json")));
+    valijson::SchemaParser(valijson::SchemaParser::kDraft7)
+        .populateSchema(valijson::adapters::NlohmannJsonAdapter(text), *made);
+    return made;
+  }();
+  valijson::ValidationResults results;
+  valijson::Validator validator;
+  const bool valid = validator.validate(*schema, valijson::adapters::NlohmannJsonAdapter(parsed), &results);
+  std::string problems;
+  for (valijson::ValidationResults::Error error; results.popError(error);)
+    problems += fmt::format("{}: {}\n", fmt::join(error.context, ""), error.description);
+  CHECK_MESSAGE(valid, problems);
+  return parsed;
+}
+
+json report(const std::string& name, std::vector<std::string> more, int exit_code) {
+  more.insert(more.end(), {"--format", "json"});
+  const CliResult run = check_equal(name, more);
+  CHECK_MESSAGE(run.exit_code == exit_code, run.err);
+  return report(run);
+}
+
+bool contains(const std::string& text, const std::string& words) {
+  return text.find(words) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("the schema refuses what a report is not") {
+  const json right = report("ft_v05", {}, 0);
+  for (const char* key : {"taps", "tolerance", "causes", "kind"}) {
+    json wrong = right;
+    wrong.erase(key);
+    valijson::Schema schema;
+    const json text = json::parse(vmamba::read_file(data("../../docs/check-equal.schema.json")));
+    valijson::SchemaParser(valijson::SchemaParser::kDraft7)
+        .populateSchema(valijson::adapters::NlohmannJsonAdapter(text), schema);
+    valijson::Validator validator;
+    CHECK_FALSE(validator.validate(schema, valijson::adapters::NlohmannJsonAdapter(wrong), nullptr));
+  }
+}
+
+TEST_CASE("v0 and v1 in float32 are the same function, from a seed or from weights") {
+  for (const std::vector<std::string>& seed :
+       {std::vector<std::string>{}, {"--seed"}, {"--seed", "0"}, {"--seed", "7"}}) {
+    const json found = report("s1_ln2d", seed, 0);
+    CHECK(found["kind"] == "comparison");
+    CHECK(found["a"]["forward_core"] == "v0");
+    CHECK(found["b"]["forward_core"] == "v1");
+    CHECK(found["first_differing"].is_null());
+    CHECK(found["agreement"]["top1"] == 1);
+    CHECK(found["taps"].size() > 80);
+  }
+}
+
+TEST_CASE("in 16 bits v0 and v1 part at the scan's output and out_norm, nowhere else") {
+  for (const std::string dtype : {"float16", "bfloat16"}) {
+    CAPTURE(dtype);
+    const json found = report("s1_ln2d", {"--seed", "0", "--dtype", dtype}, 0);
+    CHECK(found["first_differing"] == "layers.0.blocks.0.op.scan.k0");
+    std::set<std::string> kinds;
+    for (const json& tap : found["taps"])
+      if (tap.contains("by_itself") && !tap["by_itself"]["identical"]) {
+        const std::string name = tap["name"];
+        kinds.insert(name.substr(name.find(".op.") + 1));
+      }
+    CHECK(kinds == std::set<std::string>{"op.scan.k0", "op.scan.k1", "op.scan.k2", "op.scan.k3", "op.scan",
+                                         "op.out_norm"});
+    REQUIRE(found["causes"].size() == 1);
+    CHECK(
+        contains(found["causes"][0], "rounding of the scan's output: b rounds every direction to " + dtype));
+  }
+  const CliResult text = check_equal("s1_ln2d", {"--dtype", "float16"});
+  CHECK(text.exit_code == 0);
+  CHECK(contains(text.out, "b differs by itself, from the same input, at: op.scan.k0"));
+}
+
+TEST_CASE("stress: v1 overflows in float16 and the overflow is placed") {
+  const json found = report("s1_ln2d", {"--seed", "0", "--dtype", "float16", "--stress"}, 1);
+  CHECK(found["kind"] == "stress");
+  CHECK_FALSE(found["equal"]);
+  const json& last = found["cases"].back();
+  CHECK(contains(last["name"], "activations * "));
+  REQUIRE(last["causes"].size() >= 1);
+  CHECK(contains(last["causes"][0], "overflow above 65504 in direction k"));
+  CHECK(contains(last["causes"][0], "at position ("));
+  CHECK(contains(last["causes"][0], "infinite in float16 (b)"));
+  for (const json& each : found["cases"]) {
+    if (!contains(each["name"], "activations")) CHECK_MESSAGE(each["equal"] == true, each["name"]);
+  }
+  // v0 does not round there; its own overflow comes later or not at all.
+  CHECK(last["taps"].size() > 80);
+}
+
+TEST_CASE("backends differ by the order of sums") {
+  const json found =
+      report("vanilla_v0_odd_size",
+             {"--a", "selective_scan_backend=torch", "--b", "selective_scan_backend=mamba"}, 0);
+  CHECK(contains(found["first_differing"], ".op.scan.k"));
+  REQUIRE(found["causes"].size() == 1);
+  CHECK(contains(found["causes"][0], "order of sums"));
+}
+
+TEST_CASE("forward types: v2 after migration is v03, v03 is not v05_noz") {
+  CHECK(
+      report("ft_v2", {"--a", "forward_type=v2", "--b", "forward_type=v03"}, 0)["first_differing"].is_null());
+  check_error(check_equal("ft_v2", {"--b", "forward_type=v03noz"}), 2, {"v03noz", "v03_noz"});
+}
+
+TEST_CASE("dtypes differ by rounding, and --atol, --rtol decide") {
+  const json found = report("s1_ln2d", {"--a", "dtype=float32", "--b", "dtype=bfloat16"}, 0);
+  CHECK(found["first_differing"] == "patch_embed");
+  CHECK(contains(found["causes"][0], "rounding: a computes in float32, b in bfloat16"));
+  const json strict = report(
+      "s1_ln2d", {"--a", "dtype=float32", "--b", "dtype=bfloat16", "--atol", "1e-6", "--rtol", "0"}, 1);
+  CHECK(strict["first_outside"] == "patch_embed");
+  CHECK(strict["tolerance"]["absolute"] == 1e-6);
+  CHECK(strict["tolerance"]["relative"] == 0);
+  CHECK(strict["tolerance"]["relative_l2"].is_null());
+}
+
+TEST_CASE("saved taps are a baseline") {
+  const TemporaryDirectory folder;
+  const std::string file = folder / "taps.safetensors";
+  CHECK(check_equal("s1_ln2d", {"--save-taps", file, "--all"}).exit_code == 0);
+  const vmamba::StateDict saved = vmamba::read_safetensors(file);
+  CHECK(saved.find("input") != nullptr);
+  CHECK(saved.find("logits") != nullptr);
+  CHECK(saved.find("layers.2.blocks.1.op.scan.k3") != nullptr);
+  CHECK(report("s1_ln2d", {"--reference", file}, 0)["first_differing"].is_null());
+  // Fewer without --all; a reference with a tap that the model hasn't is not equal.
+  CHECK(check_equal("s1_ln2d", {"--save-taps", folder / "few.safetensors"}).exit_code == 0);
+  CHECK(vmamba::read_safetensors(folder / "few.safetensors").find("layers.2.blocks.1.op.scan.k3") == nullptr);
+  vmamba::StateDict more = vmamba::read_safetensors(folder / "few.safetensors");
+  more.add("layers.9.blocks", vmamba::HostTensor{{1}, {0}});
+  vmamba::write_safetensors(folder / "more.safetensors", more);
+  const json unreached = report("s1_ln2d", {"--reference", folder / "more.safetensors"}, 1);
+  CHECK(unreached["only_in_a"] == json{"layers.9.blocks"});
+}
+
+TEST_CASE("repeat, matrix, precision search, initialisation order") {
+  const json repeated = report("s1_ln2d", {"--repeat", "3"}, 0);
+  CHECK(repeated["kind"] == "repeat");
+  CHECK(repeated["runs"] == 3);
+
+  const json matrix = report("ft_v05", {"--matrix"}, 0);
+  CHECK(matrix["variants"].size() == 18);  // 3 dtypes, 3 backends, 2 cores
+  CHECK(matrix["pairs"].size() == 18 * 17 / 2);
+  CHECK(report("m0_noz_oact_odd", {"--matrix", "--dtype", "float32"}, 0)["variants"].size() == 3);
+
+  const TemporaryDirectory folder;
+  const std::string config = folder / "config.json";
+  const json search = report(
+      "s1_ln2d",
+      {"--find-precision", "--dtype", "bfloat16", "--atol", "1e-4", "--rtol", "4e-3", "-o", config}, 0);
+  REQUIRE(search["float32_ops"].size() >= 1);
+  CHECK(search["before"]["within"] == false);
+  CHECK(search["after"]["within"] == true);
+  // The config that was written does it, and honouring it is what makes the difference.
+  const vmamba::Config written = vmamba::load_config(config);
+  CHECK(json(written.float32_ops) == search["float32_ops"]);
+  const std::string weights = data("models/s1_ln2d/weights.safetensors");
+  const std::vector<std::string> against{
+      "check-equal", "--config", config,          "--weights", weights,          "--device", "cpu",
+      "-q",          "--a",      "dtype=float32", "--b",       "dtype=bfloat16", "--format", "json"};
+  CHECK(report(run_cli(against))["taps"].back()["max_abs"] == search["after"]["max_abs"]);
+  check_error(check_equal("s1_ln2d", {"--find-precision"}), 2, {"--dtype float16 or bfloat16"});
+  vmamba::write_file(folder / "typo.json",
+                     R"({"depths": [1], "dims": [8], "float32_ops": ["layers.0.blocks.0.opp"]})");
+  CHECK_THROWS_WITH_AS(vmamba::load_config(folder / "typo.json"),
+                       doctest::Contains("did you mean \"layers.0.blocks.0.op\""), std::runtime_error);
+
+  const std::string other = "config=" + data("models/ft_v05/config.json").string();
+  const json parting = report("s1_ln2d", {"--init-order", "--b", other}, 1);
+  CHECK(parting["step"].get<int>() >= 1);
+  CHECK(report("s1_ln2d", {"--init-order"}, 0)["step"].is_null());
+}
+
+TEST_CASE("the page holds what it shows and asks nothing of the network") {
+  const TemporaryDirectory folder;
+  const std::string page = folder / "report.html";
+  CHECK(check_equal("s1_ln2d", {"--dtype", "float16", "--report", page}).exit_code == 0);
+  const std::string html = vmamba::read_file(page);
+  CHECK(contains(html, "layers.3.blocks.0.op.scan.k3"));
+  CHECK(contains(html, "rounding of the scan's output"));
+  for (const char* outside : {"src=", "href=", "@import", "url("}) CHECK_FALSE(contains(html, outside));
+  const size_t begin = html.find("application/json\">") + 18, end = html.find("</script>", begin);
+  const json parsed = json::parse(html.substr(begin, end - begin));
+  CHECK(parsed["taps"].size() > 80);
+  CHECK(parsed["start"] == "layers.0.blocks.0.op.scan.k0");
+}
+
+TEST_CASE("Mamba-2 has one core: its backends are compared, and a version is refused") {
+  CHECK(report("m0_noz_oact_odd", {}, 0)["a"]["selective_scan_backend"] == "torch");
+  check_error(check_equal("m0_noz_oact_odd", {"--b", "forward_core_version=v1"}), 2,
+              {"forward_core_version", "m0"});
+}
+
+TEST_CASE("refusals") {
+  const auto refused = [](const std::vector<std::string>& more, const std::vector<std::string>& words) {
+    check_error(check_equal("s1_ln2d", more), 2, words);
+  };
+  refused({"--a", "dtyp=float16"}, {"--a", "dtyp", "dtype"});
+  refused({"--a", "dtype"}, {"KEY=VALUE"});
+  refused({"--a", "dtype=float99"}, {"float99"});
+  refused({"--seed", "x"}, {"--seed x"});
+  refused({"--reference", "nothing.safetensors"}, {"nothing.safetensors"});
+  refused({"--reference", "x", "--a", "dtype=float16"}, {"--reference stands for a"});
+  refused({"--matrix", "--stress"}, {"exclude each other"});
+  refused({"--matrix", "--report", "x.html"}, {"--report"});
+  refused({"--atol", "-1"}, {"--atol"});
+  refused({"--images", "nothing.jpg"}, {"nothing.jpg"});
+  std::vector<std::string> many{"--repeat", "2", "--images"};
+  many.insert(many.end(), 33, data("coffee.png"));
+  refused(many, {"33 images", "at most 32"});
+  refused({"--report", "/no/such/folder/x.html"}, {"/no/such/folder"});
+  const auto wrong_shape = data("models/ft_v05/io.safetensors").string();
+  CHECK(check_equal("s1_ln2d", {"--reference", wrong_shape}).exit_code == 1);
+}
