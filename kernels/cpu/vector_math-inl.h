@@ -96,7 +96,7 @@ HWY_INLINE V div(V x, V y) {
 // x / y to a unit in the last place, for y from [1, 2^126]: a division of 512 bits takes as long as 16
 // products.
 HWY_INLINE V nearly_div(V x, V y) {
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+#if VMAMBA_AVX512_OR_BETTER
   const V r = hn::ApproximateReciprocal(y);  // to 14 bits
   return hn::Mul(x, hn::MulAdd(r, hn::NegMulAdd(y, r, hn::Set(F(), 1.0f)), r));
 #else
@@ -104,7 +104,7 @@ HWY_INLINE V nearly_div(V x, V y) {
 #endif
 }
 // min and max give y where y is NaN.
-#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+#if VMAMBA_AVX2_OR_BETTER
 HWY_INLINE V min(V x, V y) {
   return hn::Min(x, y);
 }
@@ -174,7 +174,7 @@ HWY_INLINE V power_of_two(V whole) {
 
 // p · 2^n, n being whole − 1.5·2^23 and from [-126, 127].
 HWY_INLINE V times_power_of_two(V p, V n, V whole) {
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+#if VMAMBA_AVX512_OR_BETTER
   (void)whole;
   return V{_mm512_scalef_ps(p.raw, n.raw)};
 #else
@@ -189,7 +189,7 @@ HWY_INLINE Pack<n> times_power_of_two(const Pack<n>& p, const Pack<n>& exponent,
 
 // The same for n from [-250, 250]: subnormal results and infinity.
 HWY_INLINE V times_any_power_of_two(V p, V n) {
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+#if VMAMBA_AVX512_OR_BETTER
   return V{_mm512_scalef_ps(p.raw, n.raw)};
 #else
   const V magic = constant(whole_number), half = hn::MulAdd(n, constant(0.5f), magic);
@@ -199,7 +199,7 @@ HWY_INLINE V times_any_power_of_two(V p, V n) {
 }
 
 // 2^x for x from [-126, 127].
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+#if VMAMBA_AVX512_OR_BETTER
 HWY_INLINE V above_whole(V x) {  // x − floor(x), 0 for the infinities
   return V{_mm512_reduce_ps(x.raw, 9)};
 }
@@ -232,7 +232,7 @@ HWY_INLINE P exp2_in_range(P x) {
 // 0. The operands of max stand so that NaN passes.
 template <class P>
 HWY_INLINE P exp2_normal(P x) {
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+#if VMAMBA_AVX512_OR_BETTER
   return exp2_in_range(x);  // whose scaling takes any exponent
 #else
   return exp2_in_range(max(all<P>(-126.0f), x));
@@ -254,7 +254,7 @@ HWY_INLINE P exp_any(P x) {
 
 // −min(|x|, 87.3), where e^x is still a normal number.
 HWY_INLINE V normal_down(V x) {
-#if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
+#if VMAMBA_AVX512_OR_BETTER
   return V{_mm512_range_ps(x.raw, constant(87.33654f).raw, 14)};  // the smaller magnitude, negative
 #else
   return max(constant(-87.33654f), neg_abs(x));

@@ -4,16 +4,20 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <random>
 
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/products/amx.h"
+#include "kernels/cpu/targets.h"
 #include "kernels/error.h"
 #include "kernels/half.h"
 #include "kernels/kernels.h"
 #include "tests/kernels/maps.h"
+// After targets.h.
+#include <hwy/targets.h>
 
 using namespace vmamba;
 using namespace vmamba::testing;
@@ -70,6 +74,15 @@ double exponential_error(float got, double wanted, double x) {
 }
 
 }  // namespace
+
+TEST_CASE("the SIMD target that runs is the one that was asked for, and is named") {
+  const std::string description = make_cpu_kernels(1)->description();
+  const char* wanted = std::getenv("VMAMBA_TEST_TARGET");
+  const int64_t targets = hwy::SupportedTargets() & HWY_TARGETS;  // the best one has the lowest bit
+  const std::string target = wanted ? wanted : hwy::TargetName(targets & -targets);
+  MESSAGE(description);
+  CHECK(description.ends_with(", " + target));
+}
 
 TEST_CASE("float16 and bfloat16: all patterns widen, and round to nearest even") {
   const auto kernels = make_cpu_kernels(2);
