@@ -180,7 +180,7 @@ class Progress {
   ~Progress() { clear(); }
 
   void clear() const {
-    if (on_) fmt::print(stderr, "\r\x1b[K");
+    if (on_) print_stderr("\r\x1b[K");
   }
   void show(size_t done, const ClassCounts& counts) {
     const auto now = std::chrono::steady_clock::now();
@@ -189,12 +189,11 @@ class Progress {
     const double seconds = std::chrono::duration<double>(now - start_).count();
     const double rate = static_cast<double>(done - before_) / seconds;
     const auto left = static_cast<int64_t>(rate > 0 ? static_cast<double>(total_ - done) / rate : 0);
-    fmt::print(stderr, "\r\x1b[K{} of {} images, {:.1f} a second, {}:{:02}:{:02} left, top-1 {:.2f} %", done,
-               total_, rate, left / 3600, left / 60 % 60, left % 60,
-               counts.images == 0
-                   ? 0
-                   : 100.0 * static_cast<double>(counts.top1) / static_cast<double>(counts.images));
-    std::fflush(stderr);
+    print_stderr(fmt::format(
+        "\r\x1b[K{} of {} images, {:.1f} a second, {}:{:02}:{:02} left, top-1 {:.2f} %", done, total_, rate,
+        left / 3600, left / 60 % 60, left % 60,
+        counts.images == 0 ? 0
+                           : 100.0 * static_cast<double>(counts.top1) / static_cast<double>(counts.images)));
   }
 
  private:

@@ -1,5 +1,7 @@
 // The command line: parses it, runs one command, and turns every error into one line and an exit code:
 // 0 done, 1 the answer is no, 2 wrong usage or input, 3 the device or the machine failed.
+#include <fcntl.h>
+#include <poll.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
@@ -40,7 +42,7 @@ std::string one_line(std::string text) {
 
 int fail(int exit_code, const std::string& text) {
   std::fflush(stdout);
-  fmt::print(stderr, "vmamba-cli: {}\n", one_line(text));
+  print_stderr(fmt::format("vmamba-cli: {}\n", one_line(text)));
   return exit_code;
 }
 
@@ -118,13 +120,27 @@ void limit_spinning(char** argv) {
   execv("/proc/self/exe", argv);  // returns only where it fails; then libgomp's default stays
 }
 
-// A signal that ends the program leaves no half-written file; one that is ignored (nohup) stays so.
+// Takes those of the descriptors 0 to 2 that are closed, before a file of results gets one of them and logs are
+// written into it. Reading and writing fail as they do on a closed one.
+void hold_standard_descriptors() {
+  int descriptor = 0;
+  do {
+    descriptor = open("/", O_PATH);
+  } while (descriptor >= 0 && descriptor <= STDERR_FILENO);
+  if (descriptor >= 0) close(descriptor);
+}
+
+// A signal that ends the program leaves no half-written file; one that is ignored (nohup) stays so. A pipe that
+// nobody reads any more ends it where results go there; logs are done without.
 void remove_unfinished_on_signals() {
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) {
     struct sigaction action {};
     if (sigaction(signal, nullptr, &action) != 0 || action.sa_handler != SIG_DFL) continue;
-    action.sa_flags = static_cast<int>(SA_RESETHAND);  // the second of its kind has its default action again
     action.sa_handler = [](int number) {
+      pollfd results{STDOUT_FILENO, 0, 0};
+      if (number == SIGPIPE && (poll(&results, 1, 0) != 1 || !(results.revents & (POLLERR | POLLHUP))))
+        return;
+      ::signal(number, SIG_DFL);  // the second of its kind has its default action again
       remove_unfinished();
       raise(number);
     };
@@ -132,26 +148,31 @@ void remove_unfinished_on_signals() {
   }
 }
 
+int fail_stdout() {
+  return fail(3, "standard output could not be written: it is closed, or its disk is full");
+}
+
 }  // namespace
 }  // namespace vmamba
 
 int main(int argc, char** argv) {
+  vmamba::hold_standard_descriptors();
   vmamba::limit_spinning(argv);
   vmamba::remove_unfinished_on_signals();
   using vmamba::fail;
   try {
     const int exit_code = vmamba::run(argc, argv);
     std::cout.flush();
-    if (std::fflush(stdout) != 0 || std::ferror(stdout) || !std::cout)
-      return fail(3, "standard output could not be written");
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) || !std::cout) return vmamba::fail_stdout();
     return exit_code;
   } catch (const vmamba::InputError& error) {
     return fail(2, error.what());
   } catch (const vmamba::MachineError& error) {
-    return fail(3, error.what());
+    return std::ferror(stdout) ? vmamba::fail_stdout() : fail(3, error.what());
   } catch (const std::bad_alloc&) {
     return fail(3, "out of memory");
   } catch (const std::exception& error) {
+    if (std::ferror(stdout)) return vmamba::fail_stdout();  // fmt::print throws
     return fail(3, fmt::format("unexpected error, please report it: {}", error.what()));
   }
 }

@@ -19,10 +19,9 @@ struct Arguments {
 
 void report(const Migration& migration, const std::string& file) {
   if (!spdlog::should_log(spdlog::level::info)) return;
-  for (const MigrationChange& change : migration.changes) fmt::print(stderr, "{}\n", to_string(change));
+  for (const MigrationChange& change : migration.changes) print_stderr(to_string(change) + "\n");
   for (const std::string& remark : migration.remarks) spdlog::warn("{}", remark);
-  if (migration.changes.empty() && migration.remarks.empty())
-    fmt::print(stderr, "{}: nothing to change\n", file);
+  if (migration.changes.empty() && migration.remarks.empty()) print_stderr(file + ": nothing to change\n");
 }
 
 int run(const Arguments& arguments) {

@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <sstream>
 #include <stdexcept>
+#include <utility>
 
 namespace vmamba::testing {
 
@@ -33,13 +34,18 @@ CliResult run_cli(const std::vector<std::string>& arguments, const CliRun& run) 
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
 
+  for (const int descriptor : run.unread) close(std::exchange((descriptor == 1 ? out : err)[0], -1));
+
   const pid_t child = fork();
   if (child < 0) throw std::runtime_error("fork failed");
   if (child == 0) {
+    signal(SIGPIPE, SIG_DFL);
     dup2(in[0], 0);
     dup2(out[1], 1);
     dup2(err[1], 2);
     if (!run.stdout_path.empty()) dup2(open(run.stdout_path.c_str(), O_WRONLY), 1);
+    if (!run.stderr_path.empty()) dup2(open(run.stderr_path.c_str(), O_WRONLY), 2);
+    for (const int descriptor : run.closed) close(descriptor);
     for (const std::string& variable : run.environment) putenv(const_cast<char*>(variable.c_str()));
     if (!run.directory.empty() && chdir(run.directory.c_str()) != 0) _exit(126);
     execv(argv[0], argv.data());

@@ -15,6 +15,9 @@ struct CliRun {
   std::vector<std::string> environment;  // "NAME=value", added to this process's own
   std::filesystem::path directory;       // where it runs; empty: here
   std::string stdout_path;               // standard output goes there instead of into CliResult::out
+  std::string stderr_path;               // the same
+  std::vector<int> unread;               // of 1 and 2: those that are pipes which nobody reads
+  std::vector<int> closed;               // descriptors that it starts without
   int timeout_seconds = 120;
 };
 // vmamba-cli with these arguments (no shell in between).

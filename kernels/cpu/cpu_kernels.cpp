@@ -40,6 +40,16 @@ int usable_threads() {
   return std::max(threads, 1);
 }
 
+// Those of them that OpenMP gives, counted in a region.
+int threads_that_come(int wanted) {
+  const Team team(wanted);
+  int came = 1;
+#pragma omp parallel
+#pragma omp single
+  came = omp_get_num_threads();
+  return came;
+}
+
 std::string processor_name() {
   std::ifstream file("/proc/cpuinfo");
   for (std::string line; std::getline(file, line);) {
@@ -87,8 +97,8 @@ const float* values_or_null(const View& view) {
 
 class CpuKernels final : public Kernels {
  public:
-  explicit CpuKernels(int threads) : Kernels(Device{}), threads_(threads > 0 ? threads : usable_threads()) {
-    omp_set_num_threads(threads_);
+  explicit CpuKernels(int threads)
+      : Kernels(Device{}), threads_(threads_that_come(threads > 0 ? threads : usable_threads())) {
     if (amx_available()) amx_.emplace(threads_, scratch_);
   }
 
@@ -394,10 +404,7 @@ class CpuKernels final : public Kernels {
     View target;
   };
 
-  void begin() {
-    omp_set_num_threads(threads_);  // of this host thread: another object may have set its own
-    scratch_.reset();
-  }
+  void begin() { scratch_.reset(); }
 
   template <class Body>
   void parallel_rows(const View& view, const Body& body) {
@@ -517,6 +524,8 @@ class CpuKernels final : public Kernels {
 
   template <class Body>
   void with_onednn(const Body& body) {
+    const Team team(threads_);
+    onednn_.use_threads(team.size);
     try {
       body();
     } catch (const dnnl::error& error) {
@@ -531,7 +540,7 @@ class CpuKernels final : public Kernels {
     std::vector<float> values;
   };
 
-  int threads_;
+  const int threads_;  // the most that an operation runs on
   Scratch scratch_;
   OneDnn onednn_;
   std::optional<AmxProducts> amx_;  // instead of oneDNN where the processor has it

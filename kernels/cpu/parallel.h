@@ -2,24 +2,62 @@
 #pragma once
 #include <omp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 namespace vmamba {
 
-// Calls body(begin, end) for one contiguous share of [0, count) a thread. Less than `grain` items a thread
-// stay on one thread: waking the others would cost more. What an item computes must not depend on the split.
+// OpenMP's settings of the calling thread, for as long as a loop or oneDNN runs: regions get a team of exactly
+// `size` threads. That is as many of those wanted as OMP_THREAD_LIMIT and OMP_MAX_ACTIVE_LEVELS leave, and one
+// inside a parallel region of the caller. oneDNN's matmul needs it: it shares its work out among
+// omp_get_max_threads() threads, and where fewer come the shares of the others stay undone, without an error.
+// The caller's own settings are back afterwards.
+class Team {
+ public:
+  explicit Team(int wanted)
+      : size(omp_in_parallel() || omp_get_max_active_levels() < 1 ? 1
+                                                                  : std::min(wanted, omp_get_thread_limit())),
+        threads_(omp_get_max_threads()),
+        dynamic_(omp_get_dynamic()) {
+    omp_set_dynamic(0);
+    omp_set_num_threads(size);
+  }
+  ~Team() {
+    omp_set_dynamic(dynamic_);
+    omp_set_num_threads(threads_);
+  }
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  const int size;
+
+ private:
+  const int threads_, dynamic_;
+};
+
+// Calls body(begin, end) or body(begin, end, thread) for one contiguous share of [0, count) a thread; `thread`:
+// its number, below `threads`. (omp_get_thread_num() may be that of a caller's own region.) Less than `grain`
+// items a thread stay on one thread: waking the others would cost more. What an item computes must not depend
+// on the split.
 template <class Body>
 void parallel_ranges(int threads, int64_t count, int64_t grain, const Body& body) {
-  if (threads <= 1 || count < 2 * grain) {
-    if (count > 0) body(int64_t{0}, count);
-    return;
-  }
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int thread = 0; thread < threads; ++thread) {
-    const int64_t begin = count * thread / threads, end = count * (thread + 1) / threads;
-    if (begin < end) body(begin, end);
+  const auto run = [&](int64_t begin, int64_t end, [[maybe_unused]] int thread) {
+    if (begin >= end) return;
+    if constexpr (std::is_invocable_v<const Body&, int64_t, int64_t, int>) {
+      body(begin, end, thread);
+    } else {
+      body(begin, end);
+    }
+  };
+  if (threads <= 1 || count < 2 * grain) return run(0, count, 0);
+  const Team team(threads);
+#pragma omp parallel
+  {
+    const int me = omp_get_thread_num(), all = omp_get_num_threads();
+    run(count * me / all, count * (me + 1) / all, me);
   }
 }
 
@@ -36,17 +74,19 @@ void parallel_claims(int threads, int64_t count, const Body& body) {
     std::atomic<int64_t> next;
     int64_t end;
   };
-  std::vector<Share> shares(static_cast<size_t>(threads));
-  for (int thread = 0; thread < threads; ++thread) {
-    shares[static_cast<size_t>(thread)].next = count * thread / threads;
-    shares[static_cast<size_t>(thread)].end = count * (thread + 1) / threads;
+  const Team team(threads);
+  const int share_count = team.size;
+  std::vector<Share> shares(static_cast<size_t>(share_count));
+  for (int i = 0; i < share_count; ++i) {
+    shares[static_cast<size_t>(i)].next = count * i / share_count;
+    shares[static_cast<size_t>(i)].end = count * (i + 1) / share_count;
   }
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel
   {
     const int me = omp_get_thread_num();
     bool first = true;
-    for (int i = 0; i < threads; ++i) {
-      Share& share = shares[static_cast<size_t>((me + i) % threads)];
+    for (int i = 0; i < share_count; ++i) {  // all shares, whoever came
+      Share& share = shares[static_cast<size_t>((me + i) % share_count)];
       for (int64_t item = 0; (item = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) {
         body(item, me, first);
         first = false;

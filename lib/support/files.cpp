@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cerrno>
 #include <climits>
+#include <cstdio>
 #include <cstring>
 
 #include "kernels/error.h"
@@ -135,6 +136,11 @@ void OutputFile::commit() {
   if (temporary_ != path_) fs::rename(temporary_, path_, error);
   if (error) fail_machine("{}: writing failed: {}", path_.string(), error.message());
   stream_.close();
+}
+
+void print_stderr(std::string_view text) noexcept {
+  std::fwrite(text.data(), 1, text.size(), stderr);
+  std::fflush(stderr);
 }
 
 void write_file(const fs::path& path, std::string_view bytes) {

@@ -37,6 +37,9 @@ class OutputFile {
   void* noted_ = nullptr;  // where remove_unfinished() looks
 };
 
+// Logs, progress and errors. What cannot be written there changes nothing.
+void print_stderr(std::string_view text) noexcept;
+
 // Removes what every OutputFile has written and not committed. For signal handlers: calls nothing but unlink.
 void remove_unfinished() noexcept;
 

@@ -1,11 +1,16 @@
 // The command line itself: version, help, usage errors.
 #include <doctest/doctest.h>
 
+#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "lib/support/files.h"
 #include "tests/testing.h"
 
 using namespace vmamba::testing;
+using vmamba::read_file;
+namespace fs = std::filesystem;
 
 TEST_CASE("--version names the version, the build, CUDA and the libraries") {
   const CliResult result = run_cli({"--version"});
@@ -35,9 +40,69 @@ TEST_CASE("wrong usage is one line and exit code 2") {
   check_error(run_cli({"--log-level", "loud"}), 2, {"--log-level", "loud"});
 }
 
-TEST_CASE("a full disk under standard output is told") {
-  const CliResult result = run_cli({"devices"}, {.stdout_path = "/dev/full"});
-  check_error(result, 3, {"standard output could not be written"});
+TEST_CASE("standard output that is full or closed is told; what goes elsewhere does not need it") {
+  const fs::path model = data("models/ft_v05");
+  const std::string config = model / "config.json", tensors = model / "io.safetensors";
+  const std::vector<std::string> classify{
+      "classify",       "--config", config,     "--weights", model / "weights.safetensors",
+      "--input-tensor", tensors,    "--device", "cpu"};
+  const TemporaryDirectory folder;
+  const std::string large = folder / "large.json";  // more than a buffer of stdio
+  std::ofstream(large) << R"({"notes": ")" << std::string(100'000, 'x') << "\"}";
+  const std::vector<std::vector<std::string>> all{
+      {"devices"}, {"--help"}, {"--version"}, {"info", "--config", config}, {"migrate-config", "-q", large},
+      classify};
+  for (const std::vector<std::string>& arguments : all) {
+    INFO(arguments[0]);
+    check_error(run_cli(arguments, {.stdout_path = "/dev/full"}), 3,
+                {"standard output could not be written"});
+    check_error(run_cli(arguments, {.closed = {1}}), 3, {"standard output could not be written"});
+    check_error(run_cli(arguments, {.closed = {0, 1}}), 3, {"standard output could not be written"});
+    CHECK(run_cli(arguments, {.closed = {1, 2}}).exit_code == 3);
+  }
+  std::vector<std::string> to_file = classify;
+  to_file.insert(to_file.end(), {"-o", folder / "out.txt"});
+  CHECK(run_cli(to_file, {.closed = {1}}).exit_code == 0);
+  to_file.back() = "/dev/stdout";
+  CHECK(run_cli(to_file, {.closed = {1}}).exit_code != 0);
+}
+
+TEST_CASE("logs that cannot be written change no result and no exit code") {
+  const TemporaryDirectory folder;
+  const fs::path model = data("models/ft_v05");
+  const std::vector<std::pair<std::string, CliRun>> kinds{{"open", {}},
+                                                          {"closed", {.closed = {2}}},
+                                                          {"input_closed_too", {.closed = {0, 2}}},
+                                                          {"full", {.stderr_path = "/dev/full"}},
+                                                          {"nobody_reads", {.unread = {2}}}};
+  std::vector<std::string> seen;
+  for (const auto& [kind, how] : kinds) {
+    INFO(kind);
+    const std::string answers = folder / (kind + ".json"), logits = folder / (kind + ".safetensors");
+    const CliResult classified =
+        run_cli({"--log-level", "trace", "classify", "--config", model / "config.json", "--weights",
+                 model / "weights.safetensors", "--input-tensor", model / "io.safetensors", "--device", "cpu",
+                 "--format", "json", "-o", answers, "--save-logits", logits},
+                how);
+    const CliResult migrated = run_cli({"migrate-config", model / "config.json"}, how);
+    const CliResult wrong = run_cli({"classify", "--no-such-option"}, how);
+    CHECK(classified.exit_code == 0);
+    CHECK(migrated.exit_code == 0);
+    CHECK(wrong.exit_code == 2);
+    const std::string all = read_file(answers) + read_file(logits) + migrated.out;
+    CHECK(nlohmann::json::accept(read_file(answers)));
+    seen.push_back(all);
+    CHECK(all == seen[0]);
+  }
+}
+
+TEST_CASE("results that nobody reads end the program, which leaves nothing behind") {
+  const TemporaryDirectory folder;
+  const CliResult result = run_cli(
+      {"classify", data("chelsea.png"), "--save-logits", folder / "logits.safetensors"}, {.unread = {1}});
+  CHECK(result.exit_code == -1);  // by SIGPIPE
+  CHECK(result.err.find("standard output") == std::string::npos);
+  CHECK(fs::is_empty(folder.path()));
 }
 
 TEST_CASE("devices lists the CPU first and says why a device cannot be used") {

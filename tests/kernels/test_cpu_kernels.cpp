@@ -2,6 +2,7 @@
 // threads; extremes of the functions they compute; the same bits from run to run and from one to several
 // threads.
 #include <doctest/doctest.h>
+#include <omp.h>
 
 #include <cmath>
 #include <cstdlib>
@@ -38,8 +39,15 @@ void check_close(const Map& got, const Map& wanted, bool inner_rounding = false)
   vmamba::testing::check_close(got, wanted, allowed);
 }
 
+// Calls `body` on the last thread of a team.
+template <class Body>
+void on_last_of_team(const Body& body) {
+#pragma omp parallel num_threads(4)
+  if (omp_get_thread_num() == 3) body();
+}
+
 // Runs `operation(kernels, y)` on the oracle and on fast kernels of 1, 2 and 3 threads, twice each; `wanted`
-// is a function that makes the result's Map.
+// is a function that makes the result's Map. Then on the same kernels inside a parallel region of the caller.
 template <class MakeResult, class Operation>
 void compare(const MakeResult& make_result, const Operation& operation, bool same_for_all_threads = true,
              bool inner_rounding = false) {
@@ -54,7 +62,13 @@ void compare(const MakeResult& make_result, const Operation& operation, bool sam
     operation(*kernels, second);
     check_close(first, wanted, inner_rounding);
     CHECK(same_bits(first, second));
+    Map nested = make_result();
+    on_last_of_team([&] { operation(*kernels, nested); });
     results.push_back(std::move(first));
+    if (same_for_all_threads)
+      CHECK(same_bits(nested, results[0]));
+    else
+      check_close(nested, wanted, inner_rounding);
   }
   if (same_for_all_threads)
     for (const Map& result : results) CHECK(same_bits(result, results[0]));
@@ -82,6 +96,61 @@ TEST_CASE("the SIMD target that runs is the one that was asked for, and is named
   const std::string target = wanted ? wanted : hwy::TargetName(targets & -targets);
   MESSAGE(description);
   CHECK(description.ends_with(", " + target));
+}
+
+// Every thread of a team has kernels of its own at the same time; and the caller's settings of OpenMP, which differ
+// from thread to thread, are there afterwards.
+TEST_CASE("kernels made and used inside a parallel region; the caller's OpenMP settings stay") {
+  std::mt19937 random(3);
+  const Map x = random_map(random, DType::float32, {1, 14, 14, 96}),
+            w = random_map(random, DType::float32, {384, 96});
+  const auto run = [&] {
+    Map y(DType::float32, {1, 14, 14, 384});
+    const auto kernels = make_cpu_kernels(2);
+    kernels->linear(x, w, {}, Activation::gelu, {}, y);
+    kernels->activate(y, Activation::silu, {}, false, y);
+    return y;
+  };
+  const int threads = omp_get_max_threads(), dynamic = omp_get_dynamic();
+  omp_set_num_threads(5);
+  omp_set_dynamic(1);
+  const Map wanted = run();
+  CHECK(omp_get_max_threads() == 5);
+  CHECK(omp_get_dynamic() == 1);
+  omp_set_dynamic(0);
+  std::vector<Map> results(4);
+  std::vector<int> kept(4);
+#pragma omp parallel num_threads(4)
+  {
+    const int me = omp_get_thread_num();
+    omp_set_num_threads(3 + me);
+    omp_set_dynamic(me % 2);
+    results[static_cast<size_t>(me)] = run();
+    kept[static_cast<size_t>(me)] = omp_get_max_threads() == 3 + me && omp_get_dynamic() == me % 2;
+  }
+  for (size_t i = 0; i < 4; ++i) {
+    CHECK(kept[i]);
+    CHECK(same_bits(results[i], wanted));
+  }
+  omp_set_num_threads(threads);
+  omp_set_dynamic(dynamic);
+}
+
+// OMP_MAX_ACTIVE_LEVELS and what a library may do to it at any time.
+TEST_CASE("kernels that get fewer threads than they were made for") {
+  std::mt19937 random(4);
+  const Map x = random_map(random, DType::float32, {1, 14, 14, 96}),
+            w = random_map(random, DType::float32, {384, 96});
+  const auto kernels = make_cpu_kernels(2);
+  Map wanted(DType::float32, {1, 14, 14, 384}), got = wanted;
+  kernels->linear(x, w, {}, Activation::gelu, {}, wanted);
+  const int levels = omp_get_max_active_levels();
+  omp_set_max_active_levels(0);
+  CHECK(make_cpu_kernels(2)->description().find(" 1 thread,") != std::string::npos);
+  kernels->linear(x, w, {}, Activation::gelu, {}, got);
+  omp_set_max_active_levels(levels);
+  CHECK(same_bits(got, wanted));
+  CHECK(kernels->description().find(" 2 threads,") != std::string::npos);
 }
 
 TEST_CASE("float16 and bfloat16: all patterns widen, and round to nearest even") {
@@ -614,6 +683,9 @@ TEST_CASE("selective_scan_2d: orders × backends × shapes, and each direction w
           kernels->selective_scan_2d(scan);
           check_close(directions, wanted_directions);
           CHECK(same_bits(plain, observed));
+          Map nested = result();
+          on_last_of_team([&] { kernels->selective_scan_2d(data.scan(order, backend, false, nested)); });
+          CHECK(same_bits(nested, plain));
           if (threads == 1) first = std::move(plain);
           CHECK(same_bits(first, observed));
         }

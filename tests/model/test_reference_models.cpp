@@ -3,11 +3,13 @@
 // public PyTorch VMamba in float32; each case's name says what it exercises. Then in every other dtype, on
 // every device that is here.
 #include <doctest/doctest.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "kernels/kernels.h"
+#include "lib/support/files.h"
 #include "tests/testing.h"
 
 using namespace vmamba::testing;
@@ -69,6 +71,43 @@ TEST_CASE("every reference model, every backend, 1 and 2 threads, float32") {
         if (threads == 2) CHECK(run.out == check(model, backend, threads).out);
       }
     }
+}
+
+// Fewer threads than asked for, and what batch systems set.
+TEST_CASE("the same logits to the bit wherever OpenMP gives fewer threads, and the true number is told") {
+  const TemporaryDirectory folder;
+  std::vector<std::vector<std::string>> inputs{
+      {data("chelsea.png"), data("coffee.png")}};  // the shipped model
+  for (const fs::path& model : cases())
+    inputs.push_back({"--config", model / "config.json", "--weights", model / "weights.safetensors",
+                      "--input-tensor", model / "io.safetensors"});
+  const auto logits = [&](std::vector<std::string> arguments, const std::string& variable) {
+    const std::string file = folder / "logits.safetensors";
+    arguments.insert(arguments.begin(),
+                     {"classify", "--device", "cpu", "--save-logits", file, "--threads", "2"});
+    const CliResult run = run_cli(arguments, {.environment = {variable}});
+    REQUIRE_MESSAGE(run.exit_code == 0, run.err);
+    const bool one = variable == "OMP_THREAD_LIMIT=1" || variable == "OMP_MAX_ACTIVE_LEVELS=0";
+    CHECK(run.err.find(one ? ", 1 thread," : ", 2 threads,") != std::string::npos);
+    return vmamba::read_file(file);
+  };
+  for (const std::vector<std::string>& input : inputs) {
+    CAPTURE(input[1]);
+    const std::string wanted = logits(input, "OMP_DYNAMIC=false");
+    for (const std::string variable : {"OMP_THREAD_LIMIT=1", "OMP_DYNAMIC=true", "OMP_MAX_ACTIVE_LEVELS=0"}) {
+      CAPTURE(variable);
+      CHECK(logits(input, variable) == wanted);
+    }
+    cpu_set_t all, first;
+    REQUIRE(sched_getaffinity(0, sizeof all, &all) == 0);
+    CPU_ZERO(&first);
+    for (size_t i = 0; i < CPU_SETSIZE && CPU_COUNT(&first) == 0; ++i)
+      if (CPU_ISSET(i, &all)) CPU_SET(i, &first);
+    REQUIRE(sched_setaffinity(0, sizeof first, &first) == 0);
+    const std::string on_one = logits(input, "OMP_DYNAMIC=true");
+    REQUIRE(sched_setaffinity(0, sizeof all, &all) == 0);
+    CHECK(on_one == wanted);
+  }
 }
 
 // Tighter than the program's own table: these models are small, and few roundings follow each other.

@@ -17,6 +17,8 @@ class OneDnn {
   OneDnn();
   void linear(const LinearShape& shape, const float* x, const WeightSource& w, const float* bias, float* y);
   void conv2d(const ConvShape& shape, const float* x, const WeightSource& w, const float* bias, float* y);
+  // Of the products that follow; the caller sees to it that OpenMP's teams have exactly so many.
+  void use_threads(int threads);
   // Drops what was packed from weights in [begin, begin + bytes).
   void forget(const void* begin, size_t bytes);
 
@@ -34,6 +36,7 @@ class OneDnn {
 
   dnnl::engine engine_;
   dnnl::stream stream_;
+  int threads_ = 0;
   std::map<LinearShape, Operation> linears_;
   std::map<ConvShape, Operation> convs_;
   // By the address of the stored weights; one tensor may be packed for several shapes.

@@ -154,15 +154,15 @@ void scan_mamba(const ScanArgs& args, ScratchMemory& memory, int threads) {
   float* workspaces = memory.floats(threads * workspace);
   float* directions =
       args.directions ? args.directions : memory.floats(args.directions_count() * args.direction_values());
-  const auto own = [&, floats = workspace] { return workspaces + omp_get_thread_num() * floats; };
-  parallel_ranges(threads, chunks, 1, [&](int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(ChunkEnds)(args, records, begin, end, own());
+  const auto own = [&, floats = workspace](int thread) { return workspaces + thread * floats; };
+  parallel_ranges(threads, chunks, 1, [&](int64_t begin, int64_t end, int thread) {
+    HWY_DYNAMIC_DISPATCH(ChunkEnds)(args, records, begin, end, own(thread));
   });
-  parallel_ranges(threads, sequences, 1, [&](int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(ChunkStarts)(args, records, begin, end, own());
+  parallel_ranges(threads, sequences, 1, [&](int64_t begin, int64_t end, int thread) {
+    HWY_DYNAMIC_DISPATCH(ChunkStarts)(args, records, begin, end, own(thread));
   });
-  parallel_ranges(threads, chunks, 1, [&](int64_t begin, int64_t end) {
-    HWY_DYNAMIC_DISPATCH(ChunkOutputs)(args, records, begin, end, own(), directions);
+  parallel_ranges(threads, chunks, 1, [&](int64_t begin, int64_t end, int thread) {
+    HWY_DYNAMIC_DISPATCH(ChunkOutputs)(args, records, begin, end, own(thread), directions);
   });
   merge_directions(args, directions, threads);
 }

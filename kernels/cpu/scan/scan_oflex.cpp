@@ -118,8 +118,8 @@ void scan_oflex(const ScanArgs& args, ScratchMemory& memory, int threads) {
   };
   const int64_t tasks = args.batch * blocks, rounds = (tasks + threads - 1) / threads;
   if (4 * tasks >= 3 * rounds * threads) {  // three quarters of the threads' time is used
-    parallel_ranges(threads, tasks, 1, [&](int64_t begin, int64_t end) {
-      float* own = scratch + omp_get_thread_num() * workspace;
+    parallel_ranges(threads, tasks, 1, [&](int64_t begin, int64_t end, int thread) {
+      float* own = scratch + thread * workspace;
       for_walks(begin, end, [&](int64_t task, int64_t vectors) {
         const auto run = [&](int k, ScanMerge merge) {
           HWY_DYNAMIC_DISPATCH(ScanOneDirection)
@@ -136,11 +136,11 @@ void scan_oflex(const ScanArgs& args, ScratchMemory& memory, int threads) {
   const int directions_count = args.directions_count();
   float* directions =
       args.directions ? args.directions : memory.floats(directions_count * args.direction_values());
-  parallel_ranges(threads, directions_count * tasks, 1, [&](int64_t begin, int64_t end) {
+  parallel_ranges(threads, directions_count * tasks, 1, [&](int64_t begin, int64_t end, int thread) {
     for_walks(begin, end, [&](int64_t task, int64_t vectors) {
       HWY_DYNAMIC_DISPATCH(ScanOneDirection)
       (args, static_cast<int>(task / tasks), task % tasks / blocks, task % blocks * lanes, vectors,
-       ScanMerge::directions_only, scratch + omp_get_thread_num() * workspace, directions);
+       ScanMerge::directions_only, scratch + thread * workspace, directions);
     });
   });
   merge_directions(args, directions, threads);
