@@ -471,6 +471,7 @@ StateDict model_weights(const Config& config, const StateDict& weights) {
   result.metadata = weights.metadata;
   for (const ParameterSpec& spec : parameter_specs(config)) {
     StoredTensor& tensor = matched.tensors.at(spec.name);
+    if (!tensor.unreadable.empty()) fail_input("{}", tensor.unreadable);
     if (tensor.dtype != DType::float32 && tensor.dtype != DType::float16 && tensor.dtype != DType::bfloat16 &&
         tensor.dtype != DType::float64) {
       fail_input("{}: tensor {} is {}: weights are floating-point numbers", weights.where, spec.name,

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
+#include <charconv>
 #include <unordered_map>
 
 #include "kernels/error.h"
@@ -13,8 +13,11 @@ namespace {
 
 using Kind = PickleNode::Kind;
 
-// A checkpoint of 10,000 tensors with its optimizer makes under a million values.
+// A checkpoint of 10,000 tensors with its optimizer makes under a million values. What a pickle makes in all is
+// bounded by its own bytes as well: an operation makes one value and puts it into one other.
 constexpr size_t max_nodes = 2'000'000;
+constexpr size_t max_values_per_byte = 4;
+constexpr size_t max_rank = 8;
 constexpr size_t max_depth = 1000;  // of open marks
 
 // clang-format off
@@ -28,74 +31,48 @@ enum Op : uint8_t {
   ADDITEMS = 0x90, FROZENSET = 0x91, GLOBAL = 'c', STACK_GLOBAL = 0x93, REDUCE = 'R', NEWOBJ = 0x81,
   NEWOBJ_EX = 0x92, BUILD = 'b', BINPERSID = 'Q', BINPUT = 'q', LONG_BINPUT = 'r', MEMOIZE = 0x94, BINGET = 'h',
   LONG_BINGET = 'j',
+  // Protocol 1, in lines of text.
+  INT = 'I', LONG = 'L', FLOAT = 'F', STRING = 'S', UNICODE = 'V', PUT = 'p', GET = 'g', PERSID = 'P', INST = 'i',
+  OBJ = 'o',
 };
 // clang-format on
 
-// What calling a global would mean. harmless: an object that a state dict has no use for.
-enum class Role : uint8_t { storage, rebuild_tensor, rebuild_parameter, ordered_dict, harmless };
+// What calling a global means; everything that is not listed makes an object that is stepped over.
+enum class Role : uint8_t { object, tensor, tensor_v3, parameter, from_type, ordered_dict };
 struct GlobalRow {
-  std::string_view name;
-  Role role = Role::harmless;
-  DType dtype = DType::float32;
+  std::string_view module, name;
+  Role role;
 };
 constexpr std::array globals{
-    GlobalRow{"torch.FloatStorage", Role::storage, DType::float32},
-    GlobalRow{"torch.HalfStorage", Role::storage, DType::float16},
-    GlobalRow{"torch.BFloat16Storage", Role::storage, DType::bfloat16},
-    GlobalRow{"torch.DoubleStorage", Role::storage, DType::float64},
-    GlobalRow{"torch.LongStorage", Role::storage, DType::int64},
-    GlobalRow{"torch.IntStorage", Role::storage, DType::int32},
-    GlobalRow{"torch.ShortStorage", Role::storage, DType::int16},
-    GlobalRow{"torch.CharStorage", Role::storage, DType::int8},
-    GlobalRow{"torch.ByteStorage", Role::storage, DType::uint8},
-    GlobalRow{"torch.BoolStorage", Role::storage, DType::boolean},
-    GlobalRow{"torch._utils._rebuild_tensor", Role::rebuild_tensor},
-    GlobalRow{"torch._utils._rebuild_tensor_v2", Role::rebuild_tensor},
-    GlobalRow{"torch._utils._rebuild_parameter", Role::rebuild_parameter},
-    GlobalRow{"torch._utils._rebuild_parameter_with_state", Role::rebuild_parameter},
-    GlobalRow{"collections.OrderedDict", Role::ordered_dict},
-    // Beside the weights. Python 2's names of the same stand in files of its time.
-    GlobalRow{"yacs.config.CfgNode"},
-    GlobalRow{"argparse.Namespace"},
-    GlobalRow{"types.SimpleNamespace"},
-    GlobalRow{"easydict.EasyDict"},
-    GlobalRow{"collections.defaultdict"},
-    GlobalRow{"collections.Counter"},
-    GlobalRow{"collections.deque"},
-    GlobalRow{"datetime.datetime"},
-    GlobalRow{"datetime.timedelta"},
-    GlobalRow{"pathlib.PosixPath"},
-    GlobalRow{"pathlib.PurePosixPath"},
-    GlobalRow{"pathlib.WindowsPath"},
-    GlobalRow{"numpy.dtype"},
-    GlobalRow{"numpy.ndarray"},
-    GlobalRow{"numpy.core.multiarray.scalar"},
-    GlobalRow{"numpy.core.multiarray._reconstruct"},
-    GlobalRow{"numpy._core.multiarray.scalar"},
-    GlobalRow{"numpy._core.multiarray._reconstruct"},
-    GlobalRow{"_codecs.encode"},
-    GlobalRow{"builtins.set"},
-    GlobalRow{"builtins.frozenset"},
-    GlobalRow{"builtins.bytearray"},
-    GlobalRow{"builtins.complex"},
-    GlobalRow{"builtins.int"},
-    GlobalRow{"builtins.float"},
-    GlobalRow{"builtins.bool"},
-    GlobalRow{"builtins.str"},
-    GlobalRow{"builtins.list"},
-    GlobalRow{"builtins.dict"},
-    GlobalRow{"__builtin__.set"},
-    GlobalRow{"__builtin__.frozenset"},
-    GlobalRow{"__builtin__.bytearray"},
-    GlobalRow{"torch.Size"},
-    GlobalRow{"torch.device"},
-    GlobalRow{"torch.torch_version.TorchVersion"},
-    GlobalRow{"torch.float16"},
-    GlobalRow{"torch.bfloat16"},
-    GlobalRow{"torch.float32"},
-    GlobalRow{"torch.float64"},
-    GlobalRow{"torch.int64"},
+    GlobalRow{"torch._utils", "_rebuild_tensor", Role::tensor},
+    GlobalRow{"torch._utils", "_rebuild_tensor_v2", Role::tensor},
+    GlobalRow{"torch._utils", "_rebuild_tensor_v3", Role::tensor_v3},
+    GlobalRow{"torch._utils", "_rebuild_parameter", Role::parameter},
+    GlobalRow{"torch._utils", "_rebuild_parameter_with_state", Role::parameter},
+    GlobalRow{"torch._tensor", "_rebuild_from_type", Role::from_type},
+    GlobalRow{"torch._tensor", "_rebuild_from_type_v2", Role::from_type},
+    GlobalRow{"collections", "OrderedDict", Role::ordered_dict},
 };
+
+struct StorageRow {
+  std::string_view name;
+  DType dtype;
+};
+constexpr std::array storages{
+    StorageRow{"FloatStorage", DType::float32},     StorageRow{"HalfStorage", DType::float16},
+    StorageRow{"BFloat16Storage", DType::bfloat16}, StorageRow{"DoubleStorage", DType::float64},
+    StorageRow{"LongStorage", DType::int64},        StorageRow{"IntStorage", DType::int32},
+    StorageRow{"ShortStorage", DType::int16},       StorageRow{"CharStorage", DType::int8},
+    StorageRow{"ByteStorage", DType::uint8},        StorageRow{"BoolStorage", DType::boolean},
+};
+constexpr std::array dtypes{DType::float32, DType::float16, DType::bfloat16, DType::float64, DType::int64,
+                            DType::int32,   DType::int16,   DType::int8,     DType::uint8,   DType::boolean};
+
+// Modules, and functions of Python's own, that no checkpoint has a reason to call.
+constexpr std::array<std::string_view, 10> suspect_modules{"os",     "posix",  "nt",    "subprocess", "sys",
+                                                           "shutil", "socket", "runpy", "importlib",  "pty"};
+constexpr std::array<std::string_view, 6> suspect_builtins{"eval",       "exec", "compile",
+                                                           "__import__", "open", "breakpoint"};
 
 class Interpreter {
  public:
@@ -110,6 +87,7 @@ class Interpreter {
     }
     if (stack_.size() != 1 || !marks_.empty()) fail("the pickle ends with {} values", stack_.size());
     tree_.root = stack_.back();
+    tree_.end = next_;
     return std::move(tree_);
   }
 
@@ -146,12 +124,20 @@ class Interpreter {
   // --- The stack.
 
   PickleNode& node(uint32_t index) { return tree_.nodes[index]; }
-  void push(PickleNode value) {
+  void charge(size_t values) {
+    values_ += values;
+    if (values_ > max_values_per_byte * bytes_.size() + 1000) {
+      fail("more values than {} bytes have a reason to make", bytes_.size());
+    }
+  }
+  uint32_t make(PickleNode value) {
     if (tree_.nodes.size() >= max_nodes)
       fail("more than {} values: no checkpoint of a classifier", max_nodes);
+    charge(1 + value.items.size());
     tree_.nodes.push_back(std::move(value));
-    push_again(static_cast<uint32_t>(tree_.nodes.size() - 1));
+    return static_cast<uint32_t>(tree_.nodes.size() - 1);
   }
+  void push(PickleNode value) { push_again(make(std::move(value))); }
   void push_again(uint32_t index) {
     if (stack_.size() >= max_nodes) fail("more than {} values: no checkpoint of a classifier", max_nodes);
     stack_.push_back(index);
@@ -187,8 +173,8 @@ class Interpreter {
   void step(uint8_t op) {
     switch (op) {
       case PROTO:
-        if (const uint8_t protocol = take_byte(); protocol < 2 || protocol > 5) {
-          fail("protocol {}; known are 2 to 5", protocol);
+        if (const uint8_t protocol = take_byte(); protocol > 5) {
+          fail("protocol {}; known are 0 to 5", protocol);
         }
         return;
       case FRAME:
@@ -328,16 +314,33 @@ class Interpreter {
         get(static_cast<uint32_t>(take_unsigned(4)));
         return;
 
+      case INT: {  // protocol 1 has its truth values so
+        const std::string_view line = take_line();
+        if (line == "00" || line == "01") return push({.kind = Kind::boolean, .integer = line == "01"});
+        return push_decimal(line);
+      }
+      case LONG:
+        return push_decimal(take_line());
+      case FLOAT:
+        take_line();
+        return push({.kind = Kind::real});
+      case STRING:
+      case UNICODE:
+        return push_text(Kind::text, take_line());
+      case PUT:
+        return put(slot(take_line()));
+      case GET:
+        return get(slot(take_line()));
+
       case GLOBAL: {
         const std::string_view module = take_line();
-        push_global(module, take_line());
-        return;
+        return push_again(make_global(module, take_line()));
       }
       case STACK_GLOBAL: {
         const uint32_t name = pop(), module = pop();
         if (node(module).kind != Kind::text || node(name).kind != Kind::text)
           fail("a global that has no name");
-        push_global(node(module).text, node(name).text);
+        push({.kind = Kind::global, .items = {module, name}});
         return;
       }
       case REDUCE: {
@@ -353,16 +356,28 @@ class Interpreter {
         call(type, arguments);
         return;
       }
-      case BUILD: {  // attributes: of no use here
-        pop();
-        if (top().kind != Kind::object && top().kind != Kind::dict && top().kind != Kind::tensor) {
-          fail("attributes are given to what has none");
-        }
+      case INST: {
+        const std::string_view module = take_line();
+        const uint32_t type = make_global(module, take_line());
+        pop_to_mark();
+        return push_object(type);
+      }
+      case OBJ: {
+        const std::vector<uint32_t> items = pop_to_mark();
+        if (items.empty()) fail("an object without a class");
+        return push_object(items[0]);
+      }
+      case BUILD: {
+        const uint32_t state = pop();
+        if (top().kind == Kind::object) top().state = state;
         return;
       }
       case BINPERSID:
         push_storage(pop());
         return;
+      case PERSID:
+        take_line();
+        return push({.kind = Kind::object});
       default:
         fail("the operation 0x{:02x}, which torch.save does not write", op);
     }
@@ -383,12 +398,28 @@ class Interpreter {
     if (items.size() % 2 != 0) fail("a key without a value");
     return items;
   }
-  // To the container on the stack. Objects that are stepped over swallow what they are given.
+  void push_decimal(std::string_view line) {
+    if (line.ends_with('L')) line.remove_suffix(1);
+    int64_t value = 0;
+    const auto [end, error] = std::from_chars(line.data(), line.data() + line.size(), value);
+    if (error == std::errc::result_out_of_range) return push({.kind = Kind::object});
+    if (error != std::errc() || end != line.data() + line.size()) fail("{} is no integer", in_quotes(line));
+    push_integer(value);
+  }
+  uint32_t slot(std::string_view line) {
+    uint32_t value = 0;
+    const auto [end, error] = std::from_chars(line.data(), line.data() + line.size(), value);
+    if (error != std::errc() || end != line.data() + line.size())
+      fail("{} is no place in the memo", in_quotes(line));
+    return value;
+  }
+  // To the container on the stack. An object keeps what it is given by key: it may be a kind of dict.
   void add_items(Kind kind, const std::vector<uint32_t>& items) {
     PickleNode& container = top();
-    if (container.kind == Kind::object) return;
-    if (container.kind != kind)
+    if (container.kind == Kind::object && kind != Kind::dict) return;
+    if (container.kind != kind && container.kind != Kind::object)
       fail("items are added to what is no {}", kind == Kind::dict ? "dict" : "list or set");
+    charge(items.size());
     container.items.insert(container.items.end(), items.begin(), items.end());
   }
 
@@ -403,80 +434,126 @@ class Interpreter {
     push_again(place->second);
   }
 
-  void push_global(std::string_view module, std::string_view name) {
-    const std::string full = fmt::format("{}.{}", module, name);
-    const auto row = std::ranges::find(globals, std::string_view(full), &GlobalRow::name);
-    if (row == globals.end()) {
-      fail(
-          "refers to {}, which is no part of a state dict. Nothing was executed; save model.state_dict() "
-          "alone",
-          printable(full));
+  uint32_t make_global(std::string_view module, std::string_view name) {
+    const uint32_t module_text = make({.kind = Kind::text, .text = module});
+    const uint32_t name_text = make({.kind = Kind::text, .text = name});
+    return make({.kind = Kind::global, .items = {module_text, name_text}});
+  }
+  std::string_view module_of(const PickleNode& global) { return node(global.items[0]).text; }
+  std::string_view name_of(const PickleNode& global) { return node(global.items[1]).text; }
+  Role role_of(uint32_t callable) {
+    const PickleNode& global = node(callable);
+    if (global.kind != Kind::global) return Role::object;
+    for (const GlobalRow& row : globals) {
+      if (row.name == name_of(global) && row.module == module_of(global)) return row.role;
     }
-    push({.kind = Kind::global, .dtype = row->dtype, .integer = row - globals.begin(), .text = row->name});
+    return Role::object;
+  }
+  void note_suspect(const PickleNode& global) {
+    const std::string_view module = module_of(global), name = name_of(global);
+    const bool builtin = module == "builtins" || module == "__builtin__";
+    if (tree_.suspect.empty() && (builtin ? std::ranges::count(suspect_builtins, name)
+                                          : std::ranges::count(suspect_modules, module)) > 0) {
+      tree_.suspect = printable(fmt::format("{}.{}", module, name));
+    }
   }
 
-  // callable(*arguments), as far as it makes tensors and dicts.
+  void push_object(uint32_t type) {
+    if (node(type).kind == Kind::global) note_suspect(node(type));
+    push({.kind = Kind::object, .integer = type});
+  }
+  void push_unreadable(std::string_view why) { push({.kind = Kind::tensor, .text = why}); }
+
+  // callable(*arguments), as far as it makes tensors and dicts; nothing is called.
   void call(uint32_t callable, uint32_t arguments) {
-    if (node(callable).kind != Kind::global) fail("calls what is no known class or function");
-    if (node(arguments).kind != Kind::tuple)
-      fail("calls {} without a tuple of arguments", node(callable).text);
-    const GlobalRow& row = globals[static_cast<size_t>(node(callable).integer)];
     const std::vector<uint32_t>& items = node(arguments).items;
-    switch (row.role) {
-      case Role::storage:
-        fail("calls {}", row.name);
-      case Role::rebuild_tensor:
-        push_tensor(items);
-        return;
-      case Role::rebuild_parameter:
-        if (items.empty() || node(items[0]).kind != Kind::tensor) fail("a parameter without a tensor");
-        push_again(items[0]);
-        return;
-      case Role::ordered_dict:
-        push_ordered_dict(items);
-        return;
-      case Role::harmless:
-        push({.kind = Kind::object});
-        return;
+    Role role = node(arguments).kind == Kind::tuple ? role_of(callable) : Role::object;
+    if (role == Role::from_type) {  // (function, class, its arguments, …): a tensor with attributes
+      const bool known = items.size() >= 3 && node(items[2]).kind == Kind::tuple;
+      role = known ? role_of(items[0]) : Role::object;
+      if (role == Role::tensor || role == Role::tensor_v3) return push_tensor(node(items[2]).items, role);
+      return push_unreadable("a tensor of its own class");
     }
+    switch (role) {
+      case Role::tensor:
+      case Role::tensor_v3:
+        return push_tensor(items, role);
+      case Role::parameter:
+        if (items.empty() || node(items[0]).kind != Kind::tensor)
+          return push_unreadable("a parameter without a tensor");
+        return push_again(items[0]);
+      case Role::ordered_dict:
+        return push_ordered_dict(items);
+      case Role::from_type:
+      case Role::object:
+        break;
+    }
+    const PickleNode& global = node(callable);
+    if (global.kind == Kind::global && module_of(global) == "torch._utils" &&
+        name_of(global).starts_with("_rebuild_")) {
+      return push_unreadable(name_of(global));
+    }
+    push_object(callable);
   }
 
   void push_ordered_dict(const std::vector<uint32_t>& arguments) {
-    std::vector<uint32_t> items;
-    if (!arguments.empty()) {  // Python 2: a list of [key, value]
-      if (arguments.size() != 1 || node(arguments[0]).kind != Kind::list)
-        fail("an OrderedDict of unknown arguments");
-      for (const uint32_t pair : node(arguments[0]).items) {
+    PickleNode dict{.kind = Kind::dict};
+    if (!arguments.empty() && node(arguments[0]).kind == Kind::list) {  // Python 2: a list of [key, value]
+      const std::vector<uint32_t>& pairs_given = node(arguments[0]).items;
+      charge(2 * pairs_given.size());  // the list may be given to many
+      for (const uint32_t pair : pairs_given) {
         const std::vector<uint32_t>& both = node(pair).items;
         if (both.size() != 2) fail("an OrderedDict's item that is no pair");
-        items.insert(items.end(), both.begin(), both.end());
+        dict.items.insert(dict.items.end(), both.begin(), both.end());
       }
     }
-    push_items(Kind::dict, std::move(items));
+    push(std::move(dict));
   }
 
-  int64_t integer(uint32_t index) {
-    if (node(index).kind != Kind::integer) fail("a tensor's size is no integer");
-    return node(index).integer;
-  }
-  std::vector<int64_t> integers(uint32_t index) {
-    if (node(index).kind != Kind::tuple) fail("a tensor's shape is no tuple");
-    std::vector<int64_t> values;
-    for (const uint32_t item : node(index).items) values.push_back(integer(item));
-    return values;
+  bool is_true(uint32_t index) { return node(index).kind == Kind::boolean && node(index).integer != 0; }
+  bool holds_integers(uint32_t index) {
+    return node(index).kind == Kind::tuple && std::ranges::all_of(node(index).items, [&](uint32_t item) {
+             return node(item).kind == Kind::integer;
+           });
   }
 
-  // (storage, offset, size, stride, requires_grad, hooks, …)
-  void push_tensor(const std::vector<uint32_t>& arguments) {
-    constexpr size_t max_rank = 64;
-    if (arguments.size() < 4 || node(arguments[0]).kind != Kind::storage) fail("a tensor without a storage");
-    PickleNode tensor{.kind = Kind::tensor, .dtype = node(arguments[0]).dtype, .items = {arguments[0]}};
-    tensor.integer = integer(arguments[1]);
-    tensor.dims = integers(arguments[2]);
-    tensor.strides = integers(arguments[3]);
-    if (tensor.dims.size() != tensor.strides.size() || tensor.dims.size() > max_rank) {
-      fail("a tensor of {} dimensions with {} strides", tensor.dims.size(), tensor.strides.size());
+  // (storage, offset, sizes, strides, requires_grad, hooks[, dtype of v3][, {"neg": …, "conj": …}])
+  void push_tensor(const std::vector<uint32_t>& arguments, Role role) {
+    if (arguments.size() < 4 || node(arguments[0]).kind != Kind::storage)
+      return push_unreadable("a tensor without a storage");
+    const PickleNode& storage = node(arguments[0]);
+    PickleNode tensor{.kind = Kind::tensor, .dtype = storage.dtype, .text = storage.text};
+    size_t options = 6;
+    if (role == Role::tensor_v3) {
+      if (arguments.size() < 7 || node(arguments[6]).kind != Kind::global)
+        return push_unreadable("a tensor without a dtype");
+      const std::string_view name = name_of(node(arguments[6]));
+      const auto* dtype = std::ranges::find(dtypes, name, [](DType known) { return to_string(known); });
+      if (dtype == dtypes.end()) {
+        tensor.text = name;
+      } else {
+        tensor.dtype = *dtype;
+      }
+      options = 7;
+    } else if (storage.untyped) {
+      return push_unreadable("a tensor without a dtype");
     }
+    const size_t rank = node(arguments[2]).items.size();
+    if (node(arguments[1]).kind != Kind::integer || rank != node(arguments[3]).items.size() ||
+        rank > max_rank || !holds_integers(arguments[2]) || !holds_integers(arguments[3])) {
+      return push_unreadable("sizes and strides that are not those of at most 8 dimensions");
+    }
+    if (options < arguments.size() && node(arguments[options]).kind == Kind::dict) {
+      const std::vector<uint32_t>& pairs_given = node(arguments[options]).items;
+      charge(pairs_given.size());  // the dict may be given to many
+      for (size_t i = 0; i + 1 < pairs_given.size(); i += 2) {
+        const std::string_view key = node(pairs_given[i]).text;
+        if (key == "neg") tensor.negated = is_true(pairs_given[i + 1]);
+        if (key == "conj" && is_true(pairs_given[i + 1])) tensor.text = "complex conjugates";
+      }
+    }
+    tensor.integer = node(arguments[1]).integer;
+    tensor.items = {arguments[0], arguments[2], arguments[3]};
     push(std::move(tensor));
   }
 
@@ -484,19 +561,26 @@ class Interpreter {
   void push_storage(uint32_t id) {
     const std::vector<uint32_t>& items = node(id).items;
     if (node(id).kind != Kind::tuple || items.size() < 5 || node(items[0]).text != "storage" ||
-        node(items[1]).kind != Kind::global || node(items[2]).kind != Kind::text) {
-      fail("a reference to something outside that is no storage");
+        node(items[1]).kind != Kind::global || node(items[2]).kind != Kind::text ||
+        node(items[4]).kind != Kind::integer || node(items[4]).integer < 0) {
+      return push({.kind = Kind::object});
     }
-    const GlobalRow& type = globals[static_cast<size_t>(node(items[1]).integer)];
-    if (type.role != Role::storage) fail("a storage of type {}", type.name);
-    const int64_t elements = integer(items[4]);
-    if (elements < 0) fail("a storage of {} elements", elements);
-    push({.kind = Kind::storage, .dtype = type.dtype, .integer = elements, .text = node(items[2]).text});
+    PickleNode storage{.kind = Kind::storage, .integer = node(items[4]).integer, .items = {items[2]}};
+    const std::string_view type = name_of(node(items[1]));
+    const auto* row = std::ranges::find(storages, type, &StorageRow::name);
+    if (type == "UntypedStorage") {
+      storage.untyped = true;
+    } else if (row == storages.end()) {
+      storage.text = type;
+    } else {
+      storage.dtype = row->dtype;
+    }
+    push(std::move(storage));
   }
 
   std::string_view bytes_;
   const std::string& where_;
-  size_t at_ = 0, next_ = 0;
+  size_t at_ = 0, next_ = 0, values_ = 0;
   PickleTree tree_;
   std::vector<uint32_t> stack_;
   std::vector<size_t> marks_;

@@ -1,5 +1,7 @@
 // torch.save's files: a zip archive NAME/data.pkl (a pickle of dicts of tensors), NAME/data/KEY (one storage
-// each, not compressed), NAME/byteorder. Only the storages of the chosen state dict are read.
+// each, not compressed), NAME/byteorder. Before PyTorch 1.6: five pickles (a number, a version, the machine, the
+// dicts, a list of keys), then for each key the number of its elements in 8 bytes and the elements. Only the
+// storages of the chosen state dict are read.
 #include <spdlog/spdlog.h>
 #include <zip.h>
 
@@ -9,9 +11,11 @@
 #include <fstream>
 #include <map>
 #include <memory>
+#include <optional>
 #include <unordered_map>
 
 #include "kernels/error.h"
+#include "lib/support/files.h"
 #include "lib/support/text.h"
 #include "lib/tensors/pickle.h"
 #include "lib/tensors/state_dict.h"
@@ -24,7 +28,6 @@ using Kind = PickleNode::Kind;
 using Buffer = std::vector<char>;
 
 constexpr uint64_t max_pickle_bytes = 64 << 20;
-constexpr std::array<std::string_view, 3> usual_keys{"model_ema", "model", "state_dict"};
 
 // The archive's entries. torch.save compresses nothing, so that a compressed entry is refused: no entry can
 // be larger than the file, and all that are read together are no larger either.
@@ -49,7 +52,7 @@ class Archive {
   std::shared_ptr<const Buffer> read(const std::string& name) {
     zip_stat_t status;
     if (zip_stat(zip_.get(), (prefix_ + name).c_str(), ZIP_FL_ENC_RAW, &status) != 0) return nullptr;
-    constexpr zip_uint64_t wanted = ZIP_STAT_INDEX | ZIP_STAT_SIZE | ZIP_STAT_COMP_METHOD;
+    constexpr zip_uint64_t wanted = ZIP_STAT_INDEX | ZIP_STAT_SIZE | ZIP_STAT_COMP_METHOD | ZIP_STAT_CRC;
     if ((status.valid & wanted) != wanted)
       fail_input("{}: entry {} of the archive is damaged", where_, label(name));
     if (status.comp_method != ZIP_CM_STORE) {
@@ -71,8 +74,9 @@ class Archive {
       if (count <= 0) fail_input("{}: entry {}: {}", where_, label(name), zip_file_strerror(file.get()));
       got += static_cast<size_t>(count);
     }
-    char more = 0;  // reading to the end is what checks the sum
-    if (zip_fread(file.get(), &more, 1) != 0) {
+    // Reading to the end is what checks the sum; PyTorch can be told to leave the sums out.
+    char more = 0;
+    if (status.crc != 0 && zip_fread(file.get(), &more, 1) != 0) {
       fail_input("{}: entry {}: {}", where_, label(name), zip_file_strerror(file.get()));
     }
     return bytes;
@@ -106,17 +110,22 @@ class Archive {
   uint64_t left_ = 0;
 };
 
+struct Strides {
+  std::vector<int64_t> dims, strides;
+  int64_t offset = 0;  // all in elements
+};
+
 // Where the tensor's elements lie in its storage, checked: offset, the last element, and how many there are.
 struct Extent {
   int64_t elements = 1, last = 0;
   bool contiguous = true;
 };
 
-Extent extent_of(const PickleNode& tensor, int64_t storage_elements, const std::string& where,
+Extent extent_of(const Strides& tensor, int64_t storage_elements, const std::string& where,
                  const std::string& name) {
   const auto refuse = [&](std::string_view why) {
     fail_input("{}: tensor {} of shape {}, strides {}, offset {}: {}", where, name, shape_string(tensor.dims),
-               shape_string(tensor.strides), tensor.integer, why);
+               shape_string(tensor.strides), tensor.offset, why);
   };
   Extent extent;
   int64_t dense_stride = 1;
@@ -134,7 +143,7 @@ Extent extent_of(const PickleNode& tensor, int64_t storage_elements, const std::
       refuse("reaches beyond its storage");
     }
   }
-  if (tensor.integer < 0 || __builtin_add_overflow(extent.last, tensor.integer, &extent.last)) {
+  if (tensor.offset < 0 || __builtin_add_overflow(extent.last, tensor.offset, &extent.last)) {
     refuse("reaches beyond its storage");
   }
   if (extent.elements > 0 && extent.last >= storage_elements) {
@@ -144,9 +153,9 @@ Extent extent_of(const PickleNode& tensor, int64_t storage_elements, const std::
 }
 
 // The elements of a strided view, in order.
-void gather(const PickleNode& tensor, const char* storage, size_t width, Buffer& out) {
+void gather(const Strides& tensor, const char* storage, size_t width, Buffer& out) {
   std::vector<int64_t> index(tensor.dims.size(), 0);
-  int64_t at = tensor.integer;
+  int64_t at = tensor.offset;
   for (size_t done = 0; done < out.size(); done += width) {
     std::memcpy(out.data() + done, storage + static_cast<size_t>(at) * width, width);
     for (size_t i = tensor.dims.size(); i-- > 0;) {
@@ -159,24 +168,53 @@ void gather(const PickleNode& tensor, const char* storage, size_t width, Buffer&
   }
 }
 
+// In place; PyTorch's lazy negation of integers wraps around.
+void negate(Buffer& bytes, DType dtype) {
+  const size_t width = size_of(dtype);
+  const bool floating = dtype == DType::float64 || dtype == DType::float32 || dtype == DType::float16 ||
+                        dtype == DType::bfloat16;
+  for (size_t i = 0; i + width <= bytes.size(); i += width) {
+    if (floating) {
+      bytes[i + width - 1] = static_cast<char>(bytes[i + width - 1] ^ 0x80);
+    } else if (dtype != DType::boolean) {
+      int64_t value = 0;
+      std::memcpy(&value, bytes.data() + i, width);
+      value = static_cast<int64_t>(-static_cast<uint64_t>(value));
+      std::memcpy(bytes.data() + i, &value, width);
+    }
+  }
+}
+
+constexpr std::string_view legacy_number = "\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
+
 class Loader {
  public:
-  Loader(const fs::path& path) : where_(path.string()), archive_(path) {
-    const auto order = archive_.read("byteorder");
-    if (order) {
-      const std::string_view text(order->data(), order->size());
-      if (text != "little" && text != "big") fail_input("{}: the byte order {}", where_, in_quotes(text));
-      big_endian_ = text == "big";
+  explicit Loader(const fs::path& path) : where_(path.string()) {
+    std::array<char, 512> head{};
+    std::ifstream file(path, std::ios::binary);
+    file.read(head.data(), head.size());
+    const std::string_view bytes(head.data(), static_cast<size_t>(file.gcount()));
+    if (bytes.starts_with('\x80') && bytes.size() > 1 && bytes.substr(2).starts_with(legacy_number)) {
+      open_legacy(path);
+      return;
     }
-    pickle_ = archive_.read("data.pkl");
-    if (!pickle_) fail_input("{}: the archive's data.pkl is damaged", where_);
-    if (pickle_->size() > max_pickle_bytes) {
-      fail_input("{}: a data.pkl of {} bytes: no checkpoint of a classifier", where_, pickle_->size());
+    if (bytes.starts_with('\x80')) fail_input("{}: a bare pickle, not a file of torch.save", where_);
+    if (bytes.size() == head.size() && bytes.substr(257, 5) == "ustar") {
+      fail_input(
+          "{0}: written in PyTorch's format of 2016; rewrite it: python3 -c \"import torch; "
+          "torch.save(torch.load('{0}', map_location='cpu', weights_only=True), 'new.pth')\"",
+          where_);
     }
-    tree_ = read_pickle({pickle_->data(), pickle_->size()}, where_);
+    open_archive(path);
   }
 
   StateDict load(const std::string& key) {
+    if (!tree_.suspect.empty()) {
+      spdlog::warn(
+          "{}: asks for {} to be called, which no checkpoint needs. Nothing of it was executed here; "
+          "PyTorch would",
+          where_, tree_.suspect);
+    }
     const PickleNode& dict = choose(key);
     StateDict result;
     result.where = where_;
@@ -191,7 +229,12 @@ class Loader {
         fail_input("{}: {} is no tensor's name", where_, in_quotes(name.text));
       }
       const auto [place, inserted] = places.emplace(name.text, result.tensors.size());
-      StoredTensor tensor = tensor_of(value, std::string(name.text));
+      StoredTensor tensor;
+      try {
+        tensor = tensor_of(value, std::string(name.text));
+      } catch (const InputError& error) {  // it matters if the model has such a tensor
+        tensor.unreadable = error.what();
+      }
       if (inserted) {
         result.tensors.emplace_back(name.text, std::move(tensor));
       } else {
@@ -202,6 +245,69 @@ class Loader {
   }
 
  private:
+  void open_archive(const fs::path& path) {
+    archive_.emplace(path);
+    const auto order = archive_->read("byteorder");
+    if (order) {
+      const std::string_view text(order->data(), order->size());
+      if (text != "little" && text != "big") fail_input("{}: the byte order {}", where_, in_quotes(text));
+      big_endian_ = text == "big";
+    }
+    pickle_ = archive_->read("data.pkl");
+    if (!pickle_) fail_input("{}: the archive's data.pkl is damaged", where_);
+    if (pickle_->size() > max_pickle_bytes) {
+      fail_input("{}: a data.pkl of {} bytes: no checkpoint of a classifier", where_, pickle_->size());
+    }
+    tree_ = read_pickle({pickle_->data(), pickle_->size()}, where_);
+  }
+
+  void open_legacy(const fs::path& path) {
+    const std::string file = read_file(path);
+    pickle_ = std::make_shared<const Buffer>(file.begin(), file.end());
+    size_t at = 0;
+    const auto next = [&] {
+      const std::string_view rest = std::string_view(pickle_->data(), pickle_->size()).substr(at);
+      PickleTree tree = read_pickle(rest.substr(0, max_pickle_bytes), where_);
+      at += tree.end;
+      return tree;
+    };
+    next();  // the number
+    next();  // the version
+    const PickleTree machine = next();
+    const std::vector<uint32_t>& facts = machine.nodes[machine.root].items;
+    for (size_t i = 0; i + 1 < facts.size(); i += 2) {
+      if (machine.nodes[facts[i]].text == "little_endian") {
+        big_endian_ = machine.nodes[facts[i + 1]].integer == 0;
+      }
+    }
+    tree_ = next();
+    std::unordered_map<std::string_view, uint64_t> widths;
+    for (const PickleNode& node : tree_.nodes) {
+      if (node.kind == Kind::storage && node.text.empty()) {
+        widths.emplace(tree_.nodes[node.items[0]].text, node.untyped ? 1 : size_of(node.dtype));
+      }
+    }
+    const PickleTree keys = next();
+    for (const uint32_t item : keys.nodes[keys.root].items) {
+      const std::string_view key = keys.nodes[item].text;
+      uint64_t elements = 0;
+      const auto width = widths.find(key);
+      if (width == widths.end()) break;  // where the rest begins can't be told
+      if (pickle_->size() - at < 8) fail_input("{}: cut off before storage {}", where_, printable(key));
+      for (size_t i = 8; i-- > 0;) {
+        elements = elements << 8 | static_cast<uint8_t>((*pickle_)[at + (big_endian_ ? 7 - i : i)]);
+      }
+      at += 8;
+      if (elements > (pickle_->size() - at) / width->second) {
+        fail_input("{}: cut off: storage {} of {} elements, {} bytes left", where_, printable(key), elements,
+                   pickle_->size() - at);
+      }
+      const uint64_t bytes = elements * width->second;
+      legacy_.emplace(key, std::string_view(pickle_->data() + at, bytes));
+      at += bytes;
+    }
+  }
+
   bool holds_tensors(const PickleNode& node) const {
     if (node.kind != Kind::dict) return false;
     for (size_t i = 0; i + 1 < node.items.size(); i += 2) {
@@ -215,6 +321,7 @@ class Loader {
 
   // The state dict: under `key`, or under the first of the usual keys, or the file itself.
   const PickleNode& choose(const std::string& key) const {
+    constexpr std::array<std::string_view, 3> usual_keys{"model_ema", "model", "state_dict"};
     const PickleNode& root = tree_.nodes[tree_.root];
     std::map<std::string_view, const PickleNode*> dicts;
     for (size_t i = 0; root.kind == Kind::dict && i + 1 < root.items.size(); i += 2) {
@@ -249,104 +356,115 @@ class Loader {
     return root;
   }
 
+  std::vector<int64_t> integers(uint32_t tuple) const {
+    std::vector<int64_t> values;
+    for (const uint32_t item : tree_.nodes[tuple].items) values.push_back(tree_.nodes[item].integer);
+    return values;
+  }
+
   StoredTensor tensor_of(const PickleNode& node, const std::string& name) {
+    if (!node.text.empty()) {
+      fail_input("{}: tensor {}: {}: only dense tensors of real numbers of 8 to 64 bits are read", where_,
+                 name, printable(node.text));
+    }
     const PickleNode& storage = tree_.nodes[node.items[0]];
-    const Extent extent = extent_of(node, storage.integer, where_, name);
+    const Strides strides{integers(node.items[1]), integers(node.items[2]), node.integer};
     const size_t width = size_of(node.dtype);
-    StoredTensor tensor{.dtype = node.dtype, .dims = node.dims};
+    const int64_t storage_elements =
+        storage.untyped ? storage.integer / static_cast<int64_t>(width) : storage.integer;
+    const Extent extent = extent_of(strides, storage_elements, where_, name);
+    StoredTensor tensor{.dtype = node.dtype, .dims = strides.dims};
     if (extent.elements == 0) return tensor;
-    const std::shared_ptr<const Buffer> bytes = storage_of(storage, name);
-    if (extent.contiguous) {
-      tensor.data = bytes->data() + static_cast<size_t>(node.integer) * width;
-      tensor.owner = bytes;
+    const Bytes bytes = storage_of(tree_.nodes[storage.items[0]].text, node.dtype, storage_elements, name);
+    if (extent.contiguous && !node.negated) {
+      tensor.data = bytes.data + static_cast<size_t>(strides.offset) * width;
+      tensor.owner = bytes.owner;
       return tensor;
     }
     // A view may name one element many times: what copies take in all is bounded by what was read.
     uint64_t size = 0;
     if (__builtin_mul_overflow(static_cast<uint64_t>(extent.elements), width, &size) ||
-        __builtin_add_overflow(copied_, size, &copied_) || copied_ > (64 << 20) + 4 * read_) {
+        __builtin_add_overflow(copied_, size, &copied_) || copied_ > (16 << 20) + 4 * read_) {
       fail_input("{}: tensor {} of shape {} is far larger than its storage of {} elements", where_, name,
-                 shape_string(node.dims), storage.integer);
+                 shape_string(strides.dims), storage_elements);
     }
     const auto copy = std::make_shared<Buffer>(size);
-    gather(node, bytes->data(), width, *copy);
+    gather(strides, bytes.data, width, *copy);
+    if (node.negated) negate(*copy, node.dtype);
     tensor.data = copy->data();
     tensor.owner = copy;
     return tensor;
   }
 
+  struct Bytes {
+    const char* data = nullptr;
+    uint64_t size = 0;
+    std::shared_ptr<const void> owner;
+  };
   // Read once, however many tensors share it.
-  std::shared_ptr<const Buffer> storage_of(const PickleNode& storage, const std::string& name) {
-    const auto known = storages_.find(storage.text);
-    const uint64_t width = size_of(storage.dtype);
-    std::shared_ptr<const Buffer> bytes;
+  Bytes storage_of(std::string_view key, DType dtype, int64_t elements, const std::string& name) {
+    const auto known = storages_.find(key);
+    const uint64_t width = size_of(dtype);
+    Bytes bytes;
     if (known != storages_.end()) {
-      if (known->second.dtype != storage.dtype) {
-        fail_input("{}: the storage {} of tensor {} has two dtypes", where_, printable(storage.text), name);
+      if (known->second.dtype != dtype) {
+        fail_input("{}: the storage {} of tensor {} has two dtypes", where_, printable(key), name);
       }
       bytes = known->second.bytes;
     } else {
-      const bool plain = !storage.text.empty() && storage.text.size() < 100 &&
-                         storage.text.find('/') == std::string_view::npos;
-      if (plain) bytes = archive_.read("data/" + std::string(storage.text));
-      if (!bytes)
-        fail_input("{}: the archive has no storage {} of tensor {}", where_, printable(storage.text), name);
-      if (big_endian_) bytes = swapped(*bytes, width);
-      read_ += bytes->size();
-      storages_.emplace(storage.text, Storage{storage.dtype, bytes});
+      bytes = stored_bytes(key);
+      if (bytes.data == nullptr) {
+        fail_input("{}: the archive has no storage {} of tensor {}", where_, printable(key), name);
+      }
+      if (big_endian_) bytes = swapped(bytes, width);
+      read_ += bytes.size;
+      storages_.emplace(key, Storage{dtype, bytes});
     }
-    if (static_cast<uint64_t>(storage.integer) != bytes->size() / width || bytes->size() % width != 0) {
-      fail_input("{}: the storage of tensor {} has {} bytes, not {} elements of {}", where_, name,
-                 bytes->size(), storage.integer, to_string(storage.dtype));
+    if (static_cast<uint64_t>(elements) != bytes.size / width || bytes.size % width != 0) {
+      fail_input("{}: the storage of tensor {} has {} bytes, not {} elements of {}", where_, name, bytes.size,
+                 elements, to_string(dtype));
     }
     return bytes;
   }
-
-  static std::shared_ptr<const Buffer> swapped(Buffer bytes, size_t width) {
-    for (size_t i = 0; i + width <= bytes.size(); i += width) {
-      std::reverse(bytes.begin() + static_cast<ptrdiff_t>(i),
-                   bytes.begin() + static_cast<ptrdiff_t>(i + width));
+  // No data: the file has no such storage.
+  Bytes stored_bytes(std::string_view key) {
+    if (!archive_) {
+      const auto place = legacy_.find(key);
+      if (place == legacy_.end()) return {};
+      return {place->second.data(), place->second.size(), pickle_};
     }
-    return std::make_shared<const Buffer>(std::move(bytes));
+    const bool plain = !key.empty() && key.size() < 100 && key.find('/') == std::string_view::npos;
+    const auto entry = plain ? archive_->read("data/" + std::string(key)) : nullptr;
+    if (!entry) return {};
+    return {entry->data(), entry->size(), entry};
+  }
+
+  static Bytes swapped(const Bytes& bytes, size_t width) {
+    const auto copy = std::make_shared<Buffer>(bytes.data, bytes.data + bytes.size);
+    for (size_t i = 0; i + width <= copy->size(); i += width) {
+      std::reverse(copy->begin() + static_cast<ptrdiff_t>(i),
+                   copy->begin() + static_cast<ptrdiff_t>(i + width));
+    }
+    return {copy->data(), copy->size(), copy};
   }
 
   struct Storage {
     DType dtype;
-    std::shared_ptr<const Buffer> bytes;
+    Bytes bytes;
   };
   std::string where_;
-  Archive archive_;
+  std::optional<Archive> archive_;
   bool big_endian_ = false;
-  std::shared_ptr<const Buffer> pickle_;  // the tree refers to it
+  std::shared_ptr<const Buffer> pickle_;  // the tree refers to it; before 1.6 it is the whole file
   PickleTree tree_;
+  std::map<std::string, std::string_view, std::less<>> legacy_;  // key → bytes
   std::unordered_map<std::string_view, Storage> storages_;
   uint64_t read_ = 0, copied_ = 0;
 };
 
-// The formats before PyTorch 1.6: a sequence of pickles that begins with this number, or a tar archive.
-void refuse_older_formats(const fs::path& path) {
-  std::array<char, 512> head{};
-  std::ifstream file(path, std::ios::binary);
-  file.read(head.data(), head.size());
-  const std::string_view bytes(head.data(), static_cast<size_t>(file.gcount()));
-  constexpr std::string_view number = "\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
-  const bool pickles = bytes.starts_with('\x80') && bytes.substr(2, number.size()) == number;
-  const bool tar = bytes.size() == head.size() && bytes.substr(257, 5) == "ustar";
-  if (pickles || tar) {
-    fail_input(
-        "{0}: written in PyTorch's format from before 1.6; rewrite it: python3 -c \"import torch; "
-        "torch.save(torch.load('{0}', map_location='cpu', weights_only=True), 'new.pth')\"",
-        path.string());
-  }
-  if (bytes.starts_with('\x80')) {
-    fail_input("{}: a bare pickle, not a file of torch.save", path.string());
-  }
-}
-
 }  // namespace
 
 StateDict read_pth(const fs::path& path, const std::string& key) {
-  refuse_older_formats(path);
   return Loader(path).load(key);
 }
 

@@ -353,6 +353,7 @@ void write_safetensors(const fs::path& path, const StateDict& tensors) {
     const std::string& name = tensors.tensors[i].first;
     const StoredTensor& tensor = tensors.tensors[i].second;
     check(names.insert(name).second && name != "__metadata__", "tensor {} is written twice", name);
+    if (!tensor.unreadable.empty()) fail_input("{}", tensor.unreadable);
     const auto named = std::find_if(dtype_names.begin(), dtype_names.end(), [&](const DTypeName& candidate) {
       return candidate.dtype == tensor.dtype;
     });

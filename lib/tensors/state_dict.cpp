@@ -37,6 +37,7 @@ int64_t StoredTensor::elements() const {
 }
 
 HostTensor StoredTensor::to_float32() const {
+  if (!unreadable.empty()) fail_input("{}", unreadable);
   HostTensor result{dims, std::vector<float>(static_cast<size_t>(elements()))};
   std::vector<float>& out = result.values;
   switch (dtype) {

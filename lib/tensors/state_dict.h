@@ -20,6 +20,7 @@ struct StoredTensor {
   std::vector<int64_t> dims;
   const void* data = nullptr;
   std::shared_ptr<const void> owner;
+  std::string unreadable;  // the message why there is no data (another dtype, a damaged storage); else empty
 
   int64_t elements() const;
   HostTensor to_float32() const;  // from float64, float32, float16, bfloat16 or an integer dtype

@@ -147,8 +147,7 @@ TEST_CASE("every file of torch.save loads to PyTorch's own bytes") {
     const std::string name = entry.path().stem().string();
     const fs::path wanted = data("pth/" + name + ".safetensors"),
                    ema = data("pth/" + name + ".ema.safetensors");
-    if (entry.path().extension() != ".pth" || !fs::exists(wanted) || name.find("legacy") != std::string::npos)
-      continue;
+    if (entry.path().extension() != ".pth" || !fs::exists(wanted)) continue;
     CAPTURE(name);
     const bool both = fs::exists(ema);
     // A parallel model's `module.` is part of the names in the file; with_current_names takes it off.
@@ -162,21 +161,87 @@ TEST_CASE("every file of torch.save loads to PyTorch's own bytes") {
     }
     ++files;
   }
-  CHECK(files >= 18);
+  CHECK(files >= 23);
 }
 
-TEST_CASE("files that PyTorch would not read, or should not, are refused") {
-  for (const char* name :
-       {"legacy", "legacy_views", "legacy_checkpoint", "unsafe_call_legacy", "torch1_legacy_checkpoint"}) {
-    check_refused(refusal(data(std::string("pth/") + name + ".pth")),
-                  {"before 1.6", "torch.save(torch.load("});
-  }
-  check_refused(refusal(data("pth/unsafe_call.pth")), {"posix.system", "Nothing was executed"});
+TEST_CASE("files that PyTorch would not read are refused") {
   check_refused(refusal(data("pth/broken_cut.pth")), {"zip"});
   check_refused(refusal(data("pth/broken_missing_storage.pth")), {"storage 2"});
   check_refused(refusal(data("pth/broken_too_large.pth")),
                 {"classifier.head.weight", "(5, 5)", "20 elements"});
   check_refused(refusal(data("pth/broken_not_a_dict.pth")), {"bare pickle"});
+  const TemporaryDirectory folder;
+  write_file(folder / "one_byte.pth", "\x80");
+  check_refused(refusal(folder / "one_byte.pth"), {"bare pickle"});
+  // The format before 1.6, cut anywhere.
+  for (const char* name : {"legacy", "legacy_checkpoint"}) {
+    const std::string whole = read_file(data(std::string("pth/") + name + ".pth"));
+    for (size_t size = 0; size < whole.size(); ++size) {
+      CAPTURE(size);
+      fs::remove(folder / "cut.pth");
+      write_file(folder / "cut.pth", whole.substr(0, size));
+      const std::string message = refusal(folder / "cut.pth", "");
+      CHECK_FALSE(message.empty());
+      CHECK(message.find('\n') == std::string::npos);
+    }
+  }
+}
+
+TEST_CASE("tensors with PyTorch's neg bit are negated; conjugates are refused") {
+  const TemporaryDirectory folder;
+  const auto lazy = [](const std::string& storage_of, const std::string& metadata) {
+    return global("torch._utils", "_rebuild_tensor_v2") +
+           tuple({storage_of, integer(1), integers({2}), integers({1}), "\x89",
+                  global("collections", "OrderedDict") + ")R", metadata}) +
+           "R";
+  };
+  const std::string yes = "\x88", no = "\x89";
+  write_zip(folder / "a.pth", archive(dict({{"negative", lazy(storage(6), dict({{"neg", yes}}))},
+                                            {"plain", lazy(storage(6), dict({{"neg", no}, {"conj", no}}))},
+                                            {"none", lazy(storage(6), "N")}})));
+  const StateDict got = read_state_dict(folder / "a.pth");
+  CHECK(got.at("negative").to_float32().values == std::vector<float>{-2, -3});
+  CHECK(got.at("plain").to_float32().values == std::vector<float>{2, 3});
+  CHECK(got.at("none").to_float32().values == std::vector<float>{2, 3});
+  Entries longs = archive(dict({{"w", lazy(storage(3, "0", "LongStorage"), dict({{"neg", yes}}))}}),
+                          little_endian(1, 8) + little_endian(2, 8) + little_endian(uint64_t(-7), 8));
+  write_zip(folder / "longs.pth", longs);
+  CHECK(read_state_dict(folder / "longs.pth").at("w").to_float32().values == std::vector<float>{-2, 7});
+  check_refused(refusal_of(archive(dict({{"w", lazy(storage(6), dict({{"conj", yes}}))}}))),
+                {"tensor w", "complex conjugates"});
+}
+
+TEST_CASE("what a pickle makes is bounded by its own bytes") {
+  const auto put = [](char slot) { return "q"s + slot + "0"; };  // into the memo, off the stack
+  const auto get = [](char slot) { return "h"s + slot; };
+  // One list of pairs given to many OrderedDicts.
+  std::string many =
+      "\x80\x02"s + global("collections", "OrderedDict") + put(0) + "K\x01K\x01\x86" + put(2) + "](";
+  for (int i = 0; i < 5000; ++i) many += get(2);
+  many += "e\x85" + put(3) + "(";
+  for (int i = 0; i < 9000; ++i) many += get(0) + get(3) + "R";
+  check_refused(refusal_of({{"x/data.pkl", many + "l."}}), {"more values than"});
+  // One shape of 64 dimensions given to many tensors.
+  std::string wide = "\x80\x02"s + global("torch._utils", "_rebuild_tensor_v2") + put(0) + storage(6) +
+                     put(1) + integers(std::vector<int64_t>(64, 1)) + put(2) + "}(";
+  for (int i = 0; i < 1000; ++i)
+    wide += text(std::to_string(i)) + get(0) + "(" + get(1) + "K\x01" + get(2) + get(2) + "tR";
+  check_refused(refusal_of({{"x/data.pkl", wide + "u."}, {"x/data/0", floats({1, 2, 3, 4, 5, 6})}}),
+                {"at most 8 dimensions"});
+}
+
+TEST_CASE("an archive whose sums were left out is read") {
+  const TemporaryDirectory folder;
+  write_zip(folder / "a.pth", archive(dict({{"w", tensor(6, 0, {6}, {1})}})));
+  std::string bytes = read_file(folder / "a.pth");
+  for (const auto& [header, place] : {std::pair("PK\x01\x02", 16), std::pair("PK\x03\x04", 14)}) {
+    for (size_t at = bytes.find(header); at != std::string::npos; at = bytes.find(header, at + 4)) {
+      bytes.replace(at + size_t(place), 4, 4, '\0');
+    }
+  }
+  write_file(folder / "b.pth", bytes);
+  CHECK(read_state_dict(folder / "b.pth").at("w").to_float32().values ==
+        std::vector<float>{1, 2, 3, 4, 5, 6});
 }
 
 TEST_CASE("a handmade archive: views, shared storages, either byte order, any file's name inside") {
@@ -272,33 +337,43 @@ TEST_CASE("plain objects beside the weights are stepped over") {
 TEST_CASE("nothing that a pickle names is called") {
   const TemporaryDirectory folder;
   const std::string proof = folder / "executed";
-  const auto call = [&](const std::string& module, const std::string& name, const std::string& arguments) {
-    return archive(dict({{"w", tensor(6, 0, {6}, {1})}, {"x", global(module, name) + arguments + "R"}}));
-  };
   const std::string command = tuple({text("touch " + proof)});
-  check_refused(refusal_of(call("os", "system", command)), {"os.system"});
-  check_refused(refusal_of(call("posix", "system", command)), {"posix.system"});
-  check_refused(refusal_of(call("subprocess", "Popen", command)), {"subprocess.Popen"});
-  check_refused(refusal_of(call("builtins", "eval", command)), {"builtins.eval"});
-  check_refused(refusal_of(call("builtins", "getattr", tuple({text("a"), text("b")}))), {"builtins.getattr"});
-  check_refused(refusal_of(call("torch.storage", "_load_from_bytes", command)),
-                {"torch.storage._load_from_bytes"});
-  check_refused(refusal_of(call("torch", "FloatStorage.from_file", command)),
-                {"torch.FloatStorage.from_file"});
-  check_refused(refusal_of(call("collections.OrderedDict", "", command)), {"collections.OrderedDict."});
-  check_refused(refusal_of(call("a\x1b[2J", "b", command)), {"\\x1b[2J.b"});
-  const auto value = [&](const std::string& bytes) { return archive(dict({{"w", bytes}})); };
-  // By STACK_GLOBAL; the result of one call called; a tensor called; a class as the base of an object.
-  check_refused(refusal_of(value(text("os") + text("system") + "\x93" + command + "R")), {"os.system"});
-  check_refused(refusal_of(value(global("pathlib", "PosixPath") + ")R" + command + "R")),
-                {"calls what is no known"});
-  check_refused(refusal_of(value(tensor(6, 0, {6}, {1}) + ")R")), {"calls what is no known"});
-  check_refused(refusal_of(value(global("torch", "FloatStorage") + ")R")), {"calls torch.FloatStorage"});
-  check_refused(refusal_of(value("("s + global("os", "system") + text("x") + "o")), {"os.system"});
-  check_refused(refusal_of(value("(ios\nsystem\n")), {"operation 0x69"});
-  check_refused(refusal_of(value("\x82\x01")), {"operation 0x82"});  // the extension registry
-  check_refused(refusal_of(value("Pid\n")), {"operation 0x50"});
+  const auto read_beside = [&](const std::string& value) {
+    write_zip(folder / "a.pth", archive(dict({{"w", tensor(6, 0, {6}, {1})}, {"x", value}})));
+    const StateDict got = read_state_dict(folder / "a.pth");
+    REQUIRE(got.tensors.size() == 1);
+    CHECK(got.at("w").to_float32().values == std::vector<float>{1, 2, 3, 4, 5, 6});
+  };
+  for (const auto& [module, name] :
+       std::vector<std::pair<std::string, std::string>>{{"os", "system"},
+                                                        {"posix", "system"},
+                                                        {"subprocess", "Popen"},
+                                                        {"builtins", "eval"},
+                                                        {"torch.storage", "_load_from_bytes"},
+                                                        {"torch", "FloatStorage.from_file"},
+                                                        {"collections.OrderedDict", ""},
+                                                        {"a\x1b[2J", "b"}}) {
+    CAPTURE(module);
+    read_beside(global(module, name) + command + "R");
+    read_beside(global(module, name) + command + "\x81");
+    read_beside(text(module) + text(name) + "\x93" + command + "R");  // by STACK_GLOBAL
+    read_beside("("s + global(module, name) + text("touch " + proof) + "o");
+    read_beside("("s + text("touch " + proof) + "i" + module + "\n" + name + "\n");
+  }
+  // The result of one call called; a tensor called; a class of storages called; a name from outside.
+  read_beside(global("pathlib", "PosixPath") + ")R" + command + "R");
+  read_beside(tensor(6, 0, {6}, {1}) + ")R");
+  read_beside(global("torch", "FloatStorage") + ")R");
+  read_beside("Pid\n");
+  read_beside(text("anything") + "Q");
   CHECK_FALSE(fs::exists(proof));
+  check_refused(refusal_of(archive(dict({{"w", "\x82\x01"}}))),
+                {"operation 0x82"});  // the extension registry
+  for (const char* name : {"unsafe_call", "unsafe_call_legacy"}) {
+    fs::remove("/tmp/vmamba_unsafe_pth");
+    CHECK(refusal(data(std::string("pth/") + name + ".pth")).empty());
+    CHECK_FALSE(fs::exists("/tmp/vmamba_unsafe_pth"));
+  }
 }
 
 TEST_CASE("tensors that don't fit their storage, or ask for more than a file holds, are refused") {
@@ -318,9 +393,9 @@ TEST_CASE("tensors that don't fit their storage, or ask for more than a file hol
   refuse(tensor(6, 0, {1'000'000, 1'000'000}, {0, 0}), {"w", "far larger than its storage"});
   refuse(tensor(7, 0, {6}, {1}), {"w", "24 bytes, not 7 elements"});
   refuse(tensor(5, 0, {5}, {1}), {"w", "24 bytes, not 5 elements"});
-  refuse(tensor(-1, 0, {0}, {1}), {"-1 elements"});
-  refuse(tensor(6, 0, {1}, {1, 1}), {"1 dimensions with 2 strides"});
-  refuse(tensor(6, 0, std::vector<int64_t>(65, 1), std::vector<int64_t>(65, 1)), {"65 dimensions"});
+  refuse(tensor(-1, 0, {0}, {1}), {"a tensor without a storage"});
+  refuse(tensor(6, 0, {1}, {1, 1}), {"sizes and strides"});
+  refuse(tensor(6, 0, std::vector<int64_t>(65, 1), std::vector<int64_t>(65, 1)), {"at most 8 dimensions"});
   // Many expanded views together.
   std::vector<std::pair<std::string, std::string>> many;
   for (int i = 0; i < 100; ++i) many.emplace_back(std::to_string(i), tensor(6, 0, {1'000'000}, {0}));
@@ -335,7 +410,8 @@ TEST_CASE("tensors that don't fit their storage, or ask for more than a file hol
                 {"w", "two dtypes"});
   refuse(with_storage(storage(6, "../data/0")), {"no storage ../data/0"});
   refuse(with_storage(storage(6, "1")), {"no storage 1"});
-  refuse(with_storage(storage(6, "0", "ComplexFloatStorage")), {"torch.ComplexFloatStorage"});
+  refuse(with_storage(storage(6, "0", "ComplexFloatStorage")),
+         {"tensor w: ComplexFloatStorage", "dense tensors of real numbers"});
   refuse(with_storage(integer(1)), {"a tensor without a storage"});
   check_refused(refusal_of(archive(dict({{"a\nb", tensor(6, 0, {6}, {1})}}))),
                 {"\"a\\x0ab\" is no tensor's name"});
@@ -348,7 +424,7 @@ TEST_CASE("pickles that are damaged or abuse the stack, the memo or memory are r
   refuse("", {"cut off"});
   refuse("\x80\x02", {"cut off"});
   refuse("\x80\x06N.", {"protocol 6"});
-  refuse("\x80\x01N.", {"protocol 1"});
+  refuse("\x80\x01I12x\n.", {"\"12x\" is no integer"});
   refuse("\x80\x02.", {"0 values"});
   refuse("\x80\x02NN.", {"2 values"});
   refuse("\x80\x02N(.", {"1 values"});
@@ -364,8 +440,6 @@ TEST_CASE("pickles that are damaged or abuse the stack, the memo or memory are r
   refuse("\x80\x02NNs.", {"nothing"});
   refuse("\x80\x02]NNs.", {"no dict"});
   refuse("\x80\x02}(Nu.", {"a key without a value"});
-  refuse("\x80\x02NNb.", {"attributes"});
-  refuse("\x80\x02NQ.", {"no storage"});
   refuse("\x80\x02X\xff\xff\xff\xff.", {"cut off"});
   refuse("\x80\x04\x8d"s + std::string(8, '\xff') + ".", {"cut off"});
   refuse("\x80\x02\x8b"s + little_endian(0xffffffffu, 4) + ".", {"cut off"});
@@ -397,7 +471,7 @@ TEST_CASE("archives that are no torch.save's, or bombs, are refused") {
   check_refused(refusal_of({{"a/constants.pkl", "N."}, {"a/data.pkl", pickle(good)}}), {"TorchScript"});
   const TemporaryDirectory folder;
   write_file(folder / "tar.pth", std::string(257, 'a') + "ustar"s + std::string(1000, '\0'));
-  check_refused(refusal(folder / "tar.pth"), {"before 1.6"});
+  check_refused(refusal(folder / "tar.pth"), {"format of 2016"});
   write_file(folder / "short.pth", "PK");
   check_refused(refusal(folder / "short.pth"), {"zip"});
 
