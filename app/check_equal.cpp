@@ -137,7 +137,9 @@ CheckInput make_input(const Options& options, const Side* a, const Side& b, cons
         input.files.push_back(name);
         continue;
       }
-      for (const std::filesystem::path& file : image_files(name)) input.files.push_back(file.string());
+      const FolderFiles files = folder_files(name);
+      log_left_out(name, files.others);
+      for (const std::filesystem::path& file : files.images) input.files.push_back(file.string());
     }
     if (input.files.empty()) fail_input("--images {}: no image files in it", fmt::join(options.images, " "));
     const auto count = static_cast<int64_t>(input.files.size());

@@ -32,8 +32,7 @@ void deal(const TemporaryDirectory& folder) {
   int dealt = 0;
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(data("images")))
-    if (has_image_ending(entry.path()) && entry.path().filename() != "bomb.png")
-      files.push_back(entry.path());
+    if (has_image_ending(entry.path())) files.push_back(entry.path());
   std::sort(files.begin(), files.end());
   for (const fs::path& file : files) {
     const fs::path target = folder.path() / fmt::format("k{}", dealt++ % 10);
