@@ -213,8 +213,9 @@ TEST_CASE("the Python project's YAML becomes this program's JSON") {
   CHECK_FALSE(config.ssm_conv_bias);
   CHECK(config.forward_type == "v3_noz");
   CHECK(config.norm_layer == NormLayer::ln2d);
-  CHECK(config.downsample_version == "v3");
-  CHECK(config.patchembed_version == "v2");  // the default of config.py, not the constructor's
+  CHECK(config.downsample_version == DownsampleVersion::v3);
+  CHECK(config.patchembed_version ==
+        PatchEmbedVersion::v2);  // the default of config.py, not the constructor's
   CHECK(config.imgsize == 128);
   CHECK(config.preprocess.resize == 146);
   CHECK(contains(to_string(migration.changes[0]),
