@@ -15,6 +15,13 @@ struct MigratedForwardType {
 };
 std::optional<MigratedForwardType> migrated_forward_type(std::string_view text);
 
+// What to say of a backend "core" that becomes "oflex" or "mamba".
+struct CoreRemedy {
+  bool exact;
+  std::string_view why;
+};
+CoreRemedy core_remedy(std::string_view becomes, bool scan_reads_float32);
+
 // Switches of early 2024 that are off in every published file but one.
 struct OldSwitch {
   std::string_view key, keyword;  // in YAML and in the constructor
