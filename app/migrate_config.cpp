@@ -21,12 +21,12 @@ struct Arguments {
   bool in_place = false, check = false;
 };
 
-// "a.yaml: its release is not certain: taken as … (22,893,448 parameters); …"
+// "a.yaml: its release is not certain: taken as … (22893448 parameters); …"
 std::string uncertain(const Migration& migration, const std::string& file) {
   const auto parameters = [&](const std::string& text) {
     try {
       const Config config = parse_config(text, file);
-      return fmt::format("{:L} parameters",
+      return fmt::format("{} parameters",
                          summarize(config, DType::float32, 1, config.imgsize, config.imgsize).parameters);
     } catch (const InputError&) {
       return std::string("not a model");
@@ -66,9 +66,11 @@ Migration migrate(const Arguments& arguments, const std::string& text, bool yaml
 void keep_old(const std::string& file) {
   for (int i = 1;; ++i) {
     const std::string kept = i == 1 ? file + ".bak" : fmt::format("{}.bak{}", file, i);
-    std::error_code error;
+    std::error_code error, ignored;
+    if (fs::exists(fs::symlink_status(kept, ignored))) continue;
     if (fs::copy_file(file, kept, error)) return spdlog::info("the old file is kept as {}", kept);
-    if (error != std::errc::file_exists) fail_input("{}: cannot be written: {}", kept, error.message());
+    fs::remove(kept, ignored);
+    fail_input("{}: cannot be written: {}", kept, error.message());
   }
 }
 

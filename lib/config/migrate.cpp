@@ -158,6 +158,7 @@ class Migrator {
     Migration migration{.changes = std::move(changes_), .remarks = std::move(remarks_)};
     size_t done = 0;
     for (const Edit& edit : edits_) {
+      if (edit.begin < done) continue;  // inside of what was removed
       migration.text += document_.text().substr(done, edit.begin - done);
       migration.text += edit.text;
       done = edit.end;
@@ -184,7 +185,7 @@ class Migrator {
       parse_config(migration.text, document_.where(), origins);
     } catch (const InputError& error) {
       migration.refused = fmt::format("this program refuses it: {}", error.what());
-      if (nested_model_ > 0) {
+      if (nested_model_ > 0 && !is_model(0)) {
         migration.refused = fmt::format(
             "{}: this program reads the keywords of this object alone: put them at the root of a file of their "
             "own, without type, out_indices and pretrained",
@@ -249,10 +250,12 @@ class Migrator {
       if (i < 0) continue;
       if (document_[i].type != JsonType::boolean)
         fail_input("{}: expected true or false", document_.place(i));
-      if (!document_[i].boolean || row.harmless) {
-        remove(i, row.off);
+      if (document_[i].boolean && !row.harmless) fail_input("{}: {}", document_.place(i), row.on);
+      if (document_[i].boolean && row.key == "SSM_SIMPLE_INIT" && document_.find(object, "ssm_init") < 0) {
+        edits_.push_back({document_[i].key_begin, document_[i].end, R"("ssm_init": "v1")"});
+        changes_.push_back({document_.place(i), "true", R"("ssm_init": "v1")", true, std::string(row.on)});
       } else {
-        fail_input("{}: {}", document_.place(i), row.on);
+        remove(i, row.off);
       }
     }
     const std::vector<int> members = removed_.empty() ? std::vector<int>{} : document_.children(object);

@@ -104,7 +104,7 @@ class PythonMigrator {
         migration_.remarks.push_back(
             fmt::format("{}:{}: \"core\" stays: it is not the literal given to selective_scan_backend",
                         where_, token.line));
-      } else if (key == "type" && token.text.find("VSSM") != std::string_view::npos) {
+      } else if (key == "type" && token.text.find("VSSM") != std::string_view::npos && !told_) {
         tell_backbone(i);
       } else if (key == "forward_type" && migration_.refused.empty()) {
         if (const auto modern = migrated_forward_type(token.text)) {
@@ -168,6 +168,7 @@ class PythonMigrator {
 
   // What to write for this program: the keywords around a type='MM_VSSM', where they are literals.
   void tell_backbone(size_t type) {
+    told_ = true;  // once: the brackets around are looked for in the whole file
     size_t i = type - 2;
     for (int depth = 0; i > 0; --i) {
       if (is_sign(i, ")") || is_sign(i, "]") || is_sign(i, "}")) ++depth;
@@ -204,6 +205,7 @@ class PythonMigrator {
   std::string_view core_becomes_;
   std::vector<Token> tokens_;
   Migration migration_;
+  bool told_ = false;
 };
 
 }  // namespace

@@ -38,7 +38,7 @@ inline constexpr OldSwitch old_switches[] = {
      "softmax over the pixels in place of the output norm and a gate without activation: that is forward_type "
      "v03_nozact_onsoftmax"},
     {"SSM_SIMPLE_INIT", "ssm_simple_init", "only a seed draws by it",
-     "only a seed draws by it, as ssm_init \"v1\" does", true},
+     "called ssm_init \"v1\" since 24 February 2024", true},
     {"CHANNEL_FIRST", "channel_first", "a layout in memory: the same function", "", true},
 };
 

@@ -275,7 +275,7 @@ class Converter {
       if (!json.is_boolean()) fail_input("{}: expected true or false", found.place());
       if (json.get<bool>() && !row.harmless) fail_input("{}: {}", found.place(), row.on);
       if (json.get<bool>() && row.key == "SSM_SIMPLE_INIT") {
-        set("ssm_init", "v1", found.place(), "true", true, "called ssm_init \"v1\" since 24 February 2024");
+        set("ssm_init", "v1", found.place(), "true", true, std::string(row.on));
       } else {
         changes.push_back({found.place(), json_text(json), "(removed)", true, std::string(row.off)});
       }

@@ -515,6 +515,9 @@ TEST_CASE("the keywords of JSON are taken as the YAML's are") {
   CHECK(migrated("{\n  \"d_state\": 4,\n  \"drop_rate\": 0,\n  \"shared_ssm\": false\n}").text ==
         "{\n  \"ssm_d_state\": 4,\n  \"mlp_drop_rate\": 0,\n  \"forward_type\": \"v03\"\n}");
   CHECK(keywords(R"(, "ssm_rank_ratio": 2.0)").changes[0].place == "a.json:1: /ssm_rank_ratio");
+  CHECK(keywords(R"(, "ssm_simple_init": true)").text == R"({"forward_type": "v03", "ssm_init": "v1"})");
+  CHECK(keywords(R"(, "pretrained": {"forward_type": "v2", "a_backend": ["core"]}, "dims": 8)").text ==
+        R"({"forward_type": "v03", "dims": 8})");
   const std::pair<const char*, const char*> refused[] = {
       {R"("ssm_rank_ratio": 1.5)", "narrower"},
       {R"("ssm_rank_ratio": "x")", "narrower"},
