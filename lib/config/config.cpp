@@ -284,6 +284,35 @@ void check_together(const Reader& in, const Config& config) {
   }
 }
 
+// The public project's names of the published models: its YAML files, the models' and the checkpoints' names in
+// them, and its README's.
+struct PublicNames {
+  std::string_view ours;
+  std::array<std::string_view, 4> theirs;
+};
+constexpr PublicNames public_names[] = {
+    {"vanilla_vmamba_tiny", {"vmambav0_tiny_224", "vssm_tiny", "vssmtiny_dp01", "vanilla-vmamba-t"}},
+    {"vanilla_vmamba_small", {"vmambav0_small_224", "vssm_small", "vssmsmall_dp03", "vanilla-vmamba-s"}},
+    {"vanilla_vmamba_base", {"vmambav0_base_224", "vssm_base", "vssmbase_dp06", "vanilla-vmamba-b"}},
+    {"vmamba_tiny_s2l5", {"vmambav2_tiny_224", "vssm1_tiny_0230", "vssm_tiny_0230", "vmamba-t[s2l5]"}},
+    {"vmamba_small_s2l15", {"vmambav2_small_224", "vssm1_small_0229", "vssm_small_0229", "vmamba-s[s2l15]"}},
+    {"vmamba_base_s2l15", {"vmambav2_base_224", "vssm1_base_0229", "vssm_base_0229", "vmamba-b[s2l15]"}},
+    {"vmamba_tiny_s1l8", {"vmambav2v_tiny_224", "vssm1_tiny_0230s", "vmamba-t[s1l8]"}},
+    {"vmamba_small_s1l20", {"vmambav2v_small_224", "vssm1_small_0229s", "vmamba-s[s1l20]"}},
+    {"vmamba_base_s1l20", {"vmambav2v_base_224", "vssm1_base_0229s", "vmamba-b[s1l20]"}},
+};
+
+// What this program calls the model that the public project calls `name`; else the name itself.
+std::string own_name(std::string_view name) {
+  std::string word = lower_case(name);
+  for (const char* ending : {".yaml", ".yml"})
+    if (word.ends_with(ending)) word.resize(word.size() - std::string_view(ending).size());
+  for (const PublicNames& row : public_names)
+    if (!word.empty() && std::ranges::find(row.theirs, word) != row.theirs.end())
+      return std::string(row.ours);
+  return std::string(name);
+}
+
 std::string published_models() {
   std::vector<std::string> names;
   std::error_code ignored;
@@ -385,12 +414,14 @@ std::filesystem::path find_config(const std::string& name_or_path) {
   if (std::filesystem::exists(name_or_path, ignored)) return name_or_path;
   if (!name_or_path.empty() && name_or_path.find('/') == std::string::npos) {
     for (const char* ending : {"", ".json"}) {
-      const auto file = find_shipped("configs/" + name_or_path + ending);
+      const auto file = find_shipped("configs/" + own_name(name_or_path) + ending);
       if (file && std::filesystem::is_regular_file(*file, ignored)) return *file;
     }
   }
-  fail_input("config {}: no such file, and no published model of that name; published: {}",
-             in_quotes(name_or_path), published_models());
+  fail_input(
+      "config {}: no such file, and no published model of that name; published: {}, or the public project's "
+      "names of them (docs/config.md)",
+      in_quotes(name_or_path), published_models());
 }
 
 Config load_config(const std::string& name_or_path) {

@@ -183,6 +183,19 @@ TEST_CASE("the published models parse, under their own names") {
   CHECK(load_config("vmamba_base_s2l15.json").dims == std::vector{128, 256, 512, 1024});
 }
 
+TEST_CASE("the public project's names of the published models are understood") {
+  const std::pair<const char*, const char*> names[] = {
+      {"vmambav0_tiny_224", "vanilla_vmamba_tiny"}, {"vssm_tiny", "vanilla_vmamba_tiny"},
+      {"vssm_base", "vanilla_vmamba_base"},         {"vmambav2_tiny_224.yaml", "vmamba_tiny_s2l5"},
+      {"vssm1_tiny_0230", "vmamba_tiny_s2l5"},      {"vssm1_tiny_0230s", "vmamba_tiny_s1l8"},
+      {"vmambav2v_tiny_224", "vmamba_tiny_s1l8"},   {"vssm_small_0229", "vmamba_small_s2l15"},
+      {"vmambav2v_base_224", "vmamba_base_s1l20"},  {"VMamba-S[s1l20]", "vmamba_small_s1l20"},
+      {"Vanilla-VMamba-S", "vanilla_vmamba_small"}};
+  for (const auto& [theirs, ours] : names) CHECK(load_config(theirs).name == ours);
+  for (const char* none : {"", ".yaml", "vssm", "vssm_tiny_224"})
+    CHECK_THROWS_AS(load_config(none), InputError);
+}
+
 TEST_CASE("configs are found by path and by name, and what is none is refused") {
   testing::TemporaryDirectory folder;
   write_file(folder / "mine.json", "{}");
