@@ -202,6 +202,8 @@ Layout read_layout(const EncodedImage& encoded, const Tiff& tiff) {
   if (layout.colors > 1) good = good && layout.format == SAMPLEFORMAT_UINT;
   if (layout.planes && layout.samples > 1 && layout.compression == COMPRESSION_NONE)  // as in Pillow
     good = good && !layout.premultiplied && layout.bits == 8;
+  // A fourth sample of RGB that no tag explains is alpha.
+  if (layout.photometric == PHOTOMETRIC_RGB && layout.samples == 4 && extras == 0) extras = 1;
   if (!good || layout.samples != layout.colors + extras)
     fail_decoding(
         encoded,

@@ -367,6 +367,7 @@ def write_tiff():
         write(f"rgb_16bit_{name}.tif", tiff(9, 5, 16, 3, 2, words(135, order), order))
     write("rgba.tif", tiff(9, 5, 8, 4, 2, values(180), extra=(2,)))
     write("rgba_premultiplied.tif", tiff(9, 5, 8, 4, 2, values(180, 11), extra=(1,)))
+    write("rgba_unexplained.tif", tiff(9, 5, 8, 4, 2, values(180)))
     write("rgbx.tif", tiff(9, 5, 8, 4, 2, values(180), extra=(0,)))
     write("rgba_16bit.tif", tiff(9, 5, 16, 4, 2, words(180), extra=(2,)))
     write("cmyk.tif", tiff(9, 5, 8, 4, 5, values(180)))
