@@ -265,8 +265,8 @@ class CudaKernels final : public Kernels {
     const DeviceScope scope(context_);
     if (y.elements() == 0) return;
     const LinearProduct product{x, gamma, beta, epsilon, w, bias, act, {}, y};
-    if (const auto tile = choose_small_m_tile(product, stream_.device()))
-      return small_m_linear(*tile, product, stream_);
+    const LinearChoice choice = choose_linear(product, stream_.device());
+    if (choice.kernel == LinearKernel::small_m) return small_m_linear(choice.tile, product, stream_);
     Kernels::do_norm_linear(x, gamma, beta, epsilon, normed, w, bias, act, y);
   }
 

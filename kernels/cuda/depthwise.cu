@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(threads, 4)
       if (inside && column >= 0 && column < p.width) to[c] = load_pack<Raw>(x + row * x_row + c * p.x.stride);
     }
   };
-  constexpr int ahead = rows > 4 && !is_float<T> ? 3 : 2;  // rows in registers; 3 of float32 would spill
+  constexpr int ahead = rows > 4 && !is_float<T> ? 3 : 2;  // rows in registers; 3 of float32 take too many
   Raw raw[ahead][columns + 2];
 #pragma unroll
   for (int i = 0; i < ahead; ++i) read(i - 1, raw[i]);

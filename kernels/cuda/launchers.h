@@ -49,8 +49,8 @@ enum class ScanKernel {
 };
 struct ScanPlan {
   ScanKernel kernel;
-  bool
-      maps;  // each y_k is stored in a map of its own, which the caller sums; otherwise the sum is stored in y
+  // Each y_k is stored in a map of its own, which the caller sums; otherwise the sum is stored in y.
+  bool maps;
 };
 ScanPlan plan_scan(const SelectiveScan2d& scan, const DeviceProperties& device);
 // directions: (K,B,H,W,D) float32 if the plan has maps, else null.

@@ -67,7 +67,7 @@ __device__ void finish(const Norm<X, Y>& p, int64_t row, int channel, float (&v)
 // warp holds at a time are adjacent. gamma and beta are loaded together with x where registers allow. plain:
 // no activation and no gate, at compile time, which saves registers.
 template <class X, class Y, int packs, int rows, bool plain>
-__global__ void __launch_bounds__(threads, is_float<X> || packs > 1 || rows > 1 ? 8 : 12)
+__global__ void __launch_bounds__(threads, is_float<X> || packs > 1 || rows > 1 ? 8 : light_blocks)
     layer_norm_kernel(Norm<X, Y> p, int lanes) {
   wait_for_previous();
   const int lane = threadIdx.x & (lanes - 1), at_a_time = 32 / lanes;

@@ -22,8 +22,7 @@ enum class LinearKernel {
   cublaslt,    // all others; activation and norm are kernels of their own
 };
 struct SmallMTile {
-  int tall = 1,
-      deep = 3;  // rows of a warp in units of 16; values of K that it holds in registers in units of 32
+  int tall = 1, deep = 3;    // a warp's rows in units of 16; its values of K in registers in units of 32
   int parts = 1, depth = 0;  // a block splits K into parts of `depth`, one a warp
   int across = 1;            // warps of a block side by side, 32 columns of y each
 };

@@ -327,7 +327,7 @@ LaunchShape shape_of(const SmallMTile& tile, const LinearProduct& p) {
           .shared_bytes = static_cast<size_t>(layout.bytes)};
 }
 
-// None where the blocks would not all be resident at once: a second wave doubles the latency.
+// None where the blocks would not all be resident at once: a second wave adds its latency.
 std::optional<SmallMTile> tile_of(int tall, int deep, const LinearProduct& p,
                                   const DeviceProperties& device) {
   SmallMTile tile{tall, deep};
