@@ -213,12 +213,12 @@ ReadySide make_side(const Options& options, const SideOptions& chosen, const Rea
     side.weights = std::make_shared<StateDict>(init_weights(side.config, *options.seed));
   } else {
     if (files.weights.empty())
-      fail_input("{}: no weights for this config: give --weights FILE{}", files.config.string(),
-                 options.seed
-                     ? " or weights=FILE for each of a and b; --seed initialises them only where none "
-                       "are named"
-                     : ", or --seed 0, which initialises them");
-    side.weights = std::make_shared<StateDict>(load_model_weights(files));
+      fail_input(
+          "{}: no weights for this config: give --weights FILE{}", files.config.string(),
+          options.seed
+              ? " or weights=FILE for each of a and b; --seed initialises them only where none are named"
+              : ", or --seed 0, which initialises them");
+    side.weights = std::make_shared<StateDict>(read_weights(files));
   }
   ready.made_of = {options.seed_weights ? fmt::format("seed {}", *options.seed) : files.weights.string(),
                    same_files && other_chosen->forward_type == chosen.forward_type
@@ -248,7 +248,9 @@ CheckInput make_input(const Options& options, const Side* a, const Side& b, cons
         input.files.push_back(name);
         continue;
       }
-      for (const std::filesystem::path& file : image_files(name)) input.files.push_back(file.string());
+      const FolderFiles files = folder_files(name);
+      log_left_out(name, files.others);
+      for (const std::filesystem::path& file : files.images) input.files.push_back(file.string());
     }
     if (input.files.empty()) fail_input("--images {}: no image files in it", fmt::join(options.images, " "));
     const auto count = static_cast<int64_t>(input.files.size());
@@ -314,11 +316,13 @@ MatrixAxes matrix_axes(const ModelOptions& given, const Side& side) {
     axes.devices = {side.choice.device};
   }
   if (given.dtype == "auto")
-    axes.precisions = {Precision::float32, Precision::tf32, Precision::float16, Precision::bfloat16};
+    for (const PrecisionRow& row : table_of<Precision>) axes.precisions.push_back(row.value);
   else
     axes.precisions = {side.choice.precision};
   if (given.selective_scan_backend.empty())
-    axes.backends = {ScanBackend::torch, ScanBackend::mamba, ScanBackend::oflex};
+    for (const ScanBackendRow& row : table_of<ScanBackend>) {
+      if (resolved(row.value) == row.value) axes.backends.push_back(row.value);
+    }
   else
     axes.backends = {side.config.selective_scan_backend};
   if (side.config.forward.core == Core::mamba2 || !given.forward_core_version.empty())

@@ -57,15 +57,17 @@ DataSet read_data_set(const std::string& directory, const Labels& labels, int nu
     fail_input("{}: holds no folders; wanted a folder of images for each class", directory);
   std::sort(data.folders.begin(), data.folders.end());
   data.classes = classes_of_folders(data.folders, labels, num_classes, directory);
+  size_t others = 0;
   for (size_t i = 0; i < data.folders.size(); ++i) {
-    const std::vector<fs::path> files = image_files(fs::path(directory) / data.folders[i]);
-    if (files.empty())
+    const FolderFiles files = folder_files(fs::path(directory) / data.folders[i]);
+    others += files.others;
+    if (files.images.empty())
       spdlog::warn("{}: no image files in it", shown((fs::path(directory) / data.folders[i]).string()));
-    for (const fs::path& file : files)
+    for (const fs::path& file : files.images)
       data.pictures.push_back({file.lexically_relative(directory), static_cast<size_t>(data.classes[i])});
   }
-  if (data.pictures.empty())
-    fail_input("{}: no image files (.jpg .png .webp .bmp .gif) in its folders", directory);
+  log_left_out(directory, others);
+  if (data.pictures.empty()) fail_input("{}: no image files ({}) in its folders", directory, image_endings);
   return data;
 }
 

@@ -8,15 +8,8 @@
 #include "lib/support/sha256.h"
 
 namespace vmamba {
-namespace {
 
 using Json = nlohmann::ordered_json;
-
-std::string_view to_string(Interpolation kind) {
-  return kind == Interpolation::bicubic ? "bicubic" : "bilinear";
-}
-
-}  // namespace
 
 std::string tensors_sha256(const StateDict& tensors) {
   std::vector<const std::pair<std::string, StoredTensor>*> sorted;
@@ -40,7 +33,7 @@ std::string tensors_sha256(const StateDict& tensors) {
 }
 
 std::string weights_sha256(const Config& config, const StateDict& weights) {
-  return tensors_sha256(model_weights(config, weights));
+  return tensors_sha256(canonical_weights(config, weights));
 }
 
 Json effective_config(const Config& config) {
@@ -63,15 +56,15 @@ Json effective_config(const Config& config) {
           {"ssm_act_layer", to_string(ssm_act_layer)},
           {"ssm_conv", ssm_conv},
           {"ssm_conv_bias", ssm_conv_bias},
-          {"ssm_init", ssm_init},
+          {"ssm_init", to_string(ssm_init)},
           {"forward_type", forward_type},
           {"mlp_ratio", mlp_ratio},
           {"mlp_act_layer", to_string(mlp_act_layer)},
           {"gmlp", gmlp},
           {"patch_norm", patch_norm},
           {"norm_layer", to_string(norm_layer)},
-          {"downsample_version", downsample_version},
-          {"patchembed_version", patchembed_version},
+          {"downsample_version", to_string(downsample_version)},
+          {"patchembed_version", to_string(patchembed_version)},
           {"posembed", posembed},
           {"imgsize", imgsize},
           {"selective_scan_backend", to_string(selective_scan_backend)},
