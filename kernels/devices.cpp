@@ -9,7 +9,7 @@
 namespace vmamba {
 
 std::unique_ptr<Kernels> make_kernels(Device device, const KernelOptions& options) {
-  if (device.type == DeviceType::cpu) return make_cpu_kernels(options.threads);
+  if (device.type == DeviceType::cpu) return cpu::make_cpu_kernels(options.threads);
 #ifdef VMAMBA_WITH_CUDA
   return make_cuda_kernels(device.index, options);
 #else

@@ -9,7 +9,7 @@
 #include "kernels/half.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace vmamba {
+namespace vmamba::cpu {
 namespace HWY_NAMESPACE {
 
 using Bits = hn::Rebind<uint16_t, F>;
@@ -65,11 +65,11 @@ const char* TargetName() {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace vmamba {
+namespace vmamba::cpu {
 
 HWY_EXPORT(WidenValues);
 HWY_EXPORT(NarrowValues);
@@ -89,5 +89,5 @@ std::string simd_target() {
   return HWY_DYNAMIC_DISPATCH(TargetName)();
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 #endif

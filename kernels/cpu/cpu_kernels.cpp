@@ -21,7 +21,7 @@
 #include "kernels/error.h"
 #include "kernels/half.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 namespace {
 
 // --- The machine.
@@ -169,7 +169,7 @@ class CpuKernels final : public Kernels {
 
   void do_cast(const View& x, const View& y) override {
     begin();
-    Pointwise args;
+    PointwiseArgs args;
     args.x = input(x);
     const Out out = output(y);
     args.y = out.rows;
@@ -179,8 +179,8 @@ class CpuKernels final : public Kernels {
     forget(y.data, static_cast<size_t>(y.rows() * y.row_stride) * size_of(y.dtype));
   }
 
-  void do_linear(const View& x, const View& w, const View& bias, Activation act, const View& residual,
-                 const View& y) override {
+  void do_linear(const Linear& op) override {
+    const auto& [x, w, bias, act, residual, y] = op;
     begin();
     const Rows in = input(x);
     const Out out = output(y);
@@ -206,26 +206,36 @@ class CpuKernels final : public Kernels {
       with_onednn([&] { onednn_.linear(shape, in.data, source(w), values_or_null(bias), result.data); });
     }
     if (!fused) {
-      Pointwise args;
+      PointwiseArgs args;
       args.x = args.y = result;
       args.act = act;
       args.channels = shape.out;
       run_rows(y, args);
       if (residual) {
-        const Addition sum{result, input(residual), out.rows, shape.rows, shape.out};
+        const AddArgs sum{result, input(residual), out.rows, shape.rows, shape.out};
         parallel_rows(y, [&](int64_t first, int64_t last) { add_rows(sum, first, last); });
       }
     }
     finish(out);
   }
 
-  void do_conv2d(const View& x, const View& w, const View& bias, int stride, int padding,
-                 const View& y) override {
+  void do_conv2d(const Conv2d& op) override {
+    const auto& [x, w, bias, stride, padding, y] = op;
     begin();
     const Rows in = input(x);
     const Out out = output(y);
-    const ConvShape shape{x.dim(0), x.dim(1), x.dim(2), x.dim(3), y.dim(3), w.dim(1),
-                          w.dim(2), y.dim(1), y.dim(2), stride,   padding,  static_cast<bool>(bias)};
+    const ConvShape shape{.batch = x.dim(0),
+                          .height = x.dim(1),
+                          .width = x.dim(2),
+                          .in = x.dim(3),
+                          .out = y.dim(3),
+                          .kernel_height = w.dim(1),
+                          .kernel_width = w.dim(2),
+                          .out_height = y.dim(1),
+                          .out_width = y.dim(2),
+                          .stride = stride,
+                          .padding = padding,
+                          .bias = static_cast<bool>(bias)};
     if (amx_) {
       amx_->conv2d(shape, x.dtype, in.data, source(w), values_or_null(bias), out.rows.data);
     } else {
@@ -234,10 +244,10 @@ class CpuKernels final : public Kernels {
     finish(out);
   }
 
-  void do_depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act,
-                           const View& y) override {
+  void do_depthwise_conv2d(const DepthwiseConv2d& op) override {
+    const auto& [x, w, bias, act, y] = op;
     begin();
-    Depthwise args;
+    DepthwiseArgs args;
     args.x = input(x);
     const Out out = output(y);
     args.y = out.rows;
@@ -253,10 +263,10 @@ class CpuKernels final : public Kernels {
     finish(out);
   }
 
-  void do_layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
-                     const View& gate, bool round_norm, const View& y) override {
+  void do_layer_norm(const LayerNorm& op) override {
+    const auto& [x, gamma, beta, epsilon, act, gate, rounding, y] = op;
     begin();
-    LayerNorm args;
+    NormArgs args;
     args.x = input(x);
     const Out out = output(y);
     args.y = out.rows;
@@ -264,7 +274,9 @@ class CpuKernels final : public Kernels {
     args.beta = values_or_null(beta);
     args.epsilon = epsilon;
     args.channels = x.channels();
-    const bool in_steps = round_norm && y.dtype != DType::float32;
+    // With one step alone, finish() rounds its result.
+    const bool in_steps =
+        rounding == Rounding::each_step && y.dtype != DType::float32 && (act != Activation::none || gate);
     if (!in_steps) {
       args.act = act;
       if (gate) args.gate = input(gate);
@@ -277,10 +289,10 @@ class CpuKernels final : public Kernels {
     finish(out);
   }
 
-  void do_channel_affine(const View& x, const View& scale, const View& shift, Activation act,
-                         const View& y) override {
+  void do_channel_affine(const ChannelAffine& op) override {
+    const auto& [x, scale, shift, act, y] = op;
     begin();
-    Pointwise args;
+    PointwiseArgs args;
     args.x = input(x);
     const Out out = output(y);
     args.y = out.rows;
@@ -292,15 +304,16 @@ class CpuKernels final : public Kernels {
     finish(out);
   }
 
-  void do_activate(const View& x, Activation act, const View& gate, bool round_act, const View& y) override {
+  void do_activate(const Activate& op) override {
+    const auto& [x, act, gate, rounding, y] = op;
     begin();
-    Pointwise args;
+    PointwiseArgs args;
     args.x = input(x);
     const Out out = output(y);
     args.y = out.rows;
     args.act = act;
     args.channels = x.channels();
-    const bool in_steps = round_act && gate && y.dtype != DType::float32;
+    const bool in_steps = rounding == Rounding::each_step && gate && y.dtype != DType::float32;
     if (in_steps) {
       args.act = Activation::none;
     } else if (gate) {
@@ -315,7 +328,7 @@ class CpuKernels final : public Kernels {
     begin();
     const Rows in = input(x), second = input(other);
     const Out out = output(y);
-    const Addition args{in, second, out.rows, other.rows(), x.channels()};
+    const AddArgs args{in, second, out.rows, other.rows(), x.channels()};
     parallel_rows(x, [&](int64_t first, int64_t last) { add_rows(args, first, last); });
     finish(out);
   }
@@ -384,7 +397,7 @@ class CpuKernels final : public Kernels {
     args.directions = scan.directions.as<float>();
     args.y = scan.y.as<float>();
     args.round_dt = scan.x.dtype;
-    args.round_y = scan.round_directions ? scan.x.dtype : DType::float32;
+    args.round_y = scan.direction_rounding == DirectionRounding::storage ? scan.x.dtype : DType::float32;
     switch (scan.backend) {
       case ScanBackend::torch:
         return scan_torch(args, scratch_, threads_);
@@ -410,7 +423,7 @@ class CpuKernels final : public Kernels {
   void parallel_rows(const View& view, const Body& body) {
     parallel_ranges(threads_, view.rows(), 4096 / std::clamp<int64_t>(view.channels(), 1, 4096), body);
   }
-  void run_rows(const View& view, const Pointwise& args) {
+  void run_rows(const View& view, const PointwiseArgs& args) {
     parallel_rows(view, [&](int64_t first, int64_t last) { pointwise_rows(args, first, last); });
   }
   // body(b, first, last) for shares of the channels of each image of a map.
@@ -457,7 +470,7 @@ class CpuKernels final : public Kernels {
   }
   // out = round(act(out)) · gate, out being rounded already.
   void activate_rounded(const Out& out, Activation act, const View& gate) {
-    Pointwise args;
+    PointwiseArgs args;
     args.x = args.y = out.rows;
     args.channels = out.target.channels();
     if (act != Activation::none) {
@@ -472,7 +485,7 @@ class CpuKernels final : public Kernels {
     }
   }
   void copy_rows(const View& from, const Rows& to) {
-    Pointwise args;
+    PointwiseArgs args;
     args.x = input(from);
     args.y = to;
     args.channels = from.channels();
@@ -556,4 +569,4 @@ std::unique_ptr<Kernels> make_cpu_kernels(int threads) {
   return std::make_unique<CpuKernels>(threads);
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

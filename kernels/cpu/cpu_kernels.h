@@ -5,9 +5,9 @@
 
 #include "kernels/kernels.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 // threads: 0 for all that the process may use.
 std::unique_ptr<Kernels> make_cpu_kernels(int threads);
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

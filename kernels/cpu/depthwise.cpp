@@ -9,11 +9,11 @@
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace vmamba {
+namespace vmamba::cpu {
 namespace HWY_NAMESPACE {
 
 template <Activation act>
-void line_3x3(const Depthwise& args, int64_t line) {
+void line_3x3(const DepthwiseArgs& args, int64_t line) {
   const int64_t h = line % args.height, channels = args.channels;
   const float* rows[3];
   int64_t steps[3];
@@ -56,7 +56,7 @@ void line_3x3(const Depthwise& args, int64_t line) {
 }
 
 template <Activation act>
-void line_any(const Depthwise& args, int64_t line) {
+void line_any(const DepthwiseArgs& args, int64_t line) {
   const int64_t h = line % args.height, channels = args.channels, k = args.kernel, padding = (k - 1) / 2;
   for (int64_t w = 0; w < args.width; ++w) {
     for (int64_t c = 0; c < channels; c += lane_count()) {
@@ -75,7 +75,7 @@ void line_any(const Depthwise& args, int64_t line) {
   }
 }
 
-void DepthwiseLines(const Depthwise& args, int64_t begin, int64_t end) {
+void DepthwiseLines(const DepthwiseArgs& args, int64_t begin, int64_t end) {
   with_activation(args.act, [&](auto act) {
     for (int64_t line = begin; line < end; ++line) {
       args.kernel == 3 ? line_3x3<act()>(args, line) : line_any<act()>(args, line);
@@ -84,17 +84,17 @@ void DepthwiseLines(const Depthwise& args, int64_t begin, int64_t end) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace vmamba {
+namespace vmamba::cpu {
 
 HWY_EXPORT(DepthwiseLines);
 
-void depthwise_lines(const Depthwise& args, int64_t begin, int64_t end) {
+void depthwise_lines(const DepthwiseArgs& args, int64_t begin, int64_t end) {
   HWY_DYNAMIC_DISPATCH(DepthwiseLines)(args, begin, end);
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 #endif

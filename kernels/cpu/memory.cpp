@@ -8,7 +8,7 @@
 
 #include "kernels/error.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 size_t free_memory() {
   std::ifstream file("/proc/meminfo");
@@ -40,4 +40,4 @@ void* aligned_memory(size_t bytes) {
   return memory;
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

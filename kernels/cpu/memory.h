@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <memory>
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 constexpr size_t huge_page = size_t{2} << 20;
 
@@ -25,4 +25,4 @@ class ScratchMemory {
   virtual float* floats(int64_t count) = 0;
 };
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

@@ -11,7 +11,7 @@
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace vmamba {
+namespace vmamba::cpu {
 namespace HWY_NAMESPACE {
 
 // Σ value(c) over the channels; `value` gets the channel and how many are left.
@@ -28,7 +28,7 @@ HWY_INLINE float sum_of(int64_t channels, const Value& value) {
   return hn::GetLane(hn::SumOfLanes(F(), hn::Add(even, odd)));
 }
 
-void LayerNormRows(const LayerNorm& args, int64_t begin, int64_t end) {
+void LayerNormRows(const NormArgs& args, int64_t begin, int64_t end) {
   const int64_t lanes = lane_count(), channels = args.channels;
   const float scale = 1.0f / static_cast<float>(channels);
   with_activation(args.act, [&](auto act) {
@@ -59,17 +59,17 @@ void LayerNormRows(const LayerNorm& args, int64_t begin, int64_t end) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace vmamba {
+namespace vmamba::cpu {
 
 HWY_EXPORT(LayerNormRows);
 
-void layer_norm_rows(const LayerNorm& args, int64_t begin, int64_t end) {
+void layer_norm_rows(const NormArgs& args, int64_t begin, int64_t end) {
   HWY_DYNAMIC_DISPATCH(LayerNormRows)(args, begin, end);
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 #endif

@@ -8,7 +8,7 @@
 #include <type_traits>
 #include <vector>
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 // OpenMP's settings of the calling thread, for as long as a loop or oneDNN runs: regions get a team of exactly
 // `size` threads. That is as many of those wanted as OMP_THREAD_LIMIT and OMP_MAX_ACTIVE_LEVELS leave, and one
@@ -95,4 +95,4 @@ void parallel_claims(int threads, int64_t count, const Body& body) {
   }
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

@@ -8,7 +8,7 @@
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace vmamba {
+namespace vmamba::cpu {
 namespace HWY_NAMESPACE {
 
 void MeanRows(const Rows& x, int64_t rows, int64_t begin, int64_t end, float* y) {
@@ -47,11 +47,11 @@ void SoftmaxRows(const Rows& x, int64_t rows, int64_t begin, int64_t end, const 
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace vmamba {
+namespace vmamba::cpu {
 
 HWY_EXPORT(MeanRows);
 HWY_EXPORT(SoftmaxRows);
@@ -63,5 +63,5 @@ void softmax_rows(const Rows& x, int64_t rows, int64_t begin, int64_t end, const
   HWY_DYNAMIC_DISPATCH(SoftmaxRows)(x, rows, begin, end, y);
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 #endif

@@ -7,7 +7,7 @@
 
 #include "kernels/kernels.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 // Rows of float32, `stride` elements apart.
 struct Rows {
@@ -25,20 +25,20 @@ void round_in_place(DType dtype, float* values, int64_t count);  // to what dtyp
 
 // --- pointwise.cpp
 // y = act(x · scale + shift) · gate; scale and shift come together; what is null is left out.
-struct Pointwise {
+struct PointwiseArgs {
   Rows x, y, gate;
   const float* scale = nullptr;
   const float* shift = nullptr;
   Activation act = Activation::none;
   int64_t channels = 0;
 };
-void pointwise_rows(const Pointwise& args, int64_t begin, int64_t end);
+void pointwise_rows(const PointwiseArgs& args, int64_t begin, int64_t end);
 // y[r] = x[r] + other[r mod other_rows].
-struct Addition {
+struct AddArgs {
   Rows x, other, y;
   int64_t other_rows = 0, channels = 0;
 };
-void add_rows(const Addition& args, int64_t begin, int64_t end);
+void add_rows(const AddArgs& args, int64_t begin, int64_t end);
 
 // --- pool.cpp
 // y[c] = Σ over rows x[r][c] / rows, for the channels [begin, end).
@@ -47,7 +47,7 @@ void mean_rows(const Rows& x, int64_t rows, int64_t begin, int64_t end, float* y
 void softmax_rows(const Rows& x, int64_t rows, int64_t begin, int64_t end, const Rows& y);
 
 // --- norm.cpp
-struct LayerNorm {
+struct NormArgs {
   Rows x, y, gate;
   const float* gamma = nullptr;
   const float* beta = nullptr;
@@ -55,10 +55,10 @@ struct LayerNorm {
   Activation act = Activation::none;
   int64_t channels = 0;
 };
-void layer_norm_rows(const LayerNorm& args, int64_t begin, int64_t end);
+void layer_norm_rows(const NormArgs& args, int64_t begin, int64_t end);
 
 // --- depthwise.cpp: lines are rows of the map, B·H of them.
-struct Depthwise {
+struct DepthwiseArgs {
   Rows x, y;                     // a row is a pixel
   const float* w = nullptr;      // (k, k, D)
   const float* bias = nullptr;   // or null
@@ -66,6 +66,6 @@ struct Depthwise {
   Activation act = Activation::none;
   int64_t height = 0, width = 0, channels = 0, kernel = 0;
 };
-void depthwise_lines(const Depthwise& args, int64_t begin, int64_t end);
+void depthwise_lines(const DepthwiseArgs& args, int64_t begin, int64_t end);
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

@@ -1,7 +1,7 @@
 // exp, softplus, sigmoid, erf and the activations on Highway vectors of float32, and rounding to float16 and
 // bfloat16. NaN goes through all of them. tests/kernels/test_cpu_kernels.cpp measures their errors.
 //
-// Included once a SIMD target (Highway's foreach_target); everything lives in vmamba::HWY_NAMESPACE.
+// Included once a SIMD target (Highway's foreach_target); everything lives in vmamba::cpu::HWY_NAMESPACE.
 #if defined(VMAMBA_VECTOR_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMAMBA_VECTOR_MATH_INL_H_
 #undef VMAMBA_VECTOR_MATH_INL_H_
@@ -16,7 +16,7 @@
 #include "kernels/kernels.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace vmamba {
+namespace vmamba::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -370,7 +370,7 @@ HWY_INLINE V rounded_to(V v) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 HWY_AFTER_NAMESPACE();
 
 #endif

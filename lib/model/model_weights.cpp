@@ -117,6 +117,7 @@ Ss2dWeights load_ss2d(const Loader& loader, const Config& config, int stage, con
   const bool mamba2 = forward.core == Core::mamba2;
   Ss2dWeights op;
   op.prefix = name + ".";
+  op.cascade_rows_prefix = op.prefix + "cascade_rows.";
   op.dtype = dtype;
   op.in_proj = loader.linear(op.prefix + "in_proj", dtype);
   const std::string conv = op.prefix + (mamba2 ? "conv2d.1" : "conv2d");

@@ -33,18 +33,19 @@ struct NormWeights {
 };
 
 struct Ss2dWeights {
-  std::string prefix;              // "layers.0.blocks.1.op."
-  DType dtype{};                   // T of this step
-  LinearWeights in_proj;           // (2D, C), or (D, C) without z
-  DepthwiseWeights conv2d;         // absent when ssm_conv < 2
-  Tensor x_proj_weight;            // (K·(R+2N), D) T
-  Tensor dt_projs_weight;          // (K, D, R) T; absent for Mamba-2
-  Tensor dt_projs_bias;            // (K, D) float32
-  Tensor A;                        // (K, D, N) float32
-  Tensor Ds;                       // (K, D) float32
-  NormWeights out_norm;            // layer_norm and cnorm
-  DepthwiseWeights out_norm_conv;  // dwconv3 and cnorm
-  LinearWeights out_proj;          // (C, D)
+  std::string prefix;               // "layers.0.blocks.1.op."
+  std::string cascade_rows_prefix;  // "layers.0.blocks.1.op.cascade_rows."
+  DType dtype{};                    // T of this step
+  LinearWeights in_proj;            // (2D, C), or (D, C) without z
+  DepthwiseWeights conv2d;          // absent when ssm_conv < 2
+  Tensor x_proj_weight;             // (K·(R+2N), D) T
+  Tensor dt_projs_weight;           // (K, D, R) T; absent for Mamba-2
+  Tensor dt_projs_bias;             // (K, D) float32
+  Tensor A;                         // (K, D, N) float32
+  Tensor Ds;                        // (K, D) float32
+  NormWeights out_norm;             // layer_norm and cnorm
+  DepthwiseWeights out_norm_conv;   // dwconv3 and cnorm
+  LinearWeights out_proj;           // (C, D)
 };
 
 struct MlpWeights {

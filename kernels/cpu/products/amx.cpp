@@ -19,7 +19,7 @@
 
 #ifndef VMAMBA_AMX_SIZES_
 #define VMAMBA_AMX_SIZES_
-namespace vmamba {
+namespace vmamba::cpu {
 namespace {
 
 constexpr int64_t tile_rows = 16, tile_depth = 32, tile_values = tile_rows * tile_depth;
@@ -35,11 +35,11 @@ struct Finish {
 };
 
 }  // namespace
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 #endif
 
 HWY_BEFORE_NAMESPACE();
-namespace vmamba {
+namespace vmamba::cpu {
 namespace HWY_NAMESPACE {
 
 // The nearest bfloat16, as float32. (What rounds to infinity, and NaN, give a sum that is not finite.)
@@ -141,7 +141,7 @@ void FinishBlock(const Finish& f, const float* sums) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
@@ -154,7 +154,7 @@ HWY_AFTER_NAMESPACE();
 #define VMAMBA_TILES_INSIDE __attribute__((target("amx-tile,amx-bf16"), always_inline))
 #endif
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 HWY_EXPORT(SplitRows);
 HWY_EXPORT(Dot);
@@ -631,5 +631,5 @@ void AmxProducts::forget(const void* begin, size_t bytes) {
   packed_.erase(packed_.lower_bound(begin), packed_.lower_bound(end));
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 #endif

@@ -16,7 +16,7 @@
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/products/products.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 // Whether the processor has AMX for bfloat16 and the system lets this process use it.
 bool amx_available();
@@ -51,4 +51,4 @@ class AmxProducts {
   Packed passing_;                        // of weights that are not kept
 };
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

@@ -3,7 +3,7 @@
 
 #include "kernels/error.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 OneDnn::OneDnn() : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {}
 
@@ -52,4 +52,4 @@ void OneDnn::forget(const void* begin, size_t bytes) {
   packed_.erase(packed_.lower_bound(begin), packed_.lower_bound(end));
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

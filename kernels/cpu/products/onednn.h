@@ -10,7 +10,7 @@
 #include "kernels/cpu/products/products.h"
 #include "kernels/cpu/vector_kernels.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 class OneDnn {
  public:
@@ -43,4 +43,4 @@ class OneDnn {
   std::map<const void*, std::vector<dnnl::memory>> packed_;
 };
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

@@ -1,7 +1,7 @@
 // Convolution of an NHWC map with weights (O, kh, kw, I) and zero padding, by oneDNN.
 #include "kernels/cpu/products/onednn.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 OneDnn::Operation OneDnn::make_conv2d(const ConvShape& shape) const {
   using dnnl::memory;
@@ -43,4 +43,4 @@ void OneDnn::conv2d(const ConvShape& shape, const float* x, const WeightSource& 
   run(found->second, x, w, bias, y);
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

@@ -1,7 +1,7 @@
 // y = act(x · wᵀ + bias) (+ y) as a oneDNN matmul. x (M, in), w (out, in), y (M, out).
 #include "kernels/cpu/products/onednn.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 OneDnn::Operation OneDnn::make_linear(const LinearShape& shape) const {
   using dnnl::memory;
@@ -48,4 +48,4 @@ void OneDnn::linear(const LinearShape& shape, const float* x, const WeightSource
   run(found->second, x, w, bias, y);
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

@@ -4,7 +4,7 @@
 
 #include "kernels/kernels.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 // Weights as their owner stores them (out, …), float32 or 16 bits. A kept one is packed once and remembered
 // under its address; another is packed at every call.
@@ -29,4 +29,4 @@ struct ConvShape {
   friend auto operator<=>(const ConvShape&, const ConvShape&) = default;
 };
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

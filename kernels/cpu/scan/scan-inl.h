@@ -15,7 +15,7 @@
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace vmamba {
+namespace vmamba::cpu {
 namespace HWY_NAMESPACE {
 
 inline constexpr int64_t max_lanes = HWY_MAX_BYTES / sizeof(float);
@@ -252,7 +252,7 @@ class ChannelScan {
 };
 
 }  // namespace HWY_NAMESPACE
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 HWY_AFTER_NAMESPACE();
 
 #endif

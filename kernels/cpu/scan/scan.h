@@ -7,7 +7,7 @@
 #include "kernels/cpu/vector_kernels.h"
 #include "kernels/kernels.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 struct ScanArgs {
   Rows x;                            // a row is a pixel: (B·H·W, D)
@@ -87,4 +87,4 @@ void scan_mamba(const ScanArgs& args, ScratchMemory& memory, int threads);
 // Lanes are channels, directions merged as they are written.
 void scan_oflex(const ScanArgs& args, ScratchMemory& memory, int threads);
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

@@ -14,7 +14,7 @@
 #include "kernels/cpu/scan/scan-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace vmamba {
+namespace vmamba::cpu {
 namespace HWY_NAMESPACE {
 
 inline constexpr int64_t chunk_steps = 64;  // a multiple of block_steps
@@ -137,11 +137,11 @@ std::array<int64_t, 4> ChunkSizes(const ScanArgs& args) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace vmamba {
+namespace vmamba::cpu {
 
 HWY_EXPORT(ChunkEnds);
 HWY_EXPORT(ChunkStarts);
@@ -167,5 +167,5 @@ void scan_mamba(const ScanArgs& args, ScratchMemory& memory, int threads) {
   merge_directions(args, directions, threads);
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 #endif

@@ -15,7 +15,7 @@
 #include "kernels/cpu/scan/scan-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace vmamba {
+namespace vmamba::cpu {
 namespace HWY_NAMESPACE {
 
 template <int vectors, bool full>
@@ -84,11 +84,11 @@ int64_t ScanWorkspace(const ScanArgs& args) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace vmamba {
+namespace vmamba::cpu {
 
 HWY_EXPORT(ScanOneDirection);
 HWY_EXPORT(MergeDirections);
@@ -146,5 +146,5 @@ void scan_oflex(const ScanArgs& args, ScratchMemory& memory, int threads) {
   merge_directions(args, directions, threads);
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 #endif

@@ -7,7 +7,7 @@
 #include "kernels/cpu/scan/scan.h"
 #include "kernels/half.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 namespace {
 
 float softplus(float x) {
@@ -65,4 +65,4 @@ void scan_torch(const ScanArgs& args, ScratchMemory& memory, int threads) {
   merge_directions(args, directions, threads);
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu
