@@ -1,4 +1,4 @@
-// The factory: which devices this build has. The only place that asks whether CUDA is built in.
+// The factory of kernels: the devices of this build. The only place that depends on whether CUDA is built in.
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/error.h"
 #include "kernels/kernels.h"

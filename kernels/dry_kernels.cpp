@@ -1,5 +1,5 @@
-// Kernels that compute nothing and touch no memory. A forward that runs on them measures the peak of its arena and
-// counts its multiply-accumulates, with the shape checks of every device.
+// Kernels that compute nothing and touch no memory. A forward that runs on them measures the peak of its
+// arena and counts its multiply-accumulates, with the shape checks of every device.
 #include "kernels/kernels.h"
 
 namespace vmamba {

@@ -1,20 +1,21 @@
 // The operations of a VMamba forward: the one interface that every device implements.
 //
-// Notation: B batch, H W height and width of a feature map, C or D channels, M = B·H·W rows, N = d_state,
-// R = dt_rank, K scan directions, T the storage dtype (float32, float16 or bfloat16). Feature maps are NHWC.
+// Notation: B batch, H W height and width of a feature map, C or D channels, M = B·H·W rows, N = d_state, R =
+// dt_rank, K scan directions, T the storage dtype (float32, float16 or bfloat16). Feature maps are NHWC.
 //
-// An operation takes a struct, which states its formula, shapes and dtypes once; an absent View (no data) leaves
-// the optional operand out. The public functions check shapes and dtypes (std::logic_error with wanted and got: a
-// wrong shape is a bug of the caller) and count multiply-accumulates; the protected `do_…` compute. Arithmetic is
-// float32; a result is rounded once, when it is stored, unless the struct says otherwise.
+// An operation takes a struct, which states its formula, shapes and dtypes once; an absent View (no data)
+// leaves the optional operand out. The public functions check shapes and dtypes (std::logic_error with wanted
+// and got: a wrong shape is a bug of the caller) and count multiply-accumulates; the protected `do_…`
+// compute. Arithmetic is float32; a result is rounded once, when it is stored, unless the struct says
+// otherwise.
 //
 // Streams: on a CUDA device calls are asynchronous, and all work of an object is ordered on one stream.
 //
-// Threads: an object is used by one host thread at a time, CapturedWork::launch and the destructors of its memory
-// included; handing it to another thread needs a synchronisation by the caller. Different objects share no state
-// and may be used by different threads at the same time, on one device or several. Memory is released by the
-// object that allocated it, and only that object's operations may touch it. The factories (make_kernels, …),
-// list_devices and device() may be called from any thread.
+// Threads: an object is used by one host thread at a time, CapturedWork::launch and the destructors of its
+// memory included; handing it to another thread needs a synchronisation by the caller. Different objects
+// share no state and may be used by different threads at the same time, on one device or several. Memory is
+// released by the object that allocated it, and only that object's operations may touch it. The factories
+// (make_kernels, …), list_devices and device() may be called from any thread.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -208,8 +209,8 @@ class Kernels {
   void selective_scan_2d(const SelectiveScan2d& scan);
   void selective_scan_2d_norm(const SelectiveScan2dNorm& fused);
 
-  // Multiply-accumulates of matrix products, convolutions and scans since construction. Launching captured work
-  // does not count again.
+  // Multiply-accumulates of matrix products, convolutions and scans since construction. Launching captured
+  // work does not count again.
   uint64_t multiply_accumulates() const { return macs_; }
 
  protected:
@@ -252,8 +253,8 @@ struct KernelOptions {
 
 // The fast kernels of a device. MachineError, with the reason, if it cannot be used.
 std::unique_ptr<Kernels> make_kernels(Device device, const KernelOptions& options = {});
-// The scalar kernels on the CPU: one loop nest per operation, sums in double. The oracle that the fast kernels
-// are tested against.
+// The scalar kernels on the CPU: one loop nest per operation, sums in double. The oracle that the fast
+// kernels are tested against.
 std::unique_ptr<Kernels> make_scalar_kernels();
 // Computes nothing and touches no memory: for sizing the arena and counting multiply-accumulates.
 std::unique_ptr<Kernels> make_dry_kernels(Device device);

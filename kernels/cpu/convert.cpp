@@ -1,4 +1,4 @@
-// float16 and bfloat16 storage to float32 and back, rounded to nearest even.
+// Conversion of rows between float32 and float16 or bfloat16 storage, rounding to nearest even.
 #include "kernels/cpu/targets.h"
 #include "kernels/cpu/vector_kernels.h"
 #undef HWY_TARGET_INCLUDE

@@ -1,5 +1,6 @@
-// Per-channel convolution of a row of the map, stride 1, padding (k−1)/2, then act. Lanes are channels;
-// walking along the row, the 3×3 kernel keeps its nine weights and the last two columns in registers.
+// Depthwise convolution of a line (one row of pixels), stride 1, padding (k−1)/2, then act. Vector lanes are
+// channels. The 3×3 kernel moves along the line with its nine weights and the last two columns of pixels in
+// registers.
 #include "kernels/cpu/targets.h"
 #include "kernels/cpu/vector_kernels.h"
 #undef HWY_TARGET_INCLUDE

@@ -1,5 +1,5 @@
-// y = act((x − mean) / sqrt(variance + epsilon) · gamma + beta) · gate, a row at a time: the mean first, then
-// the squares of what is left, both from the first-level cache.
+// LayerNorm over rows of C channels: y = act((x − mean) / √(variance + epsilon) · gamma + beta) · gate. Three
+// passes per row: mean, variance of x − mean, output; the row stays in the L1 cache.
 #include <cmath>
 
 #include "kernels/cpu/targets.h"
@@ -14,7 +14,8 @@ HWY_BEFORE_NAMESPACE();
 namespace vmamba::cpu {
 namespace HWY_NAMESPACE {
 
-// Σ value(c) over the channels; `value` gets the channel and how many are left.
+// Σ value(c, count) over the channels; value returns the vector of `count` channels from c, zero in the other
+// lanes.
 template <class Value>
 HWY_INLINE float sum_of(int64_t channels, const Value& value) {
   const int64_t lanes = lane_count();

@@ -1,4 +1,4 @@
-// Element by element: y = act(x · scale + shift) · gate, y = x + other.
+// Elementwise operations on rows of C channels: y = act(x · scale + shift) · gate, and y = x + other.
 #include "kernels/cpu/targets.h"
 #include "kernels/cpu/vector_kernels.h"
 #undef HWY_TARGET_INCLUDE

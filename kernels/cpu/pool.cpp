@@ -1,4 +1,4 @@
-// Reductions over the pixels of a map: the mean and the softmax of each channel.
+// Mean and softmax over the pixels of each channel of an image. Vector lanes are channels.
 #include "kernels/cpu/targets.h"
 #include "kernels/cpu/vector_kernels.h"
 #undef HWY_TARGET_INCLUDE
@@ -13,7 +13,7 @@ namespace HWY_NAMESPACE {
 
 void MeanRows(const Rows& x, int64_t rows, int64_t begin, int64_t end, float* y) {
   for (int64_t c = begin; c < end; c += lane_count()) {
-    // Two levels of sums keep the rounding error of large maps small.
+    // Sums of 64 rows are added up: two levels keep the rounding error of large maps small.
     V sum = hn::Zero(F());
     for (int64_t first = 0; first < rows; first += 64) {
       V part = hn::Zero(F());

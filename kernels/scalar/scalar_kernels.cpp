@@ -1,6 +1,6 @@
-// The scalar oracle: the operations of kernels/kernels.h as they are defined there, one plain loop nest each. Sums
-// are in double and rounded once, when a result is stored. The fast kernels of every device are tested against it,
-// so it is kept simple rather than fast. Notation and shapes as in kernels.h.
+// The scalar oracle: the operations of kernels/kernels.h as they are defined there, one plain loop nest each.
+// Sums are in double and rounded once, when a result is stored. The fast kernels of every device are tested
+// against it, so it is kept simple rather than fast. Notation and shapes as in kernels.h.
 #include <chrono>
 #include <cmath>
 #include <cstdlib>

@@ -7,7 +7,7 @@
 
 namespace vmamba {
 
-// What every step of a forward is given.
+// The context of every step of a forward.
 struct Forward {
   Kernels& kernels;
   Arena& arena;
@@ -41,7 +41,7 @@ struct NormLinearStep {
 };
 void norm_linear(const Forward& forward, const NormLinearStep& step);
 
-// How the core of one model rounds in 16-bit storage (docs/architecture.md has the table).
+// How the selective-scan core of a model rounds if storage is 16 bits (docs/architecture.md has the table).
 struct CorePolicy {
   DirectionRounding direction_rounding = DirectionRounding::none;  // storage: v1
   bool float32_after_norm = false;  // out_norm's result and its product with z stay float32 (v0)

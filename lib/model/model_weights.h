@@ -1,4 +1,5 @@
-// The weights of one model on one device, as the kernels want them.
+// The weights of one model on one device, in the layouts and dtypes that the kernels take. Notation:
+// kernels/kernels.h; T is the storage dtype of the step. Fields are named after the state dict.
 #pragma once
 #include <map>
 #include <string>
@@ -84,7 +85,7 @@ struct PatchEmbedWeights {
 struct ModelWeights {
   Config config;
   DType storage{};  // of feature maps
-  DType stream{};   // of the residual stream: float32 as soon as a step is listed in float32_ops
+  DType stream{};   // of the residual stream: float32 if any step is listed in float32_ops
   PatchEmbedWeights patch_embed;
   HostTensor pos_embed_host;                                // (1, C, H0, W0), or empty
   std::map<std::pair<int64_t, int64_t>, Tensor> pos_embed;  // (1, H, W, C) of the stream's dtype, by size
@@ -94,7 +95,7 @@ struct ModelWeights {
   LinearWeights head;  // float32
 };
 
-// `weights` as model_weights (lib/model/weights.h) gives them; null: shapes only, for a dry run.
+// weights: the result of model_weights (lib/model/weights.h); null: shapes only, for a dry run.
 ModelWeights load_model_weights(const Config& config, const StateDict* weights, Kernels& kernels,
                                 DType storage);
 

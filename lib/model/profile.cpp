@@ -5,13 +5,13 @@
 namespace vmamba {
 namespace {
 
-// Taps on the residual stream name a place, not a step: the operation before them has a name of its own.
+// Taps on the residual stream name a place, not a step: the operation before them has its own name.
 bool names_a_place(std::string_view name) {
   const std::string_view last = name.substr(name.rfind('.') + 1);
   return last == "blocks" || last.find_first_not_of("0123456789") == std::string_view::npos;
 }
 
-// The step of an operation whose result no tap sees since it is fused or written onto the residual stream.
+// The step of an operation whose result reaches no tap, because it is fused or added to the residual stream.
 std::string untapped_step(std::string_view previous, std::string_view operation) {
   const auto sibling = [&](std::string_view name) {
     return std::string(previous.substr(0, previous.rfind('.') + 1)).append(name);
@@ -24,8 +24,8 @@ std::string untapped_step(std::string_view previous, std::string_view operation)
   return {};
 }
 
-// The step of an operation that no tap sees, from the next step that has a name: a norm before a product, or
-// patch_embed's and the downsample's inner operations.
+// The step of an operation that reaches no tap, from the next named step: a norm before a product, or an
+// inner operation of patch_embed or a downsample.
 std::string step_before(std::string_view next, std::string_view operation) {
   for (const auto& [product, norm] :
        {std::pair<std::string_view, const char*>{"op.in_proj", "norm"}, {"mlp.fc1", "norm2"}})

@@ -1,4 +1,5 @@
-// Where a forward spends its time: kernels that hand every operation on to others and mark the time after it.
+// Where a forward spends its time: kernels that forward every operation to other kernels and mark the time
+// after it.
 #pragma once
 #include <memory>
 #include <string>
@@ -14,15 +15,16 @@ struct ProfiledOperation {
   std::string operation;  // "selective_scan_2d"
   double ms = 0;
   uint64_t multiply_accumulates = 0;
-  uint64_t bytes = 0;  // of all the operands, each counted once
+  uint64_t bytes = 0;  // of all operands, each counted once
 };
 
-// Also the taps that name the operations: pass the same object to Runner::run and Runner::replay.
+// It is also the taps from which operations get the names of their steps: pass the same object to Runner::run
+// and Runner::replay.
 class ProfilingKernels final : public Kernels, public Taps {
  public:
   explicit ProfilingKernels(std::unique_ptr<Kernels> kernels);
 
-  void start();                             // from here on operations are noted
+  void start();                             // operations are recorded from here on
   std::vector<ProfiledOperation> finish();  // those since start(), in order, named and timed
 
   bool wants(std::string_view) override { return false; }

@@ -1,5 +1,5 @@
-// SS2D, the selective-scan block. Notation: B batch, H W map, C channels of the stage, D = d_inner, N = d_state,
-// R = dt_rank, K = 4 directions, T the storage dtype.
+// SS2D, the selective-scan block. Notation: B batch, H W map, C channels of the stage, D = d_inner, N =
+// d_state, R = dt_rank, K = 4 directions, T the storage dtype.
 #include "lib/model/ss2d.h"
 
 #include "kernels/error.h"
@@ -63,8 +63,8 @@ View scan(const Forward& f, const Ss2dWeights& op, const ScanStep& step) {
   return s.y;
 }
 
-// v052dc: rows first, then columns, each after a LayerNorm without affine parameters. `step` is the second scan's,
-// with the x of the first.
+// v052dc: rows first, then columns, each after a LayerNorm without affine parameters. `step` is the second
+// scan's, with the x of the first.
 View cascade(const Forward& f, const Ss2dWeights& op, ScanStep step) {
   const auto normed = [&](const View& map) {
     const View y = f.arena.take(op.dtype, {map.dim(0), map.dim(1), map.dim(2), map.dim(3)});
@@ -152,8 +152,8 @@ void ss2d(const Forward& f, const Config& config, const BlockWeights& block, con
     f.kernels.activate({.x = in, .act = act, .y = conv});
   f.tap(op.prefix, "conv2d", conv);
 
-  // The scan, then out_norm → out_act → ·z. A plain LayerNorm does all three in one pass, which may be fused with
-  // the scan unless the steps between are observed.
+  // The scan, then out_norm → out_act → ·z. A plain LayerNorm does all three in one pass, which may be fused
+  // with the scan unless the steps between are observed.
   const DType after_norm = policy.float32_after_norm ? DType::float32 : op.dtype;
   const ScanStep step{.x = conv,
                       .order = spec.order,

@@ -29,7 +29,7 @@ Geometry downsample_geometry(const Config& config) {
   return config.downsample_version == "v2" ? Geometry{2, 2, 0} : Geometry{3, 2, 1};
 }
 
-// act(norm(conv2d(x))) as `dtype`; the norm may be absent.
+// act(norm(conv2d(x))) as `dtype`; there may be no norm.
 View conv2d(const Forward& f, const ConvWeights& weights, const Geometry& geometry,
             const NormWeights& norm_weights, Activation act, const View& x, DType dtype) {
   const auto map = [&](DType of) {

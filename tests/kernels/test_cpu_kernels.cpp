@@ -100,8 +100,8 @@ TEST_CASE("the SIMD target that runs is the one that was asked for, and is named
   CHECK(description.ends_with(", " + target));
 }
 
-// Every thread of a team has kernels of its own at the same time; and the caller's settings of OpenMP, which differ
-// from thread to thread, are there afterwards.
+// Every thread of a team has kernels of its own at the same time; and the caller's settings of OpenMP, which
+// differ from thread to thread, are there afterwards.
 TEST_CASE("kernels made and used inside a parallel region; the caller's OpenMP settings stay") {
   std::mt19937 random(3);
   const Map x = random_map(random, DType::float32, {1, 14, 14, 96}),
@@ -725,6 +725,88 @@ TEST_CASE("selective_scan_2d: orders × backends × shapes, and each direction w
       }
     }
   }
+}
+
+TEST_CASE("selective_scan_2d: equal states are found once for A, and again when A changes") {
+  std::mt19937 random(13);
+  const auto kernels = make_cpu_kernels(2);
+  const ScanCase equal(random, DType::float32, ScanOrder::cross, {1, 3, 4}, 8, 3, 2, true),
+      different(random, DType::float32, ScanOrder::cross, {1, 3, 4}, 8, 3, 2, false);
+  const View A(kernels->allocate(equal.A.bytes()), DType::float32, Device{}, {4, 8, 3});
+  for (const ScanCase* data : {&equal, &different, &equal}) {
+    kernels->copy(data->A, A);
+    for (const ScanBackend backend : scan_backends) {
+      Map got(DType::float32, {1, 3, 4, 8}), wanted(DType::float32, {1, 3, 4, 8});
+      SelectiveScan2d scan = data->scan(ScanOrder::cross, backend, got);
+      scan.A = A;
+      kernels->selective_scan_2d(scan);
+      make_scalar_kernels()->selective_scan_2d(data->scan(ScanOrder::cross, backend, wanted));
+      check_close(got, wanted);
+    }
+  }
+  kernels->release(A.data);
+}
+
+TEST_CASE("fused operations: the bits of their parts, which must belong together") {
+  std::mt19937 random(14);
+  const auto kernels = make_cpu_kernels(2);
+  const DType dtype = DType::bfloat16;
+  const Map x = random_map(random, dtype, {1, 4, 4, 16}), gate = random_map(random, dtype, {1, 4, 4, 16});
+  const Map gamma = random_map(random, DType::float32, {16}), beta = random_map(random, DType::float32, {16});
+  const Map w = random_map(random, dtype, {16, 16}), kernel = random_map(random, dtype, {16, 1, 1, 16});
+  Map workspace(dtype, {1, 4, 4, 16}), other(dtype, {1, 4, 4, 16}), y(dtype, {1, 4, 4, 16}),
+      wanted(dtype, {1, 4, 4, 16});
+
+  const LayerNorm norm{.x = x, .gamma = gamma, .beta = beta, .y = workspace};
+  const Linear linear{.x = workspace, .w = w, .act = Activation::silu, .y = y};
+  kernels->norm_linear({.norm = norm, .linear = linear});
+  kernels->layer_norm(norm);
+  kernels->linear({.x = workspace, .w = w, .act = Activation::silu, .y = wanted});
+  CHECK(same_bits(y, wanted));
+  NormLinear apart{.norm = norm, .linear = linear};
+  apart.linear.x = other;
+  CHECK_THROWS_AS(kernels->norm_linear(apart), std::logic_error);
+  NormLinear gated{.norm = norm, .linear = linear};
+  gated.norm.gate = gate;
+  CHECK_THROWS_AS(kernels->norm_linear(gated), std::logic_error);
+  NormLinear activated{.norm = norm, .linear = linear};
+  activated.norm.act = Activation::silu;
+  CHECK_THROWS_AS(kernels->norm_linear(activated), std::logic_error);
+  NormLinear added{.norm = norm, .linear = linear};
+  added.linear.residual = gate;
+  CHECK_THROWS_AS(kernels->norm_linear(added), std::logic_error);
+
+  const Conv2d conv{.x = x, .w = kernel, .y = y};
+  const LayerNorm in_place{.x = y, .gamma = gamma, .beta = beta, .act = Activation::gelu, .y = y};
+  kernels->conv2d_norm({.conv = conv, .norm = in_place});
+  kernels->conv2d({.x = x, .w = kernel, .y = wanted});
+  kernels->layer_norm({.x = wanted, .gamma = gamma, .beta = beta, .act = Activation::gelu, .y = wanted});
+  CHECK(same_bits(y, wanted));
+  Conv2dNorm elsewhere{.conv = conv, .norm = in_place};
+  elsewhere.norm.x = other;
+  CHECK_THROWS_AS(kernels->conv2d_norm(elsewhere), std::logic_error);
+  Conv2dNorm plain{.conv = conv, .norm = in_place};
+  plain.norm.gamma = plain.norm.beta = View();
+  CHECK_THROWS_AS(kernels->conv2d_norm(plain), std::logic_error);
+
+  const ScanCase data(random, dtype, ScanOrder::cross, {1, 4, 4}, 16, 1, 2, false);
+  Map sum(DType::float32, {1, 4, 4, 16}), unrelated(DType::float32, {1, 4, 4, 16});
+  SelectiveScan2dNorm scan{.scan = data.scan(ScanOrder::cross, ScanBackend::automatic, sum),
+                           .norm = {.x = sum,
+                                    .gamma = gamma,
+                                    .beta = beta,
+                                    .act = Activation::gelu,
+                                    .gate = gate,
+                                    .rounding = Rounding::each_step,
+                                    .y = y}};
+  kernels->selective_scan_2d_norm(scan);
+  kernels->selective_scan_2d(scan.scan);
+  LayerNorm after = scan.norm;
+  after.y = wanted;
+  kernels->layer_norm(after);
+  CHECK(same_bits(y, wanted));
+  scan.norm.x = unrelated;
+  CHECK_THROWS_AS(kernels->selective_scan_2d_norm(scan), std::logic_error);
 }
 
 TEST_CASE("selective_scan_2d in 16 bits: dt and each direction are rounded where the policy says") {
