@@ -12,12 +12,15 @@
 
 #include "app/classifier.h"
 #include "app/commands.h"
+#include "app/program.h"
 #include "kernels/error.h"
 #include "lib/images/image.h"
 #include "lib/labels/accuracy.h"
 #include "lib/labels/predictions.h"
 #include "lib/support/files.h"
+#include "lib/support/sha256.h"
 #include "lib/support/text.h"
+#include "lib/verify/provenance.h"
 
 namespace vmamba {
 namespace {
@@ -140,10 +143,27 @@ class ResultLog {
   }
 
   void check_header(const Json& was, const Json& is) const {
-    for (const auto& [key, value] : is.items())
-      if (!was.contains(key) || was[key] != value)
-        fail_input("{}: was made with {} {}, this run has {}: remove it or give another file", path_, key,
-                   was.contains(key) ? dump_json(was[key]) : "unknown", dump_json(value));
+    if (was.contains("eval") && !was.contains("weights_sha256"))
+      fail_input(
+          "{}: was begun by an older version, which did not note the contents of weights, config and labels: "
+          "whether they are this run's cannot be told: remove it or give another file",
+          path_);
+    const auto compared = [](Json header) {
+      header.erase("made_by");
+      return header.flatten();
+    };
+    const Json flat_was = compared(was), flat_is = compared(is);
+    const auto value_of = [](const Json& flat, const std::string& key) {
+      return flat.contains(key) ? dump_json(flat[key]) : std::string("none");
+    };
+    const auto compare = [&](const Json& keys) {
+      for (const auto& [key, value] : keys.items())
+        if (value_of(flat_was, key) != value_of(flat_is, key))
+          fail_input("{}: was made with {} {}, this run has {}: remove it or give another file", path_,
+                     key.substr(1), value_of(flat_was, key), value_of(flat_is, key));
+    };
+    compare(flat_is);
+    compare(flat_was);
   }
 
   void take(const Json& line, int number) {
@@ -293,30 +313,36 @@ void write_csv(std::ostream& out, const Outcome& outcome, const Classifier& clas
   }
 }
 
-Json log_header(const Classifier& classifier, const std::string& directory) {
+// What decides the answers, and who began the file: that may be another. The config stands here whole, so that a run of another one is told which key it is.
+Json log_header(const Classifier& classifier, const std::string& weights_sum, const std::string& directory) {
   const RunReport report = classifier.runner->report();
-  const PreprocessConfig& preprocess = classifier.config.preprocess;
+  const fs::path& labels = classifier.files.labels;
   std::error_code error;
+  Json made_by = to_json(this_program());
+  made_by["device_name"] = report.device_name;
+  made_by["threads"] = classifier.choice.threads;
+  made_by["batch"] = classifier.batch_size;
   return {{"eval", utf8(fs::weakly_canonical(directory, error))},
-          {"model", classifier.config.name},
-          {"weights", utf8(classifier.files.weights.filename())},
-          {"weights_bytes", fs::file_size(classifier.files.weights, error)},
-          {"classes", classifier.config.num_classes},
-          {"resize", preprocess.resize},
-          {"crop", preprocess.crop},
+          {"weights_sha256", weights_sum},
+          {"config", Json::parse(dump_json(effective_config(classifier.config)))},
+          {"config_sha256", config_sha256(classifier.config)},
+          {"labels_sha256", labels.empty() ? Json() : Json(sha256(read_file(labels)))},
           {"device", report.device},
           {"dtype", report.dtype},
           {"selective_scan_backend", report.selective_scan_backend},
-          {"forward_core", report.forward_core}};
+          {"forward_core", report.forward_core},
+          {"made_by", std::move(made_by)}};
 }
 
-Outcome evaluate(const Options& options, Classifier& classifier, const DataSet& data) {
+Outcome evaluate(const Options& options, Classifier& classifier, const std::string& weights_sum,
+                 const DataSet& data) {
   const size_t classes = static_cast<size_t>(classifier.config.num_classes);
   const std::vector<Picture> chosen =
       options.limit > 0 ? spread(data.pictures, options.limit) : data.pictures;
   std::optional<ResultLog> log;
   if (!options.results.empty())
-    log.emplace(options.results, log_header(classifier, options.directory), classifier.config.num_classes);
+    log.emplace(options.results, log_header(classifier, weights_sum, options.directory),
+                classifier.config.num_classes);
 
   Outcome outcome{Accuracy(classifier.config.num_classes)};
   std::vector<Picture> left;
@@ -378,13 +404,14 @@ int run_eval(const Options& options) {
   Classifier classifier = make_classifier(options.model, options.batch_size);
   if (classifier.config.in_chans != 3)
     fail_input("images have 3 channels, the config's in_chans is {}", classifier.config.in_chans);
-  load_runner(classifier);
+  std::string weights_sum;
+  load_runner(classifier, options.results.empty() ? nullptr : &weights_sum);
   const DataSet data = read_data_set(options.directory, classifier.labels, classifier.config.num_classes);
   std::optional<OutputFile> file;
   if (!options.output.empty()) file.emplace(options.output);
   if (!options.confusion.empty()) const OutputFile writable(options.confusion);
 
-  const Outcome outcome = evaluate(options, classifier, data);
+  const Outcome outcome = evaluate(options, classifier, weights_sum, data);
   const ClassCounts& total = outcome.accuracy.total();
   if (total.images == 0)
     fail_input("{}: none of its {} images could be read", options.directory, outcome.failed);
@@ -444,7 +471,7 @@ Command add_eval(CLI::App& app) {
       ->add_option("--results", options->results,
                    "Append a line for every image; a later run of the same model goes on from there")
       ->type_name("F.jsonl");
-  add_model_options(*parser, options->model);
+  add_model_options(*parser, options->model, {.labels = true});
   return {parser, [options] { return run_eval(*options); }};
 }
 

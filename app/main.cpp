@@ -21,18 +21,30 @@
 #include "lib/support/files.h"
 #include "lib/support/text.h"
 
+// One line a command, in the order of --help: its add_NAME stands in app/NAME.cpp.
+// clang-format off
+#define VMAMBA_COMMANDS(command) \
+  command(classify) \
+  command(eval) \
+  command(check_equal) \
+  command(bench) \
+  command(info) \
+  command(devices) \
+  command(migrate_config) \
+  command(init_weights) \
+  command(convert_weights)
+// clang-format on
+
 namespace vmamba {
+
+#define VMAMBA_DECLARE(name) Command add_##name(CLI::App& app);
+VMAMBA_COMMANDS(VMAMBA_DECLARE)
+
 namespace {
 
-// One line a command, in the order of --help.
-constexpr Command (*commands[])(CLI::App&) = {
-    add_classify, add_eval,           add_check_equal,  add_bench,           add_info,
-    add_devices,  add_migrate_config, add_init_weights, add_convert_weights,
-};
-
 std::string version_text() {
-  return fmt::format("vmamba-cli {}\nbuild: {}\nCUDA: {}\nlibraries: {}", build_version, build_kind,
-                     build_cuda, build_libraries);
+  return fmt::format("vmamba-cli {}\ncommit: {}\nbuild: {}\nCUDA: {}\nlibraries: {}", build_version,
+                     build_commit, build_kind, build_cuda, build_libraries);
 }
 
 std::string one_line(std::string text) {
@@ -75,6 +87,16 @@ std::string unexpected(const CLI::App& app) {
                      help_command(app));
 }
 
+// An option given as "", or as "--option=", would be as if it were not given. Null: there is none.
+const char* empty_value(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (word.empty()) return argv[i - 1];
+    if (word.starts_with("--") && word.find('=') == word.size() - 1) return argv[i];
+  }
+  return nullptr;
+}
+
 int run(int argc, char** argv) {
   spdlog::set_default_logger(spdlog::stderr_color_mt("vmamba-cli"));
   spdlog::set_pattern("vmamba-cli: %^%l%$: %v");
@@ -94,8 +116,12 @@ int run(int argc, char** argv) {
   app.add_flag("-q,--quiet", quiet, "Log errors only");
 
   std::vector<Command> added;
-  for (const auto add : commands) added.push_back(add(app));
+#define VMAMBA_ADD(name) added.push_back(add_##name(app));
+  VMAMBA_COMMANDS(VMAMBA_ADD)
 
+  if (const char* option = empty_value(argc, argv))
+    return fail(2,
+                fmt::format("{}: the value is empty: give one, or leave the option out", printable(option)));
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {

@@ -18,7 +18,10 @@ struct ModelOptions {  // as given; empty: not given
   std::string selective_scan_backend, forward_core_version;
   int threads = 0;
 };
-void add_model_options(CLI::App& command, ModelOptions& options);
+struct ModelOptionsUsed {  // of those that not every command reads
+  bool labels = false, threads = true;
+};
+void add_model_options(CLI::App& command, ModelOptions& options, ModelOptionsUsed used = {});
 
 struct ModelFiles {
   std::filesystem::path config;
@@ -31,13 +34,14 @@ ModelFiles find_model(const ModelOptions& options);
 // The config with --selective-scan-backend and --forward-core-version applied.
 Config load_model_config(const ModelOptions& options, const ModelFiles& files);
 // InputError where no weights were given.
-StateDict load_model_weights(const ModelFiles& files);
+StateDict read_weights(const ModelFiles& files);
 RunChoice choose_run(const ModelOptions& options);
 
-// "auto": the first usable CUDA device, else the CPU with a notice. MachineError where the device cannot be
-// used.
+// The first usable device beside the CPU, else the CPU.
+Device automatic_device(const std::vector<DeviceReport>& reports);
+// "auto": automatic_device, with a notice where that is the CPU.
 Device parse_device(std::string_view text);
-// "auto": float32 on the CPU, float16 on CUDA.
+// "auto": the one of the device's row (float32 on the CPU, float16 on CUDA).
 Precision parse_precision(std::string_view text, Device device);
 
 }  // namespace vmamba

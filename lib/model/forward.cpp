@@ -55,9 +55,8 @@ CorePolicy core_policy(const ForwardSpec& forward, ForwardCoreVersion version, S
       break;
   }
   if (forward.precision == CorePrecision::float32_block) return {.float32_after_norm = true};
-  // Backend "mamba" writes the dtype that it reads; the others write float32.
   const bool reads_storage = forward.precision == CorePrecision::storage_in || forward.no32;
-  const bool writes_storage = reads_storage && backend == ScanBackend::mamba;
+  const bool writes_storage = reads_storage && row_of(backend).writes_as_read;
   return {.direction_rounding = writes_storage ? DirectionRounding::storage : DirectionRounding::none};
 }
 

@@ -95,9 +95,8 @@ struct ModelWeights {
   LinearWeights head;  // float32
 };
 
-// weights: the result of model_weights (lib/model/weights.h); null: shapes only, for a dry run.
-ModelWeights load_model_weights(const Config& config, const StateDict* weights, Kernels& kernels,
-                                DType storage);
+// weights: the result of canonical_weights (lib/model/weights.h); null: shapes only, for a dry run.
+ModelWeights prepare_weights(const Config& config, const StateDict* weights, Kernels& kernels, DType storage);
 
 // Uploads float32 host values as `dtype`.
 Tensor upload(Kernels& kernels, const HostTensor& host, DType dtype);

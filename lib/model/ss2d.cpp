@@ -3,6 +3,7 @@
 #include "lib/model/ss2d.h"
 
 #include "kernels/error.h"
+#include "lib/config/names.h"
 
 namespace vmamba {
 namespace {
@@ -45,18 +46,17 @@ SelectiveScan2d projected(const Forward& f, const Ss2dWeights& op, const ScanSte
 
 // The scan's y (B, H, W, D) float32.
 View scan(const Forward& f, const Ss2dWeights& op, const ScanStep& step) {
-  static constexpr std::string_view direction_taps[] = {"scan.k0", "scan.k1", "scan.k2", "scan.k3"};
   const int64_t batch = step.x.dim(0), height = step.x.dim(1), width = step.x.dim(2),
                 channels = step.x.dim(3);
   const int count = direction_count(step.order);
   SelectiveScan2d s = projected(f, op, step);
   const ArenaScope scope(f.arena);
-  if (f.wants(step.tap_prefix, direction_taps[0]))
+  if (f.looks_inside() && f.wants(step.tap_prefix, direction_name(0)))
     s.directions = f.arena.take(DType::float32, {count, batch, height, width, channels});
   f.kernels.selective_scan_2d(s);
   if (s.directions)
     for (int k = 0; k < count; ++k)
-      f.tap(step.tap_prefix, direction_taps[step.first + k],
+      f.tap(step.tap_prefix, direction_name(step.first + k),
             View(s.directions.slice_front(k, 1).data, DType::float32, s.directions.device,
                  {batch, height, width, channels}));
   f.tap(step.tap_prefix, "scan", s.y);

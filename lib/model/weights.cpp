@@ -44,7 +44,7 @@ struct SpecBuilder {
 
   void patch_embed() {
     const int64_t channels = config.dims[0], in = config.in_chans, patch = config.patch_size;
-    if (config.patchembed_version == "v1") {
+    if (config.patchembed_version == PatchEmbedVersion::v1) {
       conv("patch_embed.0", channels, in, patch, true);
       if (config.patch_norm) norm("patch_embed.2", channels);
       return;
@@ -64,7 +64,7 @@ struct SpecBuilder {
       return;
     }
     // The class registers A_logs first if it initialises A itself.
-    const bool a_first = config.ssm_init == "v0" || config.forward.old_block;
+    const bool a_first = config.ssm_init == SsmInit::v0 || config.forward.old_block;
     if (a_first) add(op + "A_logs", {K * D, N});
     add(op + "Ds", {K * D});
     if (!a_first) add(op + "A_logs", {K * D, N});
@@ -123,11 +123,11 @@ struct SpecBuilder {
 
   void downsample(const std::string& prefix, int stage) {
     const int64_t C = config.dims[stage], next = config.dims[stage + 1];
-    if (config.downsample_version == "v1") {
+    if (config.downsample_version == DownsampleVersion::v1) {
       linear(prefix + "reduction", next, 4 * C, false);
       norm(prefix + "norm", 4 * C);
     } else {
-      conv(prefix + "1", next, C, config.downsample_version == "v2" ? 2 : 3, true);
+      conv(prefix + "1", next, C, config.downsample_version == DownsampleVersion::v2 ? 2 : 3, true);
       norm(prefix + "3", next);
     }
   }
@@ -154,21 +154,6 @@ const Dims* find(const Shapes& shapes, const std::string& name, size_t rank) {
   const bool sane =
       std::all_of(place->second.begin(), place->second.end(), [](int64_t dim) { return dim < 1 << 30; });
   return sane ? &place->second : nullptr;
-}
-
-// i and j of "layers.i.blocks.j.…"; nullopt for other names.
-std::optional<std::pair<size_t, size_t>> block_of(std::string_view name) {
-  std::array<size_t, 2> numbers{};
-  size_t index = 0;
-  for (const std::string_view word : {"layers.", "blocks."}) {
-    if (!name.starts_with(word)) return std::nullopt;
-    name.remove_prefix(word.size());
-    const size_t digits = name.find('.');
-    if (digits == 0 || digits > 4 || name.find_first_not_of("0123456789") < digits) return std::nullopt;
-    numbers[index++] = static_cast<size_t>(std::stoi(std::string(name.substr(0, digits))));
-    name.remove_prefix(digits + 1);
-  }
-  return std::pair(numbers[0], numbers[1]);
 }
 
 void read_ss2d(const Shapes& shapes, const std::string& op, int64_t C, Traits& traits) {
@@ -205,15 +190,15 @@ void read_ss2d(const Shapes& shapes, const std::string& op, int64_t C, Traits& t
 Traits read_traits(const Shapes& shapes) {
   Traits traits;
   for (const auto& [name, dims] : shapes) {
-    const auto place = block_of(name);
+    const auto place = in_block(name);
     if (!place) continue;
-    const auto [stage, block] = *place;
-    if (stage >= traits.depths.size()) traits.depths.resize(stage + 1);
-    traits.depths[stage] = std::max<int64_t>(traits.depths[stage], static_cast<int64_t>(block) + 1);
+    if (place->stage >= traits.depths.size()) traits.depths.resize(place->stage + 1);
+    int64_t& depth = traits.depths[place->stage];
+    depth = std::max(depth, static_cast<int64_t>(place->block) + 1);
   }
   if (traits.depths.empty()) return traits;
   for (size_t i = 0; i < traits.depths.size(); ++i) {
-    const std::string block = fmt::format("layers.{}.blocks.0.", i);
+    const std::string block = block_name(static_cast<int64_t>(i), 0) + ".";
     const Dims* norm = find(shapes, block + "norm.weight", 1);
     if (norm == nullptr) norm = find(shapes, block + "norm2.weight", 1);
     traits.dims.push_back(norm != nullptr ? (*norm)[0] : 0);
@@ -225,8 +210,8 @@ Traits read_traits(const Shapes& shapes) {
     traits.patch_norm = shapes.contains("patch_embed.2.weight");
   }
   traits.posembed = shapes.contains("pos_embed");
-  if (shapes.contains("layers.0.downsample.reduction.weight")) traits.downsample_version = "v1";
-  if (const Dims* conv = find(shapes, "layers.0.downsample.1.weight", 4)) {
+  if (shapes.contains(downsample_name(0) + ".reduction.weight")) traits.downsample_version = "v1";
+  if (const Dims* conv = find(shapes, downsample_name(0) + ".1.weight", 4)) {
     traits.downsample_version = (*conv)[3] == 2 ? "v2" : "v3";
   }
   if (shapes.contains("classifier.norm.weight")) {
@@ -234,7 +219,7 @@ Traits read_traits(const Shapes& shapes) {
   }
   if (const Dims* head = find(shapes, "classifier.head.weight", 2)) traits.num_classes = (*head)[0];
 
-  const std::string block = "layers.0.blocks.0.";
+  const std::string block = block_name(0, 0) + ".";
   traits.ssm = shapes.contains(block + "op.out_proj.weight");
   read_ss2d(shapes, block + "op.", traits.dims[0], traits);
   const Dims* fc1 = find(shapes, block + "mlp.fc1.weight", 2);
@@ -446,9 +431,8 @@ std::vector<ParameterSpec> parameter_specs(const Config& config) {
   }
   builder.patch_embed();
   for (int i = 0; i < config.stages(); ++i) {
-    const std::string stage = fmt::format("layers.{}.", i);
-    for (int j = 0; j < config.depths[i]; ++j) builder.block(fmt::format("{}blocks.{}.", stage, j), i);
-    if (i + 1 < config.stages()) builder.downsample(stage + "downsample.", i);
+    for (int j = 0; j < config.depths[i]; ++j) builder.block(block_name(i, j) + ".", i);
+    if (i + 1 < config.stages()) builder.downsample(downsample_name(i) + ".", i);
   }
   builder.norm("classifier.norm", config.dims.back());
   builder.linear("classifier.head", config.num_classes, config.dims.back(), true);
@@ -463,7 +447,7 @@ void require_weights(const Config& config, const StateDict& weights) {
   require(config, weights, match(config, weights).report);
 }
 
-StateDict model_weights(const Config& config, const StateDict& weights) {
+StateDict canonical_weights(const Config& config, const StateDict& weights) {
   Matched matched = match(config, weights);
   require(config, weights, matched.report);
   StateDict result;
@@ -472,8 +456,7 @@ StateDict model_weights(const Config& config, const StateDict& weights) {
   for (const ParameterSpec& spec : parameter_specs(config)) {
     StoredTensor& tensor = matched.tensors.at(spec.name);
     if (!tensor.unreadable.empty()) fail_input("{}", tensor.unreadable);
-    if (tensor.dtype != DType::float32 && tensor.dtype != DType::float16 && tensor.dtype != DType::bfloat16 &&
-        tensor.dtype != DType::float64) {
+    if (!is_floating(tensor.dtype)) {
       fail_input("{}: tensor {} is {}: weights are floating-point numbers", weights.where, spec.name,
                  to_string(tensor.dtype));
     }

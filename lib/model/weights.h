@@ -37,6 +37,6 @@ WeightsReport check_weights(const Config& config, const StateDict& weights);
 void require_weights(const Config& config, const StateDict& weights);
 // require_weights, then the tensors with exactly the names, shapes (pos_embed: any height and width) and
 // order of parameter_specs; the model is built from these. Tensors share the memory of `weights`.
-StateDict model_weights(const Config& config, const StateDict& weights);
+StateDict canonical_weights(const Config& config, const StateDict& weights);
 
 }  // namespace vmamba

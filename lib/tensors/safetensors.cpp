@@ -56,20 +56,6 @@ struct Mapping {
 
 // --- The header and the tensors it names.
 
-struct DTypeName {
-  std::string_view name;
-  DType dtype;
-};
-constexpr std::array<DTypeName, 10> dtype_names{{{"F32", DType::float32},
-                                                 {"F16", DType::float16},
-                                                 {"BF16", DType::bfloat16},
-                                                 {"F64", DType::float64},
-                                                 {"U8", DType::uint8},
-                                                 {"I8", DType::int8},
-                                                 {"I16", DType::int16},
-                                                 {"I32", DType::int32},
-                                                 {"I64", DType::int64},
-                                                 {"BOOL", DType::boolean}}};
 constexpr uint64_t max_header_bytes = 100'000'000;  // the format's own limit
 constexpr size_t max_rank = 64;
 constexpr size_t max_name = 500;
@@ -205,15 +191,14 @@ StoredTensor entry_tensor(const std::string& where, const HeaderEntry& entry, si
   need(entry.shape.has_value(), "shape");
   need(entry.offsets.has_value() && entry.offsets->size() == 2, "data_offsets of two numbers");
   StoredTensor tensor;
-  const auto named = std::find_if(dtype_names.begin(), dtype_names.end(),
-                                  [&](const DTypeName& candidate) { return candidate.name == *entry.dtype; });
-  if (named == dtype_names.end()) {
+  const auto* named = std::ranges::find(table_of<DType>, *entry.dtype, &DTypeRow::safetensors);
+  if (named == table_of<DType>.end()) {
     std::vector<std::string_view> known;
-    for (const DTypeName& candidate : dtype_names) known.push_back(candidate.name);
+    for (const DTypeRow& row : table_of<DType>) known.push_back(row.safetensors);
     fail_input("{}: tensor {} has the dtype {}; known are {}", where, entry.name, printable(*entry.dtype),
                fmt::join(known, ", "));
   }
-  tensor.dtype = named->dtype;
+  tensor.dtype = named->value;
   tensor.dims = *entry.shape;
   auto bytes = static_cast<int64_t>(size_of(tensor.dtype));
   for (const int64_t dim : tensor.dims) {
@@ -354,11 +339,9 @@ void write_safetensors(const fs::path& path, const StateDict& tensors) {
     const StoredTensor& tensor = tensors.tensors[i].second;
     check(names.insert(name).second && name != "__metadata__", "tensor {} is written twice", name);
     if (!tensor.unreadable.empty()) fail_input("{}", tensor.unreadable);
-    const auto named = std::find_if(dtype_names.begin(), dtype_names.end(), [&](const DTypeName& candidate) {
-      return candidate.dtype == tensor.dtype;
-    });
     header += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}},", quoted(name),
-                          named->name, fmt::join(tensor.dims, ","), begin[i], begin[i] + bytes(i));
+                          row_of(tensor.dtype).safetensors, fmt::join(tensor.dims, ","), begin[i],
+                          begin[i] + bytes(i));
   }
   if (header.back() == ',') header.pop_back();
   header += '}';

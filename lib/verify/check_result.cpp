@@ -19,6 +19,10 @@ const Diff* CheckResult::first_outside() const {
   return found == taps.end() ? nullptr : &*found;
 }
 
+bool equal(const std::vector<NamedResult>& cases) {
+  return std::all_of(cases.begin(), cases.end(), [](const NamedResult& each) { return each.result.equal(); });
+}
+
 const Diff* find_diff(const std::vector<Diff>& diffs, std::string_view name) {
   const auto found =
       std::find_if(diffs.begin(), diffs.end(), [&](const Diff& diff) { return diff.name == name; });
@@ -26,16 +30,8 @@ const Diff* find_diff(const std::vector<Diff>& diffs, std::string_view name) {
 }
 
 bool is_coarse(std::string_view tap) {
-  return !tap.starts_with("layers.") || std::count(tap.begin(), tap.end(), '.') <= 3;
-}
-
-std::string_view block_of(std::string_view tap) {
-  size_t end = 0;
-  for (int part = 0; part < 4; ++part) {
-    end = tap.find('.', end + (part > 0));
-    if (end == std::string_view::npos) return tap;
-  }
-  return tap.substr(0, end);
+  const auto place = in_block(tap);
+  return !place || place->rest.empty();
 }
 
 const Diff* first_own(const CheckResult& result) {

@@ -9,6 +9,8 @@
 
 #include "lib/images/image.h"
 #include "lib/support/files.h"
+#include "lib/support/json.h"
+#include "lib/tensors/state_dict.h"
 #include "tests/testing.h"
 
 using namespace vmamba;
@@ -49,6 +51,22 @@ nlohmann::json json_of(const CliResult& result, int exit_code = 0) {
 }
 
 }  // namespace
+
+TEST_CASE("names that begin with a dot are neither classes nor images") {
+  const TemporaryDirectory folder;
+  deal(folder);
+  const CliResult before = run("eval", {folder.path().string(), "--format", "json"});
+  REQUIRE(before.exit_code == 0);
+  fs::create_directories(folder.path() / ".ipynb_checkpoints");
+  fs::copy_file(data("chelsea.png"), folder.path() / ".ipynb_checkpoints/cat.png");
+  write_file(folder / "k3/._cat.png", "x");
+  write_file(folder / "k3/notes.txt", "x");
+  write_file(folder / "k4/notes.txt", "x");
+  const CliResult after = run("eval", {folder.path().string(), "--format", "json"});
+  REQUIRE(after.exit_code == 0);
+  CHECK(nlohmann::json::parse(after.out)["images"] == nlohmann::json::parse(before.out)["images"]);
+  CHECK(after.err.find(": 2 files are no image by their ending and left out") != std::string::npos);
+}
 
 TEST_CASE("eval counts what classify answers") {
   const TemporaryDirectory folder, out;
@@ -135,6 +153,68 @@ TEST_CASE("a stopped evaluation goes on where it stopped") {
   write_file(out / "r.jsonl", "something else\n");
   check_error(run("eval", arguments), 2, {"r.jsonl:1", "not a line that eval wrote"});
   CHECK(read_file(out / "r.jsonl") == "something else\n");
+}
+
+TEST_CASE("answers of two models never meet in one file of results") {
+  const TemporaryDirectory folder, out;
+  deal(folder);
+  const auto copy = [&](const std::string& name, const std::string& bytes) { write_file(out / name, bytes); };
+  const std::string config = read_file(model / "config.json");
+  copy("c.json", config);
+  copy("w.safetensors", read_file(model / "weights.safetensors"));
+  copy("l.txt", "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n");
+  const std::vector<std::string> arguments{
+      "eval",      folder.path().string(), "--config", out / "c.json", "--weights", out / "w.safetensors",
+      "--labels",  out / "l.txt",          "--device", "cpu",          "--limit",   "10",
+      "--results", out / "r.jsonl"};
+  // The folders' names are no labels: their order is the classes'.
+  REQUIRE(run_cli(arguments).exit_code == 0);
+  const std::string log = read_file(out / "r.jsonl");
+  CHECK(run_cli(arguments).err.find("10 of 10 images are answered already") != std::string::npos);
+
+  // The same tensors in another file are the same weights.
+  StateDict weights = read_safetensors(model / "weights.safetensors");
+  std::reverse(weights.tensors.begin(), weights.tensors.end());
+  for (auto& [name, tensor] : weights.tensors) name = "module." + name;
+  write_safetensors(out / "other_order.safetensors", weights);
+  auto same = arguments;
+  same[5] = out / "other_order.safetensors";
+  CHECK(run_cli(same).exit_code == 0);
+
+  const auto refused = [&](const std::vector<std::string>& words) {
+    check_error(run_cli(arguments), 2, words);
+    CHECK(read_file(out / "r.jsonl") == log);
+  };
+  // Other contents under the same name and of the same size.
+  StateDict other;
+  for (const auto& [name, tensor] : read_safetensors(model / "weights.safetensors").tensors) {
+    HostTensor values = tensor.to_float32();
+    if (name == "classifier.head.bias") values.values[3] += 1;
+    other.add(name, values);
+  }
+  fs::remove(out / "w.safetensors");
+  write_safetensors(out / "w.safetensors", other);
+  refused({"r.jsonl", "weights_sha256"});
+  copy("w.safetensors", read_file(model / "weights.safetensors"));
+  const auto with = [&](const std::string& key, const std::string& value) {
+    copy("c.json", with_member(config, "c.json", key, value));
+  };
+  with("mlp_act_layer", R"("silu")");
+  refused({"config/mlp_act_layer", "gelu", "silu"});
+  with("preprocess", R"({"mean": [0.5, 0.5, 0.5]})");
+  refused({"config/preprocess/mean/0"});
+  with("float32_ops", R"(["patch_embed"])");
+  refused({"config/float32_ops"});
+  copy("c.json", config);
+  copy("l.txt", "a\nb\nc\nd\ne\nf\ng\nh\nj\ni\n");
+  refused({"labels_sha256"});
+  copy("l.txt", "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n");
+  CHECK(run_cli(arguments).exit_code == 0);
+
+  // A header from before the sums.
+  write_file(out / "r.jsonl", R"({"eval":"x","model":"s1_ln2d","weights":"w.safetensors","weights_bytes":1})"
+                              "\n");
+  check_error(run_cli(arguments), 2, {"r.jsonl", "older version", "remove it"});
 }
 
 TEST_CASE("an image that cannot be read is not counted, and the exit code says so") {

@@ -252,7 +252,7 @@ TEST_CASE("directions merged wrongly, each being right") {
   });
   check_says(report, "first outside its tolerance: layers.0.blocks.0.op.scan,");
   check_says(report, "direction k2 is not flipped back");
-  check_says(report, "b leaves its tolerance by itself, from the same input, at: op.scan (2 times)");
+  check_says(report, "b leaves its tolerance by itself, from the same input, at:\n  op.scan (2 times)");
 }
 
 TEST_CASE("A's sign") {

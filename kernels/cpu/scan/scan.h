@@ -79,11 +79,7 @@ inline int64_t sequence_count(const ScanArgs& args, ScanDirection direction) {
 // y = ((y_1 + y_3) + y_0) + y_2, or y_1 + y_0, from all directions' outputs (K, B, H, W, D).
 void merge_directions(const ScanArgs& args, const float* directions, int threads);
 
-// The recurrence step by step.
-void scan_torch(const ScanArgs& args, ScratchMemory& memory, int threads);
-// Chunked: each chunk from h = 0 in parallel, then the initial states of the chunks, then the outputs.
-void scan_mamba(const ScanArgs& args, ScratchMemory& memory, int threads);
-// Sequences in parallel over channels; directions are summed into y as they are computed.
-void scan_oflex(const ScanArgs& args, ScratchMemory& memory, int threads);
+// The algorithm that `backend` names (scan.cpp).
+void run_scan(ScanBackend backend, const ScanArgs& args, ScratchMemory& memory, int threads);
 
 }  // namespace vmamba::cpu
