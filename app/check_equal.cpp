@@ -93,12 +93,12 @@ Side make_side(const Options& options, const SideOptions& chosen, const Side* ot
                const SideOptions* other_chosen) {
   Side side;
   side.given = chosen.text;
-  const ModelFiles files = find_model(chosen.model);
+  ModelFiles files = find_model(chosen.model);
   side.config = load_model_config(chosen.model, files);
   if (!chosen.forward_type.empty()) {
     // Through the config's own text, so that everything a config is checked for is checked of this one too.
-    const std::string where = files.config.string() + " with forward_type " + chosen.forward_type;
-    const std::string text = with_member(read_file(files.config), files.config.string(), "forward_type",
+    const std::string where = files.config_name() + " with forward_type " + chosen.forward_type;
+    const std::string text = with_member(files.config_text(), files.config_name(), "forward_type",
                                          nlohmann::json(chosen.forward_type).dump());
     const Config changed = parse_config(text, where);
     side.config.forward_type = changed.forward_type;
@@ -184,7 +184,7 @@ int told(const Options& options, const Result& result, bool is_equal) {
 
 void default_sides(Options& options) {
   if (!options.a.empty() || !options.b.empty()) return;
-  const bool mamba2 = load_config(find_model(options.model).config.string()).forward.core == Core::mamba2;
+  const bool mamba2 = load_model_config({}, find_model(options.model)).forward.core == Core::mamba2;
   options.a = mamba2 ? "selective_scan_backend=torch" : "forward_core_version=v0";
   options.b = mamba2 ? "" : "forward_core_version=v1";
 }
@@ -218,11 +218,10 @@ int run_find_precision(const Options& options) {
   const PrecisionSearch search =
       find_precision(side, make_input(options, nullptr, side, nullptr), options.check);
   if (search.found && !options.output.empty()) {
-    const std::filesystem::path config =
-        find_model(side_options(options.model, "--b", options.b).model).config;
+    const ModelFiles files = find_model(side_options(options.model, "--b", options.b).model);
     std::vector<std::string> quoted;
     for (const std::string& step : search.float32_ops) quoted.push_back('"' + step + '"');
-    write_file(options.output, with_member(read_file(config), config.string(), "float32_ops",
+    write_file(options.output, with_member(files.config_text(), files.config_name(), "float32_ops",
                                            fmt::format("[{}]", fmt::join(quoted, ", "))));
   }
   return told(options, search, search.found);

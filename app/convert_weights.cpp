@@ -6,7 +6,7 @@
 #include <memory>
 
 #include "app/commands.h"
-#include "lib/model/names.h"
+#include "app/model_options.h"
 #include "lib/tensors/state_dict.h"
 
 namespace vmamba {
@@ -22,7 +22,7 @@ DType parse_dtype(const std::string& text) {
 
 Command add_convert_weights(CLI::App& app) {
   struct Options {
-    std::string input, output, dtype, key;
+    std::string input, output, dtype, key, prefix;
   };
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
@@ -34,13 +34,9 @@ Command add_convert_weights(CLI::App& app) {
       ->add_option("--dtype", options->dtype, "Store floating-point tensors as this (default: as they are)")
       ->check(CLI::IsMember({"float32", "float16", "bfloat16"}).description(""))
       ->type_name("float32|float16|bfloat16");
-  command
-      ->add_option(
-          "--key", options->key,
-          "The state dict inside a checkpoint (default: model_ema, model, state_dict or the file itself)")
-      ->type_name("KEY");
+  add_checkpoint_options(*command, options->key, options->prefix);
   return {command, [options] {
-            StateDict weights = with_current_names(read_state_dict(options->input, options->key));
+            StateDict weights = read_weights(options->input, options->key, options->prefix);
             if (!options->dtype.empty()) weights = converted(weights, parse_dtype(options->dtype));
             write_safetensors(options->output, weights);
             spdlog::info("{}: {} tensors", options->output, weights.tensors.size());

@@ -1,14 +1,14 @@
 #include "lib/model/weights.h"
-#include "lib/model/names.h"
 
 #include <algorithm>
-#include <array>
 #include <map>
 #include <optional>
 #include <set>
 #include <span>
 
 #include "kernels/error.h"
+#include "lib/model/names.h"
+#include "lib/model/traits.h"
 
 namespace vmamba {
 namespace {
@@ -134,120 +134,6 @@ struct SpecBuilder {
   }
 };
 
-// --- What a set of names and shapes tells of the config it was built from. The same reading is done of the
-// file and of the config's own parameters, so that a difference can be told in the config's words.
-
-using Shapes = std::map<std::string, Dims, std::less<>>;
-
-struct Traits {
-  std::vector<int64_t> depths, dims;
-  std::string patchembed_version, downsample_version, norm, out_norm, core;
-  std::optional<bool> patch_norm, posembed, ssm, gated, ssm_conv_bias, gmlp;
-  std::optional<int64_t> num_classes, in_chans, patch_kernel, ssm_conv, d_state, dt_rank;
-  std::optional<double> ssm_ratio, mlp_ratio;
-};
-
-// The shape of `name` if it has that rank and no absurd size (an empty tensor of a hostile file may name
-// any).
-const Dims* find(const Shapes& shapes, const std::string& name, size_t rank) {
-  const auto place = shapes.find(name);
-  if (place == shapes.end() || place->second.size() != rank) return nullptr;
-  const bool sane =
-      std::all_of(place->second.begin(), place->second.end(), [](int64_t dim) { return dim < 1 << 30; });
-  return sane ? &place->second : nullptr;
-}
-
-// i and j of "layers.i.blocks.j.…"; empty for other names.
-std::optional<std::pair<size_t, size_t>> block_of(std::string_view name) {
-  std::array<size_t, 2> numbers{};
-  size_t index = 0;
-  for (const std::string_view word : {"layers.", "blocks."}) {
-    if (!name.starts_with(word)) return std::nullopt;
-    name.remove_prefix(word.size());
-    const size_t digits = name.find('.');
-    if (digits == 0 || digits > 4 || name.find_first_not_of("0123456789") < digits) return std::nullopt;
-    numbers[index++] = static_cast<size_t>(std::stoi(std::string(name.substr(0, digits))));
-    name.remove_prefix(digits + 1);
-  }
-  return std::pair(numbers[0], numbers[1]);
-}
-
-void read_ss2d(const Shapes& shapes, const std::string& op, int64_t C, Traits& traits) {
-  const Dims* in_proj = find(shapes, op + "in_proj.weight", 2);
-  const Dims* out_proj = find(shapes, op + "out_proj.weight", 2);
-  if (out_proj == nullptr || C == 0 || (*out_proj)[1] == 0) return;
-  const int64_t D = (*out_proj)[1];
-  traits.ssm_ratio = static_cast<double>(D) / static_cast<double>(C);
-  if (in_proj != nullptr) traits.gated = (*in_proj)[0] == 2 * D;
-  for (const char* name : {"conv2d", "conv2d.1"}) {
-    if (const Dims* conv = find(shapes, op + name + ".weight", 4)) {
-      traits.ssm_conv = (*conv)[3];
-      traits.ssm_conv_bias = shapes.contains(op + name + ".bias");
-    }
-  }
-  if (!traits.ssm_conv) traits.ssm_conv = 0;
-  const Dims* dt = find(shapes, op + "dt_projs_weight", 3);
-  traits.core = dt != nullptr ? "v" : "m0";
-  const Dims* a = find(shapes, op + "A_logs", 2);
-  const Dims* x_proj = find(shapes, op + "x_proj_weight", 3);
-  if (dt != nullptr) {
-    traits.dt_rank = (*dt)[2];
-    if (a != nullptr) traits.d_state = (*a)[1];
-  } else if (a != nullptr && x_proj != nullptr) {
-    traits.dt_rank = (*a)[1];
-    traits.d_state = ((*x_proj)[1] - (*a)[1]) / 2;
-  }
-  const bool affine = find(shapes, op + "out_norm.weight", 1) != nullptr;
-  const bool cnorm = find(shapes, op + "out_norm.2.weight", 4) != nullptr;
-  const bool dwconv3 = find(shapes, op + "out_norm.1.weight", 4) != nullptr;
-  traits.out_norm = affine ? "" : cnorm ? "_oncnorm" : dwconv3 ? "_ondwconv3" : "none";
-}
-
-Traits read_traits(const Shapes& shapes) {
-  Traits traits;
-  for (const auto& [name, dims] : shapes) {
-    const auto place = block_of(name);
-    if (!place) continue;
-    const auto [stage, block] = *place;
-    if (stage >= traits.depths.size()) traits.depths.resize(stage + 1);
-    traits.depths[stage] = std::max<int64_t>(traits.depths[stage], static_cast<int64_t>(block) + 1);
-  }
-  if (traits.depths.empty()) return traits;
-  for (size_t i = 0; i < traits.depths.size(); ++i) {
-    const std::string block = fmt::format("layers.{}.blocks.0.", i);
-    const Dims* norm = find(shapes, block + "norm.weight", 1);
-    if (norm == nullptr) norm = find(shapes, block + "norm2.weight", 1);
-    traits.dims.push_back(norm != nullptr ? (*norm)[0] : 0);
-  }
-  if (const Dims* first = find(shapes, "patch_embed.0.weight", 4)) {
-    traits.in_chans = (*first)[1];
-    traits.patch_kernel = (*first)[3];
-    traits.patchembed_version = shapes.contains("patch_embed.5.weight") ? "v2" : "v1";
-    traits.patch_norm = shapes.contains("patch_embed.2.weight");
-  }
-  traits.posembed = shapes.contains("pos_embed");
-  if (shapes.contains("layers.0.downsample.reduction.weight")) traits.downsample_version = "v1";
-  if (const Dims* conv = find(shapes, "layers.0.downsample.1.weight", 4)) {
-    traits.downsample_version = (*conv)[3] == 2 ? "v2" : "v3";
-  }
-  if (shapes.contains("classifier.norm.weight")) {
-    traits.norm = shapes.contains("classifier.norm.running_mean") ? "bn" : "ln or ln2d";
-  }
-  if (const Dims* head = find(shapes, "classifier.head.weight", 2)) traits.num_classes = (*head)[0];
-
-  const std::string block = "layers.0.blocks.0.";
-  traits.ssm = shapes.contains(block + "op.out_proj.weight");
-  read_ss2d(shapes, block + "op.", traits.dims[0], traits);
-  const Dims* fc1 = find(shapes, block + "mlp.fc1.weight", 2);
-  const Dims* fc2 = find(shapes, block + "mlp.fc2.weight", 2);
-  traits.mlp_ratio = 0.0;
-  if (fc1 != nullptr && fc2 != nullptr && traits.dims[0] > 0) {
-    traits.mlp_ratio = static_cast<double>((*fc2)[1]) / static_cast<double>(traits.dims[0]);
-    traits.gmlp = (*fc1)[0] == 2 * (*fc2)[1];
-  }
-  return traits;
-}
-
 std::string list(const std::vector<int64_t>& values) {
   return fmt::format("[{}]", fmt::join(values, ","));
 }
@@ -269,8 +155,10 @@ std::string likely_cause(const Config& config, const Shapes& file, const Shapes&
   if (got.depths.empty()) {
     for (const auto& [name, dims] : file) {
       if (const size_t at = name.find("layers."); at != std::string::npos && at > 0) {
-        return fmt::format("names begin with \"{}\": these are weights of a larger model around VMamba",
-                           name.substr(0, at));
+        return fmt::format(
+            "names begin with \"{0}\": these are weights of a larger model around VMamba (--prefix {0} takes "
+            "its part)",
+            name.substr(0, at));
       }
     }
     return "no tensor is named layers.I.blocks.J.…: these are no weights of a VMamba classifier";
@@ -365,7 +253,10 @@ Matched match(const Config& config, const StateDict& weights) {
   const std::vector<ParameterSpec> specs = parameter_specs(config);
   Matched matched;
   std::vector<std::string> file_order;
-  for (auto& [name, tensor] : with_current_names(weights).tensors) {
+  StateDict current = with_current_names(weights);
+  const std::string_view foreign = foreign_model(current);
+  const bool backbone = is_backbone(current);
+  for (auto& [name, tensor] : current.tensors) {
     file_order.push_back(name);
     matched.tensors.emplace(std::move(name), std::move(tensor));
   }
@@ -386,6 +277,8 @@ Matched match(const Config& config, const StateDict& weights) {
     }
     if (place == matched.tensors.end()) {
       matched.report.missing.push_back(spec.name);
+    } else if (!place->second.unreadable.empty()) {
+      fail_input("{}", place->second.unreadable);
     } else if (Dims got = place->second.dims; !fits(spec, place->second)) {
       matched.report.misshapen.push_back({spec.name, spec.dims, std::move(got)});
     }
@@ -393,16 +286,21 @@ Matched match(const Config& config, const StateDict& weights) {
   for (const std::string& name : file_order) {
     if (!known.contains(name)) matched.report.unexpected.push_back(name);
   }
-  if (!matched.report.ok()) {
-    Shapes file, wanted;
-    for (const auto& [name, tensor] : matched.tensors) {
-      Dims dims = tensor.dims;
-      const bool projection = name.ends_with("_proj.weight") || name.find(".mlp.fc") != std::string::npos;
-      if (projection && dims.size() == 4 && dims[2] == 1 && dims[3] == 1) dims.resize(2);
-      file.emplace(name, std::move(dims));
-    }
+  WeightsReport& report = matched.report;
+  const auto of_classifier = [](const std::string& name) { return name.starts_with("classifier."); };
+  const auto of_backbone = [](const std::string& name) { return name.starts_with("outnorm"); };
+  if (!foreign.empty()) {
+    report.likely_cause = fmt::format("these are weights of another model: {}", foreign);
+  } else if (backbone && report.misshapen.empty() && std::ranges::all_of(report.missing, of_classifier) &&
+             std::ranges::all_of(report.unexpected, of_backbone)) {
+    report.backbone = true;
+    report.likely_cause =
+        "a backbone: the norms of its outputs (outnorm…) and no classifier; to classify, give the checkpoint "
+        "of the whole classifier";
+  } else if (!report.ok()) {
+    Shapes wanted;
     for (const ParameterSpec& spec : specs) wanted.emplace(spec.name, spec.dims);
-    matched.report.likely_cause = likely_cause(config, file, wanted);
+    report.likely_cause = likely_cause(config, shapes_of(matched.tensors), wanted);
   }
   return matched;
 }
@@ -471,7 +369,6 @@ StateDict model_weights(const Config& config, const StateDict& weights) {
   result.metadata = weights.metadata;
   for (const ParameterSpec& spec : parameter_specs(config)) {
     StoredTensor& tensor = matched.tensors.at(spec.name);
-    if (!tensor.unreadable.empty()) fail_input("{}", tensor.unreadable);
     if (tensor.dtype != DType::float32 && tensor.dtype != DType::float16 && tensor.dtype != DType::bfloat16 &&
         tensor.dtype != DType::float64) {
       fail_input("{}: tensor {} is {}: weights are floating-point numbers", weights.where, spec.name,

@@ -27,6 +27,7 @@ struct WeightsReport {
   };
   std::vector<Misshapen> misshapen;
   std::string likely_cause;  // one sentence, where the whole pattern tells it; else empty
+  bool backbone = false;     // all is there but the classifier: a model without its head
   bool ok() const { return missing.empty() && unexpected.empty() && misshapen.empty(); }
 };
 // The three below take a file's tensors under any accepted name: old checkpoints' (with_current_names), and

@@ -22,7 +22,8 @@ _vmamba_cli() {
     --format)
       local formats='text json jsonl csv'
       [[ $command == bench ]] && formats='table json csv md'
-      [[ $command == check-equal || $command == devices || $command == info ]] && formats='text json'
+      [[ $command == check-equal || $command == devices ]] && formats='text json'
+      [[ $command == info ]] && formats='text json config'
       mapfile -t COMPREPLY < <(compgen -W "$formats" -- "$cur")
       ;;
     *)

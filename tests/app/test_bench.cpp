@@ -95,8 +95,7 @@ TEST_CASE("wrong words are told before anything is measured") {
   check_error(run_cli({"bench", "--device", "gpu"}), 2, {"--device gpu", "cuda:N"});
   check_error(run_cli({"bench", "--weights", data("models").string() + "/none.safetensors"}), 2,
               {"none.safetensors: no such weights file"});
-  check_error(run_cli({"bench", "--weights", data("chelsea.png").string()}), 2,
-              {"chelsea.json", "config.json", "--config"});
+  check_error(run_cli({"bench", "--weights", data("chelsea.png").string()}), 2, {"chelsea.png is an image"});
 }
 
 TEST_CASE("step_kind drops stage and block") {

@@ -37,5 +37,6 @@ TEST_CASE("commands, options and their values are offered") {
   CHECK(offered("-q bench --selective") == "--selective-scan-backend");
   CHECK(offered("classify --device cu") == "cuda cuda:0");
   CHECK(offered("bench --format m") == "md");
+  CHECK(offered("info --format c") == "config");
   CHECK(offered("nothing-like-this") == "");
 }
