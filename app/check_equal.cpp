@@ -34,6 +34,7 @@ struct Options {
   std::vector<std::string> images;
   std::string save_taps, output, html;
   std::optional<uint64_t> seed;
+  bool seed_weights = false;  // weights that are named count; without any, the seed initialises them
   CheckOptions check;
   bool all = false, matrix = false, stress = false, find_precision = false, init_order = false;
   int repeat = 0;
@@ -107,13 +108,20 @@ Side make_side(const Options& options, const SideOptions& chosen, const Side* ot
   side.choice = choose_run(chosen.model);
   const bool same_model = other && other_chosen->model.config == chosen.model.config &&
                           other_chosen->model.weights == chosen.model.weights &&
-                          (!options.seed || other_chosen->forward_type == chosen.forward_type);
-  if (same_model)
+                          (!options.seed_weights || other_chosen->forward_type == chosen.forward_type);
+  if (same_model) {
     side.weights = other->weights;
-  else if (options.seed)
+  } else if (options.seed_weights) {
     side.weights = std::make_shared<StateDict>(init_weights(side.config, *options.seed));
-  else
+  } else {
+    if (files.weights.empty())
+      fail_input(
+          "{}: no weights for this config: give --weights FILE{}", files.config.string(),
+          options.seed
+              ? " or weights=FILE for each of a and b; --seed initialises them only where none are named"
+              : ", or --seed 0, which initialises them");
     side.weights = std::make_shared<StateDict>(load_model_weights(files));
+  }
   return side;
 }
 
@@ -137,7 +145,9 @@ CheckInput make_input(const Options& options, const Side* a, const Side& b, cons
         input.files.push_back(name);
         continue;
       }
-      for (const std::filesystem::path& file : image_files(name)) input.files.push_back(file.string());
+      const FolderFiles files = folder_files(name);
+      log_left_out(name, files.others);
+      for (const std::filesystem::path& file : files.images) input.files.push_back(file.string());
     }
     if (input.files.empty()) fail_input("--images {}: no image files in it", fmt::join(options.images, " "));
     const auto count = static_cast<int64_t>(input.files.size());
@@ -170,10 +180,23 @@ CheckInput make_input(const Options& options, const Side* a, const Side& b, cons
   return input;
 }
 
+// Where any weights are named they count, and the seed draws the input only.
+void choose_weights(Options& options, std::initializer_list<const SideOptions*> sides) {
+  const bool named = std::any_of(sides.begin(), sides.end(),
+                                 [](const SideOptions* side) { return !side->model.weights.empty(); });
+  options.seed_weights = options.seed && !named;
+  const bool draws_input =
+      options.images.empty() && options.input_tensor.empty() && options.reference.empty();
+  if (options.seed && named && !draws_input)
+    fail_input("--seed {}: nothing to draw: weights are named, and the input is given", *options.seed);
+}
+
 // What a mode that runs one side only runs: the model options, changed by --b.
-Side single_side(const Options& options) {
+Side single_side(Options& options) {
   if (!options.a.empty()) fail_input("--a: this mode runs one side only: give --b, or neither");
-  return make_side(options, side_options(options.model, "--b", options.b), nullptr, nullptr);
+  const SideOptions chosen = side_options(options.model, "--b", options.b);
+  choose_weights(options, {&chosen});
+  return make_side(options, chosen, nullptr, nullptr);
 }
 
 template <class Result>
@@ -213,7 +236,7 @@ MatrixAxes matrix_axes(const Options& options, const Side& side) {
   return axes;
 }
 
-int run_find_precision(const Options& options) {
+int run_find_precision(Options& options) {
   const Side side = single_side(options);
   const PrecisionSearch search =
       find_precision(side, make_input(options, nullptr, side, nullptr), options.check);
@@ -227,10 +250,10 @@ int run_find_precision(const Options& options) {
   return told(options, search, search.found);
 }
 
-CheckResult compare_with_reference(const Options& options) {
+CheckResult compare_with_reference(Options& options) {
   if (!options.a.empty()) fail_input("--reference stands for a: give --b, or no --reference");
   if (!options.input_tensor.empty()) fail_input("--reference brings its own input: leave out --input-tensor");
-  const Side b = make_side(options, side_options(options.model, "--b", options.b), nullptr, nullptr);
+  const Side b = single_side(options);
   const StateDict reference = read_safetensors(options.reference);
   return check_reference(reference, b, make_input(options, nullptr, b, &reference), options.check);
 }
@@ -290,6 +313,7 @@ int run_check_equal(Options& options) {
       const auto parting = first_init_parting(config_of(chosen_a), config_of(chosen_b));
       return told(options, parting, !parting);
     }
+    choose_weights(options, {&chosen_a, &chosen_b});
     const Side a = make_side(options, chosen_a, nullptr, nullptr);
     const Side b = make_side(options, chosen_b, &a, &chosen_a);
     if (options.stress) {
@@ -353,7 +377,8 @@ Command add_check_equal(CLI::App& app) {
             }
             options->seed = seed;
           },
-          "Initialise the weights and draw the input from a seed, as torch.manual_seed does (default 0)")
+          "Draw the input from a seed, and the weights where none are named, as torch.manual_seed does "
+          "(default 0)")
       ->type_name("S")
       ->expected(0, 1)
       ->group(input);

@@ -7,6 +7,7 @@
 
 #include "kernels/error.h"
 #include "lib/support/text.h"
+#include "lib/verify/provenance.h"
 
 namespace vmamba {
 
@@ -30,8 +31,9 @@ Classifier make_classifier(const ModelOptions& options, int batch_size) {
   return classifier;
 }
 
-void load_runner(Classifier& classifier) {
+void load_runner(Classifier& classifier, std::string* weights_sum) {
   const StateDict weights = load_model_weights(classifier.files);
+  if (weights_sum) *weights_sum = weights_sha256(classifier.config, weights);
   classifier.runner = std::make_unique<Runner>(classifier.config, weights, classifier.choice);
   // After the weights: where the config is another model's, that is the error to tell.
   if (!classifier.files.labels.empty())

@@ -26,7 +26,8 @@ struct Classifier {
 };
 // batch_size 0: what suits the device.
 Classifier make_classifier(const ModelOptions& options, int batch_size);
-void load_runner(Classifier& classifier);
+// `weights_sum`: takes their SHA-256.
+void load_runner(Classifier& classifier, std::string* weights_sum = nullptr);
 // Threads that decode ahead of the model: on the CPU they share the cores with it.
 int decoding_threads(const Classifier& classifier);
 

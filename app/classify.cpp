@@ -1,6 +1,7 @@
 // classify: the most likely classes of images, or of tensors that were normalised elsewhere.
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <chrono>
 #include <iostream>
 
@@ -20,6 +21,7 @@ struct Options {
   ModelOptions model;
   std::vector<std::string> inputs;
   std::string input_tensor, format = "text", output, save_logits, save_input;
+  bool nul = false;  // ends the paths of a list
   int top_k = 5, batch_size = 0;
 };
 
@@ -159,8 +161,8 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
   std::error_code ignored;
   const bool one_file = options.inputs.size() == 1 && options.inputs[0] != "-" &&
                         !std::filesystem::is_directory(options.inputs[0], ignored);
-  ImageSource source(input_paths(options.inputs), config.preprocess, classifier.batch_size,
-                     one_file ? 1 : decoding_threads(classifier));
+  ImageSource source(input_paths(options.inputs, options.nul ? '\0' : '\n'), config.preprocess,
+                     classifier.batch_size, one_file ? 1 : decoding_threads(classifier));
   load_runner(classifier);
   outputs.results.emplace(options, classifier, out);
   const size_t classes = static_cast<size_t>(config.num_classes);
@@ -278,6 +280,8 @@ Command add_classify(CLI::App& app) {
   auto options = std::make_shared<Options>();
   parser->add_option("INPUT", options->inputs,
                      "Image files, folders (searched to the bottom), - for paths on stdin");
+  parser->add_flag("-0,--null", options->nul,
+                   "The list of paths on stdin is separated by NUL (find -print0)");
   parser->add_option("--topk", options->top_k, "Classes named for an image")
       ->check(CLI::Range(1, 1 << 20).description(""))
       ->type_name("K")
@@ -304,7 +308,11 @@ Command add_classify(CLI::App& app) {
                    "Instead of images: tensor input (B, 3, H, W), already normalised")
       ->type_name("F.safetensors");
   add_model_options(*parser, options->model);
-  return {parser, [options] { return run_classify(*options); }};
+  return {parser, [options] {
+            if (options->nul && std::ranges::find(options->inputs, "-") == options->inputs.end())
+              options->inputs.emplace_back("-");
+            return run_classify(*options);
+          }};
 }
 
 }  // namespace vmamba

@@ -17,7 +17,9 @@
 #include "lib/labels/accuracy.h"
 #include "lib/labels/predictions.h"
 #include "lib/support/files.h"
+#include "lib/support/sha256.h"
 #include "lib/support/text.h"
+#include "lib/verify/provenance.h"
 
 namespace vmamba {
 namespace {
@@ -54,15 +56,17 @@ DataSet read_data_set(const std::string& directory, const Labels& labels, int nu
     fail_input("{}: holds no folders; wanted a folder of images for each class", directory);
   std::sort(data.folders.begin(), data.folders.end());
   data.classes = classes_of_folders(data.folders, labels, num_classes, directory);
+  size_t others = 0;
   for (size_t i = 0; i < data.folders.size(); ++i) {
-    const std::vector<fs::path> files = image_files(fs::path(directory) / data.folders[i]);
-    if (files.empty())
+    const FolderFiles files = folder_files(fs::path(directory) / data.folders[i]);
+    others += files.others;
+    if (files.images.empty())
       spdlog::warn("{}: no image files in it", shown((fs::path(directory) / data.folders[i]).string()));
-    for (const fs::path& file : files)
+    for (const fs::path& file : files.images)
       data.pictures.push_back({file.lexically_relative(directory), static_cast<size_t>(data.classes[i])});
   }
-  if (data.pictures.empty())
-    fail_input("{}: no image files (.jpg .png .webp .bmp .gif) in its folders", directory);
+  log_left_out(directory, others);
+  if (data.pictures.empty()) fail_input("{}: no image files ({}) in its folders", directory, image_endings);
   return data;
 }
 
@@ -138,10 +142,23 @@ class ResultLog {
   }
 
   void check_header(const Json& was, const Json& is) const {
-    for (const auto& [key, value] : is.items())
-      if (!was.contains(key) || was[key] != value)
-        fail_input("{}: was made with {} {}, this run has {}: remove it or give another file", path_, key,
-                   was.contains(key) ? dump_json(was[key]) : "unknown", dump_json(value));
+    if (was.contains("eval") && !was.contains("weights_sha256"))
+      fail_input(
+          "{}: was begun by an older version, which did not note the contents of weights, config and labels: "
+          "whether they are this run's cannot be told: remove it or give another file",
+          path_);
+    const Json flat_was = was.flatten(), flat_is = is.flatten();
+    const auto value_of = [](const Json& flat, const std::string& key) {
+      return flat.contains(key) ? dump_json(flat[key]) : std::string("none");
+    };
+    const auto compare = [&](const Json& keys) {
+      for (const auto& [key, value] : keys.items())
+        if (value_of(flat_was, key) != value_of(flat_is, key))
+          fail_input("{}: was made with {} {}, this run has {}: remove it or give another file", path_,
+                     key.substr(1), value_of(flat_was, key), value_of(flat_is, key));
+    };
+    compare(flat_is);
+    compare(flat_was);
   }
 
   void take(const Json& line, int number) {
@@ -291,30 +308,31 @@ void write_csv(std::ostream& out, const Outcome& outcome, const Classifier& clas
   }
 }
 
-Json log_header(const Classifier& classifier, const std::string& directory) {
+// What decides the answers. The config stands here whole, so that a run of another one is told which key it is.
+Json log_header(const Classifier& classifier, const std::string& weights_sum, const std::string& directory) {
   const RunReport report = classifier.runner->report();
-  const PreprocessConfig& preprocess = classifier.config.preprocess;
+  const fs::path& labels = classifier.files.labels;
   std::error_code error;
   return {{"eval", utf8(fs::weakly_canonical(directory, error))},
-          {"model", classifier.config.name},
-          {"weights", utf8(classifier.files.weights.filename())},
-          {"weights_bytes", fs::file_size(classifier.files.weights, error)},
-          {"classes", classifier.config.num_classes},
-          {"resize", preprocess.resize},
-          {"crop", preprocess.crop},
+          {"weights_sha256", weights_sum},
+          {"config", Json::parse(dump_json(effective_config(classifier.config)))},
+          {"config_sha256", config_sha256(classifier.config)},
+          {"labels_sha256", labels.empty() ? Json() : Json(sha256(read_file(labels)))},
           {"device", report.device},
           {"dtype", report.dtype},
           {"selective_scan_backend", report.selective_scan_backend},
           {"forward_core", report.forward_core}};
 }
 
-Outcome evaluate(const Options& options, Classifier& classifier, const DataSet& data) {
+Outcome evaluate(const Options& options, Classifier& classifier, const std::string& weights_sum,
+                 const DataSet& data) {
   const size_t classes = static_cast<size_t>(classifier.config.num_classes);
   const std::vector<Picture> chosen =
       options.limit > 0 ? spread(data.pictures, options.limit) : data.pictures;
   std::optional<ResultLog> log;
   if (!options.results.empty())
-    log.emplace(options.results, log_header(classifier, options.directory), classifier.config.num_classes);
+    log.emplace(options.results, log_header(classifier, weights_sum, options.directory),
+                classifier.config.num_classes);
 
   Outcome outcome{Accuracy(classifier.config.num_classes)};
   std::vector<Picture> left;
@@ -376,13 +394,14 @@ int run_eval(const Options& options) {
   Classifier classifier = make_classifier(options.model, options.batch_size);
   if (classifier.config.in_chans != 3)
     fail_input("images have 3 channels, the config's in_chans is {}", classifier.config.in_chans);
-  load_runner(classifier);
+  std::string weights_sum;
+  load_runner(classifier, options.results.empty() ? nullptr : &weights_sum);
   const DataSet data = read_data_set(options.directory, classifier.labels, classifier.config.num_classes);
   std::optional<OutputFile> file;
   if (!options.output.empty()) file.emplace(options.output);
   if (!options.confusion.empty()) const OutputFile writable(options.confusion);
 
-  const Outcome outcome = evaluate(options, classifier, data);
+  const Outcome outcome = evaluate(options, classifier, weights_sum, data);
   const ClassCounts& total = outcome.accuracy.total();
   if (total.images == 0)
     fail_input("{}: none of its {} images could be read", options.directory, outcome.failed);

@@ -4,6 +4,8 @@
 #include <poll.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
+#include <sys/auxv.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -110,13 +112,23 @@ int run(int argc, char** argv) {
   return fail(2, "no command given; see " + help_command(app));
 }
 
+// Whether /proc/self/exe is this program: under ld.so or valgrind it is theirs.
+bool runs_by_itself() {
+  const auto* program = reinterpret_cast<const char*>(getauxval(AT_EXECFN));
+  struct stat started {};
+  struct stat running {};
+  return program && getauxval(AT_BASE) && stat(program, &started) == 0 &&
+         stat("/proc/self/exe", &running) == 0 && started.st_dev == running.st_dev &&
+         started.st_ino == running.st_ino;
+}
+
 // A thread that waits for the others of a parallel region spins, by libgomp's default for 300,000 pauses,
 // which can be 20 ms. On a busy machine it so keeps a processor from the very thread it waits for, and a
-// forward of 60 ms takes seconds; 20,000 are as fast on an idle one. libgomp reads the number when it is
+// forward of 60 ms takes seconds; 2,000 are as fast on an idle one. libgomp reads the number when it is
 // loaded: the program starts itself once more.
 void limit_spinning(char** argv) {
-  if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT")) return;
-  setenv("GOMP_SPINCOUNT", "20000", 1);
+  if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT") || !runs_by_itself()) return;
+  setenv("GOMP_SPINCOUNT", "2000", 1);
   execv("/proc/self/exe", argv);  // returns only where it fails; then libgomp's default stays
 }
 

@@ -7,6 +7,7 @@
 #include "kernels/error.h"
 #include "lib/config/config.h"
 #include "lib/config/migrate.h"
+#include "lib/model/summary.h"
 #include "lib/support/files.h"
 
 namespace vmamba {
@@ -17,11 +18,34 @@ struct Arguments {
   bool in_place = false, check = false;
 };
 
+// "a.yaml: its release is not certain: taken as … (22,893,448 parameters); …"
+std::string uncertain(const Migration& migration, const std::string& file) {
+  const auto parameters = [&](const std::string& text) {
+    try {
+      const Config config = parse_config(text, file);
+      return fmt::format("{:L} parameters",
+                         summarize(config, DType::float32, 1, config.imgsize, config.imgsize).parameters);
+    } catch (const InputError&) {
+      return std::string("not a model");
+    }
+  };
+  std::string line = fmt::format("{}: its keys do not tell its release: taken as of {} ({})", file,
+                                 migration.assumed, parameters(migration.text));
+  for (const OtherAge& other : migration.others) {
+    line += fmt::format("; if it is of {} ({}), add {} to MODEL.VSSM", other.release, parameters(other.text),
+                        other.key);
+  }
+  return line;
+}
+
 void report(const Migration& migration, const std::string& file) {
   if (!spdlog::should_log(spdlog::level::info)) return;
   for (const MigrationChange& change : migration.changes) print_stderr(to_string(change) + "\n");
   for (const std::string& remark : migration.remarks) spdlog::warn("{}", remark);
-  if (migration.changes.empty() && migration.remarks.empty()) print_stderr(file + ": nothing to change\n");
+  if (!migration.others.empty()) spdlog::warn("{}", uncertain(migration, file));
+  if (!migration.refused.empty()) spdlog::warn("this program still refuses it: {}", migration.refused);
+  if (migration.changes.empty() && migration.refused.empty())
+    print_stderr(file + ": nothing to change\n");
 }
 
 int run(const Arguments& arguments) {
@@ -44,7 +68,7 @@ int run(const Arguments& arguments) {
     fmt::print("{}", migration.text);
   }
   report(migration, arguments.file);
-  return arguments.check && changes ? 1 : 0;
+  return arguments.check && (changes || !migration.refused.empty()) ? 1 : 0;
 }
 
 }  // namespace

@@ -3,8 +3,8 @@
 
 packages=(
   g++ cmake ninja-build
-  libcli11-dev nlohmann-json3-dev libstb-dev libspdlog-dev libfmt-dev doctest-dev libvalijson-dev libjpeg-dev libwebp-dev
-  libdnnl-dev libhwy-dev libzip-dev libsleef-dev libyaml-cpp-dev
+  libcli11-dev nlohmann-json3-dev libstb-dev libspdlog-dev libfmt-dev doctest-dev libvalijson-dev libjpeg-dev libpng-dev
+  libtiff-dev libwebp-dev libdnnl-dev libhwy-dev libzip-dev libsleef-dev libyaml-cpp-dev
 )
 
 # The CUDA toolkit's usual place, where PATH does not name another.

@@ -28,7 +28,7 @@ CliResult run_cli(const std::vector<std::string>& arguments, const CliRun& run) 
   if (pipe2(in.data(), O_CLOEXEC) || pipe2(out.data(), O_CLOEXEC) || pipe2(err.data(), O_CLOEXEC))
     throw std::runtime_error("pipe2 failed");
 
-  std::vector<std::string> words{cli()};
+  std::vector<std::string> words{run.program.empty() ? cli() : run.program};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());

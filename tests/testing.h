@@ -11,6 +11,7 @@ struct CliResult {
   std::string out, err;
 };
 struct CliRun {
+  std::string program;                   // that is started instead, with the arguments; empty: vmamba-cli
   std::string input;                     // standard input
   std::vector<std::string> environment;  // "NAME=value", added to this process's own
   std::filesystem::path directory;       // where it runs; empty: here

@@ -301,11 +301,11 @@ int Config::dt_rank(int stage) const {
   return ssm_dt_rank.value_or((dims[stage] + 15) / 16);
 }
 
-Config parse_config(std::string_view text, const std::string& where) {
+Config parse_config(std::string_view text, const std::string& where, const JsonOrigins& origins) {
   if (text.size() > max_config_bytes) {
     fail_input("{}: larger than {} bytes, the most a config may have", where, max_config_bytes);
   }
-  const JsonDocument document(text, where);
+  const JsonDocument document(text, where, origins);
   if (document.root().type != JsonType::object) {
     fail_input("{}: expected a JSON object, got {}", where, to_string(document.root().type));
   }

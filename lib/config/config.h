@@ -12,6 +12,7 @@
 
 #include "kernels/kernels.h"
 #include "lib/config/forward_type.h"
+#include "lib/support/json.h"
 
 namespace vmamba {
 
@@ -69,8 +70,9 @@ struct Config {
 // "layers.0.downsample", "classifier".
 std::vector<std::string> step_names(const Config& config);
 
-// The config in `text`; `where` names it in errors (a file's path).
-Config parse_config(std::string_view text, const std::string& where);
+// The config in `text`; `where` names it in errors (a file's path), `origins` the places of its keys where the
+// text was made out of another file.
+Config parse_config(std::string_view text, const std::string& where, const JsonOrigins& origins = {});
 // The file `name_or_path`, or the published model of that name under the installed or source configs/.
 Config load_config(const std::string& name_or_path);
 std::filesystem::path find_config(const std::string& name_or_path);

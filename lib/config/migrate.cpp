@@ -1,13 +1,17 @@
 #include "lib/config/migrate.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <tuple>
 
 #include "kernels/error.h"
+#include "lib/config/config.h"
 #include "lib/config/forward_type.h"
 #include "lib/config/forward_type_spelling.h"
+#include "lib/config/migrate_rules.h"
 #include "lib/support/json.h"
 #include "lib/support/text.h"
 
@@ -79,18 +83,37 @@ constexpr OldVersion old_versions[] = {
 };
 
 constexpr std::string_view core_why =
-    "\"core\" was removed in July 2024; it was oflex specialised for float32, and here "
-    "the scan reads float32";
+    "\"core\" was removed in July 2024; it was oflex specialised for float32, and here the scan reads float32";
 constexpr std::string_view core_inexact_why =
-    "\"core\" was removed in July 2024; oflex is the same with float32, but with 16-bit storage core rounded "
-    "the scan's "
-    "output and oflex does not: \"mamba\" rounds as core did and would be exact";
-constexpr std::string_view v2_core_why =
-    "v2 asked for \"core\", which newer releases refuse; v03 is the same mathematics on oflex";
+    "\"core\" was removed in July 2024; oflex is the same with float32, but with 16-bit storage core rounded the "
+    "scan's output and oflex does not: --backend mamba rounds as core did and is exact";
+constexpr std::string_view core_mamba_why =
+    "\"core\" was removed in July 2024; mamba rounds the scan's output to its input's dtype as core did";
+constexpr std::string_view v2_why =
+    "v2 asks for \"core\" by itself, which newer releases refuse; v03 is the same mathematics on oflex";
+constexpr std::string_view v2_no32_why =
+    "v2 asks for \"core\" by itself, which newer releases refuse; v03 is the same mathematics on oflex, which with "
+    "16-bit storage does not round the scan's output as core did: selective_scan_backend \"mamba\" does";
 
-// Keys whose strings are names for people; "core" may be one.
-constexpr std::string_view free_text[] = {"name",    "tag",   "title",  "description",
-                                          "comment", "notes", "labels", "classes"};
+// Keywords that the constructor had, or that belong to what stands around it.
+struct OldKeyword {
+  std::string_view before, after;  // after: empty where it is left out
+  std::string_view why;
+  bool root_only = false;  // inside another program's config it stays
+};
+constexpr OldKeyword old_keywords[] = {
+    {"d_state", "ssm_d_state", "called ssm_d_state since 15 February 2024"},
+    {"dt_rank", "ssm_dt_rank", "called ssm_dt_rank since 15 February 2024"},
+    {"attn_drop_rate", "ssm_drop_rate", "called ssm_drop_rate since 15 February 2024"},
+    {"drop_rate", "mlp_drop_rate", "called mlp_drop_rate since 15 February 2024"},
+    {"ssm_rank_ratio", "", "the scan is as wide as ssm_ratio says, as it always is here"},
+    {"type", "", "names the class for mmdet and mmseg", true},
+    {"out_indices", "", "chooses a detector's feature maps; the model is the same", true},
+    {"pretrained", "", "names weights, which are given with --weights", true},
+};
+// Keys that only the model's constructor has.
+constexpr std::string_view model_keys[] = {"depths",      "dims",    "forward_type",
+                                           "ssm_d_state", "d_state", "ssm_ratio"};
 
 // --- Editing.
 
@@ -105,26 +128,36 @@ struct Edit {
 
 class Migrator {
  public:
-  explicit Migrator(const JsonDocument& document) : document_(document) {}
+  Migrator(const JsonDocument& document, std::string_view core_becomes)
+      : document_(document), core_becomes_(core_becomes) {}
 
   void run() {
     for (int i = 0; i < document_.size(); ++i) {
       const JsonValue& value = document_[i];
+      if (value.type == JsonType::object && is_model(i)) {
+        if (i > 0 && nested_model_ == 0) nested_model_ = i;
+        migrate_keywords(i);
+      }
       if (value.type != JsonType::string) continue;
       const std::string_view key = key_of(i);
       if (key == "forward_type" || key == "forward_types") {
         migrate_forward_type(i);
       } else if (key == "forward_core_version") {
         migrate_version(i);
-      } else if (value.text == "core" && std::ranges::find(free_text, key) == std::end(free_text)) {
-        const bool exact = core_is_exact(i);
-        replace(i, "\"oflex\"", exact, exact ? core_why : core_inexact_why);
+      } else if (value.text == "core" && names_backend(key)) {
+        const bool mamba = core_becomes_ == "mamba", exact = mamba || core_is_exact(i);
+        replace(i, json_string(core_becomes_), exact,
+                mamba   ? core_mamba_why
+                : exact ? core_why
+                        : core_inexact_why);
+      } else if (value.text == "core") {
+        remark(fmt::format("{}: \"core\" stays: the key does not name a backend", document_.place(i)));
       }
     }
   }
 
   Migration result() {
-    std::ranges::stable_sort(edits_, {}, &Edit::begin);
+    std::ranges::sort(edits_, {}, [](const Edit& edit) { return std::tuple(edit.begin, edit.end); });
     Migration migration{.changes = std::move(changes_), .remarks = std::move(remarks_)};
     size_t done = 0;
     for (const Edit& edit : edits_) {
@@ -133,10 +166,114 @@ class Migrator {
       done = edit.end;
     }
     migration.text += document_.text().substr(done);
+    if (more_remarks_ > 0)
+      migration.remarks.push_back(fmt::format("{}: {} more like these", document_.where(), more_remarks_));
+    settle(migration);
     return migration;
   }
 
  private:
+  // Adds the forward_type that Python needs, and says what this program makes of the result.
+  void settle(Migration& migration) const {
+    JsonOrigins origins;
+    if (document_.root().type == JsonType::object && !migration.changes.empty()) {
+      for (const int i : document_.children(0)) {
+        const auto* row = std::ranges::find(old_keywords, document_[i].key, &OldKeyword::before);
+        origins[row == std::end(old_keywords) ? document_[i].key : std::string(row->after)] =
+            document_.place(i);
+      }
+    }
+    try {
+      parse_config(migration.text, document_.where(), origins);
+    } catch (const InputError& error) {
+      migration.refused = error.what();
+      if (nested_model_ > 0) {
+        migration.refused = fmt::format(
+            "{}: this program reads the keywords of this object alone: put them at the root of a file of their "
+            "own, without type, out_indices and pretrained",
+            document_.place(nested_model_));
+      }
+      return;
+    }
+    if (document_.find(0, "forward_type") >= 0) return;
+    migration.text = with_member(migration.text, document_.where(), "forward_type", "\"v03\"");
+    migration.changes.push_back(
+        {fmt::format("{}:{}: /forward_type", document_.where(), document_.line(document_.root().begin)),
+         "(absent)", "\"v03\"", true, fmt::format("the default is v2; {}", v2_why)});
+  }
+
+  static bool names_backend(std::string_view key) {
+    const std::string name = lower_case(key);
+    return name.ends_with("backend") || name.ends_with("backends");
+  }
+
+  bool is_model(int object) const {
+    return std::ranges::any_of(model_keys,
+                               [&](std::string_view key) { return document_.find(object, key) >= 0; });
+  }
+
+  void migrate_keywords(int object) {
+    for (const OldKeyword& row : old_keywords) {
+      const int i = document_.find(object, row.before);
+      if (i < 0 || (row.root_only && object > 0)) continue;
+      if (row.after.empty()) {
+        if (row.before == "ssm_rank_ratio") check_rank_ratio(object, i);
+        remove(i, row.why);
+        continue;
+      }
+      if (document_.find(object, row.after) >= 0) {
+        fail_input("{}: {} is the old name of {}, which is here too; keep one", document_.place(i),
+                   row.before, row.after);
+      }
+      const JsonValue& member = document_[i];
+      edits_.push_back({member.key_begin, member.key_end, json_string(row.after)});
+      changes_.push_back(
+          {document_.place(i), json_string(row.before), json_string(row.after), true, std::string(row.why)});
+    }
+    for (const OldSwitch& row : old_switches) {
+      const int i = document_.find(object, row.keyword);
+      if (i < 0) continue;
+      if (document_[i].type != JsonType::boolean)
+        fail_input("{}: expected true or false", document_.place(i));
+      if (!document_[i].boolean || row.harmless) {
+        remove(i, row.off);
+      } else {
+        fail_input("{}: {}", document_.place(i), row.on);
+      }
+    }
+    const std::vector<int> members = removed_.empty() ? std::vector<int>{} : document_.children(object);
+    bool leading = true;  // nothing that stays stands before it
+    for (size_t m = 0; m < members.size(); ++m) {
+      const JsonValue& member = document_[members[m]];
+      if (std::ranges::find(removed_, members[m]) == removed_.end()) {
+        leading = false;
+      } else if (!leading) {
+        edits_.push_back({document_[members[m - 1]].end, member.end, ""});
+      } else {
+        edits_.push_back({member.key_begin,
+                          m + 1 < members.size() ? document_[members[m + 1]].key_begin : member.end, ""});
+      }
+    }
+    removed_.clear();
+  }
+
+  void remove(int i, std::string_view why) {
+    const JsonValue& value = document_[i];
+    removed_.push_back(i);
+    changes_.push_back({document_.place(i),
+                        printable(document_.text().substr(value.begin, value.end - value.begin)), "(removed)",
+                        true, std::string(why)});
+  }
+
+  // Older releases could scan fewer channels than the block has; this program cannot.
+  void check_rank_ratio(int object, int i) const {
+    const int whole = document_.find(object, "ssm_ratio");
+    const double ratio = document_[i].number;
+    const bool number = document_[i].type == JsonType::integer || document_[i].type == JsonType::real;
+    if (!number || (ratio > 0 && ratio < (whole < 0 ? 2.0 : document_[whole].number)))
+      fail_input("{}: a scan narrower than ssm_ratio cannot be expressed here", document_.place(i));
+  }
+
   // The value's own key or, in an array, the array's.
   std::string_view key_of(int i) const {
     while (document_[i].parent >= 0 && document_[document_[i].parent].type == JsonType::array)
@@ -167,10 +304,9 @@ class Migrator {
     const JsonValue* type = nearest_string(i, "forward_type");
     if (!type) return true;
     try {
-      const auto* core = std::ranges::find(old_cores, type->text, &OldCore::before);
-      if (core != std::end(old_cores)) return true;  // float32, or with a version of its own
-      const std::optional<Modern> modern = modernized(type->text);
-      const ForwardSpec spec = parse_forward_type(modern ? modern->type.joined() : type->text, "");
+      if (std::ranges::find(old_cores, type->text, &OldCore::before) != std::end(old_cores)) return true;
+      const auto modern = migrated_forward_type(type->text);
+      const ForwardSpec spec = parse_forward_type(modern ? modern->forward_type : type->text, "");
       return spec.core == Core::mamba2 || spec.old_block ||
              (spec.precision == CorePrecision::float32_core && !spec.no32);
     } catch (const InputError&) {
@@ -178,66 +314,18 @@ class Migrator {
     }
   }
 
-  struct Modern {
-    SpelledForwardType type;
-    bool exact = true;
-    std::vector<std::string_view> reasons;
-  };
-
-  // Base and postfixes by their names today, however they were spelled; nullopt: not understood.
-  static std::optional<Modern> modernized(std::string_view forward_type) {
-    std::vector<std::string_view> more_bases, more_postfixes;
-    for (const OldBase& row : old_bases) more_bases.push_back(row.before);
-    for (const OldPostfix& row : old_postfixes) more_postfixes.push_back(row.before);
-    auto type = spell_forward_type(forward_type, more_bases, more_postfixes);
-    if (!type) return std::nullopt;
-    Modern modern{.type = *std::move(type)};
-    const bool respelled = modern.type.joined() != forward_type;
-    if (const auto* row = std::ranges::find(old_bases, modern.type.base, &OldBase::before);
-        row != std::end(old_bases)) {
-      modern.type.base = row->after;
-      modern.exact = row->exact;
-      modern.reasons.push_back(row->why);
-    }
-    for (std::string& postfix : modern.type.postfixes) {
-      const auto* row = std::ranges::find(old_postfixes, postfix, &OldPostfix::before);
-      if (row == std::end(old_postfixes)) continue;
-      postfix = row->after;
-      modern.reasons.push_back("postfixes of the output norm begin with _on now");
-    }
-    if (respelled && modern.reasons.empty()) {
-      modern.reasons.push_back("newer releases find a postfix only behind its underscore and in lower case");
-    }
-    return modern;
-  }
-
   void migrate_forward_type(int i) {
     const std::string& text = document_[i].text;
     const bool member = document_[document_[i].parent].type == JsonType::object;
-    for (const OldCore& row : old_cores) {
-      if (text != row.before) continue;
-      if (row.forward_core_version.empty())
-        return replace(i, json_string(row.forward_type), row.exact, row.why);
-      if (!member) return remark(i, text);  // an entry of a list has no place for a second key
-      replace(i, json_string(row.forward_type), row.exact, row.why);
-      if (document_.find(document_[i].parent, "forward_core_version") < 0) {
-        add_beside(i, "forward_core_version", json_string(row.forward_core_version), row.exact, row.why);
-      }
-      return;
-    }
-
-    std::optional<Modern> modern = modernized(text);
-    if (!modern) return remark(i, text);
-    if (modern->type.base == "v2" && member) {
-      const int backend = document_.find(document_[i].parent, "selective_scan_backend");
-      if (backend >= 0 && document_[backend].text == "core") {
-        modern->type.base = "v03";
-        modern->reasons.push_back(v2_core_why);
-      }
-    }
-    const std::string name = modern->type.joined();
-    if (name != text) replace(i, json_string(name), modern->exact, joined(modern->reasons, "; "));
-    remark(i, name);
+    const auto modern = migrated_forward_type(text);
+    // An entry of a list has no place for a second key.
+    if (!modern || (!member && !modern->forward_core_version.empty())) return check_type(i, text);
+    replace(i, json_string(modern->forward_type), modern->exact, modern->why);
+    if (!modern->forward_core_version.empty() &&
+        document_.find(document_[i].parent, "forward_core_version") < 0)
+      add_beside(i, "forward_core_version", json_string(modern->forward_core_version), modern->exact,
+                 modern->why);
+    check_type(i, modern->forward_type);
   }
 
   void migrate_version(int i) {
@@ -247,18 +335,24 @@ class Migrator {
   }
 
   // Says so where even the new type is one that is refused.
-  void remark(int i, const std::string& forward_type) {
+  void check_type(int i, const std::string& forward_type) {
     try {
       parse_forward_type(forward_type, document_.place(i));
     } catch (const InputError& error) {
-      remarks_.emplace_back(error.what());
+      remark(error.what());
     }
+  }
+  void remark(std::string line) {
+    if (remarks_.size() < 100)
+      remarks_.push_back(std::move(line));
+    else
+      ++more_remarks_;
   }
 
   void replace(int i, const std::string& after, bool exact, std::string_view why) {
     const JsonValue& value = document_[i];
     edits_.push_back({value.begin, value.end, after});
-    changes_.push_back({document_.pointer(i), json_string(value.text), after, exact, std::string(why)});
+    changes_.push_back({document_.place(i), json_string(value.text), after, exact, std::string(why)});
   }
 
   // A member behind member `i`, laid out as `i` is.
@@ -272,28 +366,69 @@ class Migrator {
     edits_.push_back({value.end, value.end,
                       fmt::format(",{}{}{}{}", text.substr(gap, value.key_begin - gap), json_string(key),
                                   text.substr(value.key_end, value.begin - value.key_end), json)});
-    std::string pointer = document_.pointer(value.parent) + "/" + std::string(key);
-    changes_.push_back({std::move(pointer), "(absent)", json, exact, std::string(why)});
+    changes_.push_back({fmt::format("{}:{}: {}/{}", document_.where(), document_.line(value.key_begin),
+                                    document_.pointer(value.parent), key),
+                        "(absent)", json, exact, std::string(why)});
   }
 
   const JsonDocument& document_;
+  std::string_view core_becomes_;
   std::vector<Edit> edits_;
   std::vector<MigrationChange> changes_;
   std::vector<std::string> remarks_;
+  size_t more_remarks_ = 0;
+  std::vector<int> removed_;          // members of the object at hand
+  int nested_model_ = 0;              // the first object inside the root that holds a model's keywords
   std::map<int, bool> exact_within_;  // what core_is_exact said of an object
 };
 
 }  // namespace
 
-std::string to_string(const MigrationChange& change) {
-  return fmt::format("{}: {} -> {} ({}): {}", change.pointer.empty() ? "(root)" : change.pointer,
-                     printable(change.before), printable(change.after), change.exact ? "exact" : "not exact",
-                     change.why);
+// Base and postfixes by their names today, however they were spelled.
+std::optional<MigratedForwardType> migrated_forward_type(std::string_view text) {
+  for (const OldCore& row : old_cores) {
+    if (text != row.before) continue;
+    return MigratedForwardType{std::string(row.forward_type), std::string(row.forward_core_version),
+                               row.exact, std::string(row.why)};
+  }
+  std::vector<std::string_view> more_bases, more_postfixes, reasons;
+  for (const OldBase& row : old_bases) more_bases.push_back(row.before);
+  for (const OldPostfix& row : old_postfixes) more_postfixes.push_back(row.before);
+  auto type = spell_forward_type(text, more_bases, more_postfixes);
+  if (!type) return std::nullopt;
+  const bool respelled = type->joined() != text;
+  bool exact = true;
+  if (const auto* row = std::ranges::find(old_bases, type->base, &OldBase::before);
+      row != std::end(old_bases)) {
+    type->base = row->after;
+    exact = row->exact;
+    reasons.push_back(row->why);
+  }
+  for (std::string& postfix : type->postfixes) {
+    const auto* row = std::ranges::find(old_postfixes, postfix, &OldPostfix::before);
+    if (row == std::end(old_postfixes)) continue;
+    postfix = row->after;
+    reasons.push_back("postfixes of the output norm begin with _on now");
+  }
+  if (respelled && reasons.empty())
+    reasons.push_back("newer releases find a postfix only behind its underscore and in lower case");
+  if (type->base == "v2") {
+    type->base = "v03";
+    exact = std::ranges::find(type->postfixes, "_no32") == type->postfixes.end();
+    reasons.push_back(exact ? v2_why : v2_no32_why);
+  }
+  if (type->joined() == text) return std::nullopt;
+  return MigratedForwardType{type->joined(), "", exact, joined(reasons, "; ")};
 }
 
-Migration migrate_json(std::string_view text, const std::string& where) {
+std::string to_string(const MigrationChange& change) {
+  return fmt::format("{}: {} -> {} ({}): {}", change.place, printable(change.before), printable(change.after),
+                     change.exact ? "exact" : "not exact", change.why);
+}
+
+Migration migrate_json(std::string_view text, const std::string& where, std::string_view core_becomes) {
   const JsonDocument document(text, where);
-  Migrator migrator(document);
+  Migrator migrator(document, core_becomes);
   migrator.run();
   return migrator.result();
 }

@@ -10,21 +10,31 @@
 namespace vmamba {
 
 struct MigrationChange {
-  std::string pointer;        // RFC 6901, of the value in the new file
-  std::string before, after;  // as JSON; before is "(absent)" for a key that was added
+  std::string place;  // in the user's own file: "a.json:3: /forward_type", "a.yaml:7: MODEL.VSSM.DEPTHS"
+  std::string before, after;  // "(absent)", "(removed)"; of a YAML, after is the JSON's member
   bool exact = true;          // the new config computes what the old one did, in every dtype
   std::string why;
 };
 std::string to_string(const MigrationChange& change);  // one line
 
+// A YAML does not name its release. Where its keys leave that open, the releases that it might be of as well.
+struct OtherAge {
+  std::string release, key;  // `key`: what to add to MODEL.VSSM where that one is meant
+  std::string text;          // the config that it then is
+};
+
 struct Migration {
   std::string text;  // the new file
   std::vector<MigrationChange> changes;
   std::vector<std::string> remarks;  // what no rule mends and no release runs, a line each
+  std::string refused;               // why this program refuses `text`; empty: it runs
+  std::string assumed;               // the release taken, where there are others
+  std::vector<OtherAge> others;
 };
 // InputError where the text is no JSON (or YAML), or cannot be expressed. Migrating the result changes
 // nothing.
-Migration migrate_json(std::string_view text, const std::string& where);
+Migration migrate_json(std::string_view text, const std::string& where,
+                       std::string_view core_becomes = "oflex");
 // InputError too where the YAML asks for what no config of this program can express.
 Migration migrate_yaml(std::string_view text, const std::string& where);
 // YAML by the name's ending (.yaml, .yml), or by its MODEL: the project itself writes YAML into a

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
@@ -13,6 +14,7 @@
 #include "kernels/error.h"
 #include "lib/config/config.h"
 #include "lib/config/migrate.h"
+#include "lib/config/migrate_rules.h"
 #include "lib/support/text.h"
 
 namespace vmamba {
@@ -23,40 +25,52 @@ using Json = nlohmann::ordered_json;
 enum Section { model, vssm, data, test, section_count };
 constexpr std::array<std::string_view, section_count> section_names{"MODEL", "MODEL.VSSM", "DATA", "TEST"};
 
+// Which release's config.py and builder a file was written for (docs/migration.md, "Ages of a YAML").
+enum Age { first, second, third, age_count };
+constexpr std::array<std::string_view, age_count> age_names{"the first release (to 27 January 2024)",
+                                                            "the releases of 28 January to 15 February 2024",
+                                                            "the releases since 15 February 2024"};
+
 // A key of the YAML → a key of the JSON, in the order of the JSON.
 struct Row {
   Section section;
   std::string_view yaml, json;
-  const char* standard;  // JSON: what config.py takes where the file is silent; null: the key stays away
-  std::string_view older = {};  // its name in early 2024
+  // JSON by age: what config.py takes where the file is silent, and before `read_since`, whose builder is the
+  // first to pass the key on, what the class is built with whatever the file says. Null: the key stays away.
+  std::array<const char*, age_count> standard{};
+  Age read_since = first;
+  std::string_view older = {};  // its name in the second age
 };
+constexpr std::array<const char*, age_count> always(const char* json) {
+  return {json, json, json};
+}
 constexpr Row rows[] = {
-    {model, "NAME", "name", nullptr},
-    {vssm, "PATCH_SIZE", "patch_size", "4"},
-    {vssm, "IN_CHANS", "in_chans", "3"},
-    {model, "NUM_CLASSES", "num_classes", "1000"},
-    {vssm, "DEPTHS", "depths", "[2, 2, 9, 2]"},
-    {vssm, "EMBED_DIM", "dims", "96"},
-    {vssm, "SSM_D_STATE", "ssm_d_state", "16", "D_STATE"},
-    {vssm, "SSM_RATIO", "ssm_ratio", "2.0"},
-    {vssm, "SSM_DT_RANK", "ssm_dt_rank", "\"auto\"", "DT_RANK"},
-    {vssm, "SSM_ACT_LAYER", "ssm_act_layer", "\"silu\""},
-    {vssm, "SSM_CONV", "ssm_conv", "3"},
-    {vssm, "SSM_CONV_BIAS", "ssm_conv_bias", "true"},
-    {vssm, "SSM_INIT", "ssm_init", "\"v0\""},
-    {vssm, "SSM_FORWARDTYPE", "forward_type", "\"v2\""},
-    {vssm, "MLP_RATIO", "mlp_ratio", "4.0"},
-    {vssm, "MLP_ACT_LAYER", "mlp_act_layer", "\"gelu\""},
-    {vssm, "GMLP", "gmlp", "false"},
-    {vssm, "PATCH_NORM", "patch_norm", "true"},
-    {vssm, "NORM_LAYER", "norm_layer", "\"ln\""},
-    {vssm, "DOWNSAMPLE", "downsample_version", "\"v2\""},
-    {vssm, "PATCHEMBED", "patchembed_version", "\"v2\""},
-    {vssm, "POSEMBED", "posembed", "false"},
-    {data, "IMG_SIZE", "imgsize", "224"},
-    {model, "DROP_PATH_RATE", "drop_path_rate", nullptr},
-    {vssm, "SSM_DROP_RATE", "ssm_drop_rate", nullptr},
-    {vssm, "MLP_DROP_RATE", "mlp_drop_rate", nullptr},
+    {model, "NAME", "name"},
+    {vssm, "PATCH_SIZE", "patch_size", always("4")},
+    {vssm, "IN_CHANS", "in_chans", always("3")},
+    {model, "NUM_CLASSES", "num_classes", always("1000")},
+    {vssm, "DEPTHS", "depths", always("[2, 2, 9, 2]")},
+    {vssm, "EMBED_DIM", "dims", always("96")},
+    {vssm, "SSM_D_STATE", "ssm_d_state", always("16"), second, "D_STATE"},
+    {vssm, "SSM_RATIO", "ssm_ratio", always("2.0"), second},
+    {vssm, "SSM_DT_RANK", "ssm_dt_rank", always("\"auto\""), second, "DT_RANK"},
+    {vssm, "SSM_ACT_LAYER", "ssm_act_layer", always("\"silu\""), third},
+    {vssm, "SSM_CONV", "ssm_conv", always("3"), third},
+    {vssm, "SSM_CONV_BIAS", "ssm_conv_bias", always("true"), third},
+    {vssm, "SSM_INIT", "ssm_init", always("\"v0\""), third},
+    {vssm, "SSM_FORWARDTYPE", "forward_type", {"\"v0\"", "\"v03\"", "\"v2\""}, third},
+    {vssm, "MLP_RATIO", "mlp_ratio", {"0.0", "4.0", "4.0"}, second},
+    {vssm, "MLP_ACT_LAYER", "mlp_act_layer", always("\"gelu\""), third},
+    {vssm, "GMLP", "gmlp", always("false"), third},
+    {vssm, "PATCH_NORM", "patch_norm", always("true"), third},
+    {vssm, "NORM_LAYER", "norm_layer", always("\"ln\""), third},
+    {vssm, "DOWNSAMPLE", "downsample_version", {"\"v1\"", "\"v2\"", "\"v2\""}, second},
+    {vssm, "PATCHEMBED", "patchembed_version", {"\"v1\"", "\"v1\"", "\"v2\""}, third},
+    {vssm, "POSEMBED", "posembed", always("false"), third},
+    {data, "IMG_SIZE", "imgsize", always("224")},
+    {model, "DROP_PATH_RATE", "drop_path_rate"},
+    {vssm, "SSM_DROP_RATE", "ssm_drop_rate", {}, third},
+    {vssm, "MLP_DROP_RATE", "mlp_drop_rate", {}, third},
 };
 
 // Walks the document before any node of it exists and refuses what could make a small file large.
@@ -90,229 +104,328 @@ class Guard : public YAML::EventHandler {
   int depth_ = 0;
 };
 
+// One file's sections: the file itself, or one that it names as its BASE.
+struct Layer {
+  std::string where;
+  std::array<YAML::Node, section_count> sections{};
+};
+
+// A value, with the layer that it stands in and its path ("MODEL.VSSM.DEPTHS"); no layer: absent.
+struct Found {
+  const Layer* layer = nullptr;
+  YAML::Node node;
+  std::string path;
+
+  explicit operator bool() const { return layer != nullptr; }
+  std::string line() const { return fmt::format("{}:{}", layer->where, node.Mark().line + 1); }
+  std::string place() const { return fmt::format("{}: {}", line(), path); }
+};
+
+std::string json_text(const Json& value) {
+  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+std::string spaced(const Json& value) {  // a list or an object on one line, as the files of configs/ are
+  if (!value.is_structured()) return json_text(value);
+  std::string out;
+  for (const auto& [key, item] : value.items()) {
+    out += out.empty() ? "" : ", ";
+    out += value.is_object() ? json_text(key) + ": " + json_text(item) : json_text(item);
+  }
+  return value.is_object() ? "{" + out + "}" : "[" + out + "]";
+}
+
+// A mapping's member, undefined if it has none; a key that stands twice is refused.
+YAML::Node member(const std::string& where, const YAML::Node& map, std::string_view path,
+                  std::string_view key) {
+  YAML::Node found(YAML::NodeType::Undefined);
+  if (!map.IsDefined() || map.IsNull()) return found;
+  if (!map.IsMap()) fail_input("{}:{}: {}: expected a mapping", where, map.Mark().line + 1, path);
+  for (const auto& entry : map) {
+    if (!entry.first.IsScalar() || entry.first.Scalar() != key) continue;
+    if (found.IsDefined()) {
+      fail_input("{}:{}: {} stands twice in {}; keep one", where, entry.first.Mark().line + 1, key, path);
+    }
+    found.reset(entry.second);
+  }
+  return found;
+}
+
+// What PyYAML makes of a plain value: an integer, a number, true or false, else a string.
+Json scalar(const YAML::Node& node, const std::string& place) {
+  const std::string& text = node.Scalar();
+  if (node.IsNull() || (node.Tag() != "!" && (text.empty() || text == "~" || text == "null")))
+    fail_input("{}: has no value", place);
+  if (node.Tag() == "!") return text;  // in quotes
+  int64_t integer = 0;
+  double number = 0;
+  bool truth = false;
+  if (text.find_first_not_of("+-0123456789") == std::string::npos &&
+      YAML::convert<int64_t>::decode(node, integer)) {
+    return integer;
+  }
+  if (text.find_first_not_of("+-.0123456789eE") == std::string::npos &&
+      YAML::convert<double>::decode(node, number)) {
+    return number;
+  }
+  if (YAML::convert<bool>::decode(node, truth)) return truth;
+  return text;
+}
+
+Json value(const Found& found) {
+  const std::string place = found.place();
+  if (found.node.IsScalar() || found.node.IsNull()) return scalar(found.node, place);
+  if (!found.node.IsSequence() || found.node.size() > 64)
+    fail_input("{}: expected a value or a short list", place);
+  Json list = Json::array();
+  for (const auto& item : found.node) {
+    if (!item.IsScalar()) fail_input("{}: expected a list of plain values", place);
+    list.push_back(scalar(item, place));
+  }
+  return list;
+}
+
 class Converter {
  public:
-  explicit Converter(const std::string& where) : where_(where) {}
-
-  void convert(const YAML::Node& root) {
-    if (!root.IsMap())
-      fail_input("{}: expected a config of the Python project: a mapping with MODEL", where_);
-    refuse_base(member(root, "the file", "BASE"));
-    const YAML::Node model_node = member(root, "the file", "MODEL");
-    if (!model_node.IsDefined())
-      fail_input("{}: has no MODEL; is it a config of the Python project?", where_);
-    sections_ = {model_node, member(model_node, "MODEL", "VSSM"), member(root, "the file", "DATA"),
-                 member(root, "the file", "TEST")};
-    const YAML::Node type = member(model_node, "MODEL", "TYPE");
-    if (type.IsDefined() && !(type.IsScalar() && lower_case(type.Scalar()) == "vssm")) {
-      fail_input("{}: MODEL.TYPE: expected vssm, got {}", line(type),
-                 type.IsScalar() ? in_quotes(type.Scalar()) : "a collection");
-    }
-    refuse_unknown();
-
-    for (const Row& row : rows) {
-      auto [node, from] = find(row);
-      if (node.IsDefined()) {
-        // A name may look like a number.
-        Json json = row.json == "name" && node.IsScalar() ? Json(node.Scalar()) : value(node, from);
-        set(row.json, std::move(json), from, true, "the constructor's own keyword");
-      } else if (row.standard) {
-        set(row.json, Json::parse(row.standard), "(absent)", true,
-            "what the Python project's config.py takes where the file is silent");
-      }
-    }
+  // `layers`: what stands in front overrides what comes behind it.
+  Converter(const std::vector<Layer>& layers, Age age) : layers_(layers), age_(age) {
+    for (const Row& row : rows) take(row);
+    take_switches();
     check_rank_ratio();
     set_preprocess();
   }
 
-  // One key a line, lists on one line, as the files of configs/ are.
+  // One key a line.
   std::string text() const {
     std::string out = "{";
-    for (const auto& [key, value] : config_.items()) {
-      out += fmt::format("{}\n  {}: ", out.size() > 1 ? "," : "", json_text(key));
-      out += value.is_array() || value.is_object() ? spaced(value) : json_text(value);
-    }
+    for (const auto& [key, json] : config_.items())
+      out += fmt::format("{}\n  {}: {}", out.size() > 1 ? "," : "", json_text(key), spaced(json));
     return out + "\n}\n";
   }
+
   std::vector<MigrationChange> changes;
+  std::map<std::string, std::string, std::less<>> origins;  // of the JSON's keys
 
  private:
-  std::string line(const YAML::Node& node) const {
-    return fmt::format("{}:{}", where_, node.Mark().line + 1);
+  Found find(Section section, std::string_view key, std::string_view older = {}) const {
+    const std::string_view name = section_names[section];
+    for (const Layer& layer : layers_) {
+      YAML::Node node = member(layer.where, layer.sections[section], name, key);
+      const YAML::Node old = older.empty() ? YAML::Node(YAML::NodeType::Undefined)
+                                           : member(layer.where, layer.sections[section], name, older);
+      if (old.IsDefined() && node.IsDefined()) {
+        fail_input("{}:{}: {} is the old name of {}, which is here too; keep one", layer.where,
+                   old.Mark().line + 1, older, key);
+      }
+      if (old.IsDefined()) return {&layer, old, fmt::format("{}.{}", name, older)};
+      if (node.IsDefined()) return {&layer, node, fmt::format("{}.{}", name, key)};
+    }
+    return {};
   }
 
-  static std::string json_text(const Json& value) {
-    return value.dump(-1, ' ', false, Json::error_handler_t::replace);
-  }
-  static std::string spaced(const Json& value) {
-    std::string out;
-    for (const auto& [key, item] : value.items()) {
-      out += out.empty() ? "" : ", ";
-      out += value.is_object() ? json_text(key) + ": " + json_text(item) : json_text(item);
+  void take(const Row& row) {
+    const Found found = find(row.section, row.yaml, row.older);
+    const char* standard = row.standard[age_];
+    if (found && age_ < row.read_since) {  // in the file, and read by nobody
+      if (!standard) return;
+      set(row.json, Json::parse(standard), found.place(), printable(spaced(value(found))), true,
+          fmt::format("{} never read it", age_names[age_]));
+    } else if (found) {
+      // A name may look like a number.
+      Json json = row.json == "name" && found.node.IsScalar() ? Json(found.node.Scalar()) : value(found);
+      const std::string before = printable(spaced(json));
+      set(row.json, std::move(json), found.place(), before, true, "the constructor's own keyword");
+    } else if (standard) {
+      set(row.json, Json::parse(standard), absent(row), "(absent)", true,
+          age_ < row.read_since ? fmt::format("{} had this alone", age_names[age_])
+                                : fmt::format("the default of {}", age_names[age_]));
     }
-    return value.is_object() ? "{" + out + "}" : "[" + out + "]";
   }
-
-  // A mapping's member; a key that stands twice is refused.
-  YAML::Node member(const YAML::Node& map, std::string_view path, std::string_view key) const {
-    YAML::Node found(YAML::NodeType::Undefined);
-    if (!map.IsDefined() || map.IsNull()) return found;
-    if (!map.IsMap()) fail_input("{}: {}: expected a mapping", line(map), path);
-    for (const auto& entry : map) {
-      if (!entry.first.IsScalar() || entry.first.Scalar() != key) continue;
-      if (found.IsDefined()) fail_input("{}: {} stands twice in {}; keep one", line(entry.first), key, path);
-      found.reset(entry.second);
-    }
-    return found;
+  std::string absent(const Row& row) const {
+    return fmt::format("{}: {}.{}", layers_.front().where, section_names[row.section], row.yaml);
   }
 
-  std::pair<YAML::Node, std::string> find(const Row& row) const {
-    const std::string_view section = section_names[row.section];
-    const YAML::Node node = member(sections_[row.section], section, row.yaml);
-    if (row.older.empty()) return {node, fmt::format("{}.{}", section, row.yaml)};
-    const YAML::Node older = member(sections_[row.section], section, row.older);
-    if (!older.IsDefined()) return {node, fmt::format("{}.{}", section, row.yaml)};
-    if (node.IsDefined()) {
-      fail_input("{}: {} is the old name of {}, which is here too; keep one", line(older), row.older,
-                 row.yaml);
+  void set(std::string_view key, Json json, const std::string& place, const std::string& before, bool exact,
+           std::string why) {
+    origins[std::string(key)] = place;
+    if (key == "forward_type" && json.is_string()) {
+      if (const auto modern = migrated_forward_type(json.get<std::string>())) {
+        json = modern->forward_type;
+        exact = modern->exact;
+        why = modern->why;
+        if (!modern->forward_core_version.empty())
+          set("forward_core_version", modern->forward_core_version, place, "(absent)", exact, why);
+      } else if (age_ == second) {
+        exact = false;
+        why +=
+            "; the same with float32: until 4 February 2024 the scan's results were rounded to 16 bits, as "
+            "forward_core_version \"v1\" rounds";
+      }
     }
-    return {older, fmt::format("{}.{}", section, row.older)};
-  }
-
-  void refuse_base(const YAML::Node& base) const {
-    if (!base.IsDefined() || base.IsNull()) return;
-    bool empty = base.IsScalar() && base.Scalar().empty();
-    if (base.IsSequence()) {
-      empty = true;
-      for (const auto& file : base) empty = empty && file.IsScalar() && file.Scalar().empty();
-    }
-    if (!empty) fail_input("{}: BASE names another file; copy its keys into this one first", line(base));
-  }
-
-  void refuse_unknown() const {
-    if (!sections_[vssm].IsDefined() || !sections_[vssm].IsMap()) return;
-    std::vector<std::string_view> known{"SSM_RANK_RATIO"};
-    for (const Row& row : rows) {
-      if (row.section != vssm) continue;
-      known.push_back(row.yaml);
-      if (!row.older.empty()) known.push_back(row.older);
-    }
-    for (const auto& entry : sections_[vssm]) {
-      const std::string key = entry.first.IsScalar() ? entry.first.Scalar() : "a collection";
-      if (std::ranges::find(known, key) != known.end()) continue;
-      const std::string_view guess = nearest(key, known);
-      fail_input("{}: MODEL.VSSM.{}: unknown key{}; known: {}", line(entry.first), printable(key),
-                 guess.empty() ? "" : fmt::format(", did you mean {}?", in_quotes(guess)), joined(known));
-    }
-  }
-
-  // What PyYAML makes of a plain value: an integer, a number, true or false, else a string.
-  Json scalar(const YAML::Node& node, const std::string& from) const {
-    const std::string& text = node.Scalar();
-    if (node.IsNull() || (node.Tag() != "!" && (text.empty() || text == "~" || text == "null"))) {
-      fail_input("{}: {}: has no value", line(node), from);
-    }
-    if (node.Tag() == "!") return text;  // in quotes
-    int64_t integer = 0;
-    double number = 0;
-    bool truth = false;
-    if (text.find_first_not_of("+-0123456789") == std::string::npos &&
-        YAML::convert<int64_t>::decode(node, integer)) {
-      return integer;
-    }
-    if (text.find_first_not_of("+-.0123456789eE") == std::string::npos &&
-        YAML::convert<double>::decode(node, number)) {
-      return number;
-    }
-    if (YAML::convert<bool>::decode(node, truth)) return truth;
-    return text;
-  }
-
-  Json value(const YAML::Node& node, const std::string& from) const {
-    if (node.IsScalar() || node.IsNull()) return scalar(node, from);
-    if (!node.IsSequence() || node.size() > 64)
-      fail_input("{}: {}: expected a value or a short list", line(node), from);
-    Json list = Json::array();
-    for (const auto& item : node) {
-      if (!item.IsScalar()) fail_input("{}: {}: expected a list of plain values", line(item), from);
-      list.push_back(scalar(item, from));
-    }
-    return list;
-  }
-
-  void set(std::string_view key, Json json, const std::string& from, bool exact, std::string_view why) {
-    changes.push_back({fmt::format("/{}", key), from, spaced_or_plain(json), exact, std::string(why)});
+    changes.push_back({place, before, fmt::format("{}: {}", json_text(key), spaced(json)), exact, why});
     config_[std::string(key)] = std::move(json);
   }
-  static std::string spaced_or_plain(const Json& json) {
-    return json.is_structured() ? spaced(json) : json_text(json);
+
+  void take_switches() {
+    for (const OldSwitch& row : old_switches) {
+      const Found found = find(vssm, row.key);
+      if (!found) continue;
+      const Json json = value(found);
+      if (!json.is_boolean()) fail_input("{}: expected true or false", found.place());
+      if (json.get<bool>() && !row.harmless) fail_input("{}: {}", found.place(), row.on);
+      if (json.get<bool>() && row.key == "SSM_SIMPLE_INIT") {
+        set("ssm_init", "v1", found.place(), "true", true, "called ssm_init \"v1\" since 24 February 2024");
+      } else {
+        changes.push_back({found.place(), json_text(json), "(removed)", true, std::string(row.off)});
+      }
+    }
   }
 
   // Older releases could scan fewer channels than the block has; this program cannot.
-  void check_rank_ratio() const {
-    const YAML::Node node = member(sections_[vssm], "MODEL.VSSM", "SSM_RANK_RATIO");
-    if (!node.IsDefined()) return;
-    const Json ratio = value(node, "MODEL.VSSM.SSM_RANK_RATIO"), &whole = config_["ssm_ratio"];
+  void check_rank_ratio() {
+    const Found found = find(vssm, "SSM_RANK_RATIO");
+    if (!found) return;
+    const Json ratio = value(found), &whole = config_["ssm_ratio"];
     if (!ratio.is_number() || !whole.is_number() ||
         (ratio.get<double>() > 0 && ratio.get<double>() < whole.get<double>())) {
-      fail_input("{}: MODEL.VSSM.SSM_RANK_RATIO: a scan narrower than SSM_RATIO cannot be expressed here",
-                 line(node));
+      fail_input("{}: a scan narrower than SSM_RATIO cannot be expressed here", found.place());
     }
+    changes.push_back({found.place(), json_text(ratio), "(removed)", true,
+                       "the scan is as wide as SSM_RATIO says, as it always is here"});
   }
 
   void set_preprocess() {
-    const YAML::Node interpolation = member(sections_[data], "DATA", "INTERPOLATION");
-    const YAML::Node crop = member(sections_[test], "TEST", "CROP");
+    const Found interpolation = find(data, "INTERPOLATION"), crop = find(test, "CROP");
     Json preprocess = Json::object();
+    const Found* from = nullptr;
     bool exact = true;
-    std::string from;
-    if (interpolation.IsDefined() && interpolation.IsScalar() && interpolation.Scalar() != "bicubic") {
-      const std::string& method = interpolation.Scalar();
+    if (interpolation && interpolation.node.IsScalar() && interpolation.node.Scalar() != "bicubic") {
+      const std::string& method = interpolation.node.Scalar();
       if (method == "lanczos" || method == "hamming") {
-        fail_input("{}: DATA.INTERPOLATION: {} cannot be expressed here; known: bicubic, bilinear",
-                   line(interpolation), in_quotes(method));
+        fail_input("{}: {} cannot be expressed here; known: bicubic, bilinear", interpolation.place(),
+                   in_quotes(method));
       }
       preprocess["interpolation"] = "bilinear";  // what the project does for every other word
-      from = "DATA.INTERPOLATION";
+      from = &interpolation;
     }
-    if (crop.IsDefined() && crop.IsScalar() && value(crop, "TEST.CROP") == false) {
+    if (crop && crop.node.IsScalar() && value(crop) == false) {
       preprocess["resize"] = config_["imgsize"];
       preprocess["crop"] = config_["imgsize"];
       exact = false;
-      from = "TEST.CROP";
+      from = &crop;
     }
-    if (preprocess.empty()) return;
-    set("preprocess", preprocess, from, exact,
+    if (!from) return;
+    set("preprocess", preprocess, from->place(), printable(spaced(value(*from))), exact,
         exact ? "how images are resized"
               : "the project squeezes the whole image into a square; here the short side is resized and the "
-                "square is cut "
-                "from the middle");
+                "square is cut from the middle");
   }
 
-  const std::string& where_;
-  std::array<YAML::Node, section_count> sections_;
+  const std::vector<Layer>& layers_;
+  Age age_;
   Json config_ = Json::object();
 };
+
+void refuse_unknown(const Layer& layer) {
+  const YAML::Node& block = layer.sections[vssm];
+  if (!block.IsDefined() || !block.IsMap()) return;
+  std::vector<std::string_view> known{"SSM_RANK_RATIO"};
+  for (const Row& row : rows) {
+    if (row.section != vssm) continue;
+    known.push_back(row.yaml);
+    if (!row.older.empty()) known.push_back(row.older);
+  }
+  for (const OldSwitch& row : old_switches) known.push_back(row.key);
+  for (const auto& entry : block) {
+    const std::string key = entry.first.IsScalar() ? entry.first.Scalar() : "a collection";
+    if (std::ranges::find(known, key) != known.end()) continue;
+    const std::string_view guess = nearest(key, known);
+    fail_input("{}:{}: MODEL.VSSM.{}: unknown key{}; known: {}", layer.where, entry.first.Mark().line + 1,
+               printable(key), guess.empty() ? "" : fmt::format(", did you mean {}?", in_quotes(guess)),
+               joined(known));
+  }
+}
+
+void refuse_base(const std::string& where, const YAML::Node& base) {
+  if (!base.IsDefined() || base.IsNull()) return;
+  bool empty = base.IsScalar() && base.Scalar().empty();
+  if (base.IsSequence()) {
+    empty = true;
+    for (const auto& file : base) empty = empty && file.IsScalar() && file.Scalar().empty();
+  }
+  if (!empty) {
+    fail_input("{}:{}: BASE names another file; copy its keys into this one first", where,
+               base.Mark().line + 1);
+  }
+}
+
+Layer read_layer(std::string_view text, const std::string& where) {
+  std::istringstream guarded{std::string(text)};
+  YAML::Parser parser(guarded);
+  Guard guard(where);
+  int documents = 0;
+  while (parser.HandleNextDocument(guard)) {
+    if (++documents > 1) fail_input("{}: more than one YAML document; keep one", where);
+  }
+  const YAML::Node root = YAML::Load(std::string(text));
+  if (!root.IsMap()) fail_input("{}: expected a config of the Python project: a mapping with MODEL", where);
+  refuse_base(where, member(where, root, "the file", "BASE"));
+  const YAML::Node model_node = member(where, root, "the file", "MODEL");
+  if (!model_node.IsDefined()) fail_input("{}: has no MODEL; is it a config of the Python project?", where);
+  const YAML::Node type = member(where, model_node, "MODEL", "TYPE");
+  if (type.IsDefined() && !(type.IsScalar() && lower_case(type.Scalar()) == "vssm")) {
+    fail_input("{}:{}: MODEL.TYPE: expected vssm, got {}", where, type.Mark().line + 1,
+               type.IsScalar() ? in_quotes(type.Scalar()) : "a collection");
+  }
+  Layer layer{where,
+              {model_node, member(where, model_node, "MODEL", "VSSM"),
+               member(where, root, "the file", "DATA"), member(where, root, "the file", "TEST")}};
+  refuse_unknown(layer);
+  return layer;
+}
+
+// The age that the keys of MODEL.VSSM speak for, and those that it might be as well.
+struct Guess {
+  Age age;
+  std::vector<Age> others;
+};
+Guess guess_age(const std::vector<Layer>& layers) {
+  constexpr std::array<std::string_view, 6> of_all_ages{"PATCH_SIZE", "IN_CHANS",  "EMBED_DIM",
+                                                        "DEPTHS",     "MLP_RATIO", "PATCH_NORM"};
+  constexpr std::array<std::string_view, 4> of_second{"D_STATE", "DT_RANK", "SHARED_SSM", "SOFTMAX"};
+  constexpr std::array<std::string_view, 2> since_second{"SSM_RATIO", "DOWNSAMPLE"};
+  std::set<std::string> keys;
+  for (const Layer& layer : layers) {
+    if (!layer.sections[vssm].IsDefined() || !layer.sections[vssm].IsMap()) continue;
+    for (const auto& entry : layer.sections[vssm]) keys.insert(entry.first.Scalar());
+  }
+  const auto among = [&](const auto& names) {
+    return static_cast<size_t>(
+        std::ranges::count_if(names, [&](auto name) { return keys.contains(std::string(name)); }));
+  };
+  const size_t all = among(of_all_ages), only_second = among(of_second), later = among(since_second);
+  if (all + only_second + later < keys.size()) return {third, {}};
+  if (only_second > 0) return {second, {}};
+  if (later > 0) return {third, {second}};
+  if (all == of_all_ages.size()) return {first, {}};  // a dump, which holds every key that there was
+  return {first, {second, third}};
+}
 
 }  // namespace
 
 Migration migrate_yaml(std::string_view text, const std::string& where) {
   try {
-    std::istringstream guarded{std::string(text)};
-    YAML::Parser parser(guarded);
-    Guard guard(where);
-    int documents = 0;
-    while (parser.HandleNextDocument(guard)) {
-      if (++documents > 1) fail_input("{}: more than one YAML document; keep one", where);
+    const std::vector<Layer> layers{read_layer(text, where)};
+    const Guess guess = guess_age(layers);
+    Converter converter(layers, guess.age);
+    Migration migration{.text = converter.text(), .changes = std::move(converter.changes)};
+    parse_config(migration.text, where, converter.origins);
+    for (const Age other : guess.others) {
+      const std::string as_other = Converter(layers, other).text();
+      if (as_other == migration.text) continue;
+      migration.assumed = age_names[guess.age];
+      migration.others.push_back(
+          {std::string(age_names[other]), other == second ? "D_STATE: 16" : "PATCHEMBED: v2", as_other});
     }
-    Converter converter(where);
-    converter.convert(YAML::Load(std::string(text)));
-    Migration migration = migrate_json(converter.text(), where);
-    // What the table changed is told by the table; the rest by its origin.
-    std::vector<MigrationChange> changes = std::move(converter.changes);
-    changes.insert(changes.end(), migration.changes.begin(), migration.changes.end());
-    migration.changes = std::move(changes);
-    parse_config(migration.text, where + " as JSON");
     return migration;
   } catch (const YAML::Exception& error) {
     fail_input("{}:{}: not YAML: {}", where, error.mark.line + 1, printable(error.msg, 200));

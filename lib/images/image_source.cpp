@@ -1,6 +1,7 @@
 #include "lib/images/image_source.h"
 
 #include <poll.h>
+#include <spdlog/spdlog.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,25 +10,29 @@
 #include <cstring>
 #include <new>
 #include <system_error>
+#include <utility>
 
 #include "kernels/error.h"
 #include "lib/images/image.h"
 #include "lib/images/preprocess.h"
+#include "lib/support/text.h"
 
 namespace vmamba {
 namespace fs = std::filesystem;
 namespace {
 
-// Lines of standard input, as they come.
+// A list of paths on standard input, as they come.
 class StandardInput {
  public:
-  std::optional<std::string> line(const std::atomic<bool>& stop) {
+  explicit StandardInput(char end) : end_(end) {}
+
+  std::optional<std::string> path(const std::atomic<bool>& stop) {
     for (;;) {
-      const size_t end = buffer_.find('\n', begin_);
+      const size_t end = buffer_.find(end_, begin_);
       if (end != std::string::npos || (ended_ && begin_ < buffer_.size())) {
         std::string line = buffer_.substr(begin_, std::min(end, buffer_.size()) - begin_);
         begin_ = end == std::string::npos ? buffer_.size() : end + 1;
-        if (line.ends_with('\r')) line.pop_back();
+        if (end_ == '\n') check_line(line);
         if (!line.empty()) return line;
         continue;
       }
@@ -38,10 +43,29 @@ class StandardInput {
   }
 
  private:
+  static void check_line(std::string& line) {
+    if (line.ends_with('\r')) line.pop_back();
+    if (line.find('\0') != std::string::npos)
+      fail_input("standard input: a NUL in the list of paths: give -0 for a list that is separated by NUL");
+  }
+
+  // No path begins as a JPEG, PNG, WebP or GIF does and goes on with control characters.
+  void check_is_list() const {
+    const std::string_view format = image_format_of(buffer_);
+    const auto is_binary = [&](char c) {
+      return static_cast<uint8_t>(c) < ' ' && c != '\n' && c != '\r' && c != '\t' &&
+             (c != '\0' || end_ != '\0');
+    };
+    if (!format.empty() && std::ranges::any_of(buffer_, is_binary))
+      fail_input(
+          "standard input is a {} image, where a list of paths is wanted: give /dev/stdin instead of -",
+          format);
+  }
+
   bool read_more(const std::atomic<bool>& stop) {
     constexpr size_t longest_line = 1 << 20;
     if (buffer_.size() > longest_line)
-      fail_input("standard input: a line of more than {} bytes", longest_line);
+      fail_input("standard input: a path of more than {} bytes", longest_line);
     pollfd input{STDIN_FILENO, POLLIN, 0};
     while (!stop) {
       const int ready = ::poll(&input, 1, 100);  // milliseconds until `stop` is looked at again
@@ -51,20 +75,23 @@ class StandardInput {
       if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
       if (got < 0) fail_input("standard input cannot be read: {}", std::strerror(errno));
       buffer_.append(bytes, static_cast<size_t>(got));
+      if (!std::exchange(begun_, true)) check_is_list();
       ended_ = got == 0;
       return true;
     }
     return false;
   }
 
+  const char end_;
   std::string buffer_;
-  size_t begin_ = 0;  // of the first line not yet given
-  bool ended_ = false;
+  size_t begin_ = 0;  // of the first path not yet given
+  bool begun_ = false, ended_ = false;
 };
 
 class ArgumentPaths {
  public:
-  explicit ArgumentPaths(std::vector<std::string> arguments) : arguments_(std::move(arguments)) {}
+  ArgumentPaths(std::vector<std::string> arguments, char end)
+      : arguments_(std::move(arguments)), input_(end) {}
 
   std::optional<InputPath> next(const std::atomic<bool>& stop) {
     for (;;) {
@@ -75,12 +102,12 @@ class ArgumentPaths {
       }
       std::string argument;
       if (in_list_) {
-        auto line = input_.line(stop);
-        if (!line) {
+        auto path = input_.path(stop);
+        if (!path) {
           in_list_ = false;
           continue;
         }
-        argument = std::move(*line);
+        argument = std::move(*path);
       } else {
         if (used_ == arguments_.size()) return std::nullopt;
         argument = arguments_[used_++];
@@ -92,12 +119,12 @@ class ArgumentPaths {
       std::error_code ignored;
       if (!fs::is_directory(argument, ignored)) return InputPath{argument, {}};
       try {
-        const std::vector<fs::path> files = image_files(argument);
-        if (files.empty())
-          return InputPath{
-              argument,
-              fmt::format("{}: no image files in this folder (.jpg .png .webp .bmp .gif)", argument)};
-        listed_.assign(files.begin(), files.end());
+        const FolderFiles files = folder_files(argument);
+        log_left_out(argument, files.others);
+        if (files.images.empty())
+          return InputPath{argument,
+                           fmt::format("{}: no image files in this folder ({})", argument, image_endings)};
+        listed_.assign(files.images.begin(), files.images.end());
       } catch (const InputError& error) {
         return InputPath{argument, error.what()};
       }
@@ -114,23 +141,37 @@ class ArgumentPaths {
 
 }  // namespace
 
-std::vector<fs::path> image_files(const fs::path& folder) {
-  std::vector<fs::path> files;
+FolderFiles folder_files(const fs::path& folder) {
+  FolderFiles files;
   try {
-    for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder)) {
+    for (auto entry = fs::recursive_directory_iterator(folder); entry != fs::recursive_directory_iterator();
+         ++entry) {
       std::error_code ignored;
-      if (has_image_ending(entry.path()) && entry.is_regular_file(ignored)) files.push_back(entry.path());
+      if (entry->path().filename().string().starts_with('.'))
+        entry.disable_recursion_pending();
+      else if (!entry->is_regular_file(ignored))
+        continue;
+      else if (has_image_ending(entry->path()))
+        files.images.push_back(entry->path());
+      else
+        ++files.others;
     }
   } catch (const fs::filesystem_error& error) {
     fail_input("{}: cannot be listed: {}", error.path1().empty() ? folder.string() : error.path1().string(),
                error.code().message());
   }
-  std::sort(files.begin(), files.end());
+  std::sort(files.images.begin(), files.images.end());
   return files;
 }
 
-NextPath input_paths(std::vector<std::string> arguments) {
-  auto paths = std::make_shared<ArgumentPaths>(std::move(arguments));
+void log_left_out(const std::string& folder, size_t others) {
+  if (others > 0)
+    spdlog::info("{}: {} {} no image by {} ending and left out", printable(folder, 1000), others,
+                 others == 1 ? "file is" : "files are", others == 1 ? "its" : "their");
+}
+
+NextPath input_paths(std::vector<std::string> arguments, char end) {
+  auto paths = std::make_shared<ArgumentPaths>(std::move(arguments), end);
   return [paths](const std::atomic<bool>& stop) { return paths->next(stop); };
 }
 

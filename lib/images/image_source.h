@@ -29,11 +29,18 @@ struct InputPath {
 using NextPath = std::function<std::optional<InputPath>(const std::atomic<bool>& stop)>;
 
 // The image files that arguments name, in order: a file is itself; a folder all image files in it and below,
-// sorted by path; "-" the files and folders that standard input lists, one a line, taken up as they come.
-NextPath input_paths(std::vector<std::string> arguments);
+// sorted by path; "-" the files and folders that standard input lists, taken up as they come, each ended by
+// `end`.
+NextPath input_paths(std::vector<std::string> arguments, char end = '\n');
 NextPath file_paths(std::vector<std::filesystem::path> files);
-// All image files in a folder and below, sorted by path. InputError where it cannot be read.
-std::vector<std::filesystem::path> image_files(const std::filesystem::path& folder);
+
+// The files in a folder and below; names that begin with a dot are not looked at.
+struct FolderFiles {
+  std::vector<std::filesystem::path> images;  // by their endings, sorted by path
+  size_t others = 0;
+};
+FolderFiles folder_files(const std::filesystem::path& folder);  // InputError where it cannot be read
+void log_left_out(const std::string& folder, size_t others);
 
 struct ImageBatch {
   struct Item {

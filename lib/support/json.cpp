@@ -187,7 +187,8 @@ std::string_view to_string(JsonType type) {
   return "?";
 }
 
-JsonDocument::JsonDocument(std::string_view text, std::string where) : text_(text), where_(std::move(where)) {
+JsonDocument::JsonDocument(std::string_view text, std::string where, JsonOrigins origins)
+    : text_(text), where_(std::move(where)), origins_(std::move(origins)) {
   if (text.find_first_not_of(" \t\r\n") == std::string_view::npos) {
     fail_input("{}: empty, expected a JSON object", where_);
   }
@@ -198,6 +199,14 @@ JsonDocument::JsonDocument(std::string_view text, std::string where) : text_(tex
   Builder builder(body, where_, values_);
   nlohmann::json::sax_parse(CountingIterator{body.data(), &builder.taken},
                             CountingIterator{body.data() + body.size(), nullptr}, &builder);
+  for (int i = 1; i < size(); ++i) {
+    const JsonValue& value = values_[static_cast<size_t>(i)];
+    if (values_[static_cast<size_t>(value.parent)].type == JsonType::object)
+      members_.emplace(std::pair(value.parent, std::string_view(value.key)), i);
+  }
+  lines_.push_back(0);
+  for (size_t i = 0; i < text_.size(); ++i)
+    if (text_[i] == '\n') lines_.push_back(i + 1);
 }
 
 std::vector<int> JsonDocument::children(int i) const {
@@ -207,10 +216,8 @@ std::vector<int> JsonDocument::children(int i) const {
 }
 
 int JsonDocument::find(int object, std::string_view key) const {
-  for (const int child : children(object)) {
-    if ((*this)[child].key == key) return child;
-  }
-  return -1;
+  const auto found = members_.find({object, key});
+  return found == members_.end() ? -1 : found->second;
 }
 
 std::string JsonDocument::pointer(int i) const {
@@ -239,10 +246,16 @@ std::string JsonDocument::pointer(int i) const {
 }
 
 int JsonDocument::line(size_t offset) const {
-  return line_of(text_, offset);
+  return static_cast<int>(std::ranges::upper_bound(lines_, offset) - lines_.begin());
 }
 
 std::string JsonDocument::place(int i) const {
+  if (!origins_.empty()) {
+    int member = i;
+    while (member > 0 && (*this)[member].parent > 0) member = (*this)[member].parent;
+    const auto origin = origins_.find((*this)[member].key);
+    return origin == origins_.end() ? where_ : origin->second;
+  }
   const JsonValue& value = (*this)[i];
   return fmt::format("{}:{}: {}", where_,
                      line(value.parent >= 0 && !value.key.empty() ? value.key_begin : value.begin),

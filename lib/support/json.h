@@ -3,6 +3,7 @@
 // (no comments, no NaN, UTF-8 only, nothing after the end); duplicate keys and deep nesting are refused too.
 #pragma once
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,10 +27,15 @@ struct JsonValue {
   size_t begin = 0, end = 0;          // bytes of the value
 };
 
+// Where the user wrote the root's members, for a text that was made out of another file: "a.yaml:7: MODEL.NAME".
+using JsonOrigins = std::map<std::string, std::string, std::less<>>;
+
 class JsonDocument {
  public:
   // InputError: "WHERE:LINE: …".
-  JsonDocument(std::string_view text, std::string where);
+  JsonDocument(std::string_view text, std::string where, JsonOrigins origins = {});
+  JsonDocument(const JsonDocument&) = delete;
+  JsonDocument& operator=(const JsonDocument&) = delete;
 
   const JsonValue& operator[](int i) const { return values_[static_cast<size_t>(i)]; }
   const JsonValue& root() const { return values_.front(); }
@@ -40,13 +46,16 @@ class JsonDocument {
   std::string_view text() const { return text_; }
   std::string pointer(int i) const;  // RFC 6901: "/preprocess/mean/0"; the root is ""
   int line(size_t offset) const;     // counted from 1
-  std::string place(int i) const;    // "WHERE:LINE: POINTER", for messages
+  std::string place(int i) const;    // "WHERE:LINE: POINTER", or the origin, for messages
   const std::string& where() const { return where_; }
 
  private:
   std::string_view text_;
   std::string where_;
+  JsonOrigins origins_;
   std::vector<JsonValue> values_;
+  std::map<std::pair<int, std::string_view>, int> members_;  // by object and key
+  std::vector<size_t> lines_;                                // the offset of each line's first byte
 };
 
 // `text`, whose root is an object, with its member `key` set to `value` (JSON); every other byte stays.

@@ -5,6 +5,7 @@
 
 #include "kernels/error.h"
 #include "lib/images/preprocess.h"
+#include "lib/support/text.h"
 #include "lib/tensors/torch_random.h"
 #include "lib/verify/diagnose.h"
 
@@ -186,6 +187,16 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
     if (name != "input") taps_a.add(name, tensor.to_float32());
   compare_chunk(nullptr, taps_a, taps_a.find("logits"), b, run_b, input, compare_options(result, options),
                 result);
+  const bool nothing = std::all_of(result.taps.begin(), result.taps.end(),
+                                   [](const Diff& diff) { return diff.name == "input"; });
+  if (nothing && taps_a.all().empty())
+    fail_input("{}: nothing to compare: it holds no tensor but input: dump the logits and taps too",
+               reference.where);
+  if (nothing)
+    fail_input(
+        "{}: nothing to compare: no tensor of it is a tap of this model ({} is not): taps are named "
+        "logits, layers.0.blocks.0, …",
+        reference.where, in_quotes(taps_a.all().front().first));
   return result;
 }
 

@@ -39,6 +39,10 @@ Matrix compare_all(const Side& model, const MatrixAxes& axes, const CheckInput& 
           matrix.variants.push_back({device, precision, backend, core});
         }
     }
+  if (logits.size() < 2)
+    fail_input(
+        "--matrix: nothing to compare: the options leave one way to run: give fewer of --device, --dtype, "
+        "--selective-scan-backend, --forward-core-version");
   for (size_t i = 0; i < logits.size(); ++i) {
     std::vector<Diff>& row = matrix.pairs.emplace_back();
     for (size_t j = 0; j < i; ++j) {

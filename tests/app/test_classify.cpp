@@ -105,13 +105,51 @@ TEST_CASE("what was saved of images is their normalised crops, and gives the sam
   CHECK(a["results"][1]["top"][0]["class"] == b["results"][1]["top"][0]["class"]);
 }
 
+TEST_CASE("a list on standard input is separated by lines, with -0 by NUL; what is no list is refused") {
+  const std::string nul("\0", 1);
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"-0"}, {"-", "-0"}, {"-", "--null"}}) {
+    const CliResult result = classify(arguments, {.input = cat + nul + coffee + nul});
+    INFO(result.err);
+    CHECK(result.exit_code == 0);
+    CHECK(result.out.starts_with(cat + "\n"));
+    CHECK(result.out.find("\n" + coffee + "\n") != std::string::npos);
+  }
+  check_error(classify({"-"}, {.input = cat + nul + coffee + nul}), 2, {"standard input", "NUL", "give -0"});
+  check_error(classify({"-"}, {.input = cat + "\n" + coffee + nul + "\n"}), 2, {"NUL", "give -0"});
+  check_error(classify({"-0", "--input-tensor", model / "io.safetensors"}), 2, {"--input-tensor"});
+  for (const char* name :
+       {"images/rocket.jpg", "images/rgba.png", "images/rgb.bmp", "odd_images/p5_16bit.pgm"})
+    for (const char* option : {"-", "-0"})
+      check_error(classify({option}, {.input = read_file(data(name))}), 2,
+                  {"standard input", "is a", "/dev/stdin"});
+}
+
+TEST_CASE("an index past the end of a palette is the same colour in every run") {
+  const TemporaryDirectory folder;
+  for (const char* name :
+       {"short_palette_8bit.bmp", "core_4bit.bmp", "short_palette.png", "short_palette.gif"}) {
+    std::string first;
+    for (int run = 0; run < 2; ++run) {
+      // glibc fills what is allocated and not written with this byte.
+      const CliResult result =
+          classify({data("odd_images") / name, "--save-input", folder / "input.safetensors"},
+                   {.environment = {fmt::format("MALLOC_PERTURB_={}", 85 + 85 * run)}});
+      REQUIRE(result.exit_code == 0);
+      const std::string saved = read_file(folder / "input.safetensors");
+      if (run == 0) first = saved;
+      CHECK(saved == first);
+    }
+  }
+}
+
 TEST_CASE("batches change no answer") {
   const TemporaryDirectory folder;
   std::vector<std::vector<float>> logits;
   for (const char* batch_size : {"1", "3", "64"}) {
     const CliResult result = classify({data("images").string(), "-q", "--batch-size", batch_size,
                                        "--save-logits", folder / "logits.safetensors"});
-    CHECK(result.exit_code == 1);  // bomb.png is among them
+    CHECK(result.exit_code == 0);
     logits.push_back(read_safetensors(folder / "logits.safetensors").at("logits").to_float32().values);
   }
   check_close(logits[1], logits[0], 1e-5);

@@ -23,6 +23,17 @@ TEST_CASE("--version names the version, the build, CUDA and the libraries") {
   }
 }
 
+TEST_CASE("the program runs under a loader named by hand") {
+  const fs::path loader = "/lib64/ld-linux-x86-64.so.2";
+  if (!fs::exists(loader)) {
+    MESSAGE("not on this system: ", loader);
+    return;
+  }
+  const CliResult result = run_cli({cli(), "--version"}, {.program = loader});
+  CHECK(result.exit_code == 0);
+  CHECK(result.out == run_cli({"--version"}).out);
+}
+
 TEST_CASE("--help goes to stdout") {
   const CliResult result = run_cli({"--help"});
   CHECK(result.exit_code == 0);

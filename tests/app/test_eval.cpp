@@ -9,6 +9,8 @@
 
 #include "lib/images/image.h"
 #include "lib/support/files.h"
+#include "lib/support/json.h"
+#include "lib/tensors/state_dict.h"
 #include "tests/testing.h"
 
 using namespace vmamba;
@@ -32,8 +34,7 @@ void deal(const TemporaryDirectory& folder) {
   int dealt = 0;
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(data("images")))
-    if (has_image_ending(entry.path()) && entry.path().filename() != "bomb.png")
-      files.push_back(entry.path());
+    if (has_image_ending(entry.path())) files.push_back(entry.path());
   std::sort(files.begin(), files.end());
   for (const fs::path& file : files) {
     const fs::path target = folder.path() / fmt::format("k{}", dealt++ % 10);
@@ -136,6 +137,68 @@ TEST_CASE("a stopped evaluation goes on where it stopped") {
   write_file(out / "r.jsonl", "something else\n");
   check_error(run("eval", arguments), 2, {"r.jsonl:1", "not a line that eval wrote"});
   CHECK(read_file(out / "r.jsonl") == "something else\n");
+}
+
+TEST_CASE("answers of two models never meet in one file of results") {
+  const TemporaryDirectory folder, out;
+  deal(folder);
+  const auto copy = [&](const std::string& name, const std::string& bytes) { write_file(out / name, bytes); };
+  const std::string config = read_file(model / "config.json");
+  copy("c.json", config);
+  copy("w.safetensors", read_file(model / "weights.safetensors"));
+  copy("l.txt", "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n");
+  const std::vector<std::string> arguments{
+      "eval",      folder.path().string(), "--config", out / "c.json", "--weights", out / "w.safetensors",
+      "--labels",  out / "l.txt",          "--device", "cpu",          "--limit",   "10",
+      "--results", out / "r.jsonl"};
+  // The folders' names are no labels: their order is the classes'.
+  REQUIRE(run_cli(arguments).exit_code == 0);
+  const std::string log = read_file(out / "r.jsonl");
+  CHECK(run_cli(arguments).err.find("10 of 10 images are answered already") != std::string::npos);
+
+  // The same tensors in another file are the same weights.
+  StateDict weights = read_safetensors(model / "weights.safetensors");
+  std::reverse(weights.tensors.begin(), weights.tensors.end());
+  for (auto& [name, tensor] : weights.tensors) name = "module." + name;
+  write_safetensors(out / "other_order.safetensors", weights);
+  auto same = arguments;
+  same[5] = out / "other_order.safetensors";
+  CHECK(run_cli(same).exit_code == 0);
+
+  const auto refused = [&](const std::vector<std::string>& words) {
+    check_error(run_cli(arguments), 2, words);
+    CHECK(read_file(out / "r.jsonl") == log);
+  };
+  // Other contents under the same name and of the same size.
+  StateDict other;
+  for (const auto& [name, tensor] : read_safetensors(model / "weights.safetensors").tensors) {
+    HostTensor values = tensor.to_float32();
+    if (name == "classifier.head.bias") values.values[3] += 1;
+    other.add(name, values);
+  }
+  fs::remove(out / "w.safetensors");
+  write_safetensors(out / "w.safetensors", other);
+  refused({"r.jsonl", "weights_sha256"});
+  copy("w.safetensors", read_file(model / "weights.safetensors"));
+  const auto with = [&](const std::string& key, const std::string& value) {
+    copy("c.json", with_member(config, "c.json", key, value));
+  };
+  with("mlp_act_layer", R"("silu")");
+  refused({"config/mlp_act_layer", "gelu", "silu"});
+  with("preprocess", R"({"mean": [0.5, 0.5, 0.5]})");
+  refused({"config/preprocess/mean/0"});
+  with("float32_ops", R"(["patch_embed"])");
+  refused({"config/float32_ops"});
+  copy("c.json", config);
+  copy("l.txt", "a\nb\nc\nd\ne\nf\ng\nh\nj\ni\n");
+  refused({"labels_sha256"});
+  copy("l.txt", "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n");
+  CHECK(run_cli(arguments).exit_code == 0);
+
+  // A header from before the sums.
+  write_file(out / "r.jsonl", R"({"eval":"x","model":"s1_ln2d","weights":"w.safetensors","weights_bytes":1})"
+                              "\n");
+  check_error(run_cli(arguments), 2, {"r.jsonl", "older version", "remove it"});
 }
 
 TEST_CASE("an image that cannot be read is not counted, and the exit code says so") {

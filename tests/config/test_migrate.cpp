@@ -8,6 +8,7 @@
 #include "kernels/error.h"
 #include "lib/config/config.h"
 #include "lib/config/migrate.h"
+#include "lib/model/summary.h"
 #include "lib/support/files.h"
 #include "tests/testing.h"
 
@@ -19,6 +20,10 @@ namespace {
 
 bool contains(const std::string& text, std::string_view part) {
   return text.find(part) != std::string::npos;
+}
+// A text with a forward_type, so that none is added.
+std::string with_type(const std::string& members) {
+  return R"({"forward_type": "v03", )" + members + "}";
 }
 
 // Migrates, and checks that a second time changes nothing.
@@ -60,37 +65,47 @@ TEST_CASE("core becomes oflex at any depth and in arrays, and nothing else moves
   const Migration one = migrated("{\r\n\t\"selective_scan_backend\" :  \"core\" , \"x\": 1.50e0}\r\n");
   CHECK(one.text == "{\r\n\t\"selective_scan_backend\" :  \"oflex\" , \"x\": 1.50e0}\r\n");
   REQUIRE(one.changes.size() == 1);
-  CHECK(one.changes[0].pointer == "/selective_scan_backend");
+  CHECK(one.changes[0].place == "a.json:2: /selective_scan_backend");
   CHECK(one.changes[0].before == "\"core\"");
   CHECK(one.changes[0].after == "\"oflex\"");
   CHECK(one.changes[0].exact);
 
   const Migration deep =
-      migrated(R"({"b": 1, "a": [{"backends": ["core", "mamba", ["core"]]}], "c~/": "core"})");
-  CHECK(deep.text == R"({"b": 1, "a": [{"backends": ["oflex", "mamba", ["oflex"]]}], "c~/": "oflex"})");
+      migrated(R"({"b": 1, "a": [{"backends": ["core", "mamba", ["core"]]}], "c~/backend": "core"})");
+  CHECK(deep.text ==
+        R"({"b": 1, "a": [{"backends": ["oflex", "mamba", ["oflex"]]}], "c~/backend": "oflex"})");
   REQUIRE(deep.changes.size() == 3);
-  CHECK(deep.changes[0].pointer == "/a/0/backends/0");
-  CHECK(deep.changes[1].pointer == "/a/0/backends/2/0");
-  CHECK(deep.changes[2].pointer == "/c~0~1");
-  CHECK(migrated(R"("core")").text == R"("oflex")");
-  CHECK(migrated("\"c\\u006fre\"").text == R"("oflex")");
+  CHECK(deep.changes[0].place == "a.json:1: /a/0/backends/0");
+  CHECK(deep.changes[1].place == "a.json:1: /a/0/backends/2/0");
+  CHECK(deep.changes[2].place == "a.json:1: /c~0~1backend");
+  CHECK(migrated("{\"scan_backend\": \"c\\u006fre\"}").text == "{\"scan_backend\": \"oflex\"}");
 }
 
-TEST_CASE("what only looks like core stays") {
-  for (const char* text :
-       {R"({"name": "core", "labels": ["core", "apple"]})", R"({"core": 1})", R"({"a": "core "})",
-        R"({"selective_scan_backend": "oflex", "forward_type": "v05_oact_noz"})", "[]", "{ }\n"}) {
+TEST_CASE("a string \"core\" whose key names no backend stays, with a warning that names its place") {
+  const Migration migration =
+      migrated("{\"forward_type\": \"v03\",\n\"name\": \"core\",\n\"x\": [\"core\", 1]}");
+  CHECK(migration.changes.empty());
+  REQUIRE(migration.remarks.size() == 2);
+  CHECK(contains(migration.remarks[0], "a.json:2: /name: \"core\" stays"));
+  CHECK(contains(migration.remarks[1], "a.json:3: /x/0: \"core\" stays"));
+  CHECK(migrated(R"("core")").remarks.size() == 1);
+  for (const char* text : {R"({"core": 1})", R"({"a": "core "})", "[]",
+                           R"({"selective_scan_backend": "oflex", "forward_type": "v05_oact_noz"})"}) {
     CHECK(migrated(text).changes.empty());
+    CHECK(migrated(text).remarks.empty());
   }
 }
 
 TEST_CASE("exact where the scan reads float32, else the exact alternative is named") {
   const auto exact = [](const std::string& members) {
-    const Migration migration = migrated("{" + members + ", \"selective_scan_backend\": \"core\"}");
-    const MigrationChange& change = migration.changes.back();
-    CHECK(change.pointer == "/selective_scan_backend");
+    const std::string text = "{\"selective_scan_backend\": \"core\", " + members + "}";
+    const MigrationChange change = migrated(text).changes.front();
+    CHECK(change.place == "a.json:1: /selective_scan_backend");
+    const Migration mamba = migrate_json(text, "a.json", "mamba");
+    CHECK(contains(mamba.text, "\"mamba\""));
+    CHECK(mamba.changes.front().exact);
     CHECK(contains(change.why, "July 2024"));
-    CHECK(contains(change.why, "\"mamba\"") == !change.exact);
+    CHECK(contains(change.why, "--backend mamba") == !change.exact);
     CHECK(contains(to_string(change), change.exact ? "(exact)" : "(not exact)"));
     return change.exact;
   };
@@ -105,11 +120,19 @@ TEST_CASE("exact where the scan reads float32, else the exact alternative is nam
   CHECK(exact(R"("forward_type": "v05_noz", "forward_core_version": "v0")"));
 }
 
-TEST_CASE("v2 with core becomes v03 with oflex; v2 alone stays") {
+TEST_CASE("v2 and the absent forward_type that means it become v03") {
   const Migration migration = migrated(R"({"forward_type": "v2_noz", "selective_scan_backend": "core"})");
   CHECK(migration.text == R"({"forward_type": "v03_noz", "selective_scan_backend": "oflex"})");
   CHECK(migration.changes.size() == 2);
-  CHECK(migrated(R"({"forward_type": "v2", "selective_scan_backend": "oflex"})").changes.empty());
+  CHECK(migrated(R"({"forward_type": "v2", "selective_scan_backend": "oflex"})").text ==
+        R"({"forward_type": "v03", "selective_scan_backend": "oflex"})");
+  CHECK(migrated(R"({"forward_types": ["v2", "v05"]})").text == R"({"forward_types": ["v03", "v05"]})");
+  CHECK(migrated("{ }\n").text == "{\"forward_type\": \"v03\" }\n");
+  const Migration silent = migrated("{\n  \"dims\": 96\n}\n");
+  CHECK(silent.text == "{\n  \"dims\": 96,\n  \"forward_type\": \"v03\"\n}\n");
+  REQUIRE(silent.changes.size() == 1);
+  CHECK(to_string(silent.changes[0]).starts_with("a.json:1: /forward_type: (absent) -> \"v03\" (exact): "));
+  CHECK_FALSE(migrated(R"({"forward_type": "v2_no32"})").changes[0].exact);
 }
 
 TEST_CASE("every old forward type becomes the one that is understood") {
@@ -125,10 +148,11 @@ TEST_CASE("every old forward type becomes the one that is understood") {
                                                        {"v31d", "v051d"},
                                                        {"v32dnoz", "v052d_noz"},
                                                        {"v32dc", "v052dc"},
-                                                       {"v2dwconv3", "v2_ondwconv3"},
-                                                       {"v2none", "v2_onnone"},
-                                                       {"v2softmaxnoz", "v2_onsoftmax_noz"},
-                                                       {"v2sigmoid", "v2_onsigmoid"},
+                                                       {"v2dwconv3", "v03_ondwconv3"},
+                                                       {"v2none", "v03_onnone"},
+                                                       {"v2softmaxnoz", "v03_onsoftmax_noz"},
+                                                       {"v2sigmoid", "v03_onsigmoid"},
+                                                       {"v2", "v03"},
                                                        {"forward_corev0", "v0"},
                                                        {"forward_corev0_seq", "v0seq"},
                                                        {"forward_corev2", "v03"},
@@ -150,13 +174,13 @@ TEST_CASE("forward_corev1 becomes v0's block with the version that users call v1
         R"({"forward_type":"v0","forward_core_version":"v1"})");
   CHECK(migrated(R"({"forward_core_version": "v0", "forward_type": "forward_corev1"})").text ==
         R"({"forward_core_version": "v0", "forward_type": "v0"})");
-  const Migration version = migrated(R"({"forward_core_version": "forward_corev1"})");
-  CHECK(version.text == R"({"forward_core_version": "v1"})");
+  const Migration version = migrated(with_type(R"("forward_core_version": "forward_corev1")"));
+  CHECK(version.text == with_type(R"("forward_core_version": "v1")"));
   CHECK_FALSE(version.changes[0].exact);
-  CHECK(migrated(R"({"forward_core_version": "forward_corev0"})").text ==
-        R"({"forward_core_version": "v0"})");
-  CHECK(migrated(R"({"forward_core_version": "forward_corev2"})").text ==
-        R"({"forward_core_version": null})");
+  CHECK(migrated(with_type(R"("forward_core_version": "forward_corev0")")).text ==
+        with_type(R"("forward_core_version": "v0")"));
+  CHECK(migrated(with_type(R"("forward_core_version": "forward_corev2")")).text ==
+        with_type(R"("forward_core_version": null)"));
 }
 
 TEST_CASE("what no rule mends is remarked") {
@@ -193,8 +217,69 @@ TEST_CASE("the Python project's YAML becomes this program's JSON") {
   CHECK(config.patchembed_version == "v2");  // the default of config.py, not the constructor's
   CHECK(config.imgsize == 128);
   CHECK(config.preprocess.resize == 146);
-  CHECK(contains(to_string(migration.changes[0]), "/name: MODEL.NAME -> \"my_tiny\""));
+  CHECK(contains(to_string(migration.changes[0]),
+                 "a.yaml:4: MODEL.NAME: \"my_tiny\" -> \"name\": \"my_tiny\" (exact)"));
+  CHECK(migration.others.empty());
   CHECK(migrate_json(migration.text, "").changes.empty());
+}
+
+TEST_CASE("a YAML becomes the model of its age") {
+  // The parameters are those of the public project's class of that day, built from the same file.
+  struct Case {
+    const char* block;
+    int64_t parameters;
+    std::vector<int64_t> others;
+  };
+  const Case cases[] = {
+      {"EMBED_DIM: 96, DEPTHS: [2, 2, 9, 2]", 22893448, {43722376, 43760680}},
+      {"EMBED_DIM: 96, DEPTHS: [2, 2, 9, 2], IN_CHANS: 3, PATCH_SIZE: 4, MLP_RATIO: 4.0, PATCH_NORM: true",
+       22893448,
+       {}},
+      {"EMBED_DIM: 96, DEPTHS: [2, 2, 16, 2], D_STATE: 16, DT_RANK: auto, SSM_RATIO: 1.6, MLP_RATIO: 2.0",
+       40028968,
+       {}},
+      {"EMBED_DIM: 96, DEPTHS: [2, 2, 9, 2], MLP_RATIO: 0.0, DOWNSAMPLE: v1, SHARED_SSM: false, SOFTMAX: false, D_STATE: 16",
+       22893448,
+       {}},
+      {"EMBED_DIM: 96, DEPTHS: [2, 2, 9, 2], MLP_RATIO: 0.0, DOWNSAMPLE: v1, PATCHEMBED: v1, SSM_SOFTMAX: false, SSM_FORWARDTYPE: v2",
+       22893448,
+       {}},
+      {"EMBED_DIM: 96, DEPTHS: [2, 2, 9, 2], SSM_SIMPLE_INIT: false, CHANNEL_FIRST: false", 43760680, {}},
+      {"EMBED_DIM: 96, DEPTHS: [2, 2, 9, 2], SSM_RATIO: 2.0", 43760680, {43722376}},
+  };
+  const auto parameters = [](const std::string& text) {
+    return summarize(parse_config(text, "a"), DType::float32, 1, 224, 224).parameters;
+  };
+  for (const auto& [block, count, others] : cases) {
+    CAPTURE(block);
+    const Migration migration = migrate_yaml(fmt::format("MODEL: {{VSSM: {{{}}}}}", block), "a.yaml");
+    CHECK(parameters(migration.text) == count);
+    CHECK(migrate_json(migration.text, "a.json").changes.empty());
+    std::vector<int64_t> found;
+    for (const OtherAge& other : migration.others) {
+      found.push_back(parameters(other.text));
+      // The key that is offered does choose that release.
+      const Migration chosen =
+          migrate_yaml(fmt::format("MODEL: {{VSSM: {{{}, {}}}}}", block, other.key), "a.yaml");
+      CHECK(chosen.text == other.text);
+      CHECK(chosen.others.empty());
+    }
+    CHECK(found == others);
+  }
+}
+
+TEST_CASE("the switches of early 2024 are taken when off, and refused or mapped when on") {
+  const auto block = [](const std::string& text) {
+    return migrate_yaml("MODEL: {VSSM: {" + text + "}}", "a.yaml");
+  };
+  for (const char* key : {"SHARED_SSM", "SOFTMAX", "SSM_SOFTMAX"}) {
+    CHECK_NOTHROW(block(fmt::format("{}: false", key)));
+    CHECK_THROWS_WITH_AS(block(fmt::format("{}: true", key)), doctest::Contains(key), InputError);
+    CHECK_THROWS_WITH_AS(block(fmt::format("{}: 3", key)), doctest::Contains("true or false"), InputError);
+  }
+  CHECK(contains(block("SSM_SIMPLE_INIT: true").text, "\"ssm_init\": \"v1\""));
+  CHECK(contains(block("SSM_SIMPLE_INIT: false").text, "\"ssm_init\": \"v0\""));
+  CHECK(block("CHANNEL_FIRST: true").text == block("CHANNEL_FIRST: false").text);
 }
 
 TEST_CASE("YAML is known by its name or by its MODEL") {
@@ -227,8 +312,9 @@ TEST_CASE("older YAML keys, and what YAML can say that a config cannot") {
       {"MODEL: {VSSM: {D_STATE: 1, SSM_D_STATE: 2}}", "old name of SSM_D_STATE"},
       {"MODEL: {TYPE: swin}", "expected vssm"},
       {"BASE: ['other.yaml']\nMODEL: {}", "BASE"},
-      {"MODEL: {VSSM: {EMBED_DIM: banana}}", "/dims"},
-      {"MODEL: {VSSM: {SSM_FORWARDTYPE: xv1a}}", "xv family"},
+      {"MODEL:\n  VSSM:\n    EMBED_DIM: banana\n", "a.yaml:3: MODEL.VSSM.EMBED_DIM: expected an integer"},
+      {"MODEL:\n VSSM:\n  SSM_FORWARDTYPE: xv1a",
+       "a.yaml:3: MODEL.VSSM.SSM_FORWARDTYPE: forward_type \"xv1a\" is of the xv family"},
       {"MODEL: {VSSM: {EMBED_DIM: }}", "has no value"},
       {"MODEL: {VSSM: {DEPTHS: {a: 1}}}", "DEPTHS"},
       {"MODEL: {VSSM: [1]}", "expected a mapping"},
@@ -258,7 +344,7 @@ TEST_CASE("hostile files end quickly") {
     CHECK_THROWS_AS(migrate_yaml(deep, "a.yaml"), InputError);
   }
   CHECK_THROWS_AS(migrate_json(std::string(1 << 20, '['), "a.json"), InputError);
-  std::string wide = "{\"list\": [\"core\"";
+  std::string wide = "{\"backends\": [\"core\"";
   while (wide.size() < (1 << 19)) wide += ",\"core\"";
   wide += "]";
   for (int i = 0; wide.size() < (1 << 20) - 20; ++i) wide += fmt::format(",\"k{}\":0", i);
@@ -301,15 +387,15 @@ TEST_CASE("damaged files are refused or migrated, and never more than once") {
 
 TEST_CASE("migrate-config through the binary") {
   testing::TemporaryDirectory folder;
-  const std::string old = "{\n  \"selective_scan_backend\": \"core\", \"other\": [1,2]\n}\n";
-  const std::string current = "{\n  \"selective_scan_backend\": \"oflex\", \"other\": [1,2]\n}\n";
+  const std::string old = "{\n  \"selective_scan_backend\": \"core\", \"forward_type\": \"v03\"\n}\n";
+  const std::string current = "{\n  \"selective_scan_backend\": \"oflex\", \"forward_type\": \"v03\"\n}\n";
   const std::string file = folder / "c.json";
   write_file(file, old);
 
   auto result = run_cli({"migrate-config", file});
   CHECK(result.exit_code == 0);
   CHECK(result.out == current);
-  CHECK(contains(result.err, "/selective_scan_backend: \"core\" -> \"oflex\" (exact): "));
+  CHECK(contains(result.err, "c.json:2: /selective_scan_backend: \"core\" -> \"oflex\" (exact): "));
   CHECK(std::ranges::count(result.err, '\n') == 1);
   CHECK(read_file(file) == old);
 

@@ -13,16 +13,16 @@ namespace vmamba::testing {
 
 struct ExpectedPixels {
   std::filesystem::path file;
-  std::string step;  // "decode", or "RESIZE CROP INTERPOLATION"
+  std::string step;  // "decode", "refused", or "RESIZE CROP INTERPOLATION"
   uint64_t hash;     // FNV-1a of the RGB bytes
 };
 
-inline std::vector<ExpectedPixels> expected_pixels() {
+inline std::vector<ExpectedPixels> expected_pixels(const std::string& folder = "images") {
   std::vector<ExpectedPixels> all;
-  std::ifstream lines(data("images/expected.tsv"));
+  std::ifstream lines(data(folder) / "expected.tsv");
   std::string name, step, hash;
   while (std::getline(lines, name, '\t') && std::getline(lines, step, '\t') && std::getline(lines, hash)) {
-    all.push_back({(data("images") / name).lexically_normal(), step, std::stoull(hash, nullptr, 16)});
+    all.push_back({(data(folder) / name).lexically_normal(), step, std::stoull(hash, nullptr, 16)});
   }
   return all;
 }

@@ -1,6 +1,7 @@
 // Every image of tests/data decodes to Pillow's bytes; what is no image, or only half of one, is refused by
 // name.
 #include <doctest/doctest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <fstream>
@@ -18,6 +19,12 @@ namespace {
 
 EncodedImage parse(const std::string& bytes) {
   return parse_image(bytes, "it");
+}
+
+int64_t peak_memory() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return int64_t{usage.ru_maxrss} * 1024;
 }
 
 void put(std::string& bytes, size_t at, std::string_view part) {
@@ -39,13 +46,44 @@ TEST_CASE("decoding gives Pillow's bytes") {
   CHECK(images >= 40);
 }
 
+TEST_CASE("odd files give Pillow's bytes or are refused") {
+  int decoded = 0, refused = 0;
+  for (const ExpectedPixels& expected : expected_pixels("odd_images")) {
+    INFO(expected.file);
+    if (expected.step == "refused") {
+      CHECK_THROWS_AS(read_image(expected.file), InputError);
+      ++refused;
+      continue;
+    }
+    Image image;
+    CHECK_NOTHROW(image = read_image(expected.file));
+    CHECK(fnv1a(image.rgb) == expected.hash);
+    ++decoded;
+  }
+  CHECK(decoded >= 140);
+  CHECK(refused >= 40);
+}
+
 TEST_CASE("a file cut short is refused, whatever its format and wherever the cut") {
-  for (const char* name : {"images/420_restart.jpg", "images/444_progressive.jpg", "images/rgba.png",
-                           "images/lossy.webp", "images/lossless_alpha.webp", "images/animated.webp",
-                           "images/palette.gif", "images/rgb.bmp", "images/1bit.bmp"}) {
+  // With how many bytes at the end that hold no pixels: a PNG's IEND and the checksum before it, a GIF's
+  // terminators, a BMP row's padding.
+  for (const auto& [name, tail] :
+       std::initializer_list<std::pair<const char*, size_t>>{{"images/420_restart.jpg", 1},
+                                                             {"images/444_progressive.jpg", 1},
+                                                             {"images/rgba.png", 16},
+                                                             {"odd_images/interlaced_9x9.png", 16},
+                                                             {"images/lossy.webp", 3},
+                                                             {"images/lossless_alpha.webp", 3},
+                                                             {"images/animated.webp", 3},
+                                                             {"images/palette.gif", 2},
+                                                             {"images/rgb.bmp", 3},
+                                                             {"images/1bit.bmp", 3},
+                                                             {"odd_images/p6.ppm", 0},
+                                                             {"odd_images/p3.ppm", 2},
+                                                             {"odd_images/lzw.tif", 0},
+                                                             {"odd_images/jpeg.tif", 0}}) {
     const std::string bytes = read_file(data(name));
-    // A GIF's last two bytes and a BMP row's padding hold no pixels.
-    for (size_t length = 0; length + 4 < bytes.size(); length += std::max<size_t>(1, bytes.size() / 97)) {
+    for (size_t length = 0; length + tail < bytes.size(); length += std::max<size_t>(1, bytes.size() / 97)) {
       INFO(name, " ", length);
       CHECK_THROWS_AS(decode_image(parse(bytes.substr(0, length))), InputError);
     }
@@ -64,7 +102,9 @@ TEST_CASE("damaged bytes are decoded or refused, never more than that") {
   for (const char* name :
        {"images/420_restart.jpg", "images/444_progressive.jpg", "images/rgba.png", "images/interlaced.png",
         "images/palette_2bit.png", "images/lossless_alpha.webp", "images/animated.webp",
-        "images/transparent.gif", "images/animated.gif", "images/rgba.bmp", "images/palette.bmp"}) {
+        "images/transparent.gif", "images/animated.gif", "images/rgba.bmp", "images/palette.bmp",
+        "odd_images/rle8.bmp", "odd_images/interlaced.gif", "odd_images/p3.ppm", "odd_images/p5_16bit.pgm",
+        "odd_images/lzw.tif", "odd_images/jpeg.tif", "odd_images/tiles_deflate.tif"}) {
     const std::string bytes = read_file(data(name));
     for (int round = 0; round < 60; ++round) {
       std::string damaged = bytes;
@@ -85,11 +125,11 @@ TEST_CASE("damaged bytes are decoded or refused, never more than that") {
 TEST_CASE("one wrong bit in a PNG is noticed") {
   const std::string png = read_file(data("images/interlaced.png"));
   int noticed = 0;
-  for (size_t at = 8; at < png.size(); at += 97, ++noticed) {
+  for (size_t at = 8; at < png.size() - 16; at += 97, ++noticed) {
     std::string damaged = png;
     damaged[at] = static_cast<char>(damaged[at] ^ 4);
     INFO(at);
-    CHECK_THROWS_AS(parse(damaged), InputError);
+    CHECK_THROWS_AS(decode_image(parse(damaged)), InputError);
   }
   CHECK(noticed > 50);
 }
@@ -138,6 +178,7 @@ TEST_CASE("what is no image file is named with the reason") {
 
 TEST_CASE("a small PNG cannot inflate without end") {
   const std::string bomb = read_file(data("images/bomb.png"));  // 1 × 1 pixel, 4 MB of rows
-  CHECK_THROWS_WITH_AS(decode_image(parse(bomb)), doctest::Contains("its data is larger than its size says"),
-                       InputError);
+  const int64_t before = peak_memory();
+  CHECK(decode_image(parse(bomb)).rgb == std::vector<uint8_t>{0, 0, 0});
+  CHECK(peak_memory() - before < 1 << 20);
 }

@@ -67,6 +67,19 @@ TEST_CASE("folders give their image files, sorted, from all the way down") {
   CHECK(empty[0].string().find("no image files in this folder") != std::string::npos);
 }
 
+TEST_CASE("names that begin with a dot are not looked at, files with other endings are counted") {
+  const TemporaryDirectory folder;
+  fs::create_directories(folder / ".ipynb_checkpoints");
+  fs::create_directories(folder / "a");
+  for (const char* name : {".ipynb_checkpoints/x.png", "._x.png", "a/.b.jpg", ".hidden", "a/b.jpg", "c.txt",
+                           "a/d", "e.TIFF", "f.pgm", "g.webp"})
+    write_file(folder / name, "x");
+  const FolderFiles files = folder_files(folder.path());
+  CHECK(files.images ==
+        std::vector<fs::path>{folder / "a/b.jpg", folder / "e.TIFF", folder / "f.pgm", folder / "g.webp"});
+  CHECK(files.others == 2);
+}
+
 TEST_CASE("any number of threads gives what one gives, in input order") {
   const TemporaryDirectory folder;
   fill(folder);

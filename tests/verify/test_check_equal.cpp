@@ -101,6 +101,77 @@ TEST_CASE("v0 and v1 in float32 are the same function, from a seed or from weigh
   }
 }
 
+TEST_CASE("weights that are named count, whatever the seed") {
+  const TemporaryDirectory folder;
+  const std::string config = data("models/s1_ln2d/config.json"),
+                    weights = data("models/s1_ln2d/weights.safetensors");
+  vmamba::StateDict zeros;
+  for (const auto& [name, tensor] : vmamba::read_safetensors(weights).tensors) {
+    vmamba::HostTensor values = tensor.to_float32();
+    std::fill(values.values.begin(), values.values.end(), 0.0f);
+    zeros.add(name, values);
+  }
+  const std::string zero = folder / "zero.safetensors";
+  vmamba::write_safetensors(zero, zeros);
+  const auto run = [&](std::vector<std::string> more) {
+    const std::vector<std::string> with{"check-equal", "--config", config, "--device", "cpu", "-q"};
+    more.insert(more.begin(), with.begin(), with.end());
+    return run_cli(more);
+  };
+  const CliResult two = run({"--a", "weights=" + weights, "--b", "weights=" + zero, "--seed", "0"});
+  CHECK(two.exit_code == 1);
+  CHECK(contains(two.out, "cause: different weights"));
+  CHECK(contains(two.out, "noise of seed 0"));
+
+  // The seed draws the input only: the logits are those of the weights.
+  const auto saved = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all{"--save-taps", folder / "taps.safetensors"};
+    all.insert(all.end(), more.begin(), more.end());
+    const CliResult result = run(all);
+    REQUIRE_MESSAGE(result.exit_code == 0, result.err);
+    const vmamba::StateDict file = vmamba::read_safetensors(folder / "taps.safetensors");
+    return std::pair(file.at("input").to_float32().values, file.at("logits").to_float32().values);
+  };
+  const auto named = saved({"--weights", weights, "--seed", "7"}),
+             b = saved({"--b", "weights=" + weights, "--seed", "7"}), drawn = saved({"--seed", "7"}),
+             none = saved({"--weights", weights});
+  CHECK(named == b);
+  CHECK(named.first == drawn.first);
+  CHECK(named.second != drawn.second);
+  CHECK(named.first != none.first);
+
+  // Against a reference the weights are those that are named too; the seed has nothing to draw.
+  REQUIRE(run({"--weights", weights, "--save-taps", folder / "r.safetensors"}).exit_code == 0);
+  const std::string reference = folder / "r.safetensors";
+  CHECK(run({"--weights", weights, "--reference", reference}).exit_code == 0);
+  CHECK(run({"--weights", zero, "--reference", reference}).exit_code == 1);
+  check_error(run({"--weights", weights, "--reference", reference, "--seed", "3"}), 2,
+              {"--seed 3", "nothing to draw"});
+  CHECK(run({"--reference", reference, "--seed", "3"}).exit_code == 1);  // initialises the weights
+  check_error(run({}), 2, {"no weights", "--seed 0"});
+  check_error(run({"--a", "weights=" + weights, "--seed", "0"}), 2, {"no weights", "each of a and b"});
+}
+
+TEST_CASE("nothing compared is no verdict") {
+  const TemporaryDirectory folder;
+  const auto with = [&](const std::string& name, const std::vector<std::int64_t>& input) {
+    vmamba::StateDict file;
+    int64_t count = 1;
+    for (const int64_t dim : input) count *= dim;
+    file.add("input", vmamba::HostTensor{input, std::vector<float>(static_cast<size_t>(count))});
+    if (!name.empty()) file.add(name, vmamba::HostTensor{{1, 10}, std::vector<float>(10)});
+    vmamba::write_safetensors(folder / "r.safetensors", file);
+    return check_equal("s1_ln2d", {"--reference", folder / "r.safetensors"});
+  };
+  check_error(with("", {1, 3, 64, 64}), 2, {"r.safetensors", "nothing to compare", "no tensor but input"});
+  check_error(with("logit", {1, 3, 64, 64}), 2, {"r.safetensors", "nothing to compare", "\"logit\""});
+  check_error(with("logits", {0, 3, 64, 64}), 2, {"r.safetensors", "(0, 3, 64, 64)"});
+  CHECK(with("logits", {1, 3, 64, 64}).exit_code == 1);
+  check_error(check_equal("s1_ln2d", {"--matrix", "--dtype", "float32", "--selective-scan-backend", "torch",
+                                      "--forward-core-version", "v0"}),
+              2, {"--matrix", "nothing to compare"});
+}
+
 TEST_CASE("in 16 bits v0 and v1 part at the scan's output and out_norm, nowhere else") {
   for (const std::string dtype : {"float16", "bfloat16"}) {
     CAPTURE(dtype);

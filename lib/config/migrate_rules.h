@@ -1,0 +1,38 @@
+// The rules that JSON and YAML share.
+#pragma once
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace vmamba {
+
+// What newer releases call an old or misspelled forward_type; nullopt: it stays (or nobody understands it).
+struct MigratedForwardType {
+  std::string forward_type;
+  std::string forward_core_version;  // to be set beside it; empty: none
+  bool exact = true;
+  std::string why;
+};
+std::optional<MigratedForwardType> migrated_forward_type(std::string_view text);
+
+// Switches of early 2024 that are off in every published file but one.
+struct OldSwitch {
+  std::string_view key, keyword;  // in YAML and in the constructor
+  std::string_view off, on;       // why nothing is lost when it is off; why it is refused when it is on
+  bool harmless = false;          // nor is anything lost when it is on
+};
+inline constexpr OldSwitch old_switches[] = {
+    {"SHARED_SSM", "shared_ssm", "each direction has scan weights of its own, as here",
+     "one set of scan weights for all four directions cannot be expressed here"},
+    {"SOFTMAX", "softmax", "the output norm stays",
+     "softmax over the pixels in place of the output norm and a gate without activation: in a JSON config that is "
+     "forward_type \"v03_nozact_onsoftmax\""},
+    {"SSM_SOFTMAX", "softmax_version", "the output norm stays",
+     "softmax over the pixels in place of the output norm and a gate without activation: that is forward_type "
+     "v03_nozact_onsoftmax"},
+    {"SSM_SIMPLE_INIT", "ssm_simple_init", "only a seed draws by it",
+     "only a seed draws by it, as ssm_init \"v1\" does", true},
+    {"CHANNEL_FIRST", "channel_first", "a layout in memory: the same function", "", true},
+};
+
+}  // namespace vmamba

@@ -1,0 +1,143 @@
+// JPEG through libjpeg-turbo, with its defaults (slow integer IDCT, fancy upsampling). Four components are always taken
+// as Adobe stores them, inverted, and turned to RGB with Pillow's own rounding. libjpeg reports errors by longjmp: the
+// functions that call it hold nothing that has a destructor.
+#include <algorithm>
+#include <csetjmp>
+#include <cstdio>
+#include <vector>
+
+#include <jpeglib.h>
+// jpeglib.h must come first
+#include <jerror.h>
+
+#include "kernels/error.h"
+#include "lib/images/formats.h"
+
+namespace vmamba {
+namespace {
+
+struct Errors {
+  jpeg_error_mgr base;
+  jmp_buf jump;
+  char text[JMSG_LENGTH_MAX];
+};
+
+[[noreturn]] void give_up(j_common_ptr info) {
+  auto* errors = reinterpret_cast<Errors*>(info->err);
+  errors->base.format_message(info, errors->text);
+  longjmp(errors->jump, 1);
+}
+
+// Corrupt data inside a scan is a warning, as it is to Pillow.
+void ignore_message(j_common_ptr, int) {}
+
+// The whole file at once. At its end libjpeg is told to wait for more, as Pillow does: a scan is decoded only where
+// bytes follow it, though the marker of the end may be missing.
+void nothing(j_decompress_ptr) {}
+boolean no_more(j_decompress_ptr) {
+  return FALSE;
+}
+void skip(j_decompress_ptr info, long count) {
+  jpeg_source_mgr& source = *info->src;
+  const size_t skipped = count <= 0 ? 0 : std::min(static_cast<size_t>(count), source.bytes_in_buffer);
+  source.next_input_byte += skipped;
+  source.bytes_in_buffer -= skipped;
+}
+
+enum class Outcome { done, truncated, failed };
+
+struct Decoder {
+  jpeg_decompress_struct info{};
+  Errors errors{};
+  jpeg_source_mgr source{};
+};
+
+// With `rgb` null only the header is read; else rgb has room for the size that the header gave, and `row` for four
+// bytes a pixel of one line.
+Outcome run(const EncodedImage& encoded, Decoder& decoder, uint8_t* rgb, uint8_t* row) {
+  jpeg_decompress_struct& info = decoder.info;
+  info.err = jpeg_std_error(&decoder.errors.base);
+  decoder.errors.base.error_exit = give_up;
+  decoder.errors.base.emit_message = ignore_message;
+  if (setjmp(decoder.errors.jump)) return Outcome::failed;
+  jpeg_create_decompress(&info);
+  decoder.source = {data_of(encoded), encoded.bytes.size(), nothing, no_more, skip, jpeg_resync_to_restart,
+                    nothing};
+  info.src = &decoder.source;
+  if (jpeg_read_header(&info, TRUE) == JPEG_SUSPENDED) return Outcome::truncated;
+  if (rgb == nullptr) return Outcome::done;
+  const int components = info.num_components;
+  if (components == 1) {
+    info.out_color_space = JCS_GRAYSCALE;
+  } else if (components == 3) {
+    info.out_color_space = JCS_RGB;
+  } else if (components == 4) {
+    info.out_color_space = JCS_CMYK;
+  } else {
+    ERREXIT2(&info, JERR_COMPONENT_COUNT, components, 4);
+  }
+  if (!jpeg_start_decompress(&info)) return Outcome::truncated;
+  const size_t stride = size_t{info.output_width} * 3;
+  while (info.output_scanline < info.output_height) {
+    uint8_t* out = rgb + info.output_scanline * stride;
+    JSAMPROW line = components == 3 ? out : row;
+    if (jpeg_read_scanlines(&info, &line, 1) != 1) return Outcome::truncated;
+    for (size_t x = 0; components != 3 && x < info.output_width; ++x, out += 3) {
+      if (components == 1)
+        put_grey(out, row[x]);
+      else  // inverted: 255 − CMY
+        for (int c = 0; c < 3; ++c)
+          out[c] = static_cast<uint8_t>(row[x * 4 + 3] - times_255th(255 - row[x * 4 + c], row[x * 4 + 3]));
+    }
+  }
+  jpeg_finish_decompress(&info);  // all rows are there, whether or not the end is
+  return Outcome::done;
+}
+
+ImageSize run(const EncodedImage& encoded, uint8_t* rgb, uint8_t* row) {
+  Decoder decoder;
+  const Outcome outcome = run(encoded, decoder, rgb, row);
+  jpeg_destroy_decompress(&decoder.info);
+  if (outcome == Outcome::truncated) fail_truncated(encoded);
+  if (outcome == Outcome::failed) fail_decoding(encoded, decoder.errors.text);
+  return {decoder.info.image_width, decoder.info.image_height};
+}
+
+// Scans up to the end of the image. Inside a scan 0xff is followed by 0 or by a restart marker.
+int count_scans(const EncodedImage& encoded) {
+  const std::string_view bytes = encoded.bytes;
+  int scans = 0;
+  for (size_t at = 2; (at = bytes.find('\xff', at)) != bytes.npos && at + 1 < bytes.size();) {
+    const auto marker = static_cast<uint8_t>(bytes[at + 1]);
+    constexpr uint8_t start_of_scan = 0xda, end_of_image = 0xd9;
+    if (marker == end_of_image) break;
+    if (marker == 0xff) {
+      ++at;
+    } else if (marker <= 1 || (marker >= 0xd0 && marker <= 0xd8)) {
+      at += 2;  // no segment follows
+    } else {
+      if (at + 4 > bytes.size()) break;
+      scans += marker == start_of_scan;
+      at += 2 + big16(data_of(encoded) + at + 2);
+    }
+  }
+  return scans;
+}
+
+}  // namespace
+
+ImageSize jpeg_size(const EncodedImage& encoded) {
+  // Every scan of a progressive file is a pass over all its pixels: a small file may ask for hours.
+  constexpr int most_scans = 100;
+  if (const int scans = count_scans(encoded); scans > most_scans)
+    fail_input("{}: a JPEG of {} scans; at most {} are decoded: save it anew", encoded.name, scans,
+               most_scans);
+  return run(encoded, nullptr, nullptr);
+}
+
+void decode_jpeg(const EncodedImage& encoded, uint8_t* rgb) {
+  std::vector<uint8_t> row(static_cast<size_t>(encoded.width) * 4);
+  run(encoded, rgb, row.data());
+}
+
+}  // namespace vmamba
