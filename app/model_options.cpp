@@ -12,6 +12,7 @@
 #include "lib/model/infer_config.h"
 #include "lib/model/names.h"
 #include "lib/support/files.h"
+#include "lib/support/json.h"
 
 namespace vmamba {
 namespace fs = std::filesystem;
@@ -92,6 +93,8 @@ ModelFiles shipped_model() {
 
 // A file of weights given as --config.
 void refuse_weights(const fs::path& path) {
+  std::error_code error;
+  if (!fs::is_regular_file(path, error)) return;  // what is read from a pipe is gone
   std::array<char, 9> head{};
   std::ifstream file(path, std::ios::binary);
   file.read(head.data(), head.size());
@@ -102,6 +105,13 @@ void refuse_weights(const fs::path& path) {
     fail_input("{}: a file of weights, not a config: it is given with --weights (were the two swapped?)",
                path.string());
   }
+}
+
+// The hub's library (transformers) has a config.json of its own keys beside every model.
+bool is_of_the_hub(const fs::path& path) {
+  const std::string text = read_file(path, 1 << 20);
+  const JsonDocument json(text, path.string());
+  return json.root().type == JsonType::object && json.find(0, "model_type") >= 0;
 }
 
 // The config that the tensors tell. What a checkpoint told once is not read out of it again.
@@ -115,7 +125,7 @@ void infer(ModelFiles& files) {
     text = found.text;
     spdlog::log(
         found.doubtful ? spdlog::level::warn : spdlog::level::info,
-        "{}: no config given or beside it ({}, config.json): read off the tensors{}; assumed: {} (--config "
+        "{}: no config of this program given or beside it ({}, config.json): read off the tensors{}; assumed: {} (--config "
         "says otherwise)",
         files.weights.string(), with_ending(files.weights, ".json").filename().string(),
         found.published.empty() ? "" : ", which are those of " + found.published,
@@ -156,7 +166,10 @@ ModelFiles find_model(const ModelOptions& options) {
     } else {
       files.config =
           first_existing({with_ending(files.weights, ".json"), files.weights.parent_path() / "config.json"});
-      if (files.config.empty()) infer(files);
+      if (files.config.empty() || is_of_the_hub(files.config)) {
+        files.config.clear();
+        infer(files);
+      }
     }
     if (!files.weights.empty())
       files.labels = first_existing(

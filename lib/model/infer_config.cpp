@@ -183,6 +183,7 @@ InferredConfig infer_config(const StateDict& weights, const std::string& name) {
   }
   if (traits.mlp_ratio.value_or(0) > 0) result.assumed.emplace_back("mlp_act_layer gelu");
   if (traits.position_rows == 0) result.assumed.emplace_back("imgsize 224");
+  result.assumed.emplace_back("norms with eps 1e-5");
   return result;
 }
 

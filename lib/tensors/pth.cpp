@@ -211,8 +211,9 @@ class Loader {
     if (bytes.starts_with('\x80')) fail_input("{}: a bare pickle, not a file of torch.save", where_);
     if (bytes.size() == head.size() && bytes.substr(257, 5) == "ustar") {
       fail_input(
-          "{0}: written in PyTorch's format of 2016; rewrite it: python3 -c \"import torch; "
-          "torch.save(torch.load('{0}', map_location='cpu', weights_only=True), 'new.pth')\"",
+          "{0}: written in PyTorch's format of 2016, which only PyTorch reads, and executes: if you trust it, "
+          "python3 -c \"import torch; torch.save(torch.load('{0}', map_location='cpu', weights_only=False), "
+          "'new.pth')\" rewrites it",
           where_);
     }
     open_archive(path);

@@ -47,13 +47,17 @@ TEST_CASE("without a config it is read off the weights, and what they don't tell
   fs::copy_file(weights, alone);
   const CliResult told = run_cli({"info", "--weights", alone});
   CHECK(told.exit_code == 0);
-  CHECK(told.err.find("no config given or beside it (s1.json, config.json)") != std::string::npos);
+  CHECK(told.err.find("no config of this program given or beside it (s1.json, config.json)") !=
+        std::string::npos);
   CHECK(told.err.find("assumed: forward_type v05_noz") != std::string::npos);
   CHECK(told.out.find("\"depths\": [") != std::string::npos);
   const auto json = info({"--weights", alone});
   CHECK(json["config"].is_null());
   CHECK(json["inferred_config"]["forward_type"] == "v05_noz");
   CHECK(json["weights"]["fits"] == true);
+
+  std::ofstream(folder / "config.json") << R"({"model_type": "vmamba", "embed_dim": 96})";  // the hub's
+  CHECK(info({"--weights", alone}) == json);
 
   const CliResult config = run_cli({"info", "-q", "--weights", alone, "--format", "config"});
   CHECK(nlohmann::json::parse(config.out) == json["inferred_config"]);
