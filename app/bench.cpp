@@ -3,7 +3,6 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <map>
@@ -13,8 +12,10 @@
 #include <random>
 
 #include "app/commands.h"
+#include "app/image_size.h"
 #include "app/model_options.h"
 #include "kernels/error.h"
+#include "lib/config/names.h"
 #include "lib/model/init.h"
 #include "lib/model/profile.h"
 #include "lib/support/files.h"
@@ -59,22 +60,6 @@ std::vector<std::string> split(const std::string& list, const char* option) {
     begin = end + 1;
   }
   return items;
-}
-
-std::pair<int64_t, int64_t> parse_size(const std::string& text) {
-  constexpr int64_t largest = 16384;
-  std::array<int64_t, 2> sides{};
-  const char* at = text.data();
-  const char* const end = at + text.size();
-  for (int64_t& side : sides) {
-    const auto [rest, error] = std::from_chars(at, end, side);
-    if (error != std::errc() || side < 1 || side > largest) break;
-    at = rest;
-    if (at == end && &side == sides.data()) return {side, side};
-    if (at == end) return {sides[0], sides[1]};
-    if (*at++ != 'x') break;
-  }
-  fail_input("--image-size {}: not a size; it is SIDE or HEIGHTxWIDTH in pixels, up to {}", text, largest);
 }
 
 // What a normalised photograph looks like to the kernels: values of mean 0 and deviation 1.
@@ -123,7 +108,7 @@ Row measure(Runner& runner, const Options& options, int64_t batch, int64_t heigh
                         runner.kernels().synchronize();
                       }) /
                       warm_up;
-  const int least = runner.kernels().device().type == DeviceType::cuda ? 50 : 10;
+  const int least = runner.kernels().device().type == DeviceType::cpu ? 10 : 50;
   const int count = options.iterations > 0
                         ? options.iterations
                         : std::clamp(static_cast<int>(options.seconds / std::max(each, 1e-6)), least, 10000);
@@ -135,8 +120,8 @@ Row measure(Runner& runner, const Options& options, int64_t batch, int64_t heigh
 std::vector<ProfiledOperation> profile(const Config& config, const StateDict& weights,
                                        const RunChoice& choice, int64_t batch, int64_t height,
                                        int64_t width) {
-  auto owned = std::make_unique<ProfilingKernels>(make_kernels(
-      choice.device, {.threads = choice.threads, .allow_tf32 = choice.precision == Precision::tf32}));
+  auto owned = std::make_unique<ProfilingKernels>(
+      make_kernels(choice.device, {.threads = choice.threads, .allow_tf32 = row_of(choice.precision).tf32}));
   ProfilingKernels& profiling = *owned;
   Runner runner(config, weights, std::move(owned), choice.precision);
   runner.run(noise(batch, config.in_chans, height, width), &profiling);
@@ -167,8 +152,9 @@ struct StepTotal {
 std::vector<StepTotal> totals(const std::vector<ProfiledOperation>& operations) {
   std::map<std::pair<std::string, std::string>, StepTotal> by_kind;
   for (const ProfiledOperation& o : operations) {
-    StepTotal& total = by_kind[{step_kind(o.step), o.operation}];
-    total.step = step_kind(o.step);
+    const std::string step(kind_of(o.step));
+    StepTotal& total = by_kind[{step, o.operation}];
+    total.step = step;
     total.operation = o.operation;
     ++total.calls;
     total.ms += o.ms;
@@ -247,24 +233,20 @@ std::string json_text(const std::string& model, const std::string& weights, cons
   using Json = nlohmann::ordered_json;
   Json results = Json::array();
   for (const Row& row : rows) {
-    Json result{{"device", row.run.device},
-                {"device_name", row.run.device_name},
-                {"dtype", row.run.dtype},
-                {"selective_scan_backend", row.run.selective_scan_backend},
-                {"forward_core", row.run.forward_core},
-                {"batch", row.batch},
-                {"height", row.height},
-                {"width", row.width},
-                {"runs", row.ms.size()},
-                {"ms",
-                 {{"min", row.ms.front()},
-                  {"mean", row.mean()},
-                  {"p50", row.percentile(50)},
-                  {"p90", row.percentile(90)},
-                  {"p99", row.percentile(99)},
-                  {"max", row.ms.back()}}},
-                {"images_per_second", row.images_per_second()},
-                {"multiply_accumulates", row.multiply_accumulates}};
+    Json result(row.run);
+    result.update({{"batch", row.batch},
+                   {"height", row.height},
+                   {"width", row.width},
+                   {"runs", row.ms.size()},
+                   {"ms",
+                    {{"min", row.ms.front()},
+                     {"mean", row.mean()},
+                     {"p50", row.percentile(50)},
+                     {"p90", row.percentile(90)},
+                     {"p99", row.percentile(99)},
+                     {"max", row.ms.back()}}},
+                   {"images_per_second", row.images_per_second()},
+                   {"multiply_accumulates", row.multiply_accumulates}});
     for (const ProfiledOperation& o : row.operations)
       result["profile"].push_back({{"step", o.step},
                                    {"operation", o.operation},
@@ -316,13 +298,13 @@ int run_bench(const Options& options) {
   const Config base = load_model_config(one, files);
   const std::string model =
       base.name.empty() ? std::filesystem::path(files.config_name()).filename().string() : base.name;
-  const StateDict weights = files.weights.empty() ? init_weights(base, 0) : load_model_weights(files);
+  const StateDict weights = files.weights.empty() ? init_weights(base, 0) : read_weights(files);
   const std::string weights_text =
       files.weights.empty() ? "weights from seed 0" : "weights " + files.weights.filename().string();
 
-  std::vector<std::pair<int64_t, int64_t>> sizes;
-  for (const std::string& size : options.sizes) sizes.push_back(parse_size(size));
-  if (sizes.empty()) sizes.emplace_back(base.preprocess.crop, base.preprocess.crop);
+  std::vector<ImageSize> sizes;
+  for (const std::string& size : options.sizes) sizes.push_back(parse_image_size(size));
+  if (sizes.empty()) sizes.push_back({base.preprocess.crop, base.preprocess.crop});
   std::vector<std::string> backends{""};
   if (!options.model.selective_scan_backend.empty())
     backends = split(options.model.selective_scan_backend, "--selective-scan-backend");
@@ -414,7 +396,7 @@ Command add_bench(CLI::App& app) {
   parser->add_option("-o,--output", options->output, "Write there instead of to standard output")
       ->type_name("FILE");
   parser->footer(
-      "Device, dtype, backend, batch and size may be lists (--dtype float16,bfloat16): every combination is "
+      "Device, dtype, backend, batch and size may be lists (--batch-size 1,8,64): every combination is "
       "measured.\n"
       "images/s is the batch over the median. Without --weights, a --config runs on weights made from seed "
       "0.");

@@ -120,7 +120,7 @@ Side make_side(const Options& options, const SideOptions& chosen, const Side* ot
           options.seed
               ? " or weights=FILE for each of a and b; --seed initialises them only where none are named"
               : ", or --seed 0, which initialises them");
-    side.weights = std::make_shared<StateDict>(load_model_weights(files));
+    side.weights = std::make_shared<StateDict>(read_weights(files));
   }
   return side;
 }
@@ -222,11 +222,13 @@ MatrixAxes matrix_axes(const Options& options, const Side& side) {
     axes.devices = {side.choice.device};
   }
   if (given.dtype == "auto")
-    axes.precisions = {Precision::float32, Precision::tf32, Precision::float16, Precision::bfloat16};
+    for (const PrecisionRow& row : table_of<Precision>) axes.precisions.push_back(row.value);
   else
     axes.precisions = {side.choice.precision};
   if (given.selective_scan_backend.empty())
-    axes.backends = {ScanBackend::torch, ScanBackend::mamba, ScanBackend::oflex};
+    for (const ScanBackendRow& row : table_of<ScanBackend>) {
+      if (resolved(row.value) == row.value) axes.backends.push_back(row.value);
+    }
   else
     axes.backends = {side.config.selective_scan_backend};
   if (side.config.forward.core == Core::mamba2 || !given.forward_core_version.empty())

@@ -32,7 +32,7 @@ Classifier make_classifier(const ModelOptions& options, int batch_size) {
 }
 
 void load_runner(Classifier& classifier, std::string* weights_sum) {
-  const StateDict weights = load_model_weights(classifier.files);
+  const StateDict weights = read_weights(classifier.files);
   if (weights_sum) *weights_sum = weights_sha256(classifier.config, weights);
   classifier.runner = std::make_unique<Runner>(classifier.config, weights, classifier.choice);
   // After the weights: where the config is another model's, that is the error to tell.
@@ -110,14 +110,9 @@ bool ClassifiedBatches::next(ImageBatch& batch, std::vector<float>& logits) {
 }
 
 Json report_json(const Classifier& classifier) {
-  const RunReport report = classifier.runner->report();
-  return {{"model", classifier.config.name},
-          {"weights", classifier.files.weights.string()},
-          {"device", report.device},
-          {"device_name", report.device_name},
-          {"dtype", report.dtype},
-          {"selective_scan_backend", report.selective_scan_backend},
-          {"forward_core", report.forward_core}};
+  Json json{{"model", classifier.config.name}, {"weights", classifier.files.weights.string()}};
+  json.update(Json(classifier.runner->report()));
+  return json;
 }
 
 std::string dump_json(const Json& json, int indent) {

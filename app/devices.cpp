@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "app/commands.h"
+#include "app/model_options.h"
 #include "kernels/error.h"
 #include "kernels/kernels.h"
 #include "lib/support/text.h"
@@ -13,18 +14,14 @@ namespace vmamba {
 namespace {
 
 std::vector<std::string_view> dtypes(Device device) {
-  if (device.type == DeviceType::cpu) return {"float32", "float16", "bfloat16"};
-  return {"float32", "tf32", "float16", "bfloat16"};
+  std::vector<std::string_view> names = names_of<Precision>();
+  std::erase_if(names, [&](auto name) { return !runs_on(device.type, find_name<Precision>(name)->value); });
+  return names;
 }
 
 int run_devices(const std::string& format) {
   const std::vector<DeviceReport> reports = list_devices();
-  Device automatic;
-  for (const DeviceReport& report : reports)
-    if (report.usable && report.device.type == DeviceType::cuda) {
-      automatic = report.device;
-      break;
-    }
+  const Device automatic = automatic_device(reports);
   if (format == "json") {
     nlohmann::ordered_json devices = nlohmann::ordered_json::array();
     for (const DeviceReport& report : reports) {

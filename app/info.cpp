@@ -2,6 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
+#include "app/image_size.h"
 #include "app/model_options.h"
 #include "kernels/error.h"
 #include "lib/model/summary.h"
@@ -16,7 +17,7 @@ using Json = nlohmann::ordered_json;
 struct Arguments {
   ModelOptions model;
   int64_t batch_size = 1;
-  std::vector<int64_t> image_size;  // height, width
+  std::vector<std::string> image_size;  // "224" or "384x640", or 384 and 640; none: the config's
   std::string format = "text";
 };
 
@@ -36,12 +37,15 @@ Facts gather(const Arguments& arguments) {
   facts.config = load_model_config(arguments.model, facts.files);
   facts.choice = choose_run(arguments.model);
   facts.batch = arguments.batch_size;
-  facts.height = arguments.image_size.empty() ? facts.config.imgsize : arguments.image_size.front();
-  facts.width = arguments.image_size.empty() ? facts.config.imgsize : arguments.image_size.back();
+  const ImageSize size = arguments.image_size.empty()
+                             ? ImageSize{facts.config.imgsize, facts.config.imgsize}
+                             : parse_image_size(fmt::format("{}", fmt::join(arguments.image_size, "x")));
+  facts.height = size.height;
+  facts.width = size.width;
   facts.summary =
       summarize(facts.config, storage_dtype(facts.choice.precision), facts.batch, facts.height, facts.width);
   if (!facts.files.weights.empty()) {
-    const StateDict weights = load_model_weights(facts.files);
+    const StateDict weights = read_weights(facts.files);
     facts.weights = check_weights(facts.config, weights);
     facts.tensors = weights.tensors.size();
   }
@@ -212,11 +216,10 @@ Command add_info(CLI::App& app) {
       ->capture_default_str();
   command
       ->add_option("--image-size", arguments->image_size,
-                   "Height and width (one number: both); default: imgsize")
-      ->type_name("H W")
-      ->expected(1, 2)
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20).description(""));
-  command->add_option("--format", arguments->format, "text, json, or config: the config alone")
+                   "SIDE or HEIGHTxWIDTH in pixels (default: the config's imgsize)")
+      ->type_name("S")
+      ->expected(1, 2);
+  command->add_option("--format", arguments->format, "text, json or config (the config alone)")
       ->type_name("FORMAT")
       ->check(CLI::IsMember({"text", "json", "config"}).description(""))
       ->capture_default_str();

@@ -21,14 +21,26 @@
 #include "lib/support/files.h"
 #include "lib/support/text.h"
 
-namespace vmamba {
-namespace {
+// One line a command, in the order of --help: its add_NAME stands in app/NAME.cpp.
+// clang-format off
+#define VMAMBA_COMMANDS(command) \
+  command(classify) \
+  command(eval) \
+  command(check_equal) \
+  command(bench) \
+  command(info) \
+  command(devices) \
+  command(migrate_config) \
+  command(init_weights) \
+  command(convert_weights)
+// clang-format on
 
-// One line a command, in the order of --help.
-constexpr Command (*commands[])(CLI::App&) = {
-    add_classify, add_eval,           add_check_equal,  add_bench,           add_info,
-    add_devices,  add_migrate_config, add_init_weights, add_convert_weights,
-};
+namespace vmamba {
+
+#define VMAMBA_DECLARE(name) Command add_##name(CLI::App& app);
+VMAMBA_COMMANDS(VMAMBA_DECLARE)
+
+namespace {
 
 std::string version_text() {
   return fmt::format("vmamba-cli {}\nbuild: {}\nCUDA: {}\nlibraries: {}", build_version, build_kind,
@@ -94,7 +106,8 @@ int run(int argc, char** argv) {
   app.add_flag("-q,--quiet", quiet, "Log errors only");
 
   std::vector<Command> added;
-  for (const auto add : commands) added.push_back(add(app));
+#define VMAMBA_ADD(name) added.push_back(add_##name(app));
+  VMAMBA_COMMANDS(VMAMBA_ADD)
 
   try {
     app.parse(argc, argv);

@@ -2,6 +2,7 @@
 #include <spdlog/spdlog.h>
 
 #include <cstdio>
+#include <filesystem>
 
 #include "app/commands.h"
 #include "kernels/error.h"
@@ -9,21 +10,23 @@
 #include "lib/config/migrate.h"
 #include "lib/model/summary.h"
 #include "lib/support/files.h"
+#include "lib/support/text.h"
 
 namespace vmamba {
+namespace fs = std::filesystem;
 namespace {
 
 struct Arguments {
-  std::string file, output;
+  std::string file, output, backend;
   bool in_place = false, check = false;
 };
 
-// "a.yaml: its release is not certain: taken as … (22,893,448 parameters); …"
+// "a.yaml: its release is not certain: taken as … (22893448 parameters); …"
 std::string uncertain(const Migration& migration, const std::string& file) {
   const auto parameters = [&](const std::string& text) {
     try {
       const Config config = parse_config(text, file);
-      return fmt::format("{:L} parameters",
+      return fmt::format("{} parameters",
                          summarize(config, DType::float32, 1, config.imgsize, config.imgsize).parameters);
     } catch (const InputError&) {
       return std::string("not a model");
@@ -32,8 +35,7 @@ std::string uncertain(const Migration& migration, const std::string& file) {
   std::string line = fmt::format("{}: its keys do not tell its release: taken as of {} ({})", file,
                                  migration.assumed, parameters(migration.text));
   for (const OtherAge& other : migration.others) {
-    line += fmt::format("; if it is of {} ({}), add {} to MODEL.VSSM", other.release, parameters(other.text),
-                        other.key);
+    line += fmt::format("; if it is of {} ({}), add {}", other.release, parameters(other.text), other.add);
   }
   return line;
 }
@@ -43,9 +45,33 @@ void report(const Migration& migration, const std::string& file) {
   for (const MigrationChange& change : migration.changes) print_stderr(to_string(change) + "\n");
   for (const std::string& remark : migration.remarks) spdlog::warn("{}", remark);
   if (!migration.others.empty()) spdlog::warn("{}", uncertain(migration, file));
-  if (!migration.refused.empty()) spdlog::warn("this program still refuses it: {}", migration.refused);
+  if (!migration.refused.empty()) spdlog::warn("{}", migration.refused);
   if (migration.changes.empty() && migration.refused.empty())
     print_stderr(file + ": nothing to change\n");
+}
+
+Migration migrate(const Arguments& arguments, const std::string& text, bool yaml) {
+  if (yaml) {
+    if (!arguments.backend.empty())
+      fail_input("{}: --backend: a YAML of the Python project names no backend; leave the option out",
+                 arguments.file);
+    return migrate_yaml(text, arguments.file);
+  }
+  const std::string_view backend = arguments.backend.empty() ? "oflex" : std::string_view(arguments.backend);
+  const bool python = lower_case(fs::path(arguments.file).extension().string()) == ".py";
+  return python ? migrate_python(text, arguments.file, backend) : migrate_json(text, arguments.file, backend);
+}
+
+// Copies the file, permissions included, to the first free of FILE.bak, FILE.bak2, …
+void keep_old(const std::string& file) {
+  for (int i = 1;; ++i) {
+    const std::string kept = i == 1 ? file + ".bak" : fmt::format("{}.bak{}", file, i);
+    std::error_code error, ignored;
+    if (fs::exists(fs::symlink_status(kept, ignored))) continue;
+    if (fs::copy_file(file, kept, error)) return spdlog::info("the old file is kept as {}", kept);
+    fs::remove(kept, ignored);
+    fail_input("{}: cannot be written: {}", kept, error.message());
+  }
 }
 
 int run(const Arguments& arguments) {
@@ -55,11 +81,11 @@ int run(const Arguments& arguments) {
     fail_input("{}: holds YAML, which becomes JSON, so --in-place does not suit it; use -o FILE.json",
                arguments.file);
   }
-  const Migration migration = yaml ? migrate_yaml(text, arguments.file) : migrate_json(text, arguments.file);
+  const Migration migration = migrate(arguments, text, yaml);
   const bool changes = yaml || !migration.changes.empty();
   if (arguments.in_place) {
     if (changes) {
-      write_file(arguments.file + ".bak", text);
+      keep_old(arguments.file);
       write_file(arguments.file, migration.text);
     }
   } else if (!arguments.output.empty()) {
@@ -78,16 +104,24 @@ Command add_migrate_config(CLI::App& app) {
       "migrate-config",
       "Rewrite a config that newer releases refuse: \"core\" becomes \"oflex\", old forward types new ones");
   command->footer(
-      "Reads this program's JSON and the YAML of the Python project. All rules: docs/migration.md");
+      "Reads this program's JSON, the Python project's YAML, and Python sources (the literal given to "
+      "selective_scan_backend= alone).\nAll rules: docs/migration.md");
   auto arguments = std::make_shared<Arguments>();
-  command->add_option("file", arguments->file, "Config to migrate: .json, .yaml or .yml")
+  command->add_option("file", arguments->file, "File to migrate: .json, .yaml, .yml or .py")
       ->type_name("FILE")
       ->required();
   auto* output =
       command->add_option("-o,--output", arguments->output, "Write here instead of standard output")
           ->type_name("FILE");
-  auto* in_place = command->add_flag("--in-place", arguments->in_place,
-                                     "Rewrite FILE itself and keep the old one as FILE.bak");
+  command
+      ->add_option(
+          "--backend", arguments->backend,
+          "What \"core\" becomes: oflex (the default; the same with float32) or mamba (rounds 16 bits as core did)")
+      ->check(CLI::IsMember({"oflex", "mamba"}).description(""))
+      ->type_name("B");
+  auto* in_place =
+      command->add_flag("--in-place", arguments->in_place,
+                        "Rewrite FILE itself and keep the old one as FILE.bak, or the next free name");
   auto* check =
       command->add_flag("--check", arguments->check, "Write nothing; exit with 1 if anything would change");
   output->excludes(in_place)->excludes(check);

@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <fstream>
@@ -13,9 +14,29 @@
 #include "lib/model/names.h"
 #include "lib/support/files.h"
 #include "lib/support/json.h"
+#include "lib/support/text.h"
 
 namespace vmamba {
 namespace fs = std::filesystem;
+
+namespace {
+
+std::string with_auto(std::vector<std::string_view> names) {
+  names.insert(names.begin(), "auto");
+  return alternatives(names);
+}
+
+// "auto, cpu, cuda or cuda:N"
+std::string device_words() {
+  std::vector<std::string> words;
+  for (const DeviceRow& row : table_of<DeviceType>) {
+    words.emplace_back(row.name);
+    if (row.numbered) words.push_back(words.back() + ":N");
+  }
+  return with_auto({words.begin(), words.end()});
+}
+
+}  // namespace
 
 void add_model_options(CLI::App& command, ModelOptions& options) {
   const auto group = "Model";
@@ -30,19 +51,22 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
   command.add_option("--labels", options.labels, "Names of the classes, one a line")
       ->type_name("FILE")
       ->group(group);
-  command.add_option("--device", options.device, "auto, cpu, cuda or cuda:N")
+  command.add_option("--device", options.device, device_words())
       ->type_name("DEVICE")
       ->capture_default_str()
       ->group(group);
-  command.add_option("--dtype", options.dtype, "auto, float32, tf32, float16 or bfloat16")
+  command.add_option("--dtype", options.dtype, with_auto(names_of<Precision>()))
       ->type_name("DTYPE")
       ->capture_default_str()
       ->group(group);
   command
-      .add_option("--selective-scan-backend", options.selective_scan_backend, "oflex, mamba, torch or null")
+      .add_option("--selective-scan-backend", options.selective_scan_backend,
+                  alternatives(names_of<ScanBackend>()))
       ->type_name("BACKEND")
       ->group(group);
-  command.add_option("--forward-core-version", options.forward_core_version, "v0, v1 or null")
+  command
+      .add_option("--forward-core-version", options.forward_core_version,
+                  alternatives(names_of<ForwardCoreVersion>()))
       ->type_name("VERSION")
       ->group(group);
   command.add_option("--threads", options.threads, "CPU threads; 0: all this process may use")
@@ -192,7 +216,7 @@ Config load_model_config(const ModelOptions& options, const ModelFiles& files) {
   return config;
 }
 
-StateDict load_model_weights(ModelFiles& files) {
+StateDict read_weights(ModelFiles& files) {
   if (files.weights.empty())
     fail_input("{}: no weights for this config: give --weights FILE, or make some with init-weights",
                files.config.string());
@@ -215,38 +239,40 @@ RunChoice choose_run(const ModelOptions& options) {
   return choice;
 }
 
+Device automatic_device(const std::vector<DeviceReport>& reports) {
+  for (const DeviceReport& report : reports)
+    if (report.usable && report.device.type != DeviceType::cpu) return report.device;
+  return {};
+}
+
 Device parse_device(std::string_view text) {
-  if (text == "cpu") return {DeviceType::cpu, 0};
   if (text == "auto") {
-    std::string why_not = "there is no CUDA device";
-    for (const DeviceReport& report : list_devices()) {
-      if (report.device.type != DeviceType::cuda) continue;
-      if (report.usable) return report.device;
-      why_not = report.why_not;
-    }
+    const std::vector<DeviceReport> reports = list_devices();
+    const Device device = automatic_device(reports);
     static bool told = false;  // once, however many runs a command compares
-    if (!told) spdlog::info("running on the CPU: {}", why_not);
-    told = true;
-    return {DeviceType::cpu, 0};
+    if (device.type == DeviceType::cpu && !std::exchange(told, true))
+      spdlog::info("running on the CPU: {}", reports.back().why_not);
+    return device;
   }
-  Device device{DeviceType::cuda, 0};
-  if (text == "cuda") return device;
-  if (text.starts_with("cuda:")) {
-    const std::string_view number = text.substr(5);
-    const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), device.index);
-    if (error == std::errc() && end == number.data() + number.size() && device.index >= 0) return device;
+  const size_t colon = std::min(text.find(':'), text.size());
+  if (const DeviceRow* row = find_row<DeviceType>(text.substr(0, colon))) {
+    Device device{row->value, 0};
+    if (colon == text.size()) return device;
+    const char *begin = text.data() + colon + 1, *end = text.data() + text.size();
+    const auto [rest, error] = std::from_chars(begin, end, device.index);
+    if (row->numbered && error == std::errc() && rest == end && device.index >= 0) return device;
   }
-  fail_input("--device {}: unknown; it is auto, cpu, cuda or cuda:N", text);
+  fail_input("--device {}: unknown; it is {}", text, device_words());
 }
 
 Precision parse_precision(std::string_view text, Device device) {
-  const bool on_cpu = device.type == DeviceType::cpu;
-  if (text == "auto") return on_cpu ? Precision::float32 : Precision::float16;
-  if (text == "tf32" && on_cpu) fail_input("--dtype tf32: only CUDA devices have it; on the CPU use float32");
-  for (const Precision precision :
-       {Precision::float32, Precision::tf32, Precision::float16, Precision::bfloat16})
-    if (text == to_string(precision)) return precision;
-  fail_input("--dtype {}: unknown; it is auto, float32, tf32, float16 or bfloat16", text);
+  if (text == "auto") return row_of(device.type).automatic;
+  const PrecisionRow* row = find_row<Precision>(text);
+  if (!row) fail_input("--dtype {}: unknown; it is {}", text, with_auto(names_of<Precision>()));
+  if (!runs_on(device.type, row->value))
+    fail_input("--dtype {}: only {} devices have it; on {} use {}", text, to_string(*row->only_on),
+               to_string(device.type), to_string(row_of(device.type).automatic));
+  return row->value;
 }
 
 }  // namespace vmamba

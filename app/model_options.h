@@ -40,15 +40,16 @@ ModelFiles find_model(const ModelOptions& options);
 // The config with --selective-scan-backend and --forward-core-version applied.
 Config load_model_config(const ModelOptions& options, const ModelFiles& files);
 // InputError where no weights were given.
-StateDict load_model_weights(ModelFiles& files);
+StateDict read_weights(ModelFiles& files);
 // By current names; what was taken off and left out is logged.
 StateDict read_weights(const std::filesystem::path& path, const std::string& key, const std::string& prefix);
 RunChoice choose_run(const ModelOptions& options);
 
-// "auto": the first usable CUDA device, else the CPU with a notice. MachineError where the device cannot be
-// used.
+// The first usable device beside the CPU, else the CPU.
+Device automatic_device(const std::vector<DeviceReport>& reports);
+// "auto": automatic_device, with a notice where that is the CPU.
 Device parse_device(std::string_view text);
-// "auto": float32 on the CPU, float16 on CUDA.
+// "auto": the one of the device's row (float32 on the CPU, float16 on CUDA).
 Precision parse_precision(std::string_view text, Device device);
 
 }  // namespace vmamba

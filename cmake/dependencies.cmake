@@ -4,7 +4,7 @@
 option(VMAMBA_FETCH "Download the small libraries that this system lacks, at pinned versions" OFF)
 set(VMAMBA_DEPS_DIR "" CACHE PATH "A folder of unpacked Debian packages to take libraries from (scripts/deps.sh)")
 if(VMAMBA_DEPS_DIR)
-  get_filename_component(VMAMBA_DEPS_DIR ${VMAMBA_DEPS_DIR} ABSOLUTE BASE_DIR ${CMAKE_SOURCE_DIR})
+  get_filename_component(VMAMBA_DEPS_DIR ${VMAMBA_DEPS_DIR} ABSOLUTE BASE_DIR ${PROJECT_SOURCE_DIR})
   list(PREPEND CMAKE_PREFIX_PATH ${VMAMBA_DEPS_DIR}/usr)
   # DT_RPATH, not RUNPATH: it also serves the libraries that these libraries need.
   set(deps_lib ${VMAMBA_DEPS_DIR}/usr/lib/${CMAKE_LIBRARY_ARCHITECTURE})
@@ -109,7 +109,7 @@ if(VMAMBA_FETCH AND NOT Highway_LIBRARY)
   vmamba_fetch(Highway GIT_REPOSITORY https://github.com/google/highway
     GIT_TAG 58b52a717469e62b2d9b8eaa2f5dddb44d4a4cbf) # 1.0.3
   set(HWY_ENABLE_TESTS OFF CACHE BOOL "" FORCE)
-  add_subdirectory(${Highway_SOURCE_DIR} ${CMAKE_BINARY_DIR}/_deps/highway-build EXCLUDE_FROM_ALL SYSTEM)
+  add_subdirectory(${Highway_SOURCE_DIR} ${PROJECT_BINARY_DIR}/_deps/highway-build EXCLUDE_FROM_ALL SYSTEM)
   add_library(hwy::hwy ALIAS hwy)
 else()
   vmamba_library(Highway hwy::hwy libhwy-dev hwy/highway.h hwy)
@@ -129,7 +129,7 @@ elseif(VMAMBA_FETCH)
     GIT_TAG 0579ae3d976091d7d664aa9d2527e0d0cff25763) # 0.7.0
   set(YAML_CPP_BUILD_TESTS OFF CACHE BOOL "" FORCE)
   set(YAML_CPP_BUILD_TOOLS OFF CACHE BOOL "" FORCE)
-  add_subdirectory(${yaml-cpp_SOURCE_DIR} ${CMAKE_BINARY_DIR}/_deps/yaml-cpp-build EXCLUDE_FROM_ALL SYSTEM)
+  add_subdirectory(${yaml-cpp_SOURCE_DIR} ${PROJECT_BINARY_DIR}/_deps/yaml-cpp-build EXCLUDE_FROM_ALL SYSTEM)
 else()
   list(APPEND missing libyaml-cpp-dev)
 endif()
@@ -163,7 +163,7 @@ if(missing)
   list(JOIN missing " " missing)
   message(FATAL_ERROR "Libraries are missing. On Debian or Ubuntu: apt install ${missing}\n"
     "Without root: scripts/deps.sh unpacks them into .deps; then configure with -DVMAMBA_DEPS_DIR=.deps\n"
-    "Elsewhere: -DVMAMBA_FETCH=ON downloads the small ones; oneDNN (2.6 or 2.7), libjpeg-turbo, libwebp, libzip and "
-    "SLEEF come from your system's packages")
+    "Elsewhere: -DVMAMBA_FETCH=ON downloads the small ones; oneDNN (2.6 or 2.7), libjpeg-turbo, libpng, libtiff, "
+    "libwebp, libzip and SLEEF come from your system's packages")
 endif()
 list(JOIN VMAMBA_LIBRARIES ", " VMAMBA_LIBRARIES)

@@ -42,6 +42,14 @@ inline uint16_t float_to_float16(float value) {
   return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
 }
 
+// The two by the dtype, which is one of 16 bits.
+inline float half_to_float(DType dtype, uint16_t bits) {
+  return dtype == DType::float16 ? float16_to_float(bits) : bfloat16_to_float(bits);
+}
+inline uint16_t float_to_half(DType dtype, float value) {
+  return dtype == DType::float16 ? float_to_float16(value) : float_to_bfloat16(value);
+}
+
 // The value that `dtype` stores for `value`, as float32.
 inline float round_to(DType dtype, float value) {
   if (dtype == DType::float16) return float16_to_float(float_to_float16(value));

@@ -7,7 +7,7 @@ namespace vmamba {
 namespace {
 
 bool is_real(DType dtype) {
-  return dtype == DType::float32 || dtype == DType::float16 || dtype == DType::bfloat16;
+  return is_storage(dtype);
 }
 
 void want(bool holds, std::string_view operation, std::string_view wanted, std::initializer_list<View> got) {
@@ -27,36 +27,6 @@ bool is_absent_or_vector(const View& view, int64_t length) {
 }
 
 }  // namespace
-
-std::string_view to_string(ScanBackend backend) {
-  switch (backend) {
-    case ScanBackend::automatic:
-      return "null";
-    case ScanBackend::torch:
-      return "torch";
-    case ScanBackend::mamba:
-      return "mamba";
-    case ScanBackend::oflex:
-      return "oflex";
-  }
-  return "?";
-}
-
-std::string_view to_string(Activation activation) {
-  switch (activation) {
-    case Activation::none:
-      return "none";
-    case Activation::silu:
-      return "silu";
-    case Activation::gelu:
-      return "gelu";
-    case Activation::relu:
-      return "relu";
-    case Activation::sigmoid:
-      return "sigmoid";
-  }
-  return "?";
-}
 
 std::unique_ptr<CapturedWork> Kernels::capture(const std::function<void()>&) {
   return nullptr;

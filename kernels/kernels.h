@@ -3,7 +3,7 @@
 //
 // The public functions check shapes and dtypes (std::logic_error with wanted and got: a wrong shape is a bug
 // of the caller) and count multiply-accumulates; the protected `do_…` compute. "T" is the storage dtype
-// (float32, float16 or bfloat16); arithmetic is float32 inside every operation, with one rounding where a
+// (DTypeRow::storage); arithmetic is float32 inside every operation, with one rounding where a
 // result is stored. Calls are asynchronous on a CUDA device; all of one object's work is on one stream.
 #pragma once
 #include <cstdint>
@@ -17,13 +17,6 @@
 #include "kernels/view.h"
 
 namespace vmamba {
-
-enum class Activation : uint8_t { none, silu, gelu, relu, sigmoid };  // gelu is the exact one (erf)
-std::string_view to_string(Activation activation);
-
-// Which algorithm runs the scan. automatic: the fastest of the device (the one `oflex` names).
-enum class ScanBackend : uint8_t { automatic, torch, mamba, oflex };
-std::string_view to_string(ScanBackend backend);  // "null", "torch", …
 
 // The 2-D selective scan of one SS2D block (Mamba, arXiv 2312.00752, eq. 2 and 3; VMamba, arXiv 2401.10166).
 // For each direction k, with s walking the direction's sequence:

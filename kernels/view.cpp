@@ -5,73 +5,8 @@
 namespace vmamba {
 
 std::string to_string(Device device) {
-  return device.type == DeviceType::cpu ? "cpu" : fmt::format("cuda:{}", device.index);
-}
-
-size_t size_of(DType dtype) {
-  switch (dtype) {
-    case DType::float64:
-    case DType::int64:
-      return 8;
-    case DType::float32:
-    case DType::int32:
-      return 4;
-    case DType::float16:
-    case DType::bfloat16:
-    case DType::int16:
-      return 2;
-    case DType::uint8:
-    case DType::int8:
-    case DType::boolean:
-      return 1;
-  }
-  return 0;
-}
-
-std::string_view to_string(DType dtype) {
-  switch (dtype) {
-    case DType::float32:
-      return "float32";
-    case DType::float16:
-      return "float16";
-    case DType::bfloat16:
-      return "bfloat16";
-    case DType::float64:
-      return "float64";
-    case DType::uint8:
-      return "uint8";
-    case DType::int8:
-      return "int8";
-    case DType::int16:
-      return "int16";
-    case DType::int32:
-      return "int32";
-    case DType::int64:
-      return "int64";
-    case DType::boolean:
-      return "bool";
-  }
-  return "?";
-}
-
-std::string_view to_string(Precision precision) {
-  switch (precision) {
-    case Precision::float32:
-      return "float32";
-    case Precision::tf32:
-      return "tf32";
-    case Precision::float16:
-      return "float16";
-    case Precision::bfloat16:
-      return "bfloat16";
-  }
-  return "?";
-}
-
-DType storage_dtype(Precision precision) {
-  if (precision == Precision::float16) return DType::float16;
-  if (precision == Precision::bfloat16) return DType::bfloat16;
-  return DType::float32;
+  const DeviceRow& row = row_of(device.type);
+  return row.numbered ? fmt::format("{}:{}", row.name, device.index) : std::string(row.name);
 }
 
 View::View(void* data_, DType dtype_, Device device_, std::initializer_list<int64_t> dims_)

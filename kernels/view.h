@@ -1,4 +1,4 @@
-// Device, DType and View: what kernels are given. A View never owns memory.
+// Device and View: what kernels are given. A View never owns memory.
 #pragma once
 #include <array>
 #include <cstddef>
@@ -7,9 +7,9 @@
 #include <string>
 #include <string_view>
 
-namespace vmamba {
+#include "kernels/choices.h"
 
-enum class DeviceType : uint8_t { cpu, cuda };
+namespace vmamba {
 
 struct Device {
   DeviceType type = DeviceType::cpu;
@@ -17,15 +17,6 @@ struct Device {
   friend bool operator==(const Device&, const Device&) = default;
 };
 std::string to_string(Device device);  // "cpu", "cuda:0"
-
-enum class DType : uint8_t { float32, float16, bfloat16, float64, uint8, int8, int16, int32, int64, boolean };
-size_t size_of(DType dtype);              // bytes of one element
-std::string_view to_string(DType dtype);  // "float32", …
-
-// How a model computes: the storage dtype of its feature maps and the arithmetic of its matrix products.
-enum class Precision : uint8_t { float32, tf32, float16, bfloat16 };
-std::string_view to_string(Precision precision);
-DType storage_dtype(Precision precision);  // tf32 is stored as float32
 
 // A dense row-major array of up to 5 dimensions, except that rows (the last dimension) may stand `row_stride`
 // elements apart: a slice of channels of an NHWC map is a View too. No data means "absent".

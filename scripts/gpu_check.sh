@@ -77,6 +77,12 @@ reference_runs() {
   done
 }
 
+# The values of an option, as the program's help lists them.
+source scripts/completion/vmamba-cli.bash
+values() {
+  _vmamba_cli_values $cli "$1" info | grep -vx -e auto -e null
+}
+
 tests() {
   if ctest --preset cuda -j 4 >"$logs/ctest" 2>&1; then
     row "tests (CTest)" "$(grep -E 'tests passed' "$logs/ctest")"
@@ -84,14 +90,14 @@ tests() {
     bad "tests (CTest)" "$(grep -E 'tests passed|\(Failed\)|\(Timeout\)' "$logs/ctest" | paste -sd' ')"
   fi
   local dtype backend version
-  for dtype in float32 tf32 float16 bfloat16; do
+  for dtype in $(values --dtype); do
     equal "reference models against PyTorch, $dtype" < <(reference_runs --dtype $dtype)
   done
-  for backend in torch mamba oflex; do
+  for backend in $(values --selective-scan-backend); do
     equal "reference models against PyTorch, float32, backend $backend" \
       < <(reference_runs --dtype float32 --selective-scan-backend $backend)
   done
-  for dtype in float32 float16 bfloat16; do
+  for dtype in $(values --dtype | grep -vx tf32); do # the CPU has no tf32
     equal "forward cores v0 and v1, GPU against CPU, $dtype" < <(
       for version in v0 v1; do
         echo "$version --config vmamba_tiny_s1l8 --seed 0 --a device=cpu,dtype=$dtype,forward_core_version=$version" \
@@ -116,7 +122,7 @@ measure() {
 benches() {
   local model
   for model in vmamba_tiny_s1l8 vmamba_tiny_s2l5 vmamba_small_s2l15 vmamba_base_s2l15 vanilla_vmamba_tiny; do
-    measure $model --dtype float32,tf32,float16,bfloat16 --batch-size 1,128
+    measure $model --dtype "$(values --dtype | paste -sd,)" --batch-size 1,128
   done
   measure vmamba_tiny_s1l8 --dtype float16 --batch-size 16 --image-size 224,384x640,512,1024
   pytorch

@@ -22,8 +22,7 @@ void widen_loop(const uint16_t* from, float* to, int64_t count) {
     hn::StoreU(dtype == DType::float16 ? float16_to_float_lanes(bits) : bfloat16_to_float_lanes(bits), F(),
                to + i);
   }
-  for (; i < count; ++i)
-    to[i] = dtype == DType::float16 ? float16_to_float(from[i]) : bfloat16_to_float(from[i]);
+  for (; i < count; ++i) to[i] = half_to_float(dtype, from[i]);
 }
 
 template <DType dtype>
@@ -34,8 +33,7 @@ void narrow_loop(const float* from, uint16_t* to, int64_t count) {
     const VU bits = dtype == DType::float16 ? float_to_float16_lanes(value) : float_to_bfloat16_lanes(value);
     hn::StoreU(hn::TruncateTo(Bits(), bits), Bits(), to + i);
   }
-  for (; i < count; ++i)
-    to[i] = dtype == DType::float16 ? float_to_float16(from[i]) : float_to_bfloat16(from[i]);
+  for (; i < count; ++i) to[i] = float_to_half(dtype, from[i]);
 }
 
 template <DType dtype>

@@ -385,15 +385,7 @@ class CpuKernels final : public Kernels {
     args.y = scan.y.as<float>();
     args.round_dt = scan.x.dtype;
     args.round_y = scan.round_directions ? scan.x.dtype : DType::float32;
-    switch (scan.backend) {
-      case ScanBackend::torch:
-        return scan_torch(args, scratch_, threads_);
-      case ScanBackend::mamba:
-        return scan_mamba(args, scratch_, threads_);
-      case ScanBackend::automatic:
-      case ScanBackend::oflex:
-        return scan_oflex(args, scratch_, threads_);
-    }
+    run_scan(scan.backend, args, scratch_, threads_);
   }
 
  private:

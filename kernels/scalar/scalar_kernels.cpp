@@ -15,8 +15,7 @@ namespace {
 float load(const View& view, int64_t row, int64_t channel) {
   const int64_t i = row * view.row_stride + channel;
   if (view.dtype == DType::float32) return view.as<float>()[i];
-  const uint16_t bits = view.as<uint16_t>()[i];
-  return view.dtype == DType::float16 ? float16_to_float(bits) : bfloat16_to_float(bits);
+  return half_to_float(view.dtype, view.as<uint16_t>()[i]);
 }
 
 void store(const View& view, int64_t row, int64_t channel, double value) {
@@ -25,8 +24,7 @@ void store(const View& view, int64_t row, int64_t channel, double value) {
   if (view.dtype == DType::float32)
     view.as<float>()[i] = single;
   else
-    view.as<uint16_t>()[i] =
-        view.dtype == DType::float16 ? float_to_float16(single) : float_to_bfloat16(single);
+    view.as<uint16_t>()[i] = float_to_half(view.dtype, single);
 }
 
 double activated(Activation act, double x) {

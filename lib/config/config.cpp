@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "kernels/error.h"
+#include "lib/config/names.h"
+#include "lib/support/choice.h"
 #include "lib/support/files.h"
 #include "lib/support/json.h"
 #include "lib/support/text.h"
@@ -50,20 +52,30 @@ class Reader {
     const int value = take(key);
     if (value >= 0) out = checked_string(value, "a string");
   }
-  // One of `names`, whatever its case; out is the position.
-  template <class T>
-  void choice(std::string_view key, const std::vector<std::string_view>& names, const std::vector<T>& values,
-              T& out) {
+  // A name of E's table, whatever its case.
+  template <HasRows E>
+  void choice(std::string_view key, E& out) {
     const int value = take(key);
     if (value < 0) return;
+    std::vector<std::string_view> names = names_of<E>();
+    std::erase(names, "none");
     const std::string expected = fmt::format("one of \"{}\"", joined(names, "\", \""));
-    const std::string word = lower_case(checked_string(value, expected));
-    const auto found = std::ranges::find(names, word);
-    if (found == names.end()) fail(value, expected);
-    out = values[static_cast<size_t>(found - names.begin())];
+    const auto* row = find_name<E>(lower_case(checked_string(value, expected)));
+    if (!row || row->name == "none") fail(value, expected);
+    out = row->value;
   }
-  void choice(std::string_view key, const std::vector<std::string_view>& names, std::string& out) {
-    choice(key, names, std::vector<std::string>(names.begin(), names.end()), out);
+  // A name of E's table as it is spelled there; null is one of them.
+  template <HasRows E>
+  void choice_or_null(std::string_view key, E& out) {
+    const int value = take(key);
+    if (value < 0 || is_null(value)) return;
+    std::vector<std::string> words{"null"};
+    for (const std::string_view name : names_of<E>())
+      if (name != "null") words.push_back(in_quotes(name));
+    const std::string expected = alternatives({words.begin(), words.end()});
+    const auto* row = find_name<E>(checked_string(value, expected));
+    if (!row || row->name == "null") fail(value, expected);
+    out = row->value;
   }
   void integers(int value, int low, int high, size_t most, std::vector<int>& out) {
     const std::vector<int> items = document_.children(value);
@@ -118,8 +130,10 @@ class Reader {
   std::vector<std::string_view> known_;
 };
 
-constexpr std::string_view core_vanished =
-    "the backend \"core\" was removed from VMamba in July 2024 (\"oflex\" took its place)";
+std::string core_vanished() {
+  return fmt::format("the backend \"core\" was removed from VMamba in July 2024 ({} took its place)",
+                     in_quotes(to_string(ScanBackend::oflex)));
+}
 
 void read_dims(Reader& in, Config& config) {
   const int value = in.take("dims");
@@ -158,10 +172,10 @@ void read_preprocess(const JsonDocument& document, Reader& config_in, Config& co
   constexpr int most = 16384;
   in.integer("resize", 1, most, out.resize);
   in.integer("crop", 1, most, out.crop);
-  in.choice("interpolation", {"bilinear", "bicubic"},
-            std::vector{Interpolation::bilinear, Interpolation::bicubic}, out.interpolation);
-  std::string crop_mode = "center";
-  in.choice("crop_mode", {"center"}, crop_mode);
+  in.choice("interpolation", out.interpolation);
+  if (const int value = in.take("crop_mode"); value >= 0)
+    if (constexpr auto centre = "\"center\""; lower_case(in.checked_string(value, centre)) != "center")
+      in.fail(value, centre);
   const auto three = [&](std::string_view key, double low, double high, std::array<float, 3>& numbers) {
     const int value = in.take(key);
     if (value < 0) return;
@@ -194,7 +208,7 @@ void check_together(const Reader& in, const Config& config) {
     fail_input("{}: expected an odd size (an even one would shrink the map) or < 2 for none, got {}",
                in.place("ssm_conv"), config.ssm_conv);
   }
-  if (config.patchembed_version == "v2") {
+  if (config.patchembed_version == PatchEmbedVersion::v2) {
     if (config.patch_size < 2) {
       fail_input("{}: patchembed_version \"v2\" halves it twice and needs at least 2, got {}",
                  in.place("patch_size"), config.patch_size);
@@ -270,6 +284,35 @@ void check_together(const Reader& in, const Config& config) {
   }
 }
 
+// The public project's names of the published models: its YAML files, the models' and the checkpoints' names in
+// them, and its README's.
+struct PublicNames {
+  std::string_view ours;
+  std::array<std::string_view, 4> theirs;
+};
+constexpr PublicNames public_names[] = {
+    {"vanilla_vmamba_tiny", {"vmambav0_tiny_224", "vssm_tiny", "vssmtiny_dp01", "vanilla-vmamba-t"}},
+    {"vanilla_vmamba_small", {"vmambav0_small_224", "vssm_small", "vssmsmall_dp03", "vanilla-vmamba-s"}},
+    {"vanilla_vmamba_base", {"vmambav0_base_224", "vssm_base", "vssmbase_dp06", "vanilla-vmamba-b"}},
+    {"vmamba_tiny_s2l5", {"vmambav2_tiny_224", "vssm1_tiny_0230", "vssm_tiny_0230", "vmamba-t[s2l5]"}},
+    {"vmamba_small_s2l15", {"vmambav2_small_224", "vssm1_small_0229", "vssm_small_0229", "vmamba-s[s2l15]"}},
+    {"vmamba_base_s2l15", {"vmambav2_base_224", "vssm1_base_0229", "vssm_base_0229", "vmamba-b[s2l15]"}},
+    {"vmamba_tiny_s1l8", {"vmambav2v_tiny_224", "vssm1_tiny_0230s", "vmamba-t[s1l8]"}},
+    {"vmamba_small_s1l20", {"vmambav2v_small_224", "vssm1_small_0229s", "vmamba-s[s1l20]"}},
+    {"vmamba_base_s1l20", {"vmambav2v_base_224", "vssm1_base_0229s", "vmamba-b[s1l20]"}},
+};
+
+// What this program calls the model that the public project calls `name`; else the name itself.
+std::string own_name(std::string_view name) {
+  std::string word = lower_case(name);
+  for (const char* ending : {".yaml", ".yml"})
+    if (word.ends_with(ending)) word.resize(word.size() - std::string_view(ending).size());
+  for (const PublicNames& row : public_names)
+    if (!word.empty() && std::ranges::find(row.theirs, word) != row.theirs.end())
+      return std::string(row.ours);
+  return std::string(name);
+}
+
 std::string published_models() {
   std::vector<std::string> names;
   std::error_code ignored;
@@ -288,10 +331,10 @@ std::vector<std::string> step_names(const Config& config) {
   std::vector<std::string> names{"patch_embed"};
   for (int i = 0; i < config.stages(); ++i) {
     for (int j = 0; j < config.depths[static_cast<size_t>(i)]; ++j) {
-      if (config.ssm_ratio > 0) names.push_back(fmt::format("layers.{}.blocks.{}.op", i, j));
-      if (config.mlp_ratio > 0) names.push_back(fmt::format("layers.{}.blocks.{}.mlp", i, j));
+      if (config.ssm_ratio > 0) names.push_back(block_name(i, j) + ".op");
+      if (config.mlp_ratio > 0) names.push_back(block_name(i, j) + ".mlp");
     }
-    if (i + 1 < config.stages()) names.push_back(fmt::format("layers.{}.downsample", i));
+    if (i + 1 < config.stages()) names.push_back(downsample_name(i));
   }
   names.push_back("classifier");
   return names;
@@ -330,40 +373,27 @@ Config parse_config(std::string_view text, const std::string& where, const JsonO
     }
     if (v.type == JsonType::integer) config.ssm_dt_rank = in.checked_integer(value, 1, 4096);
   }
-  const std::vector<std::string_view> activations{"silu", "gelu", "relu", "sigmoid"};
-  const std::vector activation_values{Activation::silu, Activation::gelu, Activation::relu,
-                                      Activation::sigmoid};
-  in.choice("ssm_act_layer", activations, activation_values, config.ssm_act_layer);
+  in.choice("ssm_act_layer", config.ssm_act_layer);
   in.integer("ssm_conv", -1, 63, config.ssm_conv);
   in.boolean("ssm_conv_bias", config.ssm_conv_bias);
-  in.choice("ssm_init", {"v0", "v1", "v2"}, config.ssm_init);
+  in.choice("ssm_init", config.ssm_init);
   in.string("forward_type", config.forward_type);
   in.number("mlp_ratio", -1e6, 64, config.mlp_ratio);
-  in.choice("mlp_act_layer", activations, activation_values, config.mlp_act_layer);
+  in.choice("mlp_act_layer", config.mlp_act_layer);
   in.boolean("gmlp", config.gmlp);
   in.boolean("patch_norm", config.patch_norm);
-  in.choice("norm_layer", {"ln", "ln2d", "bn"}, std::vector{NormLayer::ln, NormLayer::ln2d, NormLayer::bn},
-            config.norm_layer);
-  in.choice("downsample_version", {"v1", "v2", "v3"}, config.downsample_version);
-  in.choice("patchembed_version", {"v1", "v2"}, config.patchembed_version);
+  in.choice("norm_layer", config.norm_layer);
+  in.choice("downsample_version", config.downsample_version);
+  in.choice("patchembed_version", config.patchembed_version);
   in.boolean("posembed", config.posembed);
   in.integer("imgsize", 1, 8192, config.imgsize);
-  if (const int value = in.take("selective_scan_backend"); value >= 0 && !in.is_null(value)) {
-    const std::string backend = in.checked_string(value, "null, \"oflex\", \"mamba\" or \"torch\"");
-    if (backend == "core") {
-      fail_input("{}: {}; run `vmamba-cli migrate-config {}` to bring the file up to date",
-                 document.place(value), core_vanished, where);
-    }
-    if (backend != "oflex" && backend != "mamba" && backend != "torch") {
-      in.fail(value, "null, \"oflex\", \"mamba\" or \"torch\"");
-    }
-    config.selective_scan_backend = parse_scan_backend(backend);
+  if (const int value = document.find(0, "selective_scan_backend");
+      value >= 0 && document[value].type == JsonType::string && document[value].text == "core") {
+    fail_input("{}: {}; run `vmamba-cli migrate-config {}` to bring the file up to date",
+               document.place(value), core_vanished(), where);
   }
-  if (const int value = in.take("forward_core_version"); value >= 0 && !in.is_null(value)) {
-    const std::string version = in.checked_string(value, "null, \"v0\" or \"v1\"");
-    if (version != "v0" && version != "v1") in.fail(value, "null, \"v0\" or \"v1\"");
-    config.forward_core_version = parse_forward_core_version(version);
-  }
+  in.choice_or_null("selective_scan_backend", config.selective_scan_backend);
+  in.choice_or_null("forward_core_version", config.forward_core_version);
   read_float32_ops(document, in, config);
   read_preprocess(document, in, config);
   // They matter in training only.
@@ -384,12 +414,14 @@ std::filesystem::path find_config(const std::string& name_or_path) {
   if (std::filesystem::exists(name_or_path, ignored)) return name_or_path;
   if (!name_or_path.empty() && name_or_path.find('/') == std::string::npos) {
     for (const char* ending : {"", ".json"}) {
-      const auto file = find_shipped("configs/" + name_or_path + ending);
+      const auto file = find_shipped("configs/" + own_name(name_or_path) + ending);
       if (file && std::filesystem::is_regular_file(*file, ignored)) return *file;
     }
   }
-  fail_input("config {}: no such file, and no published model of that name; published: {}",
-             in_quotes(name_or_path), published_models());
+  fail_input(
+      "config {}: no such file, and no published model of that name; published: {}, or the public project's "
+      "names of them (docs/config.md)",
+      in_quotes(name_or_path), published_models());
 }
 
 Config load_config(const std::string& name_or_path) {
@@ -404,50 +436,18 @@ Config load_config(const std::string& name_or_path) {
   return parse_config(read_file(path, max_config_bytes), path.string());
 }
 
-std::string_view to_string(NormLayer layer) {
-  switch (layer) {
-    case NormLayer::ln:
-      return "ln";
-    case NormLayer::ln2d:
-      return "ln2d";
-    case NormLayer::bn:
-      return "bn";
-  }
-  return "?";
-}
-
-std::string_view to_string(ForwardCoreVersion version) {
-  switch (version) {
-    case ForwardCoreVersion::unset:
-      return "null";
-    case ForwardCoreVersion::v0:
-      return "v0";
-    case ForwardCoreVersion::v1:
-      return "v1";
-  }
-  return "?";
-}
-
 ForwardCoreVersion parse_forward_core_version(std::string_view text) {
-  if (text == "v0") return ForwardCoreVersion::v0;
-  if (text == "v1") return ForwardCoreVersion::v1;
-  if (text == "null") return ForwardCoreVersion::unset;
-  fail_input("forward_core_version {}: expected v0, v1 or null", in_quotes(text));
+  return parse_name<ForwardCoreVersion>("forward_core_version", text);
 }
 
 ScanBackend parse_scan_backend(std::string_view text) {
-  if (text == "null" || text == "auto") return ScanBackend::automatic;
-  if (text == "torch") return ScanBackend::torch;
-  if (text == "mamba") return ScanBackend::mamba;
-  if (text == "oflex") return ScanBackend::oflex;
   if (text == "core") {
     fail_input(
-        "selective_scan_backend \"core\": {}; say oflex (the same with float32) or mamba (rounds 16-bit "
-        "outputs "
-        "as core did); for a config file run `vmamba-cli migrate-config FILE`",
-        core_vanished);
+        "selective_scan_backend \"core\": {}; say {} (the same with float32) or {} (rounds 16-bit outputs as "
+        "core did); for a config file run `vmamba-cli migrate-config FILE`",
+        core_vanished(), to_string(ScanBackend::oflex), to_string(ScanBackend::mamba));
   }
-  fail_input("selective_scan_backend {}: expected oflex, mamba, torch or null", in_quotes(text));
+  return parse_name<ScanBackend>("selective_scan_backend", text);
 }
 
 }  // namespace vmamba

@@ -17,8 +17,31 @@
 namespace vmamba {
 
 enum class NormLayer : uint8_t { ln, ln2d, bn };
-enum class ForwardCoreVersion : uint8_t { unset, v0, v1 };  // unset: JSON null, what forward_type implies
+enum class SsmInit : uint8_t { v0, v1, v2 };            // how a seed draws the scan's parameters
+enum class DownsampleVersion : uint8_t { v1, v2, v3 };  // patch merging, 2×2 convolution, 3×3 convolution
+enum class PatchEmbedVersion : uint8_t { v1, v2 };  // one convolution, or two with a norm and GELU between
+enum class ForwardCoreVersion : uint8_t { unset, v0, v1 };  // unset: what forward_type implies
 enum class Interpolation : uint8_t { bilinear, bicubic };
+
+template <>
+inline constexpr auto table_of<NormLayer> = std::to_array<Named<NormLayer>>({{NormLayer::ln, "ln"},
+                                                                             {NormLayer::ln2d, "ln2d"},
+                                                                             {NormLayer::bn, "bn"}});
+template <>
+inline constexpr auto table_of<SsmInit> =
+    std::to_array<Named<SsmInit>>({{SsmInit::v0, "v0"}, {SsmInit::v1, "v1"}, {SsmInit::v2, "v2"}});
+template <>
+inline constexpr auto table_of<DownsampleVersion> = std::to_array<Named<DownsampleVersion>>(
+    {{DownsampleVersion::v1, "v1"}, {DownsampleVersion::v2, "v2"}, {DownsampleVersion::v3, "v3"}});
+template <>
+inline constexpr auto table_of<PatchEmbedVersion> =
+    std::to_array<Named<PatchEmbedVersion>>({{PatchEmbedVersion::v1, "v1"}, {PatchEmbedVersion::v2, "v2"}});
+template <>
+inline constexpr auto table_of<ForwardCoreVersion> = std::to_array<Named<ForwardCoreVersion>>(
+    {{ForwardCoreVersion::v0, "v0"}, {ForwardCoreVersion::v1, "v1"}, {ForwardCoreVersion::unset, "null"}});
+template <>
+inline constexpr auto table_of<Interpolation> = std::to_array<Named<Interpolation>>(
+    {{Interpolation::bilinear, "bilinear"}, {Interpolation::bicubic, "bicubic"}});
 
 struct PreprocessConfig {
   int resize = 0;  // short side after the resize, in pixels
@@ -41,15 +64,15 @@ struct Config {
   Activation ssm_act_layer = Activation::silu;
   int ssm_conv = 3;  // < 2: no convolution
   bool ssm_conv_bias = true;
-  std::string ssm_init = "v0";
+  SsmInit ssm_init = SsmInit::v0;
   std::string forward_type = "v2";
   double mlp_ratio = 4.0;  // <= 0: no MLP
   Activation mlp_act_layer = Activation::gelu;
   bool gmlp = false;
   bool patch_norm = true;
   NormLayer norm_layer = NormLayer::ln;
-  std::string downsample_version = "v2";
-  std::string patchembed_version = "v1";
+  DownsampleVersion downsample_version = DownsampleVersion::v2;
+  PatchEmbedVersion patchembed_version = PatchEmbedVersion::v1;
   bool posembed = false;
   int imgsize = 224;
   ScanBackend selective_scan_backend = ScanBackend::automatic;
@@ -77,8 +100,6 @@ Config parse_config(std::string_view text, const std::string& where, const JsonO
 Config load_config(const std::string& name_or_path);
 std::filesystem::path find_config(const std::string& name_or_path);
 
-std::string_view to_string(NormLayer layer);
-std::string_view to_string(ForwardCoreVersion version);  // "null", "v0", "v1"
 // InputErrors name those that exist; "core" is refused with the way to mend it.
 ForwardCoreVersion parse_forward_core_version(std::string_view text);
 ScanBackend parse_scan_backend(std::string_view text);

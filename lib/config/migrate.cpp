@@ -145,11 +145,8 @@ class Migrator {
       } else if (key == "forward_core_version") {
         migrate_version(i);
       } else if (value.text == "core" && names_backend(key)) {
-        const bool mamba = core_becomes_ == "mamba", exact = mamba || core_is_exact(i);
-        replace(i, json_string(core_becomes_), exact,
-                mamba   ? core_mamba_why
-                : exact ? core_why
-                        : core_inexact_why);
+        const CoreRemedy remedy = core_remedy(core_becomes_, core_is_exact(i));
+        replace(i, json_string(core_becomes_), remedy.exact, remedy.why);
       } else if (value.text == "core") {
         remark(fmt::format("{}: \"core\" stays: the key does not name a backend", document_.place(i)));
       }
@@ -161,6 +158,7 @@ class Migrator {
     Migration migration{.changes = std::move(changes_), .remarks = std::move(remarks_)};
     size_t done = 0;
     for (const Edit& edit : edits_) {
+      if (edit.begin < done) continue;  // inside of what was removed
       migration.text += document_.text().substr(done, edit.begin - done);
       migration.text += edit.text;
       done = edit.end;
@@ -186,8 +184,8 @@ class Migrator {
     try {
       parse_config(migration.text, document_.where(), origins);
     } catch (const InputError& error) {
-      migration.refused = error.what();
-      if (nested_model_ > 0) {
+      migration.refused = fmt::format("this program refuses it: {}", error.what());
+      if (nested_model_ > 0 && !is_model(0)) {
         migration.refused = fmt::format(
             "{}: this program reads the keywords of this object alone: put them at the root of a file of their "
             "own, without type, out_indices and pretrained",
@@ -195,11 +193,28 @@ class Migrator {
       }
       return;
     }
+    ask_for_the_age(migration);
     if (document_.find(0, "forward_type") >= 0) return;
     migration.text = with_member(migration.text, document_.where(), "forward_type", "\"v03\"");
     migration.changes.push_back(
         {fmt::format("{}:{}: /forward_type", document_.where(), document_.line(document_.root().begin)),
          "(absent)", "\"v03\"", true, fmt::format("the default is v2; {}", v2_why)});
+  }
+
+  // Keywords of January and February 2024 that do not tell the first release's class from the next one's.
+  void ask_for_the_age(Migration& migration) const {
+    const auto has = [&](std::string_view key) { return document_.find(0, key) >= 0; };
+    if (!has("d_state") && !has("drop_rate") && !has("attn_drop_rate")) return;
+    for (const char* later : {"dt_rank", "ssm_ratio", "mlp_ratio", "downsample_version", "forward_type"})
+      if (has(later)) return;
+    std::string first = migration.text;
+    for (const auto& [key, json] : {std::pair("forward_type", "\"v0\""), std::pair("mlp_ratio", "0.0"),
+                                    std::pair("downsample_version", "\"v1\"")})
+      first = with_member(first, document_.where(), key, json);
+    migration.assumed = "the releases of 28 January to 15 February 2024";
+    migration.others.push_back({"the first release (to 27 January 2024)",
+                                R"("forward_type": "v0", "mlp_ratio": 0.0, "downsample_version": "v1")",
+                                first});
   }
 
   static bool names_backend(std::string_view key) {
@@ -235,10 +250,12 @@ class Migrator {
       if (i < 0) continue;
       if (document_[i].type != JsonType::boolean)
         fail_input("{}: expected true or false", document_.place(i));
-      if (!document_[i].boolean || row.harmless) {
-        remove(i, row.off);
+      if (document_[i].boolean && !row.harmless) fail_input("{}: {}", document_.place(i), row.on);
+      if (document_[i].boolean && row.key == "SSM_SIMPLE_INIT" && document_.find(object, "ssm_init") < 0) {
+        edits_.push_back({document_[i].key_begin, document_[i].end, R"("ssm_init": "v1")"});
+        changes_.push_back({document_.place(i), "true", R"("ssm_init": "v1")", true, std::string(row.on)});
       } else {
-        fail_input("{}: {}", document_.place(i), row.on);
+        remove(i, row.off);
       }
     }
     const std::vector<int> members = removed_.empty() ? std::vector<int>{} : document_.children(object);
@@ -384,6 +401,11 @@ class Migrator {
 
 }  // namespace
 
+CoreRemedy core_remedy(std::string_view becomes, bool scan_reads_float32) {
+  if (becomes == "mamba") return {true, core_mamba_why};
+  return {scan_reads_float32, scan_reads_float32 ? core_why : core_inexact_why};
+}
+
 // Base and postfixes by their names today, however they were spelled.
 std::optional<MigratedForwardType> migrated_forward_type(std::string_view text) {
   for (const OldCore& row : old_cores) {
@@ -436,6 +458,7 @@ Migration migrate_json(std::string_view text, const std::string& where, std::str
 bool is_yaml_config(const std::filesystem::path& path, std::string_view text) {
   const std::string ending = lower_case(path.extension().string());
   if (ending == ".yaml" || ending == ".yml") return true;
+  if (ending == ".py") return false;
   const size_t first = text.find_first_not_of(" \t\r\n");
   if (first == std::string_view::npos || text[first] == '{' || text[first] == '[') return false;
   return text.starts_with("MODEL:") || text.find("\nMODEL:") != std::string_view::npos;

@@ -19,7 +19,7 @@ std::string to_string(const MigrationChange& change);  // one line
 
 // A YAML does not name its release. Where its keys leave that open, the releases that it might be of as well.
 struct OtherAge {
-  std::string release, key;  // `key`: what to add to MODEL.VSSM where that one is meant
+  std::string release, add;  // `add`: what to add where that one is meant
   std::string text;          // the config that it then is
 };
 
@@ -27,7 +27,7 @@ struct Migration {
   std::string text;  // the new file
   std::vector<MigrationChange> changes;
   std::vector<std::string> remarks;  // what no rule mends and no release runs, a line each
-  std::string refused;               // why this program refuses `text`; empty: it runs
+  std::string refused;               // what still stands in the way, a line; empty: the text runs
   std::string assumed;               // the release taken, where there are others
   std::vector<OtherAge> others;
 };
@@ -37,6 +37,10 @@ Migration migrate_json(std::string_view text, const std::string& where,
                        std::string_view core_becomes = "oflex");
 // InputError too where the YAML asks for what no config of this program can express.
 Migration migrate_yaml(std::string_view text, const std::string& where);
+// A Python source: the literal "core" given to selective_scan_backend= or to a dict's key of that name, and nothing
+// else. What an mmdet or mmseg config asks for beside is told.
+Migration migrate_python(std::string_view text, const std::string& where,
+                         std::string_view core_becomes = "oflex");
 // YAML by the name's ending (.yaml, .yml), or by its MODEL: the project itself writes YAML into a
 // config.json.
 bool is_yaml_config(const std::filesystem::path& path, std::string_view text);

@@ -15,6 +15,13 @@ struct MigratedForwardType {
 };
 std::optional<MigratedForwardType> migrated_forward_type(std::string_view text);
 
+// What to say of a backend "core" that becomes "oflex" or "mamba".
+struct CoreRemedy {
+  bool exact;
+  std::string_view why;
+};
+CoreRemedy core_remedy(std::string_view becomes, bool scan_reads_float32);
+
 // Switches of early 2024 that are off in every published file but one.
 struct OldSwitch {
   std::string_view key, keyword;  // in YAML and in the constructor
@@ -31,7 +38,7 @@ inline constexpr OldSwitch old_switches[] = {
      "softmax over the pixels in place of the output norm and a gate without activation: that is forward_type "
      "v03_nozact_onsoftmax"},
     {"SSM_SIMPLE_INIT", "ssm_simple_init", "only a seed draws by it",
-     "only a seed draws by it, as ssm_init \"v1\" does", true},
+     "called ssm_init \"v1\" since 24 February 2024", true},
     {"CHANNEL_FIRST", "channel_first", "a layout in memory: the same function", "", true},
 };
 

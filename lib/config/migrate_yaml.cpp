@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -15,6 +16,7 @@
 #include "lib/config/config.h"
 #include "lib/config/migrate.h"
 #include "lib/config/migrate_rules.h"
+#include "lib/support/files.h"
 #include "lib/support/text.h"
 
 namespace vmamba {
@@ -273,7 +275,7 @@ class Converter {
       if (!json.is_boolean()) fail_input("{}: expected true or false", found.place());
       if (json.get<bool>() && !row.harmless) fail_input("{}: {}", found.place(), row.on);
       if (json.get<bool>() && row.key == "SSM_SIMPLE_INIT") {
-        set("ssm_init", "v1", found.place(), "true", true, "called ssm_init \"v1\" since 24 February 2024");
+        set("ssm_init", "v1", found.place(), "true", true, std::string(row.on));
       } else {
         changes.push_back({found.place(), json_text(json), "(removed)", true, std::string(row.off)});
       }
@@ -325,6 +327,10 @@ class Converter {
   Json config_ = Json::object();
 };
 
+[[noreturn]] void refuse_yaml(const std::string& where, const YAML::Exception& error) {
+  fail_input("{}:{}: not YAML: {}", where, error.mark.line + 1, printable(error.msg, 200));
+}
+
 void refuse_unknown(const Layer& layer) {
   const YAML::Node& block = layer.sections[vssm];
   if (!block.IsDefined() || !block.IsMap()) return;
@@ -345,20 +351,35 @@ void refuse_unknown(const Layer& layer) {
   }
 }
 
-void refuse_base(const std::string& where, const YAML::Node& base) {
-  if (!base.IsDefined() || base.IsNull()) return;
-  bool empty = base.IsScalar() && base.Scalar().empty();
-  if (base.IsSequence()) {
-    empty = true;
-    for (const auto& file : base) empty = empty && file.IsScalar() && file.Scalar().empty();
-  }
-  if (!empty) {
-    fail_input("{}:{}: BASE names another file; copy its keys into this one first", where,
-               base.Mark().line + 1);
-  }
+// The files that BASE names, the last one first: it overrides the others. They lie inside `folder`.
+std::vector<std::filesystem::path> bases(const std::string& where, const YAML::Node& base,
+                                         const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> files;
+  if (!base.IsDefined() || base.IsNull()) return files;
+  const auto add = [&](const YAML::Node& node) {
+    const std::string place = fmt::format("{}:{}: BASE", where, node.Mark().line + 1);
+    if (!node.IsScalar()) fail_input("{}: expected the name of a file", place);
+    if (node.Scalar().empty()) return;
+    const std::filesystem::path named = node.Scalar();
+    std::error_code error;
+    const auto file =
+        std::filesystem::weakly_canonical(std::filesystem::path(where).parent_path() / named, error);
+    const auto inside = std::filesystem::weakly_canonical(folder.empty() ? "." : folder, error);
+    const auto [end, rest] = std::ranges::mismatch(inside, file);
+    if (error || named.is_absolute() || std::ranges::find(named, "..") != named.end() || end != inside.end())
+      fail_input("{}: {} leaves the folder of the config; put that file beside it", place,
+                 in_quotes(node.Scalar()));
+    if (!std::filesystem::is_regular_file(file, error))
+      fail_input("{}: {}: no such file", place, in_quotes(node.Scalar()));
+    files.insert(files.begin(), std::filesystem::path(where).parent_path() / named);
+  };
+  if (!base.IsSequence()) add(base);
+  for (const auto& node : base.IsSequence() ? base : YAML::Node()) add(node);
+  return files;
 }
 
-Layer read_layer(std::string_view text, const std::string& where) {
+void read_layers(std::string_view text, const std::string& where, const std::filesystem::path& folder,
+                 std::vector<Layer>& layers) {
   std::istringstream guarded{std::string(text)};
   YAML::Parser parser(guarded);
   Guard guard(where);
@@ -368,19 +389,26 @@ Layer read_layer(std::string_view text, const std::string& where) {
   }
   const YAML::Node root = YAML::Load(std::string(text));
   if (!root.IsMap()) fail_input("{}: expected a config of the Python project: a mapping with MODEL", where);
-  refuse_base(where, member(where, root, "the file", "BASE"));
   const YAML::Node model_node = member(where, root, "the file", "MODEL");
-  if (!model_node.IsDefined()) fail_input("{}: has no MODEL; is it a config of the Python project?", where);
   const YAML::Node type = member(where, model_node, "MODEL", "TYPE");
   if (type.IsDefined() && !(type.IsScalar() && lower_case(type.Scalar()) == "vssm")) {
     fail_input("{}:{}: MODEL.TYPE: expected vssm, got {}", where, type.Mark().line + 1,
                type.IsScalar() ? in_quotes(type.Scalar()) : "a collection");
   }
-  Layer layer{where,
-              {model_node, member(where, model_node, "MODEL", "VSSM"),
-               member(where, root, "the file", "DATA"), member(where, root, "the file", "TEST")}};
-  refuse_unknown(layer);
-  return layer;
+  layers.push_back({where,
+                    {model_node, member(where, model_node, "MODEL", "VSSM"),
+                     member(where, root, "the file", "DATA"), member(where, root, "the file", "TEST")}});
+  refuse_unknown(layers.back());
+  for (const std::filesystem::path& base : bases(where, member(where, root, "the file", "BASE"), folder)) {
+    if (layers.size() == 16)
+      fail_input("{}: BASE leads through more than 16 files; does one name itself?", where);
+    const std::string bytes = read_file(base, max_migration_bytes);
+    try {
+      read_layers(bytes, base.string(), folder, layers);
+    } catch (const YAML::Exception& error) {
+      refuse_yaml(base.string(), error);
+    }
+  }
 }
 
 // The age that the keys of MODEL.VSSM speak for, and those that it might be as well.
@@ -414,7 +442,10 @@ Guess guess_age(const std::vector<Layer>& layers) {
 
 Migration migrate_yaml(std::string_view text, const std::string& where) {
   try {
-    const std::vector<Layer> layers{read_layer(text, where)};
+    std::vector<Layer> layers;
+    read_layers(text, where, std::filesystem::path(where).parent_path(), layers);
+    if (std::ranges::none_of(layers, [](const Layer& layer) { return layer.sections[model].IsDefined(); }))
+      fail_input("{}: has no MODEL; is it a config of the Python project?", where);
     const Guess guess = guess_age(layers);
     Converter converter(layers, guess.age);
     Migration migration{.text = converter.text(), .changes = std::move(converter.changes)};
@@ -424,11 +455,12 @@ Migration migrate_yaml(std::string_view text, const std::string& where) {
       if (as_other == migration.text) continue;
       migration.assumed = age_names[guess.age];
       migration.others.push_back(
-          {std::string(age_names[other]), other == second ? "D_STATE: 16" : "PATCHEMBED: v2", as_other});
+          {std::string(age_names[other]),
+           other == second ? "D_STATE: 16 to MODEL.VSSM" : "PATCHEMBED: v2 to MODEL.VSSM", as_other});
     }
     return migration;
   } catch (const YAML::Exception& error) {
-    fail_input("{}:{}: not YAML: {}", where, error.mark.line + 1, printable(error.msg, 200));
+    refuse_yaml(where, error);
   }
 }
 

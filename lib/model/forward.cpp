@@ -50,9 +50,8 @@ CorePolicy core_policy(const ForwardSpec& forward, ForwardCoreVersion version, S
       break;
   }
   if (forward.precision == CorePrecision::float32_block) return {.float32_after_norm = true};
-  // Backend "mamba" writes what it reads; the others write float32.
   const bool reads_storage = forward.precision == CorePrecision::storage_in || forward.no32;
-  return {.round_directions = reads_storage && backend == ScanBackend::mamba};
+  return {.round_directions = reads_storage && row_of(backend).writes_as_read};
 }
 
 }  // namespace vmamba

@@ -170,7 +170,7 @@ class Initializer {
       return;
     }
     layer(op + "out_proj");
-    if (config_.ssm_init == "v0") {
+    if (config_.ssm_init == SsmInit::v0) {
       if (config_.forward.core == Core::mamba2) {
         fail_input(
             "config {}: ssm_init \"v0\" initialises dt_projs_weight, which forward_type {} does not have, "
@@ -180,7 +180,7 @@ class Initializer {
       }
       dt_and_a(op);
     } else {
-      simple_dt_and_a(op, config_.ssm_init == "v1");
+      simple_dt_and_a(op, config_.ssm_init == SsmInit::v1);
     }
   }
 
@@ -189,11 +189,10 @@ class Initializer {
     layer("patch_embed.0");
     layer("patch_embed.5");
     for (int i = 0; i < config_.stages(); ++i) {
-      const std::string stage = fmt::format("layers.{}.", i);
-      layer(stage + "downsample.reduction");
-      layer(stage + "downsample.1");
+      layer(downsample_name(i) + ".reduction");
+      layer(downsample_name(i) + ".1");
       for (int j = 0; j < config_.depths[static_cast<size_t>(i)]; ++j) {
-        const std::string block = fmt::format("{}blocks.{}.", stage, j);
+        const std::string block = block_name(i, j) + ".";
         ss2d(block + "op.");
         layer(block + "mlp.fc1");
         layer(block + "mlp.fc2");

@@ -171,14 +171,13 @@ Tensor upload(Kernels& kernels, const HostTensor& host, DType dtype) {
     return tensor;
   }
   std::vector<uint16_t> bits(host.values.size());
-  for (size_t i = 0; i < bits.size(); ++i)
-    bits[i] = dtype == DType::float16 ? float_to_float16(host.values[i]) : float_to_bfloat16(host.values[i]);
+  for (size_t i = 0; i < bits.size(); ++i) bits[i] = float_to_half(dtype, host.values[i]);
   kernels.copy(View(bits.data(), dtype, Device{}, {host.elements()}), tensor);
   return tensor;
 }
 
-ModelWeights load_model_weights(const Config& config, const StateDict* weights, Kernels& kernels,
-                                DType storage) {
+ModelWeights prepare_weights(const Config& config, const StateDict* weights, Kernels& kernels,
+                             DType storage) {
   const Loader loader(config, weights, kernels);
   const auto dtype_of = [&](const std::string& step) {
     const auto& ops = config.float32_ops;
@@ -189,7 +188,7 @@ ModelWeights load_model_weights(const Config& config, const StateDict* weights, 
   model.storage = storage;
   model.stream = config.float32_ops.empty() ? storage : DType::float32;
 
-  const bool two_convolutions = config.patchembed_version == "v2";
+  const bool two_convolutions = config.patchembed_version == PatchEmbedVersion::v2;
   model.patch_embed.dtype = dtype_of("patch_embed");
   model.patch_embed.first = loader.conv("patch_embed.0", model.patch_embed.dtype);
   model.patch_embed.norm = loader.norm("patch_embed.2");
@@ -201,10 +200,10 @@ ModelWeights load_model_weights(const Config& config, const StateDict* weights, 
 
   for (int i = 0; i < config.stages(); ++i) {
     StageWeights& stage = model.stages.emplace_back();
-    stage.prefix = fmt::format("layers.{}.", i);
+    stage.prefix = stage_name(i) + ".";
     for (int j = 0; j < config.depths[static_cast<size_t>(i)]; ++j) {
       BlockWeights& block = stage.blocks.emplace_back();
-      block.name = fmt::format("{}blocks.{}", stage.prefix, j);
+      block.name = block_name(i, j);
       block.prefix = block.name + ".";
       if (config.ssm_ratio > 0) {
         block.norm = loader.norm(block.prefix + "norm");
@@ -220,9 +219,9 @@ ModelWeights load_model_weights(const Config& config, const StateDict* weights, 
     }
     if (i + 1 == config.stages()) break;
     DownsampleWeights& downsample = stage.downsample;
-    downsample.name = stage.prefix + "downsample";
+    downsample.name = downsample_name(i);
     downsample.dtype = dtype_of(downsample.name);
-    if (config.downsample_version == "v1") {
+    if (config.downsample_version == DownsampleVersion::v1) {
       downsample.reduction = loader.linear(downsample.name + ".reduction", downsample.dtype);
       downsample.norm = loader.norm(downsample.name + ".norm");
     } else {

@@ -93,9 +93,8 @@ struct ModelWeights {
   LinearWeights head;  // float32
 };
 
-// `weights` as model_weights (lib/model/weights.h) gives them; null: shapes only, for a dry run.
-ModelWeights load_model_weights(const Config& config, const StateDict* weights, Kernels& kernels,
-                                DType storage);
+// `weights` as canonical_weights (lib/model/weights.h) gives them; null: shapes only, for a dry run.
+ModelWeights prepare_weights(const Config& config, const StateDict* weights, Kernels& kernels, DType storage);
 
 // Uploads float32 host values as `dtype`.
 Tensor upload(Kernels& kernels, const HostTensor& host, DType dtype);

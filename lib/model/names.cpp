@@ -30,19 +30,6 @@ bool replace_suffix(std::string& name, std::string_view old_tail, std::string_vi
   return true;
 }
 
-// "layers.I.blocks.J." is followed by a name that the class once called otherwise.
-size_t block_prefix_length(std::string_view name) {
-  size_t at = 0;
-  for (const std::string_view word : {"layers.", "blocks."}) {
-    if (name.substr(at, word.size()) != word) return 0;
-    at += word.size();
-    const size_t digits = name.find_first_not_of("0123456789", at);
-    if (digits == at || digits == std::string_view::npos || name[digits] != '.') return 0;
-    at = digits + 1;
-  }
-  return at;
-}
-
 std::string current_name(std::string name) {
   replace_prefix(name, "patch_embed.proj.", "patch_embed.0.") ||
       replace_prefix(name, "patch_embed.norm.", "patch_embed.2.") ||
@@ -51,15 +38,15 @@ std::string current_name(std::string name) {
       replace_prefix(name, "patch_embeddings.projection.3.", "patch_embed.5.") ||
       replace_prefix(name, "patch_embeddings.projection.4.", "patch_embed.7.") ||
       replace_prefix(name, "norm.", "classifier.norm.") || replace_prefix(name, "head.", "classifier.head.");
-  if (const size_t length = block_prefix_length(name); length > 0) {
-    std::string tail = name.substr(length);
+  if (const auto place = in_block(name)) {
+    std::string tail(place->rest);
     replace_prefix(tail, "ln_1.", "norm.") || replace_prefix(tail, "self_attention.", "op.");
     if (tail.starts_with("op.")) {
       replace_suffix(tail, "x_proj.weight", "x_proj_weight") ||
           replace_suffix(tail, "dt_projs.weight", "dt_projs_weight") ||
           replace_suffix(tail, "dt_projs.bias", "dt_projs_bias");
     }
-    name.replace(length, std::string::npos, tail);
+    name.replace(name.size() - place->rest.size(), std::string::npos, tail);
   }
   return name;
 }

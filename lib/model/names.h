@@ -1,5 +1,6 @@
 // The names of a VMamba state dict: those of every age, brought up to date.
 #pragma once
+#include "lib/config/names.h"
 #include "lib/tensors/state_dict.h"
 
 namespace vmamba {

@@ -189,14 +189,4 @@ void ProfilingKernels::do_selective_scan_2d(const SelectiveScan2d& scan) {
   note("selective_scan_2d", {scan.x, scan.projections, scan.dt_weight, scan.dt_bias, scan.A, scan.D}, scan.y);
 }
 
-std::string step_kind(std::string_view step) {
-  for (const std::string_view level : {"layers.", "blocks."}) {
-    if (!step.starts_with(level)) continue;
-    const size_t digits = step.find_first_not_of("0123456789", level.size());
-    if (digits == std::string_view::npos || step[digits] != '.') break;
-    step.remove_prefix(digits + 1);
-  }
-  return std::string(step);
-}
-
 }  // namespace vmamba

@@ -78,7 +78,4 @@ class ProfilingKernels final : public Kernels, public Taps {
   std::vector<ProfiledOperation> operations_;
 };
 
-// "layers.0.blocks.1.op.scan" → "op.scan": the same step of every block.
-std::string step_kind(std::string_view step);
-
 }  // namespace vmamba

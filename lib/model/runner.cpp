@@ -1,5 +1,7 @@
 #include "lib/model/runner.h"
 
+#include <nlohmann/json.hpp>
+
 #include "kernels/error.h"
 
 namespace vmamba {
@@ -42,10 +44,18 @@ std::string to_string(const RunReport& report) {
                      report.device_name, report.dtype, report.selective_scan_backend, report.forward_core);
 }
 
+void to_json(nlohmann::ordered_json& json, const RunReport& report) {
+  json = {{"device", report.device},
+          {"device_name", report.device_name},
+          {"dtype", report.dtype},
+          {"selective_scan_backend", report.selective_scan_backend},
+          {"forward_core", report.forward_core}};
+}
+
 Runner::Runner(const Config& config, const StateDict& weights, const RunChoice& choice)
     : Runner(config, weights,
              make_kernels(choice.device,
-                          {.threads = choice.threads, .allow_tf32 = choice.precision == Precision::tf32}),
+                          {.threads = choice.threads, .allow_tf32 = row_of(choice.precision).tf32}),
              choice.precision) {}
 
 Runner::Runner(const Config& config, const StateDict& weights, std::unique_ptr<Kernels> kernels,
@@ -157,9 +167,7 @@ RunReport Runner::report() const {
   report.device = to_string(kernels_->device());
   report.device_name = kernels_->description();
   report.dtype = std::string(to_string(precision_));
-  const ScanBackend backend = config_.selective_scan_backend;
-  report.selective_scan_backend =
-      std::string(to_string(backend == ScanBackend::automatic ? ScanBackend::oflex : backend));
+  report.selective_scan_backend = std::string(to_string(resolved(config_.selective_scan_backend)));
   report.forward_core = config_.forward_core_version == ForwardCoreVersion::unset
                             ? fmt::format("null (forward_type {})", config_.forward_type)
                             : std::string(to_string(config_.forward_core_version));

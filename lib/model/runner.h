@@ -2,6 +2,7 @@
 #pragma once
 #include <map>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <tuple>
 
@@ -25,6 +26,7 @@ struct RunReport {
   std::string forward_core;            // "v0", "v1", or "null (forward_type v05_noz)"
 };
 std::string to_string(const RunReport& report);  // one line
+void to_json(nlohmann::ordered_json& json, const RunReport& report);
 
 class Runner {
  public:

@@ -3,6 +3,7 @@
 #include "lib/model/ss2d.h"
 
 #include "kernels/error.h"
+#include "lib/config/names.h"
 
 namespace vmamba {
 namespace {
@@ -42,12 +43,12 @@ View scan(const Forward& f, const Ss2dWeights& op, const View& x, ScanOrder orde
   const int count = direction_count(order);
   SelectiveScan2d s = scan_of(f, op, x, order, first, backend, round_directions, tap_prefix);
   const ArenaScope scope(f.arena);
-  if (f.wants(tap_prefix, "scan.k0"))
+  if (f.wants(tap_prefix, direction_name(0)))
     s.directions = f.arena.take(DType::float32, {count, batch, height, width, channels});
   f.kernels.selective_scan_2d(s);
   if (s.directions)
     for (int k = 0; k < count; ++k)
-      f.tap(tap_prefix, fmt::format("scan.k{}", first + k),
+      f.tap(tap_prefix, direction_name(first + k),
             View(s.directions.slice_front(k, 1).data, DType::float32, s.directions.device,
                  {batch, height, width, channels}));
   f.tap(tap_prefix, "scan", s.y);

@@ -94,7 +94,7 @@ ModelSummary summarize(const Config& config, DType storage, int64_t batch, int64
   summary.input_bytes = memory.used();
   model.forward(*dry, memory, input, logits);
   summary.activation_bytes = memory.peak() - summary.input_bytes;
-  ModelWeights weights = load_model_weights(config, nullptr, *dry, storage);
+  ModelWeights weights = prepare_weights(config, nullptr, *dry, storage);
   summary.weight_bytes = bytes_of(weights);
   if (config.posembed) {
     summary.weight_bytes +=
@@ -114,15 +114,7 @@ ModelSummary summarize(const Config& config, DType storage, int64_t batch, int64
     if (spec.buffer) continue;
     int64_t elements = 1;
     for (const int64_t dim : spec.dims) elements *= dim;
-    std::string_view name = spec.name;
-    if (name.starts_with("layers.")) {
-      const size_t end = name.find('.', 7);
-      const bool downsample = name.substr(end).starts_with(".downsample.");
-      name = name.substr(0, downsample ? end + 11 : end);
-    } else {
-      name = name.starts_with("classifier.") ? "classifier" : "patch_embed";  // pos_embed too
-    }
-    parameters[std::string(name)] += elements;
+    parameters[std::string(part_of(spec.name))] += elements;
   }
 
   uint64_t counted = 0;
@@ -142,7 +134,7 @@ ModelSummary summarize(const Config& config, DType storage, int64_t batch, int64
   int64_t patch_norms = 0;
   if (config.patch_norm) {
     patch_norms = config.dims[0] * patch_height * patch_width;
-    if (config.patchembed_version == "v2") {
+    if (config.patchembed_version == PatchEmbedVersion::v2) {
       // The map between the two convolutions.
       const int64_t stride = config.patch_size / 2, kernel = stride + 1;
       patch_norms +=
@@ -154,11 +146,8 @@ ModelSummary summarize(const Config& config, DType storage, int64_t batch, int64
   for (int i = 0; i < config.stages(); ++i) {
     const auto [h, w] = sizes[static_cast<size_t>(i)];
     const int64_t C = config.dims[i], depth = config.depths[i];
-    StageSummary stage{.name = fmt::format("layers.{}", i),
-                       .height = h,
-                       .width = w,
-                       .channels = C,
-                       .blocks = config.depths[i]};
+    StageSummary stage{
+        .name = stage_name(i), .height = h, .width = w, .channels = C, .blocks = config.depths[i]};
     int64_t norms = 0, scanned = 0;
     if (config.ssm_ratio > 0) {
       stage.d_inner = config.d_inner(i);
@@ -170,16 +159,15 @@ ModelSummary summarize(const Config& config, DType storage, int64_t batch, int64
         norms += depth * h * w * stage.d_inner;
     }
     if (config.mlp_ratio > 0) norms += depth * h * w * C;
-    const std::string tap = stage.name;
-    add(std::move(stage), tap + ".blocks", norms, scanned);
+    add(std::move(stage), stage_name(i) + ".blocks", norms, scanned);
     if (i + 1 == config.stages()) {
       add({.name = "classifier", .height = h, .width = w, .channels = C}, "logits", h * w * C, 0);
       break;
     }
     const auto [next_h, next_w] = sizes[static_cast<size_t>(i) + 1];
-    const int64_t normed = config.downsample_version == "v1" ? 4 * C : config.dims[i + 1];
-    add({.name = tap + ".downsample", .height = next_h, .width = next_w, .channels = config.dims[i + 1]},
-        tap + ".downsample", next_h * next_w * normed, 0);
+    const int64_t normed = config.downsample_version == DownsampleVersion::v1 ? 4 * C : config.dims[i + 1];
+    add({.name = downsample_name(i), .height = next_h, .width = next_w, .channels = config.dims[i + 1]},
+        downsample_name(i), next_h * next_w * normed, 0);
   }
   return summary;
 }

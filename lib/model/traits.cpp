@@ -1,9 +1,8 @@
 #include "lib/model/traits.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <array>
+
+#include "lib/config/names.h"
 
 namespace vmamba {
 namespace {
@@ -18,21 +17,6 @@ const Dims* find(const Shapes& shapes, const std::string& name, size_t rank) {
   const bool sane =
       std::all_of(place->second.begin(), place->second.end(), [](int64_t dim) { return dim < 1 << 30; });
   return sane ? &place->second : nullptr;
-}
-
-// i and j of "layers.i.blocks.j.…"; empty for other names.
-std::optional<std::pair<size_t, size_t>> block_of(std::string_view name) {
-  std::array<size_t, 2> numbers{};
-  size_t index = 0;
-  for (const std::string_view word : {"layers.", "blocks."}) {
-    if (!name.starts_with(word)) return std::nullopt;
-    name.remove_prefix(word.size());
-    const size_t digits = name.find('.');
-    if (digits == 0 || digits > 4 || name.find_first_not_of("0123456789") < digits) return std::nullopt;
-    numbers[index++] = static_cast<size_t>(std::stoi(std::string(name.substr(0, digits))));
-    name.remove_prefix(digits + 1);
-  }
-  return std::pair(numbers[0], numbers[1]);
 }
 
 void read_ss2d(const Shapes& shapes, const std::string& op, int64_t C, Traits& traits) {
@@ -82,15 +66,15 @@ Shapes shapes_of(const std::map<std::string, StoredTensor, std::less<>>& tensors
 Traits read_traits(const Shapes& shapes) {
   Traits traits;
   for (const auto& [name, dims] : shapes) {
-    const auto place = block_of(name);
+    const auto place = in_block(name);
     if (!place) continue;
-    const auto [stage, block] = *place;
-    if (stage >= traits.depths.size()) traits.depths.resize(stage + 1);
-    traits.depths[stage] = std::max<int64_t>(traits.depths[stage], static_cast<int64_t>(block) + 1);
+    if (place->stage >= traits.depths.size()) traits.depths.resize(place->stage + 1);
+    int64_t& depth = traits.depths[place->stage];
+    depth = std::max(depth, static_cast<int64_t>(place->block) + 1);
   }
   if (traits.depths.empty()) return traits;
   for (size_t i = 0; i < traits.depths.size(); ++i) {
-    const std::string block = fmt::format("layers.{}.blocks.0.", i);
+    const std::string block = block_name(static_cast<int64_t>(i), 0) + ".";
     const Dims* norm = find(shapes, block + "norm.weight", 1);
     if (norm == nullptr) norm = find(shapes, block + "norm2.weight", 1);
     traits.dims.push_back(norm != nullptr ? (*norm)[0] : 0);
@@ -104,7 +88,7 @@ Traits read_traits(const Shapes& shapes) {
   traits.posembed = shapes.contains("pos_embed");
   if (const Dims* position = find(shapes, "pos_embed", 4)) traits.position_rows = (*position)[2];
   for (size_t i = 0; i < traits.depths.size(); ++i) {
-    const std::string block = fmt::format("layers.{}.blocks.0.", i);
+    const std::string block = block_name(static_cast<int64_t>(i), 0) + ".";
     const Dims* out_proj = find(shapes, block + "op.out_proj.weight", 2);
     const Dims* dt = find(shapes, block + "op.dt_projs_weight", 3);
     const Dims* a = find(shapes, block + "op.A_logs", 2);
@@ -113,8 +97,8 @@ Traits read_traits(const Shapes& shapes) {
     traits.ranks.push_back(dt != nullptr ? (*dt)[2] : a != nullptr ? (*a)[1] : 0);
     traits.hidden.push_back(fc2 != nullptr ? (*fc2)[1] : 0);
   }
-  if (shapes.contains("layers.0.downsample.reduction.weight")) traits.downsample_version = "v1";
-  if (const Dims* conv = find(shapes, "layers.0.downsample.1.weight", 4)) {
+  if (shapes.contains(downsample_name(0) + ".reduction.weight")) traits.downsample_version = "v1";
+  if (const Dims* conv = find(shapes, downsample_name(0) + ".1.weight", 4)) {
     traits.downsample_version = (*conv)[3] == 2 ? "v2" : "v3";
   }
   if (shapes.contains("classifier.norm.weight")) {
@@ -122,7 +106,7 @@ Traits read_traits(const Shapes& shapes) {
   }
   if (const Dims* head = find(shapes, "classifier.head.weight", 2)) traits.num_classes = (*head)[0];
 
-  const std::string block = "layers.0.blocks.0.";
+  const std::string block = block_name(0, 0) + ".";
   traits.ssm = shapes.contains(block + "op.out_proj.weight");
   read_ss2d(shapes, block + "op.", traits.dims[0], traits);
   const Dims* fc1 = find(shapes, block + "mlp.fc1.weight", 2);

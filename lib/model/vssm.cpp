@@ -21,12 +21,12 @@ struct Geometry {
 };
 
 Geometry patch_embed_geometry(const Config& config) {
-  if (config.patchembed_version == "v1") return {config.patch_size, config.patch_size, 0};
+  if (config.patchembed_version == PatchEmbedVersion::v1) return {config.patch_size, config.patch_size, 0};
   return {config.patch_size / 2 + 1, config.patch_size / 2, 1};  // twice
 }
 
 Geometry downsample_geometry(const Config& config) {
-  return config.downsample_version == "v2" ? Geometry{2, 2, 0} : Geometry{3, 2, 1};
+  return config.downsample_version == DownsampleVersion::v2 ? Geometry{2, 2, 0} : Geometry{3, 2, 1};
 }
 
 // act(norm(conv2d(x))) as `dtype`; the norm may be absent.
@@ -158,7 +158,7 @@ std::vector<std::pair<int64_t, int64_t>> stage_sizes(const Config& config, int64
   int64_t h = height, w = width;
   refuse_empty(h, w, "input");
   const Geometry patch = patch_embed_geometry(config);
-  for (int i = 0; i < (config.patchembed_version == "v1" ? 1 : 2); ++i) {
+  for (int i = 0; i < (config.patchembed_version == PatchEmbedVersion::v1 ? 1 : 2); ++i) {
     h = patch.out(h);
     w = patch.out(w);
     refuse_empty(h, w, "patch_embed");
@@ -166,21 +166,21 @@ std::vector<std::pair<int64_t, int64_t>> stage_sizes(const Config& config, int64
   std::vector<std::pair<int64_t, int64_t>> sizes{{h, w}};
   for (int i = 1; i < config.stages(); ++i) {
     const Geometry geometry = downsample_geometry(config);
-    h = config.downsample_version == "v1" ? (h + 1) / 2 : geometry.out(h);
-    w = config.downsample_version == "v1" ? (w + 1) / 2 : geometry.out(w);
-    refuse_empty(h, w, fmt::format("layers.{}", i));
+    h = config.downsample_version == DownsampleVersion::v1 ? (h + 1) / 2 : geometry.out(h);
+    w = config.downsample_version == DownsampleVersion::v1 ? (w + 1) / 2 : geometry.out(w);
+    refuse_empty(h, w, stage_name(i));
     sizes.emplace_back(h, w);
   }
   return sizes;
 }
 
 Vssm::Vssm(const Config& config, const StateDict& weights, Kernels& kernels, DType storage) {
-  const StateDict canonical = model_weights(config, weights);
-  weights_ = std::make_unique<ModelWeights>(load_model_weights(config, &canonical, kernels, storage));
+  const StateDict canonical = canonical_weights(config, weights);
+  weights_ = std::make_unique<ModelWeights>(prepare_weights(config, &canonical, kernels, storage));
 }
 
 Vssm::Vssm(const Config& config, Kernels& dry_kernels, DType storage)
-    : weights_(std::make_unique<ModelWeights>(load_model_weights(config, nullptr, dry_kernels, storage))) {}
+    : weights_(std::make_unique<ModelWeights>(prepare_weights(config, nullptr, dry_kernels, storage))) {}
 
 Vssm::~Vssm() = default;
 Vssm::Vssm(Vssm&&) noexcept = default;

@@ -45,7 +45,7 @@ struct SpecBuilder {
 
   void patch_embed() {
     const int64_t channels = config.dims[0], in = config.in_chans, patch = config.patch_size;
-    if (config.patchembed_version == "v1") {
+    if (config.patchembed_version == PatchEmbedVersion::v1) {
       conv("patch_embed.0", channels, in, patch, true);
       if (config.patch_norm) norm("patch_embed.2", channels);
       return;
@@ -65,7 +65,7 @@ struct SpecBuilder {
       return;
     }
     // The class registers the two in another order where it draws A itself.
-    const bool a_first = config.ssm_init == "v0" || config.forward.old_block;
+    const bool a_first = config.ssm_init == SsmInit::v0 || config.forward.old_block;
     if (a_first) add(op + "A_logs", {K * D, N});
     add(op + "Ds", {K * D});
     if (!a_first) add(op + "A_logs", {K * D, N});
@@ -124,11 +124,11 @@ struct SpecBuilder {
 
   void downsample(const std::string& prefix, int stage) {
     const int64_t C = config.dims[stage], next = config.dims[stage + 1];
-    if (config.downsample_version == "v1") {
+    if (config.downsample_version == DownsampleVersion::v1) {
       linear(prefix + "reduction", next, 4 * C, false);
       norm(prefix + "norm", 4 * C);
     } else {
-      conv(prefix + "1", next, C, config.downsample_version == "v2" ? 2 : 3, true);
+      conv(prefix + "1", next, C, config.downsample_version == DownsampleVersion::v2 ? 2 : 3, true);
       norm(prefix + "3", next);
     }
   }
@@ -344,9 +344,8 @@ std::vector<ParameterSpec> parameter_specs(const Config& config) {
   }
   builder.patch_embed();
   for (int i = 0; i < config.stages(); ++i) {
-    const std::string stage = fmt::format("layers.{}.", i);
-    for (int j = 0; j < config.depths[i]; ++j) builder.block(fmt::format("{}blocks.{}.", stage, j), i);
-    if (i + 1 < config.stages()) builder.downsample(stage + "downsample.", i);
+    for (int j = 0; j < config.depths[i]; ++j) builder.block(block_name(i, j) + ".", i);
+    if (i + 1 < config.stages()) builder.downsample(downsample_name(i) + ".", i);
   }
   builder.norm("classifier.norm", config.dims.back());
   builder.linear("classifier.head", config.num_classes, config.dims.back(), true);
@@ -361,7 +360,7 @@ void require_weights(const Config& config, const StateDict& weights) {
   require(config, weights, match(config, weights).report);
 }
 
-StateDict model_weights(const Config& config, const StateDict& weights) {
+StateDict canonical_weights(const Config& config, const StateDict& weights) {
   Matched matched = match(config, weights);
   require(config, weights, matched.report);
   StateDict result;
@@ -369,8 +368,7 @@ StateDict model_weights(const Config& config, const StateDict& weights) {
   result.metadata = weights.metadata;
   for (const ParameterSpec& spec : parameter_specs(config)) {
     StoredTensor& tensor = matched.tensors.at(spec.name);
-    if (tensor.dtype != DType::float32 && tensor.dtype != DType::float16 && tensor.dtype != DType::bfloat16 &&
-        tensor.dtype != DType::float64) {
+    if (!is_floating(tensor.dtype)) {
       fail_input("{}: tensor {} is {}: weights are floating-point numbers", weights.where, spec.name,
                  to_string(tensor.dtype));
     }

@@ -37,6 +37,6 @@ WeightsReport check_weights(const Config& config, const StateDict& weights);
 void require_weights(const Config& config, const StateDict& weights);
 // What the model is built from: require_weights, then the tensors with exactly the names, shapes (pos_embed:
 // of any height and width) and order of parameter_specs. Tensors share the memory of `weights`.
-StateDict model_weights(const Config& config, const StateDict& weights);
+StateDict canonical_weights(const Config& config, const StateDict& weights);
 
 }  // namespace vmamba

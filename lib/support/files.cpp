@@ -117,6 +117,15 @@ OutputFile::OutputFile(fs::path path) : path_(std::move(path)) {
   }
   errno = 0;
   stream_.open(temporary_, std::ios::binary);
+  if (stream_ && temporary_ != path_ && fs::exists(status)) {  // before anything stands in it
+    std::error_code refused;
+    fs::permissions(temporary_, status.permissions(), refused);
+    if (refused) {
+      fs::remove(temporary_, error);
+      stream_.setstate(std::ios::failbit);
+      errno = refused.value();
+    }
+  }
   if (stream_) return;
   forget(noted_);
   fail_input("{}: cannot be written: {}", path_.string(), std::strerror(errno));

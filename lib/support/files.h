@@ -20,7 +20,7 @@ std::string read_file(const std::filesystem::path& path, size_t max_bytes = SIZE
 
 // A file that appears whole or not at all: written beside its place and renamed by commit(); without commit()
 // what was written is removed, by the destructor or, when a signal ends the program, by remove_unfinished().
-// What is no regular file (/dev/stdout, a pipe) is written directly.
+// A file that was there keeps its permissions, and a symbolic link stays one. What is no regular file (/dev/stdout, a pipe) is written directly.
 class OutputFile {
  public:
   explicit OutputFile(std::filesystem::path path);  // InputError where it cannot be made

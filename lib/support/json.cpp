@@ -254,7 +254,8 @@ std::string JsonDocument::place(int i) const {
     int member = i;
     while (member > 0 && (*this)[member].parent > 0) member = (*this)[member].parent;
     const auto origin = origins_.find((*this)[member].key);
-    return origin == origins_.end() ? where_ : origin->second;
+    if (origin == origins_.end()) return where_;
+    return origin->second + pointer(i).substr(pointer(member).size());
   }
   const JsonValue& value = (*this)[i];
   return fmt::format("{}:{}: {}", where_,

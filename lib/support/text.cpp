@@ -74,6 +74,11 @@ std::string joined(const std::vector<std::string_view>& words, std::string_view 
   return fmt::format("{}", fmt::join(words, separator));
 }
 
+std::string alternatives(const std::vector<std::string_view>& words) {
+  if (words.size() < 2) return joined(words);
+  return fmt::format("{} or {}", joined({words.begin(), words.end() - 1}), words.back());
+}
+
 std::string_view nearest(std::string_view word, const std::vector<std::string_view>& candidates) {
   std::string_view best;
   if (word.empty() || word.size() > 100) return best;

@@ -13,6 +13,8 @@ std::string in_quotes(std::string_view text);
 std::string printable(std::string_view text, size_t longest = 80);
 // As a field of a CSV line: in quotes where it needs them (RFC 4180).
 std::string csv_field(std::string_view text);
+// "a, b or c"
+std::string alternatives(const std::vector<std::string_view>& words);
 // "a, b, c"
 std::string joined(const std::vector<std::string_view>& words, std::string_view separator = ", ");
 // The candidate nearest to `word` by edits, if it is near enough to be a slip of the pen; else empty.

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <unordered_map>
 
+#include "kernels/choices.h"
 #include "kernels/error.h"
 #include "lib/support/text.h"
 
@@ -65,8 +66,6 @@ constexpr std::array storages{
     StorageRow{"ShortStorage", DType::int16},       StorageRow{"CharStorage", DType::int8},
     StorageRow{"ByteStorage", DType::uint8},        StorageRow{"BoolStorage", DType::boolean},
 };
-constexpr std::array dtypes{DType::float32, DType::float16, DType::bfloat16, DType::float64, DType::int64,
-                            DType::int32,   DType::int16,   DType::int8,     DType::uint8,   DType::boolean};
 
 // Modules, and functions of Python's own, that no checkpoint has a reason to call.
 constexpr std::array<std::string_view, 10> suspect_modules{"os",     "posix",  "nt",    "subprocess", "sys",
@@ -530,11 +529,11 @@ class Interpreter {
       if (arguments.size() < 7 || node(arguments[6]).kind != Kind::global)
         return push_unreadable("a tensor without a dtype");
       const std::string_view name = name_of(node(arguments[6]));
-      const auto* dtype = std::ranges::find(dtypes, name, [](DType known) { return to_string(known); });
-      if (dtype == dtypes.end()) {
+      const auto* dtype = std::ranges::find(table_of<DType>, name, &DTypeRow::name);
+      if (dtype == table_of<DType>.end()) {
         tensor.text = name;
       } else {
-        tensor.dtype = *dtype;
+        tensor.dtype = dtype->value;
       }
       options = 7;
     } else if (storage.untyped) {

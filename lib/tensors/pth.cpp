@@ -180,10 +180,8 @@ void gather(const Strides& tensor, const char* storage, size_t width, Buffer& ou
 // In place; PyTorch's lazy negation of integers wraps around.
 void negate(Buffer& bytes, DType dtype) {
   const size_t width = size_of(dtype);
-  const bool floating = dtype == DType::float64 || dtype == DType::float32 || dtype == DType::float16 ||
-                        dtype == DType::bfloat16;
   for (size_t i = 0; i + width <= bytes.size(); i += width) {
-    if (floating) {
+    if (is_floating(dtype)) {
       bytes[i + width - 1] = static_cast<char>(bytes[i + width - 1] ^ 0x80);
     } else if (dtype != DType::boolean) {
       int64_t value = 0;

@@ -58,20 +58,6 @@ struct Mapping {
 
 // --- The header and the tensors it names.
 
-struct DTypeName {
-  std::string_view name;
-  DType dtype;
-};
-constexpr std::array<DTypeName, 10> dtype_names{{{"F32", DType::float32},
-                                                 {"F16", DType::float16},
-                                                 {"BF16", DType::bfloat16},
-                                                 {"F64", DType::float64},
-                                                 {"U8", DType::uint8},
-                                                 {"I8", DType::int8},
-                                                 {"I16", DType::int16},
-                                                 {"I32", DType::int32},
-                                                 {"I64", DType::int64},
-                                                 {"BOOL", DType::boolean}}};
 constexpr uint64_t max_header_bytes = 100'000'000;  // the format's own limit
 constexpr size_t max_rank = 64;
 constexpr size_t max_name = 500;
@@ -207,10 +193,10 @@ StoredTensor entry_tensor(const std::string& where, const HeaderEntry& entry, si
   need(entry.shape.has_value(), "shape");
   need(entry.offsets.has_value() && entry.offsets->size() == 2, "data_offsets of two numbers");
   StoredTensor tensor;
-  const auto* named = std::ranges::find(dtype_names, *entry.dtype, &DTypeName::name);
-  const bool known = named != dtype_names.end();
+  const auto* named = std::ranges::find(table_of<DType>, *entry.dtype, &DTypeRow::safetensors);
+  const bool known = named != table_of<DType>.end();
   if (known) {
-    tensor.dtype = named->dtype;
+    tensor.dtype = named->value;
   } else {
     tensor.unreadable = fmt::format("{}: tensor {} has the dtype {}, which is not read", where, entry.name,
                                     printable(*entry.dtype));
@@ -458,11 +444,9 @@ void write_safetensors(const fs::path& path, const StateDict& tensors) {
     const StoredTensor& tensor = tensors.tensors[i].second;
     check(names.insert(name).second && name != "__metadata__", "tensor {} is written twice", name);
     if (!tensor.unreadable.empty()) fail_input("{}", tensor.unreadable);
-    const auto named = std::find_if(dtype_names.begin(), dtype_names.end(), [&](const DTypeName& candidate) {
-      return candidate.dtype == tensor.dtype;
-    });
     header += fmt::format("{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}},", quoted(name),
-                          named->name, fmt::join(tensor.dims, ","), begin[i], begin[i] + bytes(i));
+                          row_of(tensor.dtype).safetensors, fmt::join(tensor.dims, ","), begin[i],
+                          begin[i] + bytes(i));
   }
   if (header.back() == ',') header.pop_back();
   header += '}';

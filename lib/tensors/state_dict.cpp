@@ -23,11 +23,6 @@ void copy_as_float(const void* data, std::vector<float>& out) {
   for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<float>(load<T>(data, static_cast<int64_t>(i)));
 }
 
-bool is_floating(DType dtype) {
-  return dtype == DType::float64 || dtype == DType::float32 || dtype == DType::float16 ||
-         dtype == DType::bfloat16;
-}
-
 }  // namespace
 
 int64_t StoredTensor::elements() const {
@@ -48,12 +43,9 @@ HostTensor StoredTensor::to_float32() const {
       copy_as_float<double>(data, out);
       break;
     case DType::float16:
-      for (size_t i = 0; i < out.size(); ++i)
-        out[i] = float16_to_float(load<uint16_t>(data, static_cast<int64_t>(i)));
-      break;
     case DType::bfloat16:
       for (size_t i = 0; i < out.size(); ++i)
-        out[i] = bfloat16_to_float(load<uint16_t>(data, static_cast<int64_t>(i)));
+        out[i] = half_to_float(dtype, load<uint16_t>(data, static_cast<int64_t>(i)));
       break;
     case DType::uint8:
       copy_as_float<uint8_t>(data, out);
@@ -134,9 +126,9 @@ StateDict converted(const StateDict& tensors, DType dtype) {
     // Captured by name: clang up to 15 does not capture structured bindings by itself.
     const auto store = [&, &name = name, &tensor = tensor](int64_t i, auto value, bool overflown) {
       if (overflown) {
-        fail_input("{}: {} of tensor {} is beyond {}: choose bfloat16 or float32", tensors.where,
+        fail_input("{}: {} of tensor {} is beyond {}: choose {} or {}", tensors.where,
                    tensor.dtype == DType::float64 ? load<double>(tensor.data, i) : values.values[i], name,
-                   to_string(dtype));
+                   to_string(dtype), to_string(DType::bfloat16), to_string(DType::float32));
       }
       std::memcpy(buffer->data() + static_cast<size_t>(i) * sizeof(value), &value, sizeof(value));
     };
@@ -144,12 +136,9 @@ StateDict converted(const StateDict& tensors, DType dtype) {
       const bool finite = tensor.dtype == DType::float64 ? std::isfinite(load<double>(tensor.data, i))
                                                          : std::isfinite(values.values[i]);
       const float value = values.values[i];
-      if (dtype == DType::float16) {
-        const uint16_t half = float_to_float16(value);
-        store(i, half, finite && (half & 0x7fffu) == 0x7c00u);
-      } else if (dtype == DType::bfloat16) {
-        const uint16_t half = float_to_bfloat16(value);
-        store(i, half, finite && (half & 0x7fffu) == 0x7f80u);
+      if (size_of(dtype) == 2) {
+        const uint16_t half = float_to_half(dtype, value);
+        store(i, half, finite && std::isinf(half_to_float(dtype, half)));
       } else if (dtype == DType::float32) {
         store(i, value, finite && std::isinf(value));
       } else {

@@ -62,7 +62,7 @@ TapValues own_values(const CheckResult& chunk, const TapValues& a, const HostTen
   std::set<std::string, std::less<>> blocks;
   if (const Diff* first = first_own(chunk)) blocks.emplace(block_of(first->name));
   for (const Diff& diff : chunk.own)
-    if (!diff.identical() && diff.name.find(".scan.k") != std::string::npos) {
+    if (!diff.identical() && !direction_of(diff.name).empty()) {
       blocks.emplace(block_of(diff.name));
       break;
     }
@@ -131,8 +131,8 @@ void choose_tolerance(CheckResult& result, const CheckOptions& options,
   for (const RunChoice& choice : choices) {
     const Tolerance row = tolerance_of(choice.device.type, choice.precision);
     if (row.absolute > result.tolerance.absolute)
-      result.tolerance_source = fmt::format("{} {}", choice.device.type == DeviceType::cpu ? "cpu" : "cuda",
-                                            to_string(choice.precision));
+      result.tolerance_source =
+          fmt::format("{} {}", to_string(choice.device.type), to_string(choice.precision));
     result.tolerance = looser(result.tolerance, row);
   }
   result.tolerance = overridden(result.tolerance, options.absolute, options.relative);

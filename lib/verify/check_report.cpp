@@ -14,15 +14,16 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-double share(double value, double bound) {
+double share_of_bound(double value, double bound) {
   return value == 0 ? 0 : bound == 0 ? HUGE_VAL : value / bound;
 }
 double share_of_bound(const Diff& diff) {
-  return std::max(share(diff.max_abs, diff.bound), share(diff.relative_l2(), diff.l2_bound));
+  return std::max(share_of_bound(diff.max_abs, diff.bound),
+                  share_of_bound(diff.relative_l2(), diff.l2_bound));
 }
 // The nearer of its two bounds: "0.0015 of 0.01", "relative L2 0.003 of 0.005".
 std::string of_bound(const Diff& diff) {
-  if (share(diff.max_abs, diff.bound) >= share(diff.relative_l2(), diff.l2_bound))
+  if (share_of_bound(diff.max_abs, diff.bound) >= share_of_bound(diff.relative_l2(), diff.l2_bound))
     return fmt::format("{:.2g} of {:.2g}", diff.max_abs, diff.bound);
   return fmt::format("relative L2 {:.2g} of {:.2g}", diff.relative_l2(), diff.l2_bound);
 }
@@ -52,9 +53,10 @@ std::string own_places(const CheckResult& result) {
   std::map<std::string, int> times;
   for (const Diff& diff : result.own) {
     if (outside ? diff.within() : diff.identical()) continue;
-    const std::string_view block = block_of(diff.name);
-    std::string kind(diff.name.size() > block.size() ? diff.name.substr(block.size() + 1) : diff.name);
-    if (std::count(block.begin(), block.end(), '.') == 3 && kind == block) kind = "a block's sum";
+    const auto place = in_block(diff.name);
+    const std::string kind(!place                ? std::string_view(diff.name)
+                           : place->rest.empty() ? "a block's sum"
+                                                 : place->rest);
     if (++times[kind] == 1) kinds.push_back(kind);
   }
   if (kinds.empty()) return {};
@@ -109,12 +111,9 @@ Json to_json(const Tolerance& tolerance) {
 }
 
 Json to_json(const RunReport& report, const std::string& choice = "") {
-  return {{"choice", choice},
-          {"device", report.device},
-          {"device_name", report.device_name},
-          {"dtype", report.dtype},
-          {"selective_scan_backend", report.selective_scan_backend},
-          {"forward_core", report.forward_core}};
+  Json json{{"choice", choice}};
+  json.update(Json(report));
+  return json;
 }
 
 }  // namespace

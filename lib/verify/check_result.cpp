@@ -26,16 +26,8 @@ const Diff* find_diff(const std::vector<Diff>& diffs, std::string_view name) {
 }
 
 bool is_coarse(std::string_view tap) {
-  return !tap.starts_with("layers.") || std::count(tap.begin(), tap.end(), '.') <= 3;
-}
-
-std::string_view block_of(std::string_view tap) {
-  size_t end = 0;
-  for (int part = 0; part < 4; ++part) {
-    end = tap.find('.', end + (part > 0));
-    if (end == std::string_view::npos) return tap;
-  }
-  return tap.substr(0, end);
+  const auto place = in_block(tap);
+  return !place || place->rest.empty();
 }
 
 const Diff* first_own(const CheckResult& result) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "lib/config/config.h"
+#include "lib/config/names.h"
 #include "lib/model/runner.h"
 #include "lib/tensors/state_dict.h"
 #include "lib/verify/compare.h"
@@ -58,8 +59,6 @@ const Diff* find_diff(const std::vector<Diff>& diffs, std::string_view name);  /
 
 // Of the taps, those that are printed and saved of every model.
 bool is_coarse(std::string_view tap);
-// "layers.0.blocks.1.op.scan" → "layers.0.blocks.1"; a name of fewer parts as it is.
-std::string_view block_of(std::string_view tap);
 // The first step that leaves its tolerance by itself, else the first that differs; null: none.
 const Diff* first_own(const CheckResult& result);
 

@@ -16,16 +16,14 @@ namespace {
 
 using Cause = std::optional<std::string>;
 
-constexpr float float16_largest = 65504;
-
-std::string_view dtype_of_side(const CheckResult& result, bool is_a) {
-  return is_a ? std::string_view(result.report_a.dtype) : std::string_view(result.report_b.dtype);
+// Of the dtype that a report names; none: a reference's, which no report names.
+const PrecisionRow* precision_of(const RunReport& report) {
+  return find_name<Precision>(report.dtype);
 }
 
-std::optional<DType> sixteen_bit(std::string_view dtype) {
-  if (dtype == "float16") return DType::float16;
-  if (dtype == "bfloat16") return DType::bfloat16;
-  return {};
+std::optional<DType> sixteen_bit(const RunReport& report) {
+  const PrecisionRow* row = precision_of(report);
+  return row && size_of(row->storage) == 2 ? std::optional(row->storage) : std::nullopt;
 }
 
 // --- Preprocess.
@@ -35,12 +33,9 @@ std::string differences(const PreprocessConfig& a, const PreprocessConfig& b) {
   const auto differ = [&](const char* key, const auto& of_a, const auto& of_b) {
     if (of_a != of_b) found.push_back(fmt::format("{} {} in a, {} in b", key, of_a, of_b));
   };
-  const auto name = [](Interpolation kind) {
-    return kind == Interpolation::bicubic ? "bicubic" : "bilinear";
-  };
   differ("resize", a.resize, b.resize);
   differ("crop", a.crop, b.crop);
-  differ("interpolation", std::string(name(a.interpolation)), std::string(name(b.interpolation)));
+  differ("interpolation", to_string(a.interpolation), to_string(b.interpolation));
   for (size_t c = 0; c < 3; ++c) {
     differ(fmt::format("mean[{}]", c).c_str(), a.mean[c], b.mean[c]);
     differ(fmt::format("std[{}]", c).c_str(), a.std[c], b.std[c]);
@@ -128,7 +123,7 @@ Cause different_input(const CheckResult& result, const DiagnosisInput& e) {
     filter.interpolation = bicubic ? Interpolation::bilinear : Interpolation::bicubic;
     if (matches(filter))
       return fmt::format("different preprocess: a was resized with {} interpolation instead of {}",
-                         bicubic ? "bilinear" : "bicubic", bicubic ? "bicubic" : "bilinear");
+                         to_string(filter.interpolation), to_string(preprocess.interpolation));
     PreprocessConfig whole = preprocess;
     whole.resize = preprocess.crop;
     if (matches(whole))
@@ -145,8 +140,8 @@ Cause different_input(const CheckResult& result, const DiagnosisInput& e) {
 
 Cause different_weights(const DiagnosisInput& e) {
   if (!e.a || e.a->weights == e.b->weights) return {};
-  const StateDict a = model_weights(e.a->config, *e.a->weights),
-                  b = model_weights(e.b->config, *e.b->weights);
+  const StateDict a = canonical_weights(e.a->config, *e.a->weights),
+                  b = canonical_weights(e.b->config, *e.b->weights);
   std::string first;
   int64_t count = 0;
   for (const auto& [name, tensor] : a.tensors) {
@@ -173,11 +168,10 @@ Cause different_weights(const DiagnosisInput& e) {
 
 // --- Overflow.
 
-// "op.scan.k2" → "direction k2"
+// "….op.scan.k2" → "direction k2 of ….op.scan"
 std::string step_name(const std::string& tap) {
-  const size_t k = tap.rfind(".scan.k");
-  return k == std::string::npos ? tap
-                                : fmt::format("direction {} of {}", tap.substr(k + 6), tap.substr(0, k + 5));
+  const std::string_view k = direction_of(tap);
+  return k.empty() ? tap : fmt::format("direction {} of {}", k, tap.substr(0, tap.size() - k.size() - 1));
 }
 
 Cause overflow(const CheckResult& result) {
@@ -192,9 +186,11 @@ Cause overflow(const CheckResult& result) {
                                                               place[1], place[2], place[3], place[0])
                                                 : "at " + diff.place(at);
     const char *side = b_alone ? "b" : "a", *other_side = b_alone ? "a" : "b";
-    if (dtype_of_side(result, a_alone) == "float16" && std::abs(other) > float16_largest)
-      return fmt::format("overflow above 65504 in {} {}: {:.6g} in {}, infinite in float16 ({})",
-                         step_name(diff.name), where, other, other_side, side);
+    const std::optional<DType> dtype = sixteen_bit(a_alone ? result.report_a : result.report_b);
+    if (dtype && std::abs(other) > row_of(*dtype).largest)
+      return fmt::format("overflow above {:.6g} in {} {}: {:.6g} in {}, infinite in {} ({})",
+                         row_of(*dtype).largest, step_name(diff.name), where, other, other_side,
+                         to_string(*dtype), side);
     return fmt::format("{} first holds NaN or infinity in {} {}, where {} has {:.6g}", side,
                        step_name(diff.name), where, other_side, other);
   }
@@ -211,12 +207,12 @@ bool is_rounded(const HostTensor& rounded, const HostTensor& exact, DType dtype)
 
 Cause rounded_scan(const CheckResult& result, const DiagnosisInput& e, const Diff& first) {
   if (result.report_a.dtype != result.report_b.dtype || !e.own_b) return {};
-  const std::optional<DType> dtype = sixteen_bit(result.report_b.dtype);
+  const std::optional<DType> dtype = sixteen_bit(result.report_b);
   if (!dtype) return {};
   const std::string block(block_of(first.name));
   bool any = false, b_rounds = true, a_rounds = true;
   for (int k = 0; k < 4; ++k) {
-    const std::string name = fmt::format("{}.op.scan.k{}", block, k);
+    const std::string name = block + ".op." + direction_name(k);
     const HostTensor *a = e.taps_a->find(name), *b = e.own_b->find(name);
     if (!a || !b) continue;
     any = true;
@@ -290,13 +286,14 @@ Cause one_element(const HostTensor& a, const HostTensor& b, const HostTensor& in
 Cause mistaken_step(const CheckResult& result, const DiagnosisInput& e, const Diff& first) {
   if (first.within()) return {};
   const std::string block(block_of(first.name));
-  const std::string tap = first.name.size() > block.size() ? first.name.substr(block.size() + 1) : "";
-  const StateDict weights = model_weights(e.b->config, *e.b->weights);
+  const auto place = in_block(first.name);
+  const std::string tap(place ? place->rest : "");
+  const StateDict weights = canonical_weights(e.b->config, *e.b->weights);
   const auto of_a = [&](const std::string& name) { return e.taps_a->find(block + "." + name); };
 
   if (tap.starts_with("op.scan")) {
     ScanEvidence scan{&e.b->config, &weights, block + ".op.", of_a("op.conv2d"), of_a("op.x_proj")};
-    for (int k = 0; k < 4; ++k) scan.directions[k] = of_a(fmt::format("op.scan.k{}", k));
+    for (int k = 0; k < 4; ++k) scan.directions[k] = e.taps_a->find(block + ".op." + direction_name(k));
     scan.merged = of_a("op.scan");
     if (const auto finding = explain_scan(scan))
       return fmt::format(
@@ -356,12 +353,12 @@ Cause arithmetic(const CheckResult& result) {
       "no step by itself is off by more than {:.2g} of its largest value ({})", largest, at->name);
   const RunReport &a = result.report_a, &b = result.report_b;
   if (result.reference.empty() && a.dtype != b.dtype) {
-    if (a.dtype == "tf32" || b.dtype == "tf32")
-      if (!sixteen_bit(a.dtype) && !sixteen_bit(b.dtype))
-        return "TF32: its matrix products keep 10 bits of each factor; " + size;
+    const auto tf32 = [](const RunReport& report) { return precision_of(report)->tf32; };
+    if ((tf32(a) || tf32(b)) && !sixteen_bit(a) && !sixteen_bit(b))
+      return "TF32: its matrix products keep 10 bits of each factor; " + size;
     return fmt::format("rounding: a computes in {}, b in {}; {}", a.dtype, b.dtype, size);
   }
-  if (!result.reference.empty() && sixteen_bit(b.dtype))
+  if (!result.reference.empty() && sixteen_bit(b))
     return fmt::format("rounding: b computes in {}; {}", b.dtype, size);
   if (!result.reference.empty() || a.device != b.device || a.device_name != b.device_name ||
       a.selective_scan_backend != b.selective_scan_backend)
@@ -386,7 +383,7 @@ std::vector<std::string> diagnose(const CheckResult& result, const DiagnosisInpu
     // Which rounding is looked for where the scan first differs, be it within its tolerance or not.
     const Diff* scan = nullptr;
     for (const Diff& diff : result.own)
-      if (!scan && !diff.identical() && diff.name.find(".scan.k") != std::string::npos) scan = &diff;
+      if (!scan && !diff.identical() && !direction_of(diff.name).empty()) scan = &diff;
     const Cause rounding = scan ? rounded_scan(result, e, *scan) : Cause();
     add(rounding);
     if (!weights && !rounding) {

@@ -7,33 +7,22 @@
 #include <map>
 
 #include "kernels/error.h"
+#include "lib/support/text.h"
 
 namespace vmamba {
-namespace {
-
-// The step that a tap belongs to; empty: none of its own (a sum of the residual stream).
-std::string step_of(const std::string& tap) {
-  for (const char* step : {".op.", ".mlp."})
-    if (const size_t at = tap.find(step); at != std::string::npos)
-      return tap.substr(0, at + std::string(step).size() - 1);
-  if (tap.ends_with(".norm") && tap.starts_with("layers.")) return tap.substr(0, tap.size() - 5) + ".op";
-  if (tap.ends_with(".norm2")) return tap.substr(0, tap.size() - 6) + ".mlp";
-  if (tap == "patch_embed" || tap.ends_with(".downsample")) return tap;
-  if (tap.starts_with("classifier.") || tap == "logits") return "classifier";
-  return {};
-}
-
-}  // namespace
-
 PrecisionSearch find_precision(const Side& side, const CheckInput& input, const CheckOptions& options) {
   PrecisionSearch search;
   search.input = input.description;
   Side exact = side;
   exact.config.float32_ops.clear();
   exact.choice.precision = Precision::float32;
-  if (storage_dtype(side.choice.precision) == DType::float32)
-    fail_input(
-        "--find-precision: give the 16-bit dtype that the model shall run in: --dtype float16 or bfloat16");
+  if (storage_dtype(side.choice.precision) == DType::float32) {
+    std::vector<std::string_view> smaller;
+    for (const PrecisionRow& row : table_of<Precision>)
+      if (row.storage != DType::float32) smaller.push_back(row.name);
+    fail_input("--find-precision: give the 16-bit dtype that the model shall run in: --dtype {}",
+               alternatives(smaller));
+  }
   search.tolerance = overridden(tolerance_of(side.choice.device.type, side.choice.precision),
                                 options.absolute, options.relative);
   const CompareOptions how{.tolerance = search.tolerance};

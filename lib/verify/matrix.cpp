@@ -26,7 +26,7 @@ Matrix compare_all(const Side& model, const MatrixAxes& axes, const CheckInput& 
   std::vector<HostTensor> logits;
   for (const Device device : axes.devices)
     for (const Precision precision : axes.precisions) {
-      if (precision == Precision::tf32 && device.type == DeviceType::cpu) continue;
+      if (!runs_on(device.type, precision)) continue;
       for (const ScanBackend backend : axes.backends)
         for (const ForwardCoreVersion core : axes.cores) {
           Side side = model;

@@ -19,7 +19,7 @@ std::string to_string(const Variant& variant);  // "cpu float32 torch v0"
 // What the choice leaves open is varied: a list per axis.
 struct MatrixAxes {
   std::vector<Device> devices;
-  std::vector<Precision> precisions;  // tf32 is left out where the device has none
+  std::vector<Precision> precisions;  // one is left out where the device does not have it
   std::vector<ScanBackend> backends;
   std::vector<ForwardCoreVersion> cores;
 };

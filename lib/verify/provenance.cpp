@@ -39,7 +39,7 @@ std::string tensors_sha256(const StateDict& tensors) {
 }
 
 std::string weights_sha256(const Config& config, const StateDict& weights) {
-  return tensors_sha256(model_weights(config, weights));
+  return tensors_sha256(canonical_weights(config, weights));
 }
 
 Json effective_config(const Config& config) {

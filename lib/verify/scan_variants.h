@@ -13,7 +13,7 @@ namespace vmamba {
 
 struct ScanEvidence {
   const Config* config;
-  const StateDict* weights;            // of model_weights
+  const StateDict* weights;            // of canonical_weights
   std::string prefix;                  // "layers.0.blocks.1.op."
   const HostTensor* x;                 // (B,H,W,D): op.conv2d
   const HostTensor* projections;       // (B,H,W,K·(R+2N)): op.x_proj

@@ -10,12 +10,12 @@ namespace {
 
 // The weights with every `layers.i.blocks.j.norm` multiplied.
 std::shared_ptr<const StateDict> with_gain(const Side& side, float gain) {
-  const StateDict weights = model_weights(side.config, *side.weights);
+  const StateDict weights = canonical_weights(side.config, *side.weights);
   auto result = std::make_shared<StateDict>();
   result->where = weights.where;
   for (const auto& [name, tensor] : weights.tensors) {
-    if (!name.starts_with("layers.") || !(name.ends_with(".norm.weight") || name.ends_with(".norm.bias")) ||
-        name.find(".blocks.") == std::string::npos) {
+    const auto place = in_block(name);
+    if (!place || (place->rest != "norm.weight" && place->rest != "norm.bias")) {
       result->tensors.emplace_back(name, tensor);
       continue;
     }

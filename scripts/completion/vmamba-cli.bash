@@ -1,10 +1,31 @@
-# bash completion for vmamba-cli. Commands and options come from the program's own --help, so nothing is listed twice.
+# bash completion for vmamba-cli. Commands, options and their values come from the program's own --help, so nothing is
+# listed twice.
 
 _vmamba_cli_words() { # the words of `vmamba-cli [COMMAND] --help` in the column where commands and options stand
   "$1" "${@:2}" --help 2>/dev/null | awk '
     /^  -/ { n = split($1, names, ","); for (i = 1; i <= n; ++i) print names[i] }
     /^Subcommands:/ { commands = 1; next }
     commands && /^  [a-z]/ { print $1 }'
+}
+
+_vmamba_cli_values() { # the words of the list "A, B or C" that the program's or COMMAND's --help has for option $2
+  { "$1" ${3:+"$3"} --help; "$1" --help; } 2>/dev/null | awk -v option="$2" '
+    /^  [^ ]/ {
+      on = 0
+      n = split($1, names, ",")
+      for (i = 1; i <= n; ++i) on += names[i] == option
+      $0 = substr($0, 29) # the description stands from column 31 on, or in the lines below
+      if (!/^  /) next
+    }
+    /^$/ || /^[^ ]/ { on = 0 }
+    on && !done { text = text " " $0 }
+    !on && text { done = 1 }
+    END {
+      gsub(/\([^)]*\)/, "", text)
+      sub(/.*: /, "", text)
+      n = split(text, words, /,| or /)
+      for (i = 1; i <= n; ++i) { gsub(/ /, "", words[i]); sub(/:N$/, ":0", words[i]); print words[i] }
+    }'
 }
 
 _vmamba_cli() {
@@ -14,17 +35,8 @@ _vmamba_cli() {
   done
   COMPREPLY=()
   case $prev in
-    --device) mapfile -t COMPREPLY < <(compgen -W "auto cpu cuda cuda:0" -- "$cur") ;;
-    --dtype) mapfile -t COMPREPLY < <(compgen -W "auto float32 tf32 float16 bfloat16" -- "$cur") ;;
-    --selective-scan-backend) mapfile -t COMPREPLY < <(compgen -W "oflex mamba torch null" -- "$cur") ;;
-    --forward-core-version) mapfile -t COMPREPLY < <(compgen -W "v0 v1 null" -- "$cur") ;;
-    --log-level) mapfile -t COMPREPLY < <(compgen -W "trace debug info warning error off" -- "$cur") ;;
-    --format)
-      local formats='text json jsonl csv'
-      [[ $command == bench ]] && formats='table json csv md'
-      [[ $command == check-equal || $command == devices ]] && formats='text json'
-      [[ $command == info ]] && formats='text json config'
-      mapfile -t COMPREPLY < <(compgen -W "$formats" -- "$cur")
+    --device | --dtype | --selective-scan-backend | --forward-core-version | --log-level | --format)
+      mapfile -t COMPREPLY < <(compgen -W "$(_vmamba_cli_values "$program" "$prev" "$command")" -- "$cur")
       ;;
     *)
       if [[ $cur == -* ]]; then

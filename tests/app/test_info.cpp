@@ -99,8 +99,7 @@ TEST_CASE("info says what a model is, as text and as JSON") {
        {"30,249,064 (30.2 M)", "4.906", "v05_noz", "batch of 8", "layers.2.downsample", "56x56"}) {
     CHECK(result.out.find(part) != std::string::npos);
   }
-  const auto json =
-      info({"--config", "vmamba_tiny_s1l8", "--dtype", "bfloat16", "--image-size", "192", "256"});
+  const auto json = info({"--config", "vmamba_tiny_s1l8", "--dtype", "bfloat16", "--image-size", "192x256"});
   CHECK(json["parameters"] == 30249064);
   CHECK(json["dtype"] == "bfloat16");
   CHECK(json["image"]["height"] == 192);
@@ -152,8 +151,10 @@ TEST_CASE("info refuses bad input with one line") {
   check_error(run_cli({"info", "--config", folder.path().string()}), 2, {"folder"});
   check_error(run_cli({"info", "--config", "vanilla_vmamba_tiny", "--image-size", "3"}), 2, {"too small"});
   check_error(run_cli({"info", "--config", "vmamba_tiny_s1l8", "--image-size", "0"}), 2, {"--image-size"});
-  check_error(run_cli({"info", "--config", "vmamba_tiny_s1l8", "--image-size", "1048576", "1048576",
-                       "--batch-size", "1073741824"}),
+  check_error(run_cli({"info", "--config", "vmamba_tiny_s1l8", "--image-size", "192", "x"}), 2,
+              {"--image-size 192xx", "HEIGHTxWIDTH"});
+  check_error(run_cli({"info", "--config", "vmamba_tiny_s1l8", "--image-size", "16384x16384", "--batch-size",
+                       "1073741824"}),
               2, {"smaller"});
   check_error(run_cli({"info", "--config", "vmamba_tiny_s1l8", "--batch-size", "0"}), 2, {"--batch-size"});
   check_error(run_cli({"info", "--config", "vmamba_tiny_s1l8", "--format", "xml"}), 2, {"--format"});

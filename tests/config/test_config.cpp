@@ -49,8 +49,8 @@ TEST_CASE("an empty object is the constructor's defaults") {
   CHECK(config.mlp_hidden(0) == 384);
   CHECK(config.forward.base == "v2");
   CHECK(config.norm_layer == NormLayer::ln);
-  CHECK(config.downsample_version == "v2");
-  CHECK(config.patchembed_version == "v1");
+  CHECK(config.downsample_version == DownsampleVersion::v2);
+  CHECK(config.patchembed_version == PatchEmbedVersion::v1);
   CHECK(config.selective_scan_backend == ScanBackend::automatic);
   CHECK(config.forward_core_version == ForwardCoreVersion::unset);
   CHECK(config.preprocess.resize == 256);
@@ -139,9 +139,8 @@ TEST_CASE("core is refused in one line with the way to mend it") {
       "{\n\"selective_scan_backend\": \"core\"}",
       {"a.json:2: /selective_scan_backend", "removed", "July 2024", "`vmamba-cli migrate-config a.json`"});
   CHECK_THROWS_WITH_AS(parse_scan_backend("core"), doctest::Contains("migrate-config"), InputError);
-  CHECK_THROWS_WITH_AS(parse_scan_backend("cuda"), doctest::Contains("oflex, mamba, torch"), InputError);
-  CHECK(parse_scan_backend("mamba") == ScanBackend::mamba);
-  CHECK(parse_forward_core_version("v1") == ForwardCoreVersion::v1);
+  CHECK_THROWS_WITH_AS(parse_scan_backend("cuda"), doctest::Contains("torch, mamba, oflex or null"),
+                       InputError);
   CHECK_THROWS_AS(parse_forward_core_version("v2"), InputError);
 }
 
@@ -182,6 +181,19 @@ TEST_CASE("the published models parse, under their own names") {
   }
   CHECK(found == 12);
   CHECK(load_config("vmamba_base_s2l15.json").dims == std::vector{128, 256, 512, 1024});
+}
+
+TEST_CASE("the public project's names of the published models are understood") {
+  const std::pair<const char*, const char*> names[] = {
+      {"vmambav0_tiny_224", "vanilla_vmamba_tiny"}, {"vssm_tiny", "vanilla_vmamba_tiny"},
+      {"vssm_base", "vanilla_vmamba_base"},         {"vmambav2_tiny_224.yaml", "vmamba_tiny_s2l5"},
+      {"vssm1_tiny_0230", "vmamba_tiny_s2l5"},      {"vssm1_tiny_0230s", "vmamba_tiny_s1l8"},
+      {"vmambav2v_tiny_224", "vmamba_tiny_s1l8"},   {"vssm_small_0229", "vmamba_small_s2l15"},
+      {"vmambav2v_base_224", "vmamba_base_s1l20"},  {"VMamba-S[s1l20]", "vmamba_small_s1l20"},
+      {"Vanilla-VMamba-S", "vanilla_vmamba_small"}};
+  for (const auto& [theirs, ours] : names) CHECK(load_config(theirs).name == ours);
+  for (const char* none : {"", ".yaml", "vssm", "vssm_tiny_224"})
+    CHECK_THROWS_AS(load_config(none), InputError);
 }
 
 TEST_CASE("configs are found by path and by name, and what is none is refused") {

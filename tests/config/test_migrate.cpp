@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <random>
 
@@ -213,8 +214,9 @@ TEST_CASE("the Python project's YAML becomes this program's JSON") {
   CHECK_FALSE(config.ssm_conv_bias);
   CHECK(config.forward_type == "v3_noz");
   CHECK(config.norm_layer == NormLayer::ln2d);
-  CHECK(config.downsample_version == "v3");
-  CHECK(config.patchembed_version == "v2");  // the default of config.py, not the constructor's
+  CHECK(config.downsample_version == DownsampleVersion::v3);
+  CHECK(config.patchembed_version ==
+        PatchEmbedVersion::v2);  // the default of config.py, not the constructor's
   CHECK(config.imgsize == 128);
   CHECK(config.preprocess.resize == 146);
   CHECK(contains(to_string(migration.changes[0]),
@@ -259,8 +261,9 @@ TEST_CASE("a YAML becomes the model of its age") {
     for (const OtherAge& other : migration.others) {
       found.push_back(parameters(other.text));
       // The key that is offered does choose that release.
-      const Migration chosen =
-          migrate_yaml(fmt::format("MODEL: {{VSSM: {{{}, {}}}}}", block, other.key), "a.yaml");
+      const Migration chosen = migrate_yaml(
+          fmt::format("MODEL: {{VSSM: {{{}, {}}}}}", block, other.add.substr(0, other.add.find(" to MODEL"))),
+          "a.yaml");
       CHECK(chosen.text == other.text);
       CHECK(chosen.others.empty());
     }
@@ -349,6 +352,14 @@ TEST_CASE("hostile files end quickly") {
   wide += "]";
   for (int i = 0; wide.size() < (1 << 20) - 20; ++i) wide += fmt::format(",\"k{}\":0", i);
   CHECK(migrate_json(wide + "}", "a.json").changes.size() > 60000);
+  // Linear: each of these took minutes where a look-up walked the object or the text.
+  const auto began = std::chrono::steady_clock::now();
+  std::string types = "{\"forward_types\": [\"v3noz\"", warned = "{\"dims\": 8";
+  while (types.size() < 900000) types += ",\"v3noz\"";
+  for (int i = 0; warned.size() < 900000; ++i) warned += fmt::format(",\n\"k{}\":\"core\"", i);
+  CHECK(migrate_json(types + "]}", "a.json").changes.size() > 100000);
+  CHECK(migrate_json(warned + "}", "a.json").remarks.size() == 101);
+  CHECK(std::chrono::steady_clock::now() - began < std::chrono::seconds(30));
 }
 
 TEST_CASE("damaged files are refused or migrated, and never more than once") {
@@ -422,6 +433,186 @@ TEST_CASE("migrate-config through the binary") {
   CHECK(result.exit_code == 0);
   CHECK(result.err.empty());
   CHECK(parse_config(result.out, "").forward_type == "v3_noz");
+}
+
+TEST_CASE(
+    "the files of every release, through the binary: info counts the parameters of the class of that day") {
+  testing::TemporaryDirectory folder;
+  const std::string output = folder / "new.json";
+  const std::pair<const char*, const char*> files[] = {{"first_release.yaml", "22,893,448"},
+                                                       {"first_release_dump.json", "22,893,448"},
+                                                       {"before_patchembed.yaml", "40,028,968"},
+                                                       {"dump_0215.yaml", "22,893,448"},
+                                                       {"kwargs.json", "28,740,232"}};
+  for (const auto& [name, parameters] : files) {
+    CAPTURE(name);
+    const std::string file = testing::data("configs") / name;
+    CHECK(run_cli({"migrate-config", "--check", file}).exit_code == 1);
+    CHECK(run_cli({"migrate-config", file, "-o", output}).exit_code == 0);
+    CHECK(contains(run_cli({"info", "--config", output, "--device", "cpu"}).out, parameters));
+    const auto again = run_cli({"migrate-config", "--check", output});
+    CHECK(again.exit_code == 0);
+    CHECK(contains(again.err, "nothing to change"));
+  }
+  const auto open =
+      run_cli({"migrate-config", testing::data("configs") / "first_release.yaml", "-o", output});
+  CHECK(contains(open.err,
+                 "first_release.yaml: its keys do not tell its release: taken as of the first release"));
+  for (const char* part : {"22893448 parameters", "43722376 parameters), add D_STATE: 16 to MODEL.VSSM",
+                           "43760680 parameters), add PATCHEMBED: v2 to MODEL.VSSM"})
+    CHECK(contains(open.err, part));
+  CHECK(contains(
+      open.err, "first_release.yaml:7: MODEL.VSSM.DEPTHS: [2, 2, 9, 2] -> \"depths\": [2, 2, 9, 2] (exact)"));
+  check_error(run_cli({"migrate-config", testing::data("configs") / "xv.yaml"}), 2,
+              {"xv.yaml:5: MODEL.VSSM.SSM_FORWARDTYPE: forward_type \"xv1a_act\""});
+  check_error(run_cli({"migrate-config", testing::data("configs") / "xv.yaml", "--backend", "mamba"}), 2,
+              {"--backend"});
+}
+
+TEST_CASE("a YAML's BASE is followed inside its folder, the last file and the YAML itself prevailing") {
+  testing::TemporaryDirectory folder;
+  const auto result = run_cli({"migrate-config", testing::data("configs") / "derived.yaml"});
+  CHECK(result.exit_code == 0);
+  const Config config = parse_config(result.out, "");
+  CHECK(config.name == "derived");
+  CHECK(config.dims[0] == 32);
+  CHECK(config.ssm_d_state == 1);
+  CHECK(config.ssm_conv == 5);
+  CHECK(config.ssm_ratio == 1.0);
+  CHECK(contains(result.err, "bases/second.yaml:4: MODEL.VSSM.SSM_D_STATE: 1"));
+
+  std::filesystem::create_directory(folder.path() / "in");
+  write_file(folder / "outside.yaml", "MODEL: {}\n");
+  std::filesystem::create_symlink(folder / "outside.yaml", folder.path() / "in" / "link.yaml");
+  write_file(folder / "in/bad.yaml", "MODEL: {VSSM: {EMBED_DIM: banana}}\n");
+  const std::pair<std::string, std::string> refused[] = {
+      {"../outside.yaml", "in/h.yaml:2: BASE: \"../outside.yaml\" leaves"},
+      {"link.yaml", "leaves the folder"},
+      {folder / "outside.yaml", "leaves the folder"},
+      {"/etc/passwd", "leaves the folder"},
+      {"nosuch.yaml", "h.yaml:2: BASE: \"nosuch.yaml\": no such file"},
+      {".", "no such file"},
+      {"h.yaml", "more than 16 files"},
+      {"bad.yaml", "in/bad.yaml:1: MODEL.VSSM.EMBED_DIM"},
+      {"[a]", "name of a file"}};
+  for (const auto& [base, word] : refused) {
+    write_file(folder / "in/h.yaml", "MODEL: {}\nBASE: [" + base + "]\n");
+    check_error(run_cli({"migrate-config", folder / "in/h.yaml"}), 2, {word});
+  }
+}
+
+TEST_CASE("the keywords of JSON are taken as the YAML's are") {
+  const auto keywords = [](const std::string& members) {
+    return migrated("{\"forward_type\": \"v03\"" + members + "}");
+  };
+  CHECK(keywords(R"(, "d_state": 1, "dt_rank": 2)").text ==
+        R"({"forward_type": "v03", "ssm_d_state": 1, "ssm_dt_rank": 2})");
+  CHECK(keywords(R"(, "attn_drop_rate": 0.1, "drop_rate": 0)").text ==
+        R"({"forward_type": "v03", "ssm_drop_rate": 0.1, "mlp_drop_rate": 0})");
+  CHECK(keywords(R"(, "pretrained": null, "dims": 8, "channel_first": false, "out_indices": [0])").text ==
+        R"({"forward_type": "v03", "dims": 8})");
+  CHECK(migrated(R"({"type": "VSSM", "out_indices": [1], "dims": 8})").text ==
+        R"({"dims": 8,"forward_type": "v03"})");
+  CHECK(migrated("{\n  \"d_state\": 4,\n  \"drop_rate\": 0,\n  \"shared_ssm\": false\n}").text ==
+        "{\n  \"ssm_d_state\": 4,\n  \"mlp_drop_rate\": 0,\n  \"forward_type\": \"v03\"\n}");
+  CHECK(keywords(R"(, "ssm_rank_ratio": 2.0)").changes[0].place == "a.json:1: /ssm_rank_ratio");
+  CHECK(keywords(R"(, "ssm_simple_init": true)").text == R"({"forward_type": "v03", "ssm_init": "v1"})");
+  CHECK(keywords(R"(, "pretrained": {"forward_type": "v2", "a_backend": ["core"]}, "dims": 8)").text ==
+        R"({"forward_type": "v03", "dims": 8})");
+  const std::pair<const char*, const char*> refused[] = {
+      {R"("ssm_rank_ratio": 1.5)", "narrower"},
+      {R"("ssm_rank_ratio": "x")", "narrower"},
+      {R"("d_state": 1, "ssm_d_state": 2)", "keep one"},
+      {R"("shared_ssm": true)", "one set of scan weights"},
+      {R"("softmax_version": true)", "v03_nozact_onsoftmax"},
+      {R"("channel_first": 1)", "true or false"}};
+  for (const auto& [members, word] : refused)
+    CHECK_THROWS_WITH_AS(keywords(std::string(", ") + members), doctest::Contains(word), InputError);
+  // The class of the first release had these keywords too.
+  const Migration open = migrated(R"({"dims": 96, "d_state": 16, "drop_rate": 0.0})");
+  REQUIRE(open.others.size() == 1);
+  CHECK(summarize(parse_config(open.others[0].text, ""), DType::float32, 1, 224, 224).parameters == 22893448);
+  CHECK(migrated(R"({"dims": 96, "d_state": 16, "dt_rank": "auto"})").others.empty());
+}
+
+TEST_CASE("nothing to change is said of what runs alone") {
+  CHECK(contains(migrated(with_type("\n\"other\": 1")).refused, "a.json:2: /other: unknown key"));
+  const auto result =
+      run_cli({"migrate-config", "--check", testing::data("configs") / "nested_backbone.json"});
+  CHECK(result.exit_code == 1);
+  CHECK(
+      contains(result.err, "nested_backbone.json:9: /model/backbone/forward_type: \"v3noz\" -> \"v3_noz\""));
+  CHECK(contains(
+      result.err,
+      "nested_backbone.json:4: /model/backbone: this program reads the keywords of this object alone"));
+  CHECK_FALSE(contains(result.err, "nothing to change"));
+  testing::TemporaryDirectory folder;
+  write_file(folder / "a.json", R"({"forward_type": "v03", "dims": "wide"})");
+  const auto wrong = run_cli({"migrate-config", "--check", folder / "a.json"});
+  CHECK(wrong.exit_code == 1);
+  CHECK(contains(wrong.err, "a.json:1: /dims"));
+  CHECK_FALSE(contains(wrong.err, "nothing to change"));
+}
+
+TEST_CASE("in Python sources the literal given to selective_scan_backend changes, and nothing else") {
+  const std::string file = testing::data("configs") / "model.py", text = read_file(file);
+  std::string wanted = text;
+  for (const std::string old : {"selective_scan_backend = \"core\"", "\"selective_scan_backend\": 'core'",
+                                "selective_scan_backend=r\"core\""}) {
+    REQUIRE(contains(wanted, old));
+    std::string now = old;
+    now.replace(now.find("core"), 4, "oflex");
+    wanted.replace(wanted.find(old), old.size(), now);
+  }
+  auto result = run_cli({"migrate-config", file});
+  CHECK(result.exit_code == 0);
+  CHECK(result.out == wanted);
+  CHECK(contains(result.err, "model.py:3: selective_scan_backend: \"core\" -> \"oflex\" (not exact)"));
+  CHECK(contains(result.err, "model.py:4: selective_scan_backend: \"core\""));
+  CHECK(contains(result.err, "model.py:3: \"core\" stays"));
+  CHECK(contains(result.err, "model.py:8: \"core\" stays"));
+  CHECK(contains(result.err, "model.py:9: \"core\" stays"));
+  CHECK(
+      contains(run_cli({"migrate-config", file, "--backend", "mamba"}).err, "\"core\" -> \"mamba\" (exact)"));
+  CHECK(run_cli({"migrate-config", "--check", file}).exit_code == 1);
+  testing::TemporaryDirectory folder;
+  write_file(folder / "new.py", result.out);
+  result = run_cli({"migrate-config", "--check", folder / "new.py"});
+  CHECK(result.exit_code == 0);
+
+  result = run_cli({"migrate-config", "--check", testing::data("configs") / "backbone.py"});
+  CHECK(result.exit_code == 1);
+  CHECK(contains(result.err,
+                 "backbone.py:4: forward_type: newer releases refuse \"v3noz\"; write \"v3_noz\" there"));
+  CHECK(contains(
+      result.err,
+      R"(backbone.py:3: type: an mmdet or mmseg config; this program reads JSON: write {"dims":96,)"));
+  for (const char* broken : {"x = \"core", "x = \"\"\"core", "x = 'a\nb'"})
+    CHECK_THROWS_WITH_AS(migrate_python(broken, "a.py"),
+                         doctest::Contains("a.py:1: a string that does not end"), InputError);
+  for (const char* odd : {"", "(", ")", "\\", "x = \\", "type='MM_VSSM'", "dict(type='MM_VSSM'",
+                          "f(type='MM_VSSM', a=-", "#", "\"\"\"\"\"\""})
+    CHECK(migrate_python(odd, "a.py").text == odd);
+}
+
+TEST_CASE("--in-place keeps what is there: an older copy, the permissions and a symbolic link") {
+  namespace fs = std::filesystem;
+  testing::TemporaryDirectory folder;
+  const std::string old = "{\"forward_type\": \"v3noz\"}", file = folder / "c.json",
+                    link = folder / "link.json";
+  write_file(file, old);
+  write_file(link + ".bak", "mine");
+  fs::permissions(file, fs::perms::owner_read | fs::perms::owner_write);
+  fs::create_symlink("c.json", link);
+  const auto result = run_cli({"migrate-config", "--in-place", link});
+  CHECK(result.exit_code == 0);
+  CHECK(contains(result.err, "kept as " + link + ".bak2"));
+  CHECK(read_file(link + ".bak") == "mine");
+  CHECK(read_file(link + ".bak2") == old);
+  CHECK(fs::is_symlink(link));
+  CHECK(read_file(file) == "{\"forward_type\": \"v3_noz\"}");
+  for (const std::string& path : {file, link + ".bak2"})
+    CHECK(fs::status(path).permissions() == (fs::perms::owner_read | fs::perms::owner_write));
 }
 
 TEST_CASE("migrate-config refuses bad input with one line and writes nothing") {

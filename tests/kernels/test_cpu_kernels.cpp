@@ -630,8 +630,11 @@ struct ScanCase {
   }
 };
 
-constexpr ScanBackend scan_backends[] = {ScanBackend::automatic, ScanBackend::torch, ScanBackend::mamba,
-                                         ScanBackend::oflex};
+constexpr auto scan_backends = [] {
+  std::array<ScanBackend, table_of<ScanBackend>.size()> backends{};
+  for (size_t i = 0; i < backends.size(); ++i) backends[i] = table_of<ScanBackend>[i].value;
+  return backends;
+}();
 constexpr ScanOrder scan_orders[] = {ScanOrder::cross, ScanOrder::unidi, ScanOrder::bidi,
                                      ScanOrder::cascade_rows, ScanOrder::cascade_columns};
 

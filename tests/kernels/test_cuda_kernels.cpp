@@ -5,11 +5,14 @@
 
 #include <cmath>
 #include <cstring>
+#include <future>
 #include <random>
 
 #include "kernels/error.h"
 #include "kernels/half.h"
 #include "kernels/kernels.h"
+#include "lib/model/init.h"
+#include "lib/model/runner.h"
 #include "tests/kernels/maps.h"
 
 using namespace vmamba;
@@ -653,4 +656,104 @@ TEST_CASE("cuda: memory, marks and errors") {
   REQUIRE(times.size() == 2);
   CHECK(times[0] > 0);
   CHECK(kernels->elapsed_ms().empty());
+}
+
+namespace {
+
+std::vector<DeviceReport> usable_gpus() {
+  std::vector<DeviceReport> gpus;
+  for (const DeviceReport& report : list_devices())
+    if (report.device.type == DeviceType::cuda && report.usable) gpus.push_back(report);
+  return gpus;
+}
+
+// Batch sizes by turns, so that graphs are captured and launched again, kernels change their shared memory from
+// batch to batch, and both small and large products run.
+constexpr int64_t batch_sizes[] = {1, 24, 3, 1, 24, 3, 1, 24, 1};
+using Logits = std::array<std::vector<float>, std::size(batch_sizes)>;
+
+void run_batch(Runner& runner, size_t i, Logits& logits) {
+  const int64_t batch = batch_sizes[i % std::size(batch_sizes)];
+  HostTensor input{{batch, 3, 224, 224}, {}};
+  std::mt19937 random(static_cast<uint32_t>(batch));
+  std::uniform_real_distribution<float> values(-2, 2);
+  input.values.resize(static_cast<size_t>(batch) * 3 * 224 * 224);
+  for (float& value : input.values) value = values(random);
+  logits[i % std::size(batch_sizes)] = runner.run(input).values;
+}
+
+// All batches on a Runner of this call's own, starting with number `first`.
+Logits run_alone(const Config& config, const StateDict& weights, Device device, size_t first = 0) {
+  Runner runner(config, weights, {.device = device, .precision = Precision::float16});
+  Logits logits;
+  for (size_t i = 0; i < std::size(batch_sizes); ++i) run_batch(runner, first + i, logits);
+  return logits;
+}
+
+void check_same_bits(const Logits& got, const Logits& wanted) {
+  for (size_t i = 0; i < std::size(batch_sizes); ++i) {
+    INFO("batch ", i);
+    REQUIRE(!wanted[i].empty());
+    CHECK(std::isfinite(wanted[i][0]));
+    CHECK(got[i] == wanted[i]);
+  }
+}
+
+// One thread for each of the two, at the same time.
+void test_two_threads(Device a, Device b) {
+  const Config config = load_config("vmamba_tiny_s1l8");
+  const StateDict weights = init_weights(config, 1);
+  const Logits alone_a = run_alone(config, weights, a), alone_b = run_alone(config, weights, b);
+  auto first = std::async(std::launch::async, [&] { return run_alone(config, weights, a); });
+  auto second = std::async(std::launch::async, [&] { return run_alone(config, weights, b, 1); });
+  check_same_bits(first.get(), alone_a);
+  check_same_bits(second.get(), alone_b);
+}
+
+}  // namespace
+
+TEST_CASE("cuda: two objects on one device, a thread each") {
+  const std::vector<DeviceReport> gpus = usable_gpus();
+  if (gpus.empty()) {
+    MESSAGE("skipped: no usable CUDA device");
+    return;
+  }
+  test_two_threads(gpus[0].device, gpus[0].device);
+}
+
+TEST_CASE("cuda: two devices, a thread each, then one thread for both") {
+  const std::vector<DeviceReport> gpus = usable_gpus();
+  if (gpus.size() < 2) {
+    MESSAGE("skipped: fewer than two usable CUDA devices");
+    return;
+  }
+  const Device a = gpus[0].device, b = gpus[1].device;
+  test_two_threads(a, b);
+
+  const Config config = load_config("vmamba_tiny_s1l8");
+  const StateDict weights = init_weights(config, 1);
+  const RunChoice on_a{.device = a, .precision = Precision::float16};
+  const RunChoice on_b{.device = b, .precision = Precision::float16};
+  Logits from_a, from_b;
+  {
+    Runner runner_a(config, weights, on_a), runner_b(config, weights, on_b);
+    for (size_t i = 0; i < std::size(batch_sizes); ++i) {
+      run_batch(runner_a, i, from_a);
+      run_batch(runner_b, i, from_b);
+    }
+  }
+  check_same_bits(from_a, run_alone(config, weights, a));
+  check_same_bits(from_b, run_alone(config, weights, b));
+  if (gpus[0].name == gpus[1].name) check_same_bits(from_a, from_b);
+
+  // One that outlives the other.
+  auto kernels_a = make_kernels(a);
+  const auto kernels_b = make_kernels(b);
+  const Map x = random_map(DType::float16, {7, 64});
+  const Copy on_device_b(*kernels_b, x), result(*kernels_b, Map(DType::float16, {7, 64}));
+  const auto graph = kernels_b->capture([&] { kernels_b->cast(on_device_b, result); });
+  kernels_a.reset();
+  graph->launch();
+  CHECK(result.fetched().memory == x.memory);
+  CHECK(kernels_b->available_memory() > 0);
 }

@@ -36,7 +36,7 @@ int64_t ulps(float a, float b) {
 // erf⁻¹, exp and log enter: the last bits are those of the machine's libm. Everything else is to the bit.
 int64_t allowed_ulps(const ParameterSpec& spec, const Config& config) {
   const std::string& name = spec.name;
-  const bool drawn_normal = config.ssm_init == "v1" && name.find(".op.dt_projs") != std::string::npos;
+  const bool drawn_normal = config.ssm_init == SsmInit::v1 && name.find(".op.dt_projs") != std::string::npos;
   return spec.linear || drawn_normal || name == "pos_embed" || name.ends_with("A_logs") ||
                  name.ends_with("dt_projs_bias")
              ? 2

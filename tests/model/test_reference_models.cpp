@@ -10,6 +10,7 @@
 
 #include "kernels/kernels.h"
 #include "lib/support/files.h"
+#include "lib/verify/compare.h"
 #include "tests/testing.h"
 
 using namespace vmamba::testing;
@@ -44,12 +45,33 @@ CliResult check(const fs::path& model, const std::string& backend, int threads) 
                        "--threads", std::to_string(threads)});
 }
 
+// Tighter than the program's own table: these models are small, and few roundings follow each other.
+struct Limits {
+  double largest, relative_l2;  // of max|reference|, of the reference's norm
+};
+Limits limits(vmamba::DeviceType device, vmamba::Precision precision) {
+  switch (precision) {
+    case vmamba::Precision::tf32:
+      return {5e-3, 2e-3};
+    case vmamba::Precision::float16:
+      return {1e-2, 3e-3};
+    case vmamba::Precision::bfloat16:
+      return {8e-2, 2e-2};
+    default: {
+      const vmamba::Tolerance row = vmamba::tolerance_of(device, precision);
+      return {row.relative, row.relative_l2};
+    }
+  }
+}
+
 }  // namespace
 
 TEST_CASE("every reference model, every backend, 1 and 2 threads, float32") {
   REQUIRE(cases().size() >= 37);
   for (const fs::path& model : cases())
-    for (const std::string backend : {"torch", "mamba", "oflex"}) {
+    for (const vmamba::ScanBackendRow& row : vmamba::table_of<vmamba::ScanBackend>) {
+      if (vmamba::resolved(row.value) != row.value) continue;
+      const std::string backend(row.name);
       for (const int threads : {1, 2}) {
         CAPTURE(model.filename());
         CAPTURE(backend);
@@ -110,23 +132,20 @@ TEST_CASE("the same logits to the bit wherever OpenMP gives fewer threads, and t
   }
 }
 
-// Tighter than the program's own table: these models are small, and few roundings follow each other.
 TEST_CASE("every reference model in every dtype, on every device") {
+  using namespace vmamba;
   struct Case {
-    const char *device, *dtype;
-    double largest, relative_l2;  // of max|reference|, of the reference's norm
+    std::string device, dtype;
+    Limits limits;
   };
-  std::vector<Case> wanted{{"cpu", "float16", 1e-2, 3e-3}, {"cpu", "bfloat16", 8e-2, 2e-2}};
-  bool cuda = false;
-  for (const vmamba::DeviceReport& report : vmamba::list_devices())
-    cuda |= report.usable && report.device.type == vmamba::DeviceType::cuda;
-  if (cuda)
-    wanted.insert(wanted.end(), {{"cuda", "float32", 1e-5, 1e-5},
-                                 {"cuda", "tf32", 5e-3, 2e-3},
-                                 {"cuda", "float16", 1e-2, 3e-3},
-                                 {"cuda", "bfloat16", 8e-2, 2e-2}});
-  else
-    MESSAGE("only on the CPU: no usable CUDA device");
+  std::vector<Case> wanted;
+  for (const DeviceReport& report : list_devices()) {
+    const DeviceType device = report.device.type;
+    if (!report.usable || report.device.index > 0) continue;
+    for (const auto& [precision, name, aliases, storage, tf32, only_on] : table_of<Precision>)
+      if (runs_on(device, precision))
+        wanted.push_back({to_string(report.device), std::string(name), limits(device, precision)});
+  }
   for (const fs::path& model : cases())
     for (const Case& c : wanted) {
       CAPTURE(model.filename());
@@ -137,8 +156,8 @@ TEST_CASE("every reference model in every dtype, on every device") {
       const auto report = nlohmann::json::parse(run.out);
       for (const auto& tap : report["taps"]) {
         CAPTURE(tap["name"]);
-        CHECK(tap["max_abs"].get<double>() <= c.largest * tap["max_reference"].get<double>());
-        CHECK(tap["relative_l2"].get<double>() <= c.relative_l2);
+        CHECK(tap["max_abs"].get<double>() <= c.limits.largest * tap["max_reference"].get<double>());
+        CHECK(tap["relative_l2"].get<double>() <= c.limits.relative_l2);
       }
     }
 }

@@ -60,7 +60,7 @@ TEST_CASE("every reference model's state dict is its config's, in order") {
     CHECK_NOTHROW(require_weights(config, file));
     CHECK(check_weights(config, file).ok());
     const std::vector<ParameterSpec> specs = parameter_specs(config);
-    const StateDict current = with_current_names(file), canonical = model_weights(config, file);
+    const StateDict current = with_current_names(file), canonical = canonical_weights(config, file);
     REQUIRE(current.tensors.size() == specs.size());
     REQUIRE(canonical.tensors.size() == specs.size());
     for (size_t i = 0; i < specs.size(); ++i) {
@@ -86,7 +86,7 @@ TEST_CASE("shapes and names that mean the same are accepted and made the same") 
   tensor(file, "pos_embed") = zeros(config_with(R"("posembed": true, "imgsize": 48)")).at("pos_embed");
   file.add("layers.0.blocks.0.norm.num_batches_tracked", HostTensor{{}, {0.0f}});
   CHECK(check_weights(config, file).ok());
-  const StateDict canonical = model_weights(config, file);
+  const StateDict canonical = canonical_weights(config, file);
   CHECK(canonical.at("layers.0.blocks.0.op.in_proj.weight").dims == std::vector<int64_t>{32, 16});
   CHECK(canonical.at("layers.1.blocks.0.op.out_norm.1.weight").dims == std::vector<int64_t>{64, 1, 3, 3});
   CHECK(canonical.at("pos_embed").dims == std::vector<int64_t>{1, 16, 12, 12});
@@ -116,12 +116,12 @@ TEST_CASE("missing, unexpected and misshapen tensors are all named") {
       doctest::Contains("file does not fit the config small: 1 missing: classifier.norm.bias; 1 unexpected: "
                         "something.else; 1 misshapen: patch_embed.0.bias wanted (8) got (2, 4)"),
       InputError);
-  CHECK_THROWS_AS(model_weights(config, file), InputError);
+  CHECK_THROWS_AS(canonical_weights(config, file), InputError);
 
   StateDict integers = zeros(config);
   tensor(integers, "classifier.head.bias").dtype = DType::int32;
-  CHECK_THROWS_WITH_AS(model_weights(config, integers), doctest::Contains("classifier.head.bias is int32"),
-                       InputError);
+  CHECK_THROWS_WITH_AS(canonical_weights(config, integers),
+                       doctest::Contains("classifier.head.bias is int32"), InputError);
 }
 
 TEST_CASE("the likely cause is told in the config's words") {

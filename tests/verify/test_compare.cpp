@@ -142,13 +142,17 @@ TEST_CASE("top-1 and top-5") {
 }
 
 TEST_CASE("every device and dtype has a tolerance, and fewer bits never a tighter one") {
-  for (const DeviceType device : {DeviceType::cpu, DeviceType::cuda}) {
-    const auto of = [&](Precision precision) { return tolerance_of(device, precision).absolute; };
-    CHECK(of(Precision::float32) > 0);
+  for (const auto& [device, name, aliases, numbered, automatic] : table_of<DeviceType>) {
+    const auto of = [device = device](Precision precision) {
+      return tolerance_of(device, precision).absolute;
+    };
+    for (const PrecisionRow& row : table_of<Precision>) CHECK(of(row.value) > 0);
     CHECK(of(Precision::float32) <= of(Precision::tf32));
     CHECK(of(Precision::tf32) <= of(Precision::float16));
     CHECK(of(Precision::float16) <= of(Precision::bfloat16));
-    const auto l2_of = [&](Precision precision) { return tolerance_of(device, precision).relative_l2; };
+    const auto l2_of = [device = device](Precision precision) {
+      return tolerance_of(device, precision).relative_l2;
+    };
     CHECK(l2_of(Precision::float32) > 0);
     CHECK(l2_of(Precision::float32) <= l2_of(Precision::tf32));
     CHECK(l2_of(Precision::tf32) <= l2_of(Precision::float16));

@@ -1,4 +1,4 @@
-// What the three scan backends share: the arguments, all in float32, and the walk over the pixels. Each
+// What the scan backends share: the arguments, all in float32, and the walk over the pixels. Each
 // backend is a file scan_NAME.cpp. The formulas stand in kernels/kernels.h at SelectiveScan2d.
 #pragma once
 #include <cstdint>
@@ -79,12 +79,7 @@ inline int64_t sequence_count(const ScanArgs& args, ScanDirection direction) {
 // y = ((y_1 + y_3) + y_0) + y_2, or y_1 + y_0, from all directions' outputs (K, B, H, W, D).
 void merge_directions(const ScanArgs& args, const float* directions, int threads);
 
-// The plain recurrence, one step after the other.
-void scan_torch(const ScanArgs& args, ScratchMemory& memory, int threads);
-// Sequences cut into chunks: each chunk's scan from h = 0 in parallel, then the chunks' starts, then the
-// outputs.
-void scan_mamba(const ScanArgs& args, ScratchMemory& memory, int threads);
-// Lanes are channels, directions merged as they are written.
-void scan_oflex(const ScanArgs& args, ScratchMemory& memory, int threads);
+// The algorithm that `backend` names (scan.cpp).
+void run_scan(ScanBackend backend, const ScanArgs& args, ScratchMemory& memory, int threads);
 
 }  // namespace vmamba

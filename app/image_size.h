@@ -1,0 +1,14 @@
+// --image-size: SIDE or HEIGHTxWIDTH, in pixels.
+#pragma once
+#include <cstdint>
+#include <string>
+
+namespace vmamba {
+
+struct ImageSize {
+  int64_t height = 0, width = 0;
+};
+// InputError for what is no size, or too large a one.
+ImageSize parse_image_size(const std::string& text);
+
+}  // namespace vmamba

@@ -1,0 +1,217 @@
+// Python sources: one literal is rewritten, every other byte stays.
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "kernels/error.h"
+#include "lib/config/migrate.h"
+#include "lib/config/migrate_rules.h"
+#include "lib/support/text.h"
+
+namespace vmamba {
+namespace {
+
+enum class Kind : uint8_t { word, string, sign, end_of_line };
+
+struct Token {
+  Kind kind;
+  size_t begin, end;  // bytes, a string's quotes and prefix included
+  int line;
+  std::string_view text;  // a plain string's contents; else the bytes
+  bool plain = true;      // a string without escapes that is neither bytes nor formatted
+};
+
+bool word_character(char c) {
+  return c == '_' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+         static_cast<unsigned char>(c) >= 0x80;
+}
+
+// Words (numbers among them), strings, and single signs but for "==". Comments and blanks are left out; the end of a
+// line counts outside of brackets alone.
+std::vector<Token> tokens(std::string_view text, const std::string& where) {
+  std::vector<Token> found;
+  int line = 1, depth = 0;
+  for (size_t i = 0; i < text.size();) {
+    const size_t begin = i;
+    const char c = text[i];
+    if (c == '\n') {
+      if (depth == 0) found.push_back({Kind::end_of_line, begin, begin + 1, line, text.substr(begin, 1)});
+      ++line, ++i;
+    } else if (c == ' ' || c == '\t' || c == '\r' || c == '\f') {
+      ++i;
+    } else if (c == '#') {
+      i = std::min(text.find('\n', i), text.size());
+    } else if (c == '\\' && i + 1 < text.size()) {  // the line goes on
+      line += text[i + 1] == '\n';
+      i += 2;
+    } else {
+      while (i < text.size() && (word_character(text[i]) ||
+                                 (i > begin && text[i] == '.' && text[begin] >= '0' && text[begin] <= '9')))
+        ++i;
+      const std::string prefix = lower_case(text.substr(begin, i - begin));
+      const bool quoted = i < text.size() && (text[i] == '"' || text[i] == '\'') && prefix.size() <= 2 &&
+                          prefix.find_first_not_of("rbfut") == std::string::npos;
+      if (quoted) {
+        const size_t quotes = text.substr(i).starts_with(std::string(3, text[i])) ? 3 : 1;
+        const std::string close(quotes, text[i]);
+        const int first_line = line;
+        Token token{Kind::string, begin, 0, first_line, {}, prefix.find_first_of("bft") == std::string::npos};
+        const size_t inner = i += quotes;
+        while (i < text.size() && !text.substr(i).starts_with(close) && !(quotes == 1 && text[i] == '\n')) {
+          if (text[i] == '\\') token.plain = false, ++i;
+          if (i < text.size() && text[i] == '\n') ++line;
+          ++i;
+        }
+        if (i >= text.size() || text[i] == '\n')
+          fail_input("{}:{}: a string that does not end", where, first_line);
+        token.text = text.substr(inner, i - inner);
+        token.end = i += quotes;
+        found.push_back(token);
+      } else if (i > begin) {
+        found.push_back({Kind::word, begin, i, line, text.substr(begin, i - begin)});
+      } else {
+        i += text.substr(i).starts_with("==") ? 2 : 1;
+        if (c == '(' || c == '[' || c == '{') ++depth;
+        if ((c == ')' || c == ']' || c == '}') && depth > 0) --depth;
+        found.push_back({Kind::sign, begin, i, line, text.substr(begin, i - begin)});
+      }
+    }
+  }
+  found.push_back({Kind::end_of_line, text.size(), text.size(), line, {}});
+  return found;
+}
+
+class PythonMigrator {
+ public:
+  PythonMigrator(std::string_view text, const std::string& where, std::string_view core_becomes)
+      : text_(text), where_(where), core_becomes_(core_becomes), tokens_(tokens(text, where)) {}
+
+  Migration run() {
+    size_t done = 0;
+    for (size_t i = 0; i < tokens_.size(); ++i) {
+      const Token& token = tokens_[i];
+      if (token.kind != Kind::string || !token.plain) continue;
+      const std::string_view key = key_of(i);
+      if (token.text == "core" && key == "selective_scan_backend" && stands_alone(i)) {
+        const CoreRemedy remedy = core_remedy(core_becomes_, false);
+        const size_t inner = static_cast<size_t>(token.text.data() - text_.data());
+        migration_.text += text_.substr(done, inner - done);
+        migration_.text += core_becomes_;
+        done = inner + token.text.size();
+        migration_.changes.push_back({place(token, key), "\"core\"", fmt::format("\"{}\"", core_becomes_),
+                                      remedy.exact, std::string(remedy.why)});
+      } else if (token.text == "core") {
+        migration_.remarks.push_back(
+            fmt::format("{}:{}: \"core\" stays: it is not the literal given to selective_scan_backend",
+                        where_, token.line));
+      } else if (key == "type" && token.text.find("VSSM") != std::string_view::npos && !told_) {
+        tell_backbone(i);
+      } else if (key == "forward_type" && migration_.refused.empty()) {
+        if (const auto modern = migrated_forward_type(token.text)) {
+          migration_.refused = fmt::format("{}: newer releases refuse {}; write \"{}\" there",
+                                           place(token, key), in_quotes(token.text), modern->forward_type);
+        }
+      }
+    }
+    migration_.text += text_.substr(done);
+    return std::move(migration_);
+  }
+
+ private:
+  std::string place(const Token& token, std::string_view key) const {
+    return fmt::format("{}:{}: {}", where_, token.line, key);
+  }
+  bool is_sign(size_t i, std::string_view sign) const {
+    return i < tokens_.size() && tokens_[i].kind == Kind::sign && tokens_[i].text == sign;
+  }
+
+  // KEY of KEY="…" and of "KEY": "…"; empty: neither.
+  std::string_view key_of(size_t i) const {
+    if (i < 2) return {};
+    const Token& key = tokens_[i - 2];
+    if (is_sign(i - 1, "=") && key.kind == Kind::word) return key.text;
+    if (is_sign(i - 1, ":") && key.kind == Kind::string && key.plain) return key.text;
+    return {};
+  }
+  // Nothing is done to the literal: what follows ends the value.
+  bool stands_alone(size_t i) const {
+    const Token& next = tokens_[i + 1];
+    return next.kind == Kind::end_of_line ||
+           (next.kind == Kind::sign && std::string_view(",)]};").find(next.text) != std::string_view::npos);
+  }
+
+  // A literal as JSON; `i` is moved behind it. Null: no literal.
+  std::optional<nlohmann::ordered_json> literal(size_t& i, int depth = 0) const {
+    using Json = nlohmann::ordered_json;
+    const Token& token = tokens_[i];
+    if (depth > 8 || i + 1 >= tokens_.size()) return std::nullopt;
+    if (is_sign(i, "(") || is_sign(i, "[")) {
+      Json list = Json::array();
+      for (++i; !is_sign(i, ")") && !is_sign(i, "]");) {
+        auto item = literal(i, depth + 1);
+        if (!item) return std::nullopt;
+        list.push_back(*std::move(item));
+        if (is_sign(i, ",")) ++i;
+      }
+      ++i;
+      return list;
+    }
+    ++i;
+    if (token.kind == Kind::string) return token.plain ? std::optional(Json(token.text)) : std::nullopt;
+    if (token.text == "None") return Json();
+    if (token.text == "True" || token.text == "False") return Json(token.text == "True");
+    std::string number(token.text);
+    if (is_sign(i - 1, "-")) number += tokens_[i++].text;
+    Json json = Json::parse(number, nullptr, false);
+    return json.is_number() ? std::optional(std::move(json)) : std::nullopt;
+  }
+
+  // What to write for this program: the keywords around a type='MM_VSSM', where they are literals.
+  void tell_backbone(size_t type) {
+    told_ = true;  // once: the brackets around are looked for in the whole file
+    size_t i = type - 2;
+    for (int depth = 0; i > 0; --i) {
+      if (is_sign(i, ")") || is_sign(i, "]") || is_sign(i, "}")) ++depth;
+      if ((is_sign(i, "(") || is_sign(i, "[") || is_sign(i, "{")) && depth-- == 0) break;
+    }
+    nlohmann::ordered_json keywords = nlohmann::ordered_json::object();
+    bool understood = true;
+    for (++i; understood && i + 2 < tokens_.size() && !is_sign(i, ")") && !is_sign(i, "}");) {
+      const std::string key(tokens_[i].text);
+      understood = is_sign(i + 1, "=") || is_sign(i + 1, ":");
+      i += 2;
+      if (!understood) break;
+      const auto json = literal(i);
+      understood = json && (is_sign(i, ",") || is_sign(i, ")") || is_sign(i, "}"));
+      if (!understood) break;
+      keywords[key] = *json;
+      if (is_sign(i, ",")) ++i;
+    }
+    std::string line =
+        fmt::format("{}: an mmdet or mmseg config; this program reads JSON: ", place(tokens_[type], "type"));
+    try {
+      if (!understood) fail_input("no literals");
+      const Migration json = migrate_json(keywords.dump(), where_, core_becomes_);
+      if (!json.refused.empty()) fail_input("{}", json.refused);
+      line += "write " + json.text + " to a file";
+    } catch (const std::exception&) {
+      line += "write this dict's keywords, without type, out_indices and pretrained, as an object to a file";
+    }
+    migration_.remarks.push_back(std::move(line));
+  }
+
+  std::string_view text_;
+  const std::string& where_;
+  std::string_view core_becomes_;
+  std::vector<Token> tokens_;
+  Migration migration_;
+  bool told_ = false;
+};
+
+}  // namespace
+
+Migration migrate_python(std::string_view text, const std::string& where, std::string_view core_becomes) {
+  return PythonMigrator(text, where, core_becomes).run();
+}
+
+}  // namespace vmamba
