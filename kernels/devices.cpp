@@ -1,4 +1,4 @@
-// The factory: which devices this build has. The only place that asks whether CUDA is built in.
+// The factory of kernels: the devices of this build. The only place that depends on whether CUDA is built in.
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/error.h"
 #include "kernels/kernels.h"
@@ -9,7 +9,7 @@
 namespace vmamba {
 
 std::unique_ptr<Kernels> make_kernels(Device device, const KernelOptions& options) {
-  if (device.type == DeviceType::cpu) return make_cpu_kernels(options.threads);
+  if (device.type == DeviceType::cpu) return cpu::make_cpu_kernels(options.threads);
 #ifdef VMAMBA_WITH_CUDA
   return cuda::make_cuda_kernels(device.index, options);
 #else

@@ -194,14 +194,13 @@ class CudaKernels final : public Kernels {
     const DeviceScope scope(context_);
     cuda::cast(x, y, stream_);
   }
-  void do_channel_affine(const View& x, const View& scale, const View& shift, Activation act,
-                         const View& y) override {
+  void do_channel_affine(const ChannelAffine& op) override {
     const DeviceScope scope(context_);
-    cuda::channel_affine(x, scale, shift, act, y, stream_);
+    cuda::channel_affine(op.x, op.scale, op.shift, op.act, op.y, stream_);
   }
-  void do_activate(const View& x, Activation act, const View& gate, bool round_act, const View& y) override {
+  void do_activate(const Activate& op) override {
     const DeviceScope scope(context_);
-    cuda::activate(x, act, gate, round_act, y, stream_);
+    cuda::activate(op.x, op.act, op.gate, op.rounding == Rounding::each_step, op.y, stream_);
   }
   void do_add(const View& x, const View& other, const View& y) override {
     const DeviceScope scope(context_);
@@ -219,19 +218,17 @@ class CudaKernels final : public Kernels {
     const DeviceScope scope(context_);
     cuda::mean_pool(x, y, stream_);
   }
-  void do_layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
-                     const View& gate, bool round_norm, const View& y) override {
+  void do_layer_norm(const LayerNorm& op) override {
     const DeviceScope scope(context_);
-    cuda::layer_norm(x, gamma, beta, epsilon, act, gate, round_norm, y, 1, stream_);
+    layer_norm_of(op, op.x, 1);
   }
-  void do_depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act,
-                           const View& y) override {
+  void do_depthwise_conv2d(const DepthwiseConv2d& op) override {
     const DeviceScope scope(context_);
-    cuda::depthwise_conv2d(x, w, bias, act, y, stream_);
+    cuda::depthwise_conv2d(op.x, op.w, op.bias, op.act, op.y, stream_);
   }
 
-  void do_linear(const View& x, const View& w, const View& bias, Activation act, const View& residual,
-                 const View& y) override {
+  void do_linear(const Linear& op) override {
+    const auto& [x, w, bias, act, residual, y] = op;
     const DeviceScope scope(context_);
     if (y.elements() == 0) return;
     const LinearProduct product{x, {}, {}, 0, w, bias, act, residual, y};
@@ -246,7 +243,7 @@ class CudaKernels final : public Kernels {
       return;
     }
     if (!residual) {
-      do_linear(x, w, bias, Activation::none, {}, y);
+      do_linear({.x = x, .w = w, .bias = bias, .y = y});
       cuda::activate(y, act, {}, false, y, stream_);
       return;
     }
@@ -254,24 +251,25 @@ class CudaKernels final : public Kernels {
     result.data =
         activation_scratch_.at_least(static_cast<size_t>(y.elements()) * size_of(y.dtype), capturing_);
     result.row_stride = y.channels();
-    do_linear(x, w, bias, Activation::none, {}, result);
+    do_linear({.x = x, .w = w, .bias = bias, .y = result});
     cuda::activate(result, act, {}, false, result, stream_);
     cuda::cast(residual, y, stream_);
     cuda::add(y, result, y, stream_);
   }
 
-  void do_norm_linear(const View& x, const View& gamma, const View& beta, float epsilon, const View& normed,
-                      const View& w, const View& bias, Activation act, const View& y) override {
+  void do_norm_linear(const NormLinear& op) override {
+    const auto& [norm, linear] = op;
     const DeviceScope scope(context_);
-    if (y.elements() == 0) return;
-    const LinearProduct product{x, gamma, beta, epsilon, w, bias, act, {}, y};
+    if (linear.y.elements() == 0) return;
+    const LinearProduct product{norm.x,      norm.gamma, norm.beta, norm.epsilon, linear.w,
+                                linear.bias, linear.act, {},        linear.y};
     const LinearChoice choice = choose_linear(product, stream_.device());
     if (choice.kernel == LinearKernel::small_m) return small_m_linear(choice.tile, product, stream_);
-    Kernels::do_norm_linear(x, gamma, beta, epsilon, normed, w, bias, act, y);
+    Kernels::do_norm_linear(op);
   }
 
-  void do_conv2d(const View& x, const View& w, const View& bias, int stride, int padding,
-                 const View& y) override {
+  void do_conv2d(const Conv2d& op) override {
+    const auto& [x, w, bias, stride, padding, y] = op;
     const DeviceScope scope(context_);
     if (y.elements() == 0) return;
     const int64_t patch = w.elements() / w.dim(0);
@@ -288,18 +286,17 @@ class CudaKernels final : public Kernels {
       const int64_t rows = std::min(slice, out.rows() - first);
       const View columns(memory, x.dtype, x.device, {rows, patch});
       cuda::im2col(x, w.dim(1), w.dim(2), stride, padding, y.dim(1), y.dim(2), first, columns, stream_);
-      do_linear(columns, weights, bias, Activation::none, {}, out.slice_front(first, rows));
+      do_linear({.x = columns, .w = weights, .bias = bias, .y = out.slice_front(first, rows)});
     }
   }
 
-  void do_conv2d_norm(const View& x, const View& w, const View& bias, int stride, int padding,
-                      const View& gamma, const View& beta, float epsilon, Activation act,
-                      const View& y) override {
+  void do_conv2d_norm(const Conv2dNorm& op) override {
+    const auto& [conv, norm] = op;
     const DeviceScope scope(context_);
-    if (cuda::can_stem(x, w, stride, padding))
-      cuda::stem(x, w, bias, gamma, beta, epsilon, act, y, stream_);
+    if (cuda::can_stem(conv.x, conv.w, conv.stride, conv.padding))
+      cuda::stem(conv.x, conv.w, conv.bias, norm.gamma, norm.beta, norm.epsilon, norm.act, norm.y, stream_);
     else
-      Kernels::do_conv2d_norm(x, w, bias, stride, padding, gamma, beta, epsilon, act, y);
+      Kernels::do_conv2d_norm(op);
   }
 
   void do_selective_scan_2d(const SelectiveScan2d& scan) override {
@@ -309,25 +306,30 @@ class CudaKernels final : public Kernels {
     if (directions != nullptr)
       cuda::merge_directions(directions, direction_count(scan.order), scan.y, stream_);
   }
-  void do_selective_scan_2d_norm(const SelectiveScan2d& scan, const View& gamma, const View& beta,
-                                 float epsilon, Activation act, const View& gate, bool round_norm,
-                                 const View& out) override {
+  void do_selective_scan_2d_norm(const SelectiveScan2dNorm& op) override {
+    const auto& [scan, norm] = op;
     const DeviceScope scope(context_);
     if (scan.y.elements() == 0) return;
     View y = scan.y;
     float* directions = scanned_directions(scan);
     int maps = 1;
-    if (directions != nullptr && y.channels() % 8 == 0 && y.channels() <= 2048 && out.row_stride % 8 == 0 &&
-        (!gate || gate.row_stride % 8 == 0)) {
+    if (directions != nullptr && y.channels() % 8 == 0 && y.channels() <= 2048 &&
+        norm.y.row_stride % 8 == 0 && (!norm.gate || norm.gate.row_stride % 8 == 0)) {
       y.data = directions;
       maps = direction_count(scan.order);
     } else if (directions != nullptr) {
       cuda::merge_directions(directions, direction_count(scan.order), y, stream_);
     }
-    cuda::layer_norm(y, gamma, beta, epsilon, act, gate, round_norm, out, maps, stream_);
+    layer_norm_of(norm, y, maps);
   }
 
  private:
+  // As op says, but of x: one map, or the first of `maps` maps that are summed first.
+  void layer_norm_of(const LayerNorm& op, const View& x, int maps) {
+    cuda::layer_norm(x, op.gamma, op.beta, op.epsilon, op.act, op.gate, op.rounding == Rounding::each_step,
+                     op.y, maps, stream_);
+  }
+
   // Scans into scan.y and returns null, or into a map for each direction, which the caller must sum.
   float* scanned_directions(const SelectiveScan2d& scan) {
     const ScanPlan plan = plan_scan(scan, stream_.device());

@@ -23,7 +23,7 @@ bool replace_part(std::string& name, std::string_view old_part, std::string_view
   return true;
 }
 
-// `name` with the component or last components `old_tail` replaced.
+// Replaces the last component or components `old_tail` of `name`.
 bool replace_suffix(std::string& name, std::string_view old_tail, std::string_view new_tail) {
   if (!name.ends_with(old_tail)) return false;
   name.replace(name.size() - old_tail.size(), old_tail.size(), new_tail);

@@ -1,4 +1,4 @@
-// The names of a VMamba state dict: those of every age, brought up to date.
+// The names of a VMamba state dict, from every version of the code.
 #pragma once
 #include "lib/config/names.h"
 #include "lib/tensors/state_dict.h"

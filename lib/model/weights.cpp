@@ -16,7 +16,7 @@ namespace {
 using Dims = std::vector<int64_t>;
 constexpr int64_t K = 4;  // scan directions
 
-// --- What the class builds.
+// --- The parameters of the Python class.
 
 struct SpecBuilder {
   const Config& config;
@@ -64,7 +64,7 @@ struct SpecBuilder {
       add(op + "dt_projs_bias", {K, R});
       return;
     }
-    // The class registers the two in another order where it draws A itself.
+    // The class registers A_logs first if it initialises A itself.
     const bool a_first = config.ssm_init == SsmInit::v0 || config.forward.old_block;
     if (a_first) add(op + "A_logs", {K * D, N});
     add(op + "Ds", {K * D});
@@ -138,7 +138,8 @@ std::string list(const std::vector<int64_t>& values) {
   return fmt::format("[{}]", fmt::join(values, ","));
 }
 
-// The config's forward_type with another z branch and out_norm, postfixes in the order that upstream reads.
+// The config's forward_type with another z branch and out_norm; postfixes in the order in which upstream
+// parses them.
 std::string forward_type_with(const Config& config, bool gated, const std::string& out_norm) {
   const ForwardSpec& forward = config.forward;
   std::string type = forward.old_block ? "v05" : std::string(forward.base);
@@ -231,7 +232,7 @@ std::string likely_cause(const Config& config, const Shapes& file, const Shapes&
   return fmt::format("{}", fmt::join(causes, "; "));
 }
 
-// --- The file's tensors, by the names and in the shapes of the specs.
+// --- The tensors of the file, matched with the specs.
 
 struct Matched {
   std::map<std::string, StoredTensor, std::less<>> tensors;
@@ -305,7 +306,7 @@ Matched match(const Config& config, const StateDict& weights) {
   return matched;
 }
 
-// The first of them, and how many more.
+// The first `longest` items, and the number of the others.
 std::string shortened(std::span<const std::string> items, size_t longest) {
   const size_t shown = std::min(items.size(), longest);
   std::string text =
@@ -321,7 +322,7 @@ void require(const Config& config, const StateDict& weights, const WeightsReport
   for (const auto& [name, wanted, got] : report.misshapen) {
     misshapen.push_back(fmt::format("{} wanted {} got {}", name, shape_string(wanted), shape_string(got)));
   }
-  const size_t longest = report.likely_cause.empty() ? 3 : 1;  // the cause says more than names
+  const size_t longest = report.likely_cause.empty() ? 3 : 1;  // the cause is more useful than names
   const auto part = [&](const std::vector<std::string>& items, std::string_view what) {
     if (!items.empty())
       parts.push_back(fmt::format("{} {}: {}", items.size(), what, shortened(items, longest)));

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -17,15 +18,26 @@ using Json = nlohmann::ordered_json;
 double share_of_bound(double value, double bound) {
   return value == 0 ? 0 : bound == 0 ? HUGE_VAL : value / bound;
 }
+// What is not finite on one side alone is the worst there is.
 double share_of_bound(const Diff& diff) {
+  if (diff.differing_nonfinite > 0) return HUGE_VAL;
   return std::max(share_of_bound(diff.max_abs, diff.bound),
                   share_of_bound(diff.relative_l2(), diff.l2_bound));
 }
-// The nearer of its two bounds: "0.0015 of 0.01", "relative L2 0.003 of 0.005".
+// The nearer of its two bounds: "0.0015 of 0.01", "relative L2 0.003 of 0.005"; "12 not finite".
 std::string of_bound(const Diff& diff) {
+  if (diff.differing_nonfinite > 0) return fmt::format("{} not finite", diff.differing_nonfinite);
   if (share_of_bound(diff.max_abs, diff.bound) >= share_of_bound(diff.relative_l2(), diff.l2_bound))
     return fmt::format("{:.2g} of {:.2g}", diff.max_abs, diff.bound);
   return fmt::format("relative L2 {:.2g} of {:.2g}", diff.relative_l2(), diff.l2_bound);
+}
+
+// The tap that is nearest to its bound, or farthest beyond; null: none could be compared.
+const Diff* largest_share(const CheckResult& result) {
+  const Diff* worst = nullptr;
+  for (const Diff& diff : result.taps)
+    if (diff.problem.empty() && (!worst || share_of_bound(diff) > share_of_bound(*worst))) worst = &diff;
+  return worst;
 }
 
 std::string nonfinite_note(const Diff& diff) {
@@ -44,8 +56,8 @@ std::string percent(int64_t part, int64_t whole) {
                      whole == 0 ? 0 : 100.0 * static_cast<double>(part) / static_cast<double>(whole));
 }
 
-// "b differs by itself, from the same input, at: op.scan.k0, op.scan, op.out_norm (2 times)"; empty: nowhere.
-// Where something leaves its tolerance, what merely rounds otherwise is not listed.
+// "b differs by itself, from the same input, at:" and the steps, one a line; empty: nowhere. Where something
+// leaves its tolerance, what merely rounds otherwise is not listed.
 std::string own_places(const CheckResult& result) {
   const bool outside =
       std::any_of(result.own.begin(), result.own.end(), [](const Diff& diff) { return !diff.within(); });
@@ -60,11 +72,11 @@ std::string own_places(const CheckResult& result) {
     if (++times[kind] == 1) kinds.push_back(kind);
   }
   if (kinds.empty()) return {};
-  std::vector<std::string> parts;
+  std::string text =
+      fmt::format("b {} by itself, from the same input, at:\n", outside ? "leaves its tolerance" : "differs");
   for (const std::string& kind : kinds)
-    parts.push_back(times[kind] > 1 ? fmt::format("{} ({} times)", kind, times[kind]) : kind);
-  return fmt::format("b {} by itself, from the same input, at: {}",
-                     outside ? "leaves its tolerance" : "differs", fmt::join(parts, ", "));
+    text += fmt::format("  {}{}\n", kind, times[kind] > 1 ? fmt::format(" ({} times)", times[kind]) : "");
+  return text;
 }
 
 Json place(const Diff& diff, int64_t index) {
@@ -137,31 +149,32 @@ std::string side_b(const CheckResult& result) {
 
 std::string summary(const CheckResult& result) {
   int64_t within = 0, identical = 0;
-  const Diff* worst = nullptr;
   for (const Diff& diff : result.taps) {
     within += diff.within();
     identical += diff.identical();
-    if (diff.problem.empty() && (!worst || share_of_bound(diff) > share_of_bound(*worst))) worst = &diff;
   }
+  const Diff* worst = largest_share(result);
   std::string text =
       fmt::format("{}: {} of {} taps within tolerance, {} bit for bit",
                   result.equal() ? "equal" : "different", within, result.taps.size(), identical);
-  if (worst && worst->max_abs > 0)
+  if (worst && share_of_bound(*worst) > 0)
     text += fmt::format("; worst against its bound: {} ({})", worst->name, of_bound(*worst));
   return text;
 }
 
-std::string text_report(const CheckResult& result, bool all) {
+namespace {
+
+std::string head(const CheckResult& result) {
+  return fmt::format("a          {}\nb          {}\ninput      {}\ntolerance  {} ({})\n\n", side_a(result),
+                     side_b(result), result.input, to_string(result.tolerance), result.tolerance_source);
+}
+
+std::string table(const CheckResult& result, bool all) {
   std::string text;
   const auto line = [&]<class... Args>(fmt::format_string<Args...> format, Args&&... args) {
     fmt::format_to(std::back_inserter(text), format, std::forward<Args>(args)...);
     text += '\n';
   };
-  line("a          {}", side_a(result));
-  line("b          {}", side_b(result));
-  line("input      {}", result.input);
-  line("tolerance  {} ({})\n", to_string(result.tolerance), result.tolerance_source);
-
   const Diff* differing = result.first_differing();
   const Diff* outside = result.first_outside();
   const auto shown = [&](const Diff& diff) {
@@ -186,7 +199,16 @@ std::string text_report(const CheckResult& result, bool all) {
          percent(diff.outside, diff.elements), own ? fmt::format("{:.3g}", own->max_abs) : "",
          diff.within() ? "" : "  <-", nonfinite_note(diff));
   }
-  text += '\n';
+  return text + '\n';
+}
+
+std::string verdict(const CheckResult& result) {
+  std::string text;
+  const auto line = [&]<class... Args>(fmt::format_string<Args...> format, Args&&... args) {
+    fmt::format_to(std::back_inserter(text), format, std::forward<Args>(args)...);
+    text += '\n';
+  };
+  const Diff *differing = result.first_differing(), *outside = result.first_outside();
   if (!result.reference.empty())
     for (const std::string& name : result.only_in_a)
       line("{}: in the reference, but no tap of this model", name);
@@ -201,15 +223,22 @@ std::string text_report(const CheckResult& result, bool all) {
          outside->worst_b);
   else if (outside)
     line("first outside its tolerance: {}", outside->name);
-  if (const std::string places = own_places(result); !places.empty()) line("{}", places);
+  text += own_places(result);
   if (result.agreement.images > 0)
     line("top-1 agrees for {} of {} images, top-5 for {} of {}", result.agreement.top1,
          result.agreement.images, result.agreement.top5, result.agreement.images);
   for (const std::string& cause : result.causes) line("cause: {}", cause);
+  for (const std::string& note : result.notes) line("note: {}", note);
   return text;
 }
 
-namespace {
+// "different: 2 of 10 cases differ", "equal: all 10 cases"
+std::string count(const std::vector<NamedResult>& cases, const char* what) {
+  const auto differing =
+      std::count_if(cases.begin(), cases.end(), [](const NamedResult& each) { return !each.result.equal(); });
+  if (differing == 0) return fmt::format("equal: all {} {}", cases.size(), what);
+  return fmt::format("different: {} of {} {} differ", differing, cases.size(), what);
+}
 
 Json to_json(const CheckResult& result) {
   Json json{{"kind", "comparison"}, {"equal", result.equal()}};
@@ -227,6 +256,7 @@ Json to_json(const CheckResult& result) {
   json["agreement"] = {
       {"images", result.agreement.images}, {"top1", result.agreement.top1}, {"top5", result.agreement.top5}};
   json["causes"] = result.causes;
+  json["notes"] = result.notes;
   json["taps"] = Json::array();
   for (const Diff& diff : result.taps)
     json["taps"].push_back(to_json(diff, find_diff(result.own, diff.name)));
@@ -235,59 +265,73 @@ Json to_json(const CheckResult& result) {
   return json;
 }
 
-std::string dump(const Json& json) {
-  return json.dump(2) + "\n";
-}
-
-const Diff* largest_share(const CheckResult& result) {
-  const Diff* worst = nullptr;
-  for (const Diff& diff : result.taps)
-    if (diff.problem.empty() && (!worst || share_of_bound(diff) > share_of_bound(*worst))) worst = &diff;
-  return worst;
-}
-
-}  // namespace
-
-std::string json_report(const CheckResult& result) {
-  return dump(to_json(result));
-}
-
-bool equal(const std::vector<StressCase>& cases) {
-  return std::all_of(cases.begin(), cases.end(), [](const StressCase& each) { return each.result.equal(); });
-}
-
-std::string text_report(const std::vector<StressCase>& cases) {
-  std::string text;
-  const CheckResult& first = cases.front().result;
-  text += fmt::format("a          {}\nb          {}\ntolerance  {} ({})\n\n", side_a(first), side_b(first),
-                      to_string(first.tolerance), first.tolerance_source);
-  text += fmt::format("{:<22} {:<10} {:>27}  {:<32} {}\n", "case", "verdict", "worst against its bound", "at",
-                      "first outside its tolerance");
-  for (const StressCase& each : cases) {
-    const Diff *outside = each.result.first_outside(), *worst = largest_share(each.result);
-    text += fmt::format("{:<22} {:<10} {:>27}  {:<32} {}\n", each.name,
-                        each.result.equal() ? "equal" : "different", of_bound(*worst), worst->name,
-                        outside ? outside->name : "-");
-  }
-  text += '\n';
-  const int64_t passed =
-      std::count_if(cases.begin(), cases.end(), [](const StressCase& each) { return each.result.equal(); });
-  text += fmt::format("{}: {} of {} cases\n", equal(cases) ? "equal" : "different", passed, cases.size());
-  for (const StressCase& each : cases)
-    if (!each.result.equal())
-      for (const std::string& cause : each.result.causes)
-        text += fmt::format("cause: {}: {}\n", each.name, cause);
-  return text;
-}
-
-std::string json_report(const std::vector<StressCase>& cases) {
-  Json json{{"kind", "stress"}, {"equal", equal(cases)}, {"cases", Json::array()}};
-  for (const StressCase& each : cases) {
+Json cases_json(const char* kind, const std::vector<NamedResult>& cases) {
+  Json json{{"kind", kind}, {"equal", equal(cases)}, {"cases", Json::array()}};
+  for (const NamedResult& each : cases) {
     Json entry{{"name", each.name}};
     entry.update(to_json(each.result));
     json["cases"].push_back(std::move(entry));
   }
-  return dump(json);
+  return json;
+}
+
+}  // namespace
+
+std::string text_report(const CheckResult& result, bool all) {
+  return head(result) + table(result, all) + verdict(result);
+}
+
+Json json_report(const CheckResult& result) {
+  return to_json(result);
+}
+
+std::string dtypes_report(const std::vector<NamedResult>& cases, bool all) {
+  std::string text;
+  for (const auto& [name, result] : cases)
+    text += fmt::format("--- {}\n{}{}{}\n", name, head(result),
+                        all || !result.equal() ? table(result, all) : "", verdict(result));
+  return text + count(cases, "dtypes") + "\n";
+}
+
+Json dtypes_json(const std::vector<NamedResult>& cases) {
+  return cases_json("dtypes", cases);
+}
+
+std::string stress_report(const std::vector<NamedResult>& cases) {
+  const CheckResult& first = cases.front().result;
+  std::string text = fmt::format("a          {}\nb          {}\ntolerance  {} ({})\n\n", side_a(first),
+                                 side_b(first), to_string(first.tolerance), first.tolerance_source);
+  std::vector<std::array<std::string, 5>> table{
+      {"case", "verdict", "worst against its bound", "at", "first outside its tolerance"}};
+  std::string overflow;
+  for (const auto& [name, result] : cases) {
+    const Diff *outside = result.first_outside(), *worst = largest_share(result);
+    table.push_back({name,
+                     both_overflow(result) ? "both overflow"
+                     : result.equal()      ? "equal"
+                                           : "different",
+                     worst ? of_bound(*worst) : "-", worst ? worst->name : "-",
+                     outside ? outside->name : "-"});
+    if (both_overflow(result)) overflow += fmt::format("; both overflow at {}", name);
+  }
+  std::array<size_t, 5> widths{};
+  for (const auto& row : table)
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  for (const auto& row : table)
+    text += fmt::format("{:<{}}  {:<{}}  {:>{}}  {:<{}}  {}\n", row[0], widths[0], row[1], widths[1], row[2],
+                        widths[2], row[3], widths[3], row[4]);
+  text += fmt::format("\n{}{}\n", count(cases, "cases"), overflow);
+  for (const auto& [name, result] : cases)
+    if (!result.equal())
+      for (const std::string& cause : result.causes) text += fmt::format("cause: {}: {}\n", name, cause);
+  return text;
+}
+
+Json stress_json(const std::vector<NamedResult>& cases) {
+  Json json = cases_json("stress", cases);
+  for (size_t i = 0; i < cases.size(); ++i)
+    json["cases"][i]["both_overflow"] = both_overflow(cases[i].result);
+  return json;
 }
 
 std::string text_report(const Matrix& matrix) {
@@ -310,7 +354,7 @@ std::string text_report(const Matrix& matrix) {
                             matrix.equal() ? "equal" : "different", matrix.variants.size());
 }
 
-std::string json_report(const Matrix& matrix) {
+Json json_report(const Matrix& matrix) {
   Json json{{"kind", "matrix"}, {"equal", matrix.equal()}, {"input", matrix.input}};
   json["variants"] = Json::array();
   for (const Variant& variant : matrix.variants) json["variants"].push_back(to_string(variant));
@@ -321,7 +365,7 @@ std::string json_report(const Matrix& matrix) {
       entry.update(to_json(matrix.pairs[i][j], nullptr));
       json["pairs"].push_back(std::move(entry));
     }
-  return dump(json);
+  return json;
 }
 
 std::string text_report(const PrecisionSearch& search) {
@@ -341,16 +385,16 @@ std::string text_report(const PrecisionSearch& search) {
                             fmt::join(search.float32_ops, ", "));
 }
 
-std::string json_report(const PrecisionSearch& search) {
-  return dump({{"kind", "find_precision"},
-               {"equal", search.found},
-               {"b", to_json(search.report)},
-               {"input", search.input},
-               {"tolerance", to_json(search.tolerance)},
-               {"float32_ops", search.float32_ops},
-               {"before", to_json(search.before, nullptr)},
-               {"after", to_json(search.after, nullptr)},
-               {"runs", search.runs}});
+Json json_report(const PrecisionSearch& search) {
+  return {{"kind", "find_precision"},
+          {"equal", search.found},
+          {"b", to_json(search.report)},
+          {"input", search.input},
+          {"tolerance", to_json(search.tolerance)},
+          {"float32_ops", search.float32_ops},
+          {"before", to_json(search.before, nullptr)},
+          {"after", to_json(search.after, nullptr)},
+          {"runs", search.runs}};
 }
 
 std::string text_report(const Repeatability& repeated) {
@@ -360,14 +404,14 @@ std::string text_report(const Repeatability& repeated) {
                      : fmt::format("different: {}\n", repeated.first_parting));
 }
 
-std::string json_report(const Repeatability& repeated) {
-  return dump({{"kind", "repeat"},
-               {"equal", repeated.identical()},
-               {"b", to_json(repeated.report)},
-               {"input", repeated.input},
-               {"runs", repeated.runs},
-               {"taps", repeated.taps},
-               {"first_parting", repeated.identical() ? Json() : Json(repeated.first_parting)}});
+Json json_report(const Repeatability& repeated) {
+  return {{"kind", "repeat"},
+          {"equal", repeated.identical()},
+          {"b", to_json(repeated.report)},
+          {"input", repeated.input},
+          {"runs", repeated.runs},
+          {"taps", repeated.taps},
+          {"first_parting", repeated.identical() ? Json() : Json(repeated.first_parting)}};
 }
 
 std::string text_report(const std::optional<InitParting>& parting) {
@@ -380,7 +424,7 @@ std::string text_report(const std::optional<InitParting>& parting) {
                      side(parting->a), side(parting->b));
 }
 
-std::string json_report(const std::optional<InitParting>& parting) {
+Json json_report(const std::optional<InitParting>& parting) {
   Json json{{"kind", "init_order"}, {"equal", !parting}};
   const auto side = [](const std::optional<InitStep>& step) {
     return step ? Json{{"tensor", step->tensor}, {"shape", step->dims}, {"fill", step->fill}} : Json();
@@ -388,7 +432,7 @@ std::string json_report(const std::optional<InitParting>& parting) {
   json["step"] = parting ? Json(parting->step + 1) : Json();
   json["a"] = parting ? side(parting->a) : Json();
   json["b"] = parting ? side(parting->b) : Json();
-  return dump(json);
+  return json;
 }
 
 }  // namespace vmamba

@@ -42,18 +42,29 @@ struct CheckResult {
   std::string input;             // on what
   std::string tolerance_source;  // "cpu float32", or the options
   Tolerance tolerance;
+  Tolerance table;  // what rounding may do to a step, whatever was asked for
+  std::optional<DType>
+      reference_dtype;     // the 16 bits that every value of a reference was rounded to; else none
   std::vector<Diff> taps;  // "input" first, "logits" last
   // What each step of b adds by itself when it is handed a's values: empty when nothing differs.
   std::vector<Diff> own;
   std::vector<std::string> only_in_a, only_in_b;
   Agreement agreement;
   std::vector<std::string> causes;  // most certain first
+  std::vector<std::string> notes;   // what the verdict must be read with
 
   // Within tolerance everywhere; a reference file's taps must all be there.
   bool equal() const;
   const Diff* first_differing() const;  // null: bit for bit the same
   const Diff* first_outside() const;
 };
+
+// A comparison among others: a stress, a dtype.
+struct NamedResult {
+  std::string name;
+  CheckResult result;
+};
+bool equal(const std::vector<NamedResult>& cases);
 
 const Diff* find_diff(const std::vector<Diff>& diffs, std::string_view name);  // null: not there
 

@@ -42,8 +42,9 @@ struct Diff {
   double bound = 0;                                           // of an element; the largest of the chunks
   double l2_bound = std::numeric_limits<double>::infinity();  // of relative_l2()
   int64_t elements = 0;
-  int64_t differing = 0;  // not the same number
-  int64_t outside = 0;    // outside tolerance
+  int64_t differing = 0;            // not the same number
+  int64_t outside = 0;              // outside tolerance
+  int64_t differing_nonfinite = 0;  // of those that differ: NaN or infinite on one side at least
   int64_t nan_a = 0, nan_b = 0, inf_a = 0, inf_b = 0;
   // Flat indices into dims, −1: none.
   int64_t first_differing = -1, first_outside = -1, worst = -1, first_nonfinite_a = -1,

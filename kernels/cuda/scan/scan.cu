@@ -87,7 +87,7 @@ Scan<T> scan_of(const SelectiveScan2d& s, float* directions) {
                static_cast<int>(s.A.dim(2)),
                0,
                direction_count(s.order),
-               s.round_directions,
+               s.direction_rounding == DirectionRounding::storage,
                Divisor(s.x.dim(1)),
                Divisor(s.x.dim(2)),
                {}};
@@ -111,9 +111,9 @@ bool can_scan_chunked(const SelectiveScan2d& s) {
 bool can_scan_serial(const SelectiveScan2d& s, const DeviceProperties& device) {
   const int64_t states = s.A.dim(2), rank = s.projections.channels() / direction_count(s.order) - 2 * states;
   const ScanDirection direction = scan_direction(s.order, 0);
-  return s.x.dtype != DType::float32 && s.dt_weight && !s.round_directions && (states == 1 || states == 16) &&
-         rank <= 64 && s.x.dim(1) * s.x.dim(2) > 1 && !direction.per_line && !direction.mirrored_output &&
-         packs_of(s.x, 8) && packs_of(s.projections, 8) && device.major >= 8;
+  return s.x.dtype != DType::float32 && s.dt_weight && s.direction_rounding == DirectionRounding::none &&
+         (states == 1 || states == 16) && rank <= 64 && s.x.dim(1) * s.x.dim(2) > 1 && !direction.per_line &&
+         !direction.mirrored_output && packs_of(s.x, 8) && packs_of(s.projections, 8) && device.major >= 8;
 }
 
 }  // namespace
