@@ -8,6 +8,7 @@
 #include "lib/support/text.h"
 #include "lib/tensors/torch_random.h"
 #include "lib/verify/diagnose.h"
+#include "lib/verify/tolerance.h"
 
 namespace vmamba {
 namespace {
@@ -75,26 +76,57 @@ TapValues own_values(const CheckResult& chunk, const TapValues& a, const HostTen
   return values;
 }
 
+// What judges one b, chunk after chunk. The probe is made once it is needed.
+struct Judge {
+  const Side& side;
+  Runner& run;
+  std::vector<Arithmetic> arithmetic;  // of both sides
+  std::unique_ptr<ErrorProbe> probe;
+};
+
 // Compares one chunk of images: b runs, beside the kept taps of a. `side_a` is null if a is a file.
-void compare_chunk(const Side* side_a, const TapValues& a, const HostTensor* unobserved_a, const Side& side_b,
-                   Runner& b, const CheckInput& input, const CompareOptions& options, CheckResult& result) {
+void compare_chunk(const Side* side_a, const TapValues& a, const HostTensor* unobserved_a, Judge& judge,
+                   const CheckInput& input, const CompareOptions& options, CheckResult& result) {
+  const Side& side_b = judge.side;
+  Runner& b = judge.run;
   CheckResult chunk = result;
   chunk.taps.clear();
   chunk.own.clear();
-  TapComparison comparison(b.kernels(), a, options);
-  const HostTensor logits_b = b.run(input.b, &comparison);
-  chunk.taps.push_back(compare_tensors("input", nhwc(input.a), nhwc(input.b), options));
-  std::move(comparison.diffs.begin(), comparison.diffs.end(), std::back_inserter(chunk.taps));
-
-  // Without taps a device may fuse steps, and run what it captured: that is what other commands run.
-  if (unobserved_a)
-    chunk.taps.push_back(compare_tensors("logits without taps", *unobserved_a, b.run(input.b), options));
+  std::vector<std::string> extra;
+  HostTensor logits_b;
+  const auto compare_all = [&](const ErrorModels* errors) {
+    CompareOptions how = options;
+    how.deviations = drift_deviations;
+    TapComparison comparison(b.kernels(), a, how);
+    comparison.errors = errors;
+    logits_b = b.run(input.b, &comparison);
+    chunk.taps.clear();
+    chunk.taps.push_back(compare_tensors("input", nhwc(input.a), nhwc(input.b), options));
+    std::move(comparison.diffs.begin(), comparison.diffs.end(), std::back_inserter(chunk.taps));
+    extra = std::move(comparison.extra);
+    // Without taps a device may fuse steps, and run what it captured: that is what other commands run.
+    if (!unobserved_a) return;
+    if (errors)
+      if (const auto model = errors->find("logits"); model != errors->end()) how.errors = &model->second;
+    chunk.taps.push_back(compare_tensors("logits without taps", *unobserved_a, b.run(input.b), how));
+  };
+  compare_all(nullptr);
 
   if (chunk.first_differing()) {
     if (input.a.dims[1] == input.b.dims[1]) {
-      TapComparison restarted(b.kernels(), a, options, true);
+      if (!judge.probe)
+        judge.probe = std::make_unique<ErrorProbe>(side_b.config, *side_b.weights, side_b.choice);
+      const ErrorModels own = judge.probe->own(a, input.a, judge.arithmetic);
+      CompareOptions how = options;
+      how.deviations = own_deviations;
+      TapComparison restarted(b.kernels(), a, how, true);
+      restarted.errors = &own;
       b.run(input.a, &restarted);
       chunk.own = std::move(restarted.diffs);
+      if (result.derived) {
+        const ErrorModels drift = judge.probe->drift(own, input.b);
+        compare_all(&drift);
+      }
     }
     if (result.causes.empty()) {
       const TapValues own_b = chunk.own.empty() ? TapValues() : own_values(chunk, a, input.a, b, options);
@@ -113,7 +145,7 @@ void compare_chunk(const Side* side_a, const TapValues& a, const HostTensor* uno
   };
   for (const auto& [name, value] : a.all())
     if (!in_b.contains(name)) add_once(result.only_in_a, name);
-  for (const std::string& name : comparison.extra) add_once(result.only_in_b, name);
+  for (const std::string& name : extra) add_once(result.only_in_b, name);
 
   if (const HostTensor* logits_a = a.find("logits"); logits_a && logits_a->dims == logits_b.dims) {
     const Agreement agreed = agreement(logits_b.dims.back(), logits_a->values, logits_b.values);
@@ -136,7 +168,8 @@ void choose_tolerance(CheckResult& result, const CheckOptions& options,
     result.tolerance = looser(result.tolerance, row);
   }
   result.tolerance = overridden(result.tolerance, options.absolute, options.relative);
-  if (options.absolute || options.relative) result.tolerance_source = "as asked";
+  result.derived = !options.absolute && !options.relative;
+  if (!result.derived) result.tolerance_source = "as asked";
 }
 
 CompareOptions compare_options(const CheckResult& result, const CheckOptions& options) {
@@ -155,6 +188,7 @@ CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, c
   result.input = input.description;
   choose_tolerance(result, options, {a.choice, b.choice});
   const CompareOptions how = compare_options(result, options);
+  Judge judge{b, run_b, {arithmetic_of(a.choice.precision), arithmetic_of(b.choice.precision)}, nullptr};
   const bool read_here = input.a.values.empty();
   const int64_t total = read_here ? static_cast<int64_t>(input.files.size()) : input.a.dims[0];
   for (int64_t begin = 0; begin < total; begin += options.batch_size) {
@@ -168,7 +202,7 @@ CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, c
     run_a.run(part.a, &store);
     const TapValues taps_a = store.take();
     const HostTensor unobserved_a = run_a.run(part.a);
-    compare_chunk(&a, taps_a, &unobserved_a, b, run_b, part, how, result);
+    compare_chunk(&a, taps_a, &unobserved_a, judge, part, how, result);
   }
   return result;
 }
@@ -185,8 +219,8 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
   TapValues taps_a;
   for (const auto& [name, tensor] : reference.tensors)
     if (name != "input") taps_a.add(name, tensor.to_float32());
-  compare_chunk(nullptr, taps_a, taps_a.find("logits"), b, run_b, input, compare_options(result, options),
-                result);
+  Judge judge{b, run_b, {arithmetic_of(Precision::float32), arithmetic_of(b.choice.precision)}, nullptr};
+  compare_chunk(nullptr, taps_a, taps_a.find("logits"), judge, input, compare_options(result, options), result);
   const bool nothing = std::all_of(result.taps.begin(), result.taps.end(),
                                    [](const Diff& diff) { return diff.name == "input"; });
   if (nothing && taps_a.all().empty())

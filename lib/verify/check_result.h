@@ -41,7 +41,8 @@ struct CheckResult {
   RunReport report_a, report_b;  // what ran
   std::string input;             // on what
   std::string tolerance_source;  // "cpu float32", or the options
-  Tolerance tolerance;
+  Tolerance tolerance;           // of the input; of every tap where it was asked for
+  bool derived = false;          // the taps' bounds are derived from what computes, each step's own among them
   std::vector<Diff> taps;  // "input" first, "logits" last
   // What each step of b adds by itself when it is handed a's values: empty when nothing differs.
   std::vector<Diff> own;
@@ -49,10 +50,11 @@ struct CheckResult {
   Agreement agreement;
   std::vector<std::string> causes;  // most certain first
 
-  // Within tolerance everywhere; a reference file's taps must all be there.
+  // Within tolerance everywhere, each step by itself too where bounds are derived; a reference file's taps must all be there.
   bool equal() const;
   const Diff* first_differing() const;  // null: bit for bit the same
-  const Diff* first_outside() const;
+  const Diff* first_outside() const;  // of a tap, or of its step by itself
+  bool within(const Diff& tap) const;
 };
 
 const Diff* find_diff(const std::vector<Diff>& diffs, std::string_view name);  // null: not there
