@@ -43,7 +43,7 @@ View scan(const Forward& f, const Ss2dWeights& op, const View& x, ScanOrder orde
   const int count = direction_count(order);
   SelectiveScan2d s = scan_of(f, op, x, order, first, backend, round_directions, tap_prefix);
   const ArenaScope scope(f.arena);
-  if (f.wants(tap_prefix, direction_name(0)))
+  if (f.wants(tap_prefix, direction_name(first)))
     s.directions = f.arena.take(DType::float32, {count, batch, height, width, channels});
   f.kernels.selective_scan_2d(s);
   if (s.directions)

@@ -115,8 +115,9 @@ void compare_chunk(const Side* side_a, const TapValues& a, const HostTensor* uno
   if (chunk.first_differing()) {
     if (input.a.dims[1] == input.b.dims[1]) {
       if (!judge.probe)
-        judge.probe = std::make_unique<ErrorProbe>(side_b.config, *side_b.weights, side_b.choice);
-      const ErrorModels own = judge.probe->own(a, input.a, judge.arithmetic);
+        judge.probe = std::make_unique<ErrorProbe>(side_b.config, *side_b.weights, side_b.choice,
+                                                   judge.arithmetic);
+      const ErrorModels own = judge.probe->own(a, input.a);
       CompareOptions how = options;
       how.deviations = own_deviations;
       TapComparison restarted(b.kernels(), a, how, true);
@@ -219,7 +220,7 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
   TapValues taps_a;
   for (const auto& [name, tensor] : reference.tensors)
     if (name != "input") taps_a.add(name, tensor.to_float32());
-  Judge judge{b, run_b, {arithmetic_of(Precision::float32), arithmetic_of(b.choice.precision)}, nullptr};
+  Judge judge{b, run_b, {arithmetic_of(options.reference), arithmetic_of(b.choice.precision)}, nullptr};
   compare_chunk(nullptr, taps_a, taps_a.find("logits"), judge, input, compare_options(result, options), result);
   const bool nothing = std::all_of(result.taps.begin(), result.taps.end(),
                                    [](const Diff& diff) { return diff.name == "input"; });

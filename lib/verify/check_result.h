@@ -32,6 +32,7 @@ struct CheckOptions {
   std::optional<double> absolute, relative;  // absent: the table's
   bool equal_nan = false;
   bool maps = false;   // heat maps and histograms, for a report
+  Precision reference = Precision::float32;  // how the values of a reference were computed and stored
   int batch_size = 1;  // images at a time; the taps of so many are held in memory
 };
 

@@ -57,7 +57,8 @@ double ErrorModel::variance(int64_t element, double value) const {
   const auto width = static_cast<int64_t>(channels.size());
   const double of_place = static_cast<double>(rows[static_cast<size_t>(element / width)]) *
                           channels[static_cast<size_t>(element % width)];
-  return of_place * of_place + of_value * of_value * value * value;
+  const double of_stored = of_value * std::max(std::abs(value), smallest);
+  return of_place * of_place + of_stored * of_stored;
 }
 
 static double share_of(double value, double bound) {
@@ -212,7 +213,9 @@ Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const
   }
   diff.bound = nearest_bound;
   if (errors) {
-    diff.sum_allowed = options.deviations.norm * options.deviations.norm * allowed;
+    const double norm = options.deviations.norm +
+                        options.deviations.more / std::sqrt(static_cast<double>(std::max<int64_t>(diff.finite, 1)));
+    diff.sum_allowed = norm * norm * allowed;
     diff.l2_bound = relative(diff.sum_allowed, diff.sum_aa);
   }
   const int64_t one = diff.outside > 0 ? channel_outside : channel_differing;

@@ -32,15 +32,16 @@ Tolerance overridden(Tolerance table, std::optional<double> absolute, std::optio
 // its channel's, and a part of the value.
 struct ErrorModel {
   std::vector<float> rows, channels;
-  double of_value = 0;
+  double of_value = 0, smallest = 0;  // … of no less than this: below it float16 rounds to fixed steps
   bool fits(const std::vector<int64_t>& dims) const;
   double variance(int64_t element, double value) const;
 };
-// Errors are within it if each is at most so many standard deviations, and their norm at most so many of the whole's.
+// Errors are within it if each is at most so many standard deviations, and the norm of n so many, and more / √n more,
+// of the whole's.
 struct Deviations {
-  double element = 0, norm = 0;
+  double element = 0, norm = 0, more = 0;
 };
-inline constexpr Deviations own_deviations{8, 2}, drift_deviations{16, 4};
+inline constexpr Deviations own_deviations{8, 1.5, 6}, drift_deviations{16, 3, 12};
 
 struct CompareOptions {
   Tolerance tolerance;

@@ -11,8 +11,8 @@ namespace vmamba {
 namespace {
 
 constexpr double u32 = 0x1p-24;
-// Everything is moved by this part of itself: far above float32's roundings, and small enough for every step to be
-// as good as linear.
+// Everything is moved by this part of itself, of `smallest` at least: far above float32's roundings, and small enough
+// for every step to be as good as linear.
 constexpr double move = 0x1p-10;
 constexpr int probes = 2;
 // exp, erf, softplus and the rest are good to as many units in the last place.
@@ -28,15 +28,16 @@ class Signs {
     state_ ^= state_ << 17;
     return static_cast<int64_t>(state_) < 0 ? -1.0f : 1.0f;
   }
-  void move_all(std::vector<float>& values) {
-    for (float& value : values) value *= 1 + next() * static_cast<float>(move);
+  void move_all(std::vector<float>& values, double smallest) {
+    for (float& value : values)
+      value += next() * static_cast<float>(move) * std::max(std::abs(value), static_cast<float>(smallest));
   }
 
  private:
   uint64_t state_;
 };
 
-StateDict moved(const StateDict& weights) {
+StateDict moved(const StateDict& weights, double smallest) {
   StateDict result;
   result.where = weights.where;
   Signs signs(1);
@@ -46,7 +47,7 @@ StateDict moved(const StateDict& weights) {
       continue;
     }
     HostTensor values = tensor.to_float32();
-    signs.move_all(values.values);
+    signs.move_all(values.values, smallest);
     result.add(name, values);
   }
   return result;
@@ -88,20 +89,23 @@ class Spread {
       }
   }
   // An element's is its row's times its channel's over the whole's. A row or channel of few samples leans on the
-  // whole, since a difference may be small by chance.
-  ErrorModel model(double scale) const {
+  // whole, since a difference may be small by chance; one that is activated in few places is not taken for quieter
+  // than the whole.
+  ErrorModel model(double scale, bool activated) const {
     constexpr double lean = 16;
     ErrorModel result{std::vector<float>(rows_.size()), std::vector<float>(channels_.size()), 0};
     const double of_row = samples_ * static_cast<double>(channels_.size()),
                  of_channel = samples_ * static_cast<double>(rows_.size());
     const double mean = all_ / (of_row * static_cast<double>(rows_.size()));
     if (!(mean > 0)) return result;
+    const auto part = [&](double squares, double samples) {
+      const double share = (squares / mean + lean) / (samples + lean);
+      return std::sqrt(activated ? std::max(share, 1.0) : share);
+    };
     for (size_t r = 0; r < rows_.size(); ++r)
-      result.rows[r] =
-          static_cast<float>(scale * std::sqrt((rows_[r] + lean * mean) / (of_row + lean)));
+      result.rows[r] = static_cast<float>(scale * std::sqrt(mean) * part(rows_[r], of_row));
     for (size_t c = 0; c < channels_.size(); ++c)
-      result.channels[c] =
-          static_cast<float>(std::sqrt((channels_[c] / mean + lean) / (of_channel + lean)));
+      result.channels[c] = static_cast<float>(part(channels_[c], of_channel));
     return result;
   }
 
@@ -116,7 +120,7 @@ class Spread {
 Arithmetic arithmetic_of(Precision precision) {
   switch (storage_dtype(precision)) {
     case DType::float16:
-      return {0x1p-11, 0x1p-11};
+      return {0x1p-11, 0x1p-11, 0x1p-14};
     case DType::bfloat16:
       return {0x1p-8, 0x1p-8};
     default:
@@ -144,32 +148,36 @@ StepRounding rounding_of(std::string_view tap, const Config& config, int64_t pix
   if (is("downsample")) return {9 * channels, true, 2};
   if (is("classifier.norm")) return {channels, false, 1};
   if (is("classifier.pool")) return {static_cast<double>(pixels), false, 1};
-  if (is("logits", "op.in_proj", "mlp.fc1")) return {channels, true, 1};
+  if (is("mlp.fc1")) return {channels, true, 1, true};
+  if (is("logits", "op.in_proj")) return {channels, true, 1};
   if (is("norm")) return {channels, false, 1};
   if (is("norm2")) return {std::max(channels, inner), true, 2};
   if (is("mlp.fc2")) return {hidden, true, 2};
   if (is("op.out_proj")) return {inner, true, 1};
-  if (is("op.conv2d")) return {static_cast<double>(config.ssm_conv * config.ssm_conv), false, 1};
+  if (is("op.conv2d")) return {static_cast<double>(config.ssm_conv * config.ssm_conv), false, 1, true};
   if (kind.ends_with(".x_proj")) return {inner, true, 1};
   if (kind.ends_with(".scan") || !direction_of(tap).empty())
     return {static_cast<double>(config.dt_rank(at) + config.ssm_d_state), false, 1};
   if (is("op.out_norm", "op.gated"))
-    return {config.forward.out_norm == OutNorm::softmax ? static_cast<double>(pixels) : inner, false, 3};
+    return {config.forward.out_norm == OutNorm::softmax ? static_cast<double>(pixels) : inner, false, 3,
+            config.forward.out_act};
   return {std::max(inner, hidden), true, 2};  // a block's sum
 }
 
-ErrorProbe::ErrorProbe(const Config& config, const StateDict& weights, const RunChoice& choice)
-    : config_(config) {
+ErrorProbe::ErrorProbe(const Config& config, const StateDict& weights, const RunChoice& choice,
+                       std::vector<Arithmetic> sides)
+    : config_(config), sides_(std::move(sides)) {
+  for (const Arithmetic& side : sides_) smallest_ = std::max(smallest_, side.smallest);
   const StateDict canonical = canonical_weights(config, weights);
   RunChoice float32 = choice;
   float32.precision = Precision::float32;
   plain_ = std::make_unique<Runner>(config, canonical, float32);
-  moved_ = std::make_unique<Runner>(config, moved(canonical), float32);
+  moved_ = std::make_unique<Runner>(config, moved(canonical, smallest_), float32);
 }
 
 ErrorProbe::~ErrorProbe() = default;
 
-ErrorModels ErrorProbe::own(const TapValues& a, const HostTensor& input, std::span<const Arithmetic> sides) {
+ErrorModels ErrorProbe::own(const TapValues& a, const HostTensor& input) {
   const auto start_of = [&](std::string_view name, HostTensor& value) {
     const HostTensor* given = a.find(name);
     if (given && given->dims == value.dims) value.values = given->values;
@@ -186,11 +194,11 @@ ErrorModels ErrorProbe::own(const TapValues& a, const HostTensor& input, std::sp
   for (int probe = 0; probe < probes; ++probe) {
     Signs signs(static_cast<uint64_t>(probe) + 2);
     HostTensor moved_input = input;
-    signs.move_all(moved_input.values);
+    signs.move_all(moved_input.values, smallest_);
     Replacing moving(moved_->kernels(), [&](std::string_view name, HostTensor& value) {
       spreads[std::string(name)].add(*exact.find(name), value);
       start_of(name, value);
-      signs.move_all(value.values);
+      signs.move_all(value.values, smallest_);
     });
     moved_->run(moved_input, &moving);
   }
@@ -205,13 +213,14 @@ ErrorModels ErrorProbe::own(const TapValues& a, const HostTensor& input, std::sp
     chain.products |= step.products;
     chain.stores = std::max(chain.stores, step.stores);
     double operands = 0, results = 0;  // variances, as parts of the operands and of the result
-    for (const Arithmetic& side : sides) {
+    for (const Arithmetic& side : sides_) {
       const double u = chain.products ? side.product : side.storage;
       operands += u * u + (function_ulps * function_ulps + chain.terms) * u32 * u32;
       results += chain.stores * side.storage * side.storage + chain.terms / 3 * u32 * u32;
     }
-    ErrorModel model = spreads.at(name).model(std::sqrt(operands) / move);
+    ErrorModel model = spreads.at(name).model(std::sqrt(operands) / move, step.activated);
     model.of_value = std::sqrt(results);
+    model.smallest = smallest_;
     models.emplace(name, std::move(model));
     if (a.find(name)) chain = {0, false, 0};
   }
@@ -254,7 +263,7 @@ ErrorModels ErrorProbe::drift(const ErrorModels& own, const HostTensor& input) {
     });
     plain_->run(input, &moving);
   }
-  for (const auto& [name, spread] : spreads) models.emplace(name, spread.model(1 / louder));
+  for (const auto& [name, spread] : spreads) models.emplace(name, spread.model(1 / louder, false));
   return models;
 }
 
