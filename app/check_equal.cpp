@@ -1,17 +1,16 @@
 // check-equal: are two runs of a model the same function?
-#include <fmt/chrono.h>
 #include <spdlog/spdlog.h>
-#include <sys/utsname.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdlib>
-#include <ctime>
+#include <charconv>
+#include <cmath>
+#include <map>
 #include <nlohmann/json.hpp>
 
+#include "app/classifier.h"
 #include "app/commands.h"
 #include "app/model_options.h"
-#include "build_info.h"
+#include "app/program.h"
 #include "kernels/error.h"
 #include "lib/images/image_source.h"
 #include "lib/images/preprocess.h"
@@ -29,6 +28,7 @@ namespace vmamba {
 namespace {
 
 struct Options {
+  const CLI::App* parser = nullptr;
   ModelOptions model;
   std::string a, b, reference, input_tensor, format = "text";
   std::vector<std::string> images;
@@ -38,61 +38,159 @@ struct Options {
   CheckOptions check;
   bool all = false, matrix = false, stress = false, find_precision = false, init_order = false;
   int repeat = 0;
+
+  bool given(const std::string& option) const { return parser->get_option(option)->count() > 0; }
 };
+
+// --- What is done, and which options that uses: any other one is refused.
+
+struct Mode {
+  char letter;
+  const char* option;  // that asks for it
+};
+constexpr Mode other_modes[] = {{'r', "--reference"},      {'m', "--matrix"}, {'s', "--stress"},
+                                {'f', "--find-precision"}, {'n', "--repeat"}, {'t', "--save-taps"},
+                                {'i', "--init-order"}};
+constexpr Mode plain_comparison{'c', "a comparison of a and b"};
+
+struct Use {
+  const char *option, *modes;
+};
+constexpr Use uses[] = {
+    {"--weights", "crmsfnt"},
+    {"--device", "crmsfnt"},
+    {"--dtype", "crmsfnt"},
+    {"--selective-scan-backend", "crmsfnt"},
+    {"--forward-core-version", "crmsfnt"},
+    {"--threads", "crmsfnt"},
+    {"--a", "csi"},
+    {"--atol", "crmsf"},
+    {"--rtol", "crmsf"},
+    {"--equal-nan", "crm"},
+    {"--seed", "crmsfnt"},
+    {"--images", "crmfnt"},
+    {"--input-tensor", "cmfnt"},
+    {"--batch-size", "cmsfnt"},
+    {"--output", "f"},
+    {"--all", "crt"},
+    {"--report", "cr"},
+    {"--format", "crmsfni"},
+};
+
+Mode chosen_mode(const Options& options) {
+  Mode chosen = plain_comparison;
+  for (const Mode& mode : other_modes) {
+    if (!options.given(mode.option)) continue;
+    if (chosen.letter != plain_comparison.letter)
+      fail_input("{} and {} exclude each other", chosen.option, mode.option);
+    chosen = mode;
+  }
+  return chosen;
+}
+
+void refuse_unused(const Options& options, const Mode& mode) {
+  const auto unused = [&](const Use& use) {
+    return std::string_view(use.modes).find(mode.letter) == std::string_view::npos;
+  };
+  for (const Use& use : uses)
+    if (options.given(use.option) && unused(use))
+      fail_input("{}: {} does not use it", use.option, mode.option);
+  if (options.given("--images") && options.given("--input-tensor"))
+    fail_input("--images and --input-tensor exclude each other");
+  const bool one_batch = mode.letter != 'c' && (options.given("--images") || options.given("--input-tensor"));
+  if (options.given("--batch-size") && one_batch)
+    fail_input("--batch-size: {} runs the whole input as one batch", mode.option);
+}
+
+// --- The sides.
 
 // The model options of one side: the command's own, changed by "K=V,…".
 struct SideOptions {
-  std::string text;
+  std::string option, text;  // "--a", as given
+  std::map<std::string, std::string> given;
   ModelOptions model;
   std::string forward_type;
 };
 
-SideOptions side_options(const ModelOptions& common, const std::string& option, const std::string& text) {
-  SideOptions side{text, common, {}};
-  size_t begin = 0;
-  while (begin < text.size()) {
+SideOptions side_options(const Options& options, const Mode& mode, const std::string& option,
+                         const std::string& text) {
+  SideOptions side{option, text, {}, options.model, {}};
+  int threads = 0;
+  const std::map<std::string, std::string*> keys{
+      {"forward_core_version", &side.model.forward_core_version},
+      {"selective_scan_backend", &side.model.selective_scan_backend},
+      {"device", &side.model.device},
+      {"dtype", &side.model.dtype},
+      {"forward_type", &side.forward_type},
+      {"config", &side.model.config},
+      {"weights", &side.model.weights},
+      {"threads", nullptr}};
+  for (size_t begin = 0; begin < text.size();) {
     const size_t end = std::min(text.find(',', begin), text.size());
     const std::string pair = text.substr(begin, end - begin);
     begin = end + 1;
     const size_t equals = pair.find('=');
-    if (equals == std::string::npos || equals == 0)
+    if (equals == std::string::npos || equals == 0 || equals + 1 == pair.size())
       fail_input("{} {}: \"{}\" is not KEY=VALUE", option, text, pair);
     const std::string key = pair.substr(0, equals), value = pair.substr(equals + 1);
-    if (key == "forward_core_version")
-      side.model.forward_core_version = value;
-    else if (key == "selective_scan_backend")
-      side.model.selective_scan_backend = value;
-    else if (key == "device")
-      side.model.device = value;
-    else if (key == "dtype")
-      side.model.dtype = value;
-    else if (key == "forward_type")
-      side.forward_type = value;
-    else if (key == "config")
-      side.model.config = value;
-    else if (key == "weights")
-      side.model.weights = value;
-    else if (key == "threads") {
-      char* rest = nullptr;
-      const long threads = std::strtol(value.c_str(), &rest, 10);
-      if (value.empty() || *rest || threads < 0 || threads > 4096)
-        fail_input("{} threads={}: not a number from 0 to 4096", option, value);
-      side.model.threads = static_cast<int>(threads);
-    } else {
+    const auto known = keys.find(key);
+    if (known == keys.end())
       fail_input(
           "{} {}: unknown key \"{}\"; the keys are forward_core_version, selective_scan_backend, device, "
-          "dtype, "
-          "forward_type, config, weights, threads",
+          "dtype, forward_type, config, weights, threads",
           option, text, key);
+    if (!side.given.emplace(key, value).second) fail_input("{} {}: {} is given twice", option, text, key);
+    if (mode.letter == 'i' && key != "config" && key != "forward_type")
+      fail_input("{} {}: {} does not use {}", option, text, mode.option, key);
+    if (known->second) {
+      *known->second = value;
+      continue;
     }
+    const auto [rest, error] = std::from_chars(value.data(), value.data() + value.size(), threads);
+    if (error != std::errc() || rest != value.data() + value.size() || threads < 0 || threads > 4096)
+      fail_input("{} threads={}: not a number from 0 to 4096", option, value);
+    side.model.threads = threads;
   }
   return side;
 }
 
-// One side ready to run. `other` lends its weights if they are the same.
-Side make_side(const Options& options, const SideOptions& chosen, const Side* other,
-               const SideOptions* other_chosen) {
+// A model option that every side has for itself would be ignored.
+void refuse_overridden(const Options& options, const std::vector<SideOptions>& sides) {
+  for (const auto& [key, value] : sides[0].given) {
+    if (!std::all_of(sides.begin(), sides.end(),
+                     [&](const SideOptions& side) { return side.given.contains(key); }))
+      continue;
+    std::string option = "--" + key;
+    std::replace(option.begin(), option.end(), '_', '-');
+    if (key == "forward_type" || !options.given(option)) continue;
+    std::vector<std::string> said;
+    for (const SideOptions& side : sides) said.push_back(side.option + " " + key + "=" + side.given.at(key));
+    fail_input("{}: unused beside {}", option, fmt::join(said, " and "));
+  }
+}
+
+// Where any weights are named they count, and the seed draws the input only.
+void choose_weights(Options& options, const std::vector<SideOptions>& sides) {
+  const bool named = std::any_of(sides.begin(), sides.end(),
+                                 [](const SideOptions& side) { return !side.model.weights.empty(); });
+  options.seed_weights = options.seed && !named;
+  const bool draws_input =
+      !options.given("--images") && !options.given("--input-tensor") && options.reference.empty();
+  if (options.seed && named && !draws_input)
+    fail_input("--seed {}: nothing to draw: weights are named, and the input is given", *options.seed);
+}
+
+// One side ready to run, and what it is made of.
+struct ReadySide {
   Side side;
+  Provenance::Model made_of;
+};
+
+// `other` lends its weights if they are the same.
+ReadySide make_side(const Options& options, const SideOptions& chosen, const ReadySide* other,
+                    const SideOptions* other_chosen) {
+  ReadySide ready;
+  Side& side = ready.side;
   side.given = chosen.text;
   const ModelFiles files = find_model(chosen.model);
   side.config = load_model_config(chosen.model, files);
@@ -106,11 +204,11 @@ Side make_side(const Options& options, const SideOptions& chosen, const Side* ot
     side.config.forward = changed.forward;
   }
   side.choice = choose_run(chosen.model);
-  const bool same_model = other && other_chosen->model.config == chosen.model.config &&
+  const bool same_files = other && other_chosen->model.config == chosen.model.config &&
                           other_chosen->model.weights == chosen.model.weights &&
                           (!options.seed_weights || other_chosen->forward_type == chosen.forward_type);
-  if (same_model) {
-    side.weights = other->weights;
+  if (same_files) {
+    side.weights = other->side.weights;
   } else if (options.seed_weights) {
     side.weights = std::make_shared<StateDict>(init_weights(side.config, *options.seed));
   } else {
@@ -122,7 +220,12 @@ Side make_side(const Options& options, const SideOptions& chosen, const Side* ot
               : ", or --seed 0, which initialises them");
     side.weights = std::make_shared<StateDict>(read_weights(files));
   }
-  return side;
+  ready.made_of = {options.seed_weights ? fmt::format("seed {}", *options.seed) : files.weights.string(),
+                   same_files && other_chosen->forward_type == chosen.forward_type
+                       ? other->made_of.weights_sha256
+                       : weights_sha256(side.config, *side.weights),
+                   files.config.string(), config_sha256(side.config), side.choice.threads};
+  return ready;
 }
 
 HostTensor input_of(const StateDict& file) {
@@ -180,41 +283,32 @@ CheckInput make_input(const Options& options, const Side* a, const Side& b, cons
   return input;
 }
 
-// Where any weights are named they count, and the seed draws the input only.
-void choose_weights(Options& options, std::initializer_list<const SideOptions*> sides) {
-  const bool named = std::any_of(sides.begin(), sides.end(),
-                                 [](const SideOptions* side) { return !side->model.weights.empty(); });
-  options.seed_weights = options.seed && !named;
-  const bool draws_input =
-      options.images.empty() && options.input_tensor.empty() && options.reference.empty();
-  if (options.seed && named && !draws_input)
-    fail_input("--seed {}: nothing to draw: weights are named, and the input is given", *options.seed);
+Provenance provenance_of(const Options& options, const ReadySide* a, const ReadySide& b,
+                         const CheckInput& input, const StateDict* reference) {
+  Provenance provenance{this_program(), options.check.batch_size, {}, b.made_of, {}, {}};
+  if (a)
+    provenance.a = a->made_of;
+  else
+    provenance.batch = static_cast<int>(input.b.dims[0]);  // one side runs its whole input at once
+  if (reference) provenance.reference_sha256 = tensors_sha256(*reference);
+  provenance.input_sha256 = input.files.empty() ? input_sha256(input.b) : files_sha256(input.files);
+  return provenance;
 }
 
-// What a mode that runs one side only runs: the model options, changed by --b.
-Side single_side(Options& options) {
-  if (!options.a.empty()) fail_input("--a: this mode runs one side only: give --b, or neither");
-  const SideOptions chosen = side_options(options.model, "--b", options.b);
-  choose_weights(options, {&chosen});
-  return make_side(options, chosen, nullptr, nullptr);
-}
-
-template <class Result>
-int told(const Options& options, const Result& result, bool is_equal) {
-  fmt::print("{}", options.format == "json" ? json_report(result) : text_report(result));
+// Prints the report, with what it rests on.
+int told(const Options& options, const Provenance& provenance, const std::string& text, Json json,
+         bool is_equal) {
+  if (options.format == "json") {
+    json["provenance"] = to_json(provenance);
+    fmt::print("{}\n", dump_json(json, 2));
+  } else {
+    fmt::print("{}\n{}", text, to_string(provenance));
+  }
   return is_equal ? 0 : 1;
 }
 
-void default_sides(Options& options) {
-  if (!options.a.empty() || !options.b.empty()) return;
-  const bool mamba2 = load_config(find_model(options.model).config.string()).forward.core == Core::mamba2;
-  options.a = mamba2 ? "selective_scan_backend=torch" : "forward_core_version=v0";
-  options.b = mamba2 ? "" : "forward_core_version=v1";
-}
-
-MatrixAxes matrix_axes(const Options& options, const Side& side) {
+MatrixAxes matrix_axes(const ModelOptions& given, const Side& side) {
   MatrixAxes axes;
-  const ModelOptions& given = options.model;
   if (given.device == "auto") {
     for (const DeviceReport& report : list_devices())
       if (report.usable) axes.devices.push_back(report.device);
@@ -238,99 +332,142 @@ MatrixAxes matrix_axes(const Options& options, const Side& side) {
   return axes;
 }
 
-int run_find_precision(Options& options) {
-  const Side side = single_side(options);
-  const PrecisionSearch search =
-      find_precision(side, make_input(options, nullptr, side, nullptr), options.check);
+// --- Modes of one side: the model options, changed by --b.
+
+int write_taps(const Options& options, const Side& side, const CheckInput& input,
+               const Provenance& provenance) {
+  StateDict file = saved_taps(side, input, options.all);
+  const nlohmann::ordered_json flat = to_json(provenance).flatten();
+  for (const auto& [key, value] : flat.items())
+    file.metadata[key.substr(1)] = value.is_string() ? value.get<std::string>() : value.dump();
+  write_safetensors(options.save_taps, file);
+  spdlog::info("{}: {} tensors of {}", options.save_taps, file.tensors.size(), file.metadata.at("ran"));
+  return 0;
+}
+
+int run_find_precision(const Options& options, const SideOptions& chosen, const Side& side,
+                       const CheckInput& input, const Provenance& provenance) {
+  const PrecisionSearch search = find_precision(side, input, options.check);
   if (search.found && !options.output.empty()) {
-    const std::filesystem::path config =
-        find_model(side_options(options.model, "--b", options.b).model).config;
+    const std::filesystem::path config = find_model(chosen.model).config;
     std::vector<std::string> quoted;
     for (const std::string& step : search.float32_ops) quoted.push_back('"' + step + '"');
     write_file(options.output, with_member(read_file(config), config.string(), "float32_ops",
                                            fmt::format("[{}]", fmt::join(quoted, ", "))));
   }
-  return told(options, search, search.found);
+  return told(options, provenance, text_report(search), json_report(search), search.found);
 }
 
-CheckResult compare_with_reference(Options& options) {
-  if (!options.a.empty()) fail_input("--reference stands for a: give --b, or no --reference");
-  if (!options.input_tensor.empty()) fail_input("--reference brings its own input: leave out --input-tensor");
-  const Side b = single_side(options);
-  const StateDict reference = read_safetensors(options.reference);
-  return check_reference(reference, b, make_input(options, nullptr, b, &reference), options.check);
+int run_one_side(Options& options, const Mode& mode) {
+  const SideOptions chosen = side_options(options, mode, "--b", options.b);
+  refuse_overridden(options, {chosen});
+  choose_weights(options, {chosen});
+  const ReadySide b = make_side(options, chosen, nullptr, nullptr);
+  std::optional<StateDict> reference;
+  if (mode.letter == 'r') reference = read_safetensors(options.reference);
+  const StateDict* taps = reference ? &*reference : nullptr;
+  const CheckInput input = make_input(options, nullptr, b.side, taps);
+  const Provenance provenance = provenance_of(options, nullptr, b, input, taps);
+  switch (mode.letter) {
+    case 'm': {
+      const Matrix matrix = compare_all(b.side, matrix_axes(chosen.model, b.side), input, options.check);
+      return told(options, provenance, text_report(matrix), json_report(matrix), matrix.equal());
+    }
+    case 'n': {
+      const Repeatability repeated = repeat(b.side, input, options.repeat);
+      return told(options, provenance, text_report(repeated), json_report(repeated), repeated.identical());
+    }
+    case 'f':
+      return run_find_precision(options, chosen, b.side, input, provenance);
+    case 't':
+      return write_taps(options, b.side, input, provenance);
+    default:
+      break;
+  }
+  const CheckResult result = check_reference(*reference, b.side, input, options.check);
+  if (!options.html.empty()) write_file(options.html, html_report({{"", result}}, provenance));
+  return told(options, provenance, text_report(result, options.all), json_report(result), result.equal());
 }
 
-// Program and machine, for a report that is looked at elsewhere.
-std::string about() {
-  utsname system{};
-  uname(&system);
-  return fmt::format("vmamba-cli {} ({}; CUDA {}; {}) on {} {} {}, {:%Y-%m-%d %H:%M} UTC", build_version,
-                     build_kind, build_cuda, build_libraries, system.sysname, system.release, system.machine,
-                     fmt::gmtime(std::time(nullptr)));
+// --- Modes of two sides.
+
+// v0 against v1 where neither side is given; Mamba-2 has one core: its backends. True: v0 against v1.
+bool default_sides(Options& options) {
+  if (!options.a.empty() || !options.b.empty()) return false;
+  const bool mamba2 = load_config(find_model(options.model).config.string()).forward.core == Core::mamba2;
+  options.a = mamba2 ? "selective_scan_backend=torch" : "forward_core_version=v0";
+  options.b = mamba2 ? "" : "forward_core_version=v1";
+  return !mamba2;
+}
+
+int run_two_sides(Options& options, const Mode& mode) {
+  const bool v0_and_v1 = mode.letter != 'i' && default_sides(options);
+  const std::vector<SideOptions> chosen{side_options(options, mode, "--a", options.a),
+                                        side_options(options, mode, "--b", options.b)};
+  refuse_overridden(options, chosen);
+  if (mode.letter == 'i') {
+    const auto config_of = [](const SideOptions& side) {
+      return load_model_config(side.model, find_model(side.model));
+    };
+    const auto parting = first_init_parting(config_of(chosen[0]), config_of(chosen[1]));
+    Provenance provenance{this_program(), 0, Provenance::Model{}, Provenance::Model{}, {}, {}};
+    for (int i = 0; i < 2; ++i) {
+      Provenance::Model& model = i == 0 ? *provenance.a : *provenance.b;
+      model.config = find_model(chosen[i].model).config.string();
+      model.config_sha256 = config_sha256(config_of(chosen[i]));
+    }
+    return told(options, provenance, text_report(parting), json_report(parting), !parting);
+  }
+  choose_weights(options, chosen);
+  ReadySide a = make_side(options, chosen[0], nullptr, nullptr),
+            b = make_side(options, chosen[1], &a, &chosen[0]);
+  if (mode.letter == 's') {
+    const uint64_t seed = options.seed.value_or(0);
+    const auto cases = stress(a.side, b.side, seed, options.check);
+    CheckInput drawn;  // what the cases are made of
+    drawn.b = noise({options.check.batch_size, a.side.config.in_chans, b.side.config.preprocess.crop,
+                     b.side.config.preprocess.crop},
+                    seed);
+    return told(options, provenance_of(options, &a, b, drawn, nullptr), stress_report(cases),
+                stress_json(cases), equal(cases));
+  }
+  const CheckInput input = make_input(options, &a.side, b.side, nullptr);
+  const Provenance provenance = provenance_of(options, &a, b, input, nullptr);
+  // In float32 v0 and v1 are the same by construction: what may set them apart is looked at in 16 bits.
+  const bool every_dtype = v0_and_v1 && !options.given("--dtype");
+  std::vector<NamedResult> cases;
+  if (every_dtype) {
+    for (const Precision precision : {Precision::float32, Precision::float16, Precision::bfloat16}) {
+      a.side.choice.precision = b.side.choice.precision = precision;
+      cases.push_back({std::string(to_string(precision)), check_sides(a.side, b.side, input, options.check)});
+    }
+  } else {
+    cases.push_back({"", check_sides(a.side, b.side, input, options.check)});
+  }
+  if (every_dtype || (v0_and_v1 && b.side.choice.precision == Precision::float32))
+    cases[0].result.notes.emplace_back(
+        "in float32 v0 and v1 are one function by construction: they differ in what they round to 16 bits");
+  if (!options.html.empty()) write_file(options.html, html_report(cases, provenance));
+  const CheckResult& result = cases[0].result;
+  if (every_dtype)
+    return told(options, provenance, dtypes_report(cases, options.all), dtypes_json(cases), equal(cases));
+  return told(options, provenance, text_report(result, options.all), json_report(result), result.equal());
 }
 
 int run_check_equal(Options& options) {
-  const int modes = options.matrix + options.stress + options.find_precision + options.init_order +
-                    (options.repeat > 0) + !options.save_taps.empty() + !options.reference.empty();
-  if (modes > 1)
-    fail_input(
-        "--matrix, --stress, --find-precision, --init-order, --repeat, --save-taps and --reference exclude "
-        "each other");
-  const bool compares = modes == 0 || !options.reference.empty();
-  if (!options.html.empty() && !compares)
-    fail_input("--report goes with a comparison of a and b, or of --reference");
+  const Mode mode = chosen_mode(options);
+  refuse_unused(options, mode);
   options.check.maps = !options.html.empty();
-  if (!options.output.empty() && !options.find_precision) fail_input("-o goes with --find-precision");
-  if (options.matrix) {
-    const Side side = single_side(options);
-    const Matrix matrix = compare_all(side, matrix_axes(options, side),
-                                      make_input(options, nullptr, side, nullptr), options.check);
-    return told(options, matrix, matrix.equal());
-  }
-  if (options.find_precision) return run_find_precision(options);
-  if (options.repeat > 0) {
-    const Side side = single_side(options);
-    const Repeatability repeated = repeat(side, make_input(options, nullptr, side, nullptr), options.repeat);
-    return told(options, repeated, repeated.identical());
-  }
-  if (!options.save_taps.empty()) {
-    const Side side = single_side(options);
-    const StateDict file = saved_taps(side, make_input(options, nullptr, side, nullptr), options.all);
-    write_safetensors(options.save_taps, file);
-    spdlog::info("{}: {} tensors of {}", options.save_taps, file.tensors.size(), file.metadata.at("ran"));
-    return 0;
-  }
+  const bool two_sides = mode.letter == 'c' || mode.letter == 's' || mode.letter == 'i';
+  return two_sides ? run_two_sides(options, mode) : run_one_side(options, mode);
+}
 
-  CheckResult result;
-  if (!options.reference.empty()) {
-    result = compare_with_reference(options);
-  } else {
-    default_sides(options);
-    const SideOptions chosen_a = side_options(options.model, "--a", options.a);
-    const SideOptions chosen_b = side_options(options.model, "--b", options.b);
-    if (options.init_order) {
-      const auto config_of = [](const SideOptions& chosen) {
-        return load_model_config(chosen.model, find_model(chosen.model));
-      };
-      const auto parting = first_init_parting(config_of(chosen_a), config_of(chosen_b));
-      return told(options, parting, !parting);
-    }
-    choose_weights(options, {&chosen_a, &chosen_b});
-    const Side a = make_side(options, chosen_a, nullptr, nullptr);
-    const Side b = make_side(options, chosen_b, &a, &chosen_a);
-    if (options.stress) {
-      const std::vector<StressCase> cases = stress(a, b, options.seed.value_or(0), options.check);
-      return told(options, cases, equal(cases));
-    }
-    result = check_sides(a, b, make_input(options, &a, b, nullptr), options.check);
-  }
-  if (!options.html.empty()) write_file(options.html, html_report(result, about()));
-  if (options.format == "json")
-    fmt::print("{}", json_report(result));
-  else
-    fmt::print("{}", text_report(result, options.all));
-  return result.equal() ? 0 : 1;
+uint64_t parse_seed(const std::string& text) {
+  uint64_t seed = 0;
+  const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+  if (error != std::errc() || rest != text.data() + text.size())
+    fail_input("--seed {}: not a seed (0 to 2^64 - 1)", text);
+  return seed;
 }
 
 }  // namespace
@@ -338,6 +475,7 @@ int run_check_equal(Options& options) {
 Command add_check_equal(CLI::App& app) {
   CLI::App* parser = app.add_subcommand("check-equal", "Compare two runs of a model, tap by tap");
   auto options = std::make_shared<Options>();
+  options->parser = parser;
   add_model_options(*parser, options->model);
   const auto what = "What is compared", input = "Input", modes = "Instead of comparing a and b",
              output = "Output";
@@ -345,7 +483,7 @@ Command add_check_equal(CLI::App& app) {
       ->add_option(
           "--a", options->a,
           "The reference: forward_core_version, selective_scan_backend, device, dtype, forward_type, config, "
-          "weights, threads (default, without --b: forward_core_version=v0)")
+          "weights, threads (default, without --b: forward_core_version=v0, in float32, float16 and bfloat16)")
       ->type_name("KEY=VALUE,…")
       ->group(what);
   parser
@@ -359,7 +497,11 @@ Command add_check_equal(CLI::App& app) {
       ->group(what);
   const auto tolerance = [&](const std::string& name, std::optional<double>& value, const std::string& help) {
     parser->add_option(name, value, help)
-        ->check(CLI::NonNegativeNumber.description(""))
+        ->check([](const std::string& text) {
+          double number = 0;
+          const bool good = CLI::detail::lexical_cast(text, number) && std::isfinite(number) && number >= 0;
+          return good ? std::string() : text + " is not a finite number from 0";
+        })
         ->type_name("X")
         ->group(what);
   };
@@ -369,21 +511,11 @@ Command add_check_equal(CLI::App& app) {
   parser
       ->add_option_function<std::vector<std::string>>(
           "--seed",
-          [options](const std::vector<std::string>& given) {
-            uint64_t seed = 0;
-            if (!given.empty() && !given[0].empty()) {
-              char* rest = nullptr;
-              errno = 0;
-              seed = std::strtoull(given[0].c_str(), &rest, 0);
-              if (*rest || errno || given[0][0] == '-')
-                fail_input("--seed {}: not a seed (0 to 2^64 - 1)", given[0]);
-            }
-            options->seed = seed;
-          },
-          "Draw the input from a seed, and the weights where none are named, as torch.manual_seed does "
-          "(default 0)")
+          [options](const std::vector<std::string>& given) { options->seed = parse_seed(given.at(0)); },
+          "Draw the input from a seed (alone: 0), and the weights where none are named, as torch.manual_seed does")
       ->type_name("S")
       ->expected(0, 1)
+      ->default_str("0")
       ->group(input);
   parser->add_option("--images", options->images, "Images to run on, instead of noise")
       ->type_name("FILE|FOLDER…")
@@ -434,6 +566,8 @@ Command add_check_equal(CLI::App& app) {
       ->type_name("FORMAT")
       ->capture_default_str()
       ->group(output);
+  for (CLI::Option* option : parser->get_options())
+    if (option->get_expected_max() == 0) option->disable_flag_override();  // no --stress=false
   return {parser, [options] { return run_check_equal(*options); }};
 }
 

@@ -308,7 +308,7 @@ Command add_classify(CLI::App& app) {
       ->add_option("--input-tensor", options->input_tensor,
                    "Instead of images: tensor input (B, 3, H, W), already normalised")
       ->type_name("F.safetensors");
-  add_model_options(*parser, options->model);
+  add_model_options(*parser, options->model, {.labels = true});
   return {parser, [options] {
             if (options->nul && std::ranges::find(options->inputs, "-") == options->inputs.end())
               options->inputs.emplace_back("-");

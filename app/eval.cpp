@@ -12,6 +12,7 @@
 
 #include "app/classifier.h"
 #include "app/commands.h"
+#include "app/program.h"
 #include "kernels/error.h"
 #include "lib/images/image.h"
 #include "lib/labels/accuracy.h"
@@ -147,7 +148,11 @@ class ResultLog {
           "{}: was begun by an older version, which did not note the contents of weights, config and labels: "
           "whether they are this run's cannot be told: remove it or give another file",
           path_);
-    const Json flat_was = was.flatten(), flat_is = is.flatten();
+    const auto compared = [](Json header) {
+      header.erase("made_by");
+      return header.flatten();
+    };
+    const Json flat_was = compared(was), flat_is = compared(is);
     const auto value_of = [](const Json& flat, const std::string& key) {
       return flat.contains(key) ? dump_json(flat[key]) : std::string("none");
     };
@@ -308,11 +313,15 @@ void write_csv(std::ostream& out, const Outcome& outcome, const Classifier& clas
   }
 }
 
-// What decides the answers. The config stands here whole, so that a run of another one is told which key it is.
+// What decides the answers, and who began the file: that may be another. The config stands here whole, so that a run of another one is told which key it is.
 Json log_header(const Classifier& classifier, const std::string& weights_sum, const std::string& directory) {
   const RunReport report = classifier.runner->report();
   const fs::path& labels = classifier.files.labels;
   std::error_code error;
+  Json made_by = to_json(this_program());
+  made_by["device_name"] = report.device_name;
+  made_by["threads"] = classifier.choice.threads;
+  made_by["batch"] = classifier.batch_size;
   return {{"eval", utf8(fs::weakly_canonical(directory, error))},
           {"weights_sha256", weights_sum},
           {"config", Json::parse(dump_json(effective_config(classifier.config)))},
@@ -321,7 +330,8 @@ Json log_header(const Classifier& classifier, const std::string& weights_sum, co
           {"device", report.device},
           {"dtype", report.dtype},
           {"selective_scan_backend", report.selective_scan_backend},
-          {"forward_core", report.forward_core}};
+          {"forward_core", report.forward_core},
+          {"made_by", std::move(made_by)}};
 }
 
 Outcome evaluate(const Options& options, Classifier& classifier, const std::string& weights_sum,
@@ -461,7 +471,7 @@ Command add_eval(CLI::App& app) {
       ->add_option("--results", options->results,
                    "Append a line for every image; a later run of the same model goes on from there")
       ->type_name("F.jsonl");
-  add_model_options(*parser, options->model);
+  add_model_options(*parser, options->model, {.labels = true});
   return {parser, [options] { return run_eval(*options); }};
 }
 

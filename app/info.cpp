@@ -203,7 +203,7 @@ Command add_info(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "info", "Parameters, GMACs, stages, memory of a model; with --weights, which tensors do not fit");
   auto arguments = std::make_shared<Arguments>();
-  add_model_options(*command, arguments->model);
+  add_model_options(*command, arguments->model, {.threads = false});
   command->add_option("--batch-size", arguments->batch_size, "Images at once, for the memory")
       ->type_name("N")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30).description(""))

@@ -43,8 +43,8 @@ VMAMBA_COMMANDS(VMAMBA_DECLARE)
 namespace {
 
 std::string version_text() {
-  return fmt::format("vmamba-cli {}\nbuild: {}\nCUDA: {}\nlibraries: {}", build_version, build_kind,
-                     build_cuda, build_libraries);
+  return fmt::format("vmamba-cli {}\ncommit: {}\nbuild: {}\nCUDA: {}\nlibraries: {}", build_version,
+                     build_commit, build_kind, build_cuda, build_libraries);
 }
 
 std::string one_line(std::string text) {
@@ -87,6 +87,16 @@ std::string unexpected(const CLI::App& app) {
                      help_command(app));
 }
 
+// An option given as "", or as "--option=", would be as if it were not given. Null: there is none.
+const char* empty_value(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (word.empty()) return argv[i - 1];
+    if (word.starts_with("--") && word.find('=') == word.size() - 1) return argv[i];
+  }
+  return nullptr;
+}
+
 int run(int argc, char** argv) {
   spdlog::set_default_logger(spdlog::stderr_color_mt("vmamba-cli"));
   spdlog::set_pattern("vmamba-cli: %^%l%$: %v");
@@ -109,6 +119,9 @@ int run(int argc, char** argv) {
 #define VMAMBA_ADD(name) added.push_back(add_##name(app));
   VMAMBA_COMMANDS(VMAMBA_ADD)
 
+  if (const char* option = empty_value(argc, argv))
+    return fail(2,
+                fmt::format("{}: the value is empty: give one, or leave the option out", printable(option)));
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {

@@ -46,8 +46,7 @@ void report(const Migration& migration, const std::string& file) {
   for (const std::string& remark : migration.remarks) spdlog::warn("{}", remark);
   if (!migration.others.empty()) spdlog::warn("{}", uncertain(migration, file));
   if (!migration.refused.empty()) spdlog::warn("{}", migration.refused);
-  if (migration.changes.empty() && migration.refused.empty())
-    print_stderr(file + ": nothing to change\n");
+  if (migration.changes.empty() && migration.refused.empty()) print_stderr(file + ": nothing to change\n");
 }
 
 Migration migrate(const Arguments& arguments, const std::string& text, bool yaml) {

@@ -32,7 +32,7 @@ std::string device_words() {
 
 }  // namespace
 
-void add_model_options(CLI::App& command, ModelOptions& options) {
+void add_model_options(CLI::App& command, ModelOptions& options, ModelOptionsUsed used) {
   const auto group = "Model";
   command.add_option("--config", options.config, "Config file, or the name of a published model")
       ->type_name("FILE|NAME")
@@ -40,9 +40,10 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
   command.add_option("--weights", options.weights, "Weights: .safetensors, .pth or .pt")
       ->type_name("FILE")
       ->group(group);
-  command.add_option("--labels", options.labels, "Names of the classes, one a line")
-      ->type_name("FILE")
-      ->group(group);
+  if (used.labels)
+    command.add_option("--labels", options.labels, "Names of the classes, one a line")
+        ->type_name("FILE")
+        ->group(group);
   command.add_option("--device", options.device, device_words())
       ->type_name("DEVICE")
       ->capture_default_str()
@@ -61,10 +62,11 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
                   alternatives(names_of<ForwardCoreVersion>()))
       ->type_name("VERSION")
       ->group(group);
-  command.add_option("--threads", options.threads, "CPU threads; 0: all this process may use")
-      ->type_name("N")
-      ->check(CLI::Range(0, 4096).description(""))
-      ->group(group);
+  if (used.threads)
+    command.add_option("--threads", options.threads, "CPU threads; 0: all this process may use")
+        ->type_name("N")
+        ->check(CLI::Range(0, 4096).description(""))
+        ->group(group);
 }
 
 namespace {

@@ -18,7 +18,10 @@ struct ModelOptions {  // as given; empty: not given
   std::string selective_scan_backend, forward_core_version;
   int threads = 0;
 };
-void add_model_options(CLI::App& command, ModelOptions& options);
+struct ModelOptionsUsed {  // of those that not every command reads
+  bool labels = false, threads = true;
+};
+void add_model_options(CLI::App& command, ModelOptions& options, ModelOptionsUsed used = {});
 
 struct ModelFiles {
   std::filesystem::path config;

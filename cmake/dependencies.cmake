@@ -163,7 +163,7 @@ if(missing)
   list(JOIN missing " " missing)
   message(FATAL_ERROR "Libraries are missing. On Debian or Ubuntu: apt install ${missing}\n"
     "Without root: scripts/deps.sh unpacks them into .deps; then configure with -DVMAMBA_DEPS_DIR=.deps\n"
-    "Elsewhere: -DVMAMBA_FETCH=ON downloads the small ones; oneDNN (2.6 or 2.7), libjpeg-turbo, libwebp, libzip and "
-    "SLEEF come from your system's packages")
+    "Elsewhere: -DVMAMBA_FETCH=ON downloads the small ones; oneDNN (2.6 or 2.7), libjpeg-turbo, libpng, libtiff, "
+    "libwebp, libzip and SLEEF come from your system's packages")
 endif()
 list(JOIN VMAMBA_LIBRARIES ", " VMAMBA_LIBRARIES)

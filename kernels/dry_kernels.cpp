@@ -1,11 +1,11 @@
-// Kernels that compute nothing and touch no memory: a forward run on them finds the size of its arena and its
-// multiply-accumulates.
+// Kernels that compute nothing and touch no memory. A forward that runs on them measures the peak of its
+// arena and counts its multiply-accumulates, with the shape checks of every device.
 #include "kernels/kernels.h"
 
 namespace vmamba {
 namespace {
 
-// Memory is an address that nobody reads.
+// Memory is an address that is never dereferenced.
 class DryKernels final : public Kernels {
  public:
   explicit DryKernels(Device device) : Kernels(device) {}
@@ -21,13 +21,12 @@ class DryKernels final : public Kernels {
   void do_normalize(const View&, const float*, const float*, const View&) override {}
   void do_nchw_to_nhwc(const View&, const View&) override {}
   void do_cast(const View&, const View&) override {}
-  void do_linear(const View&, const View&, const View&, Activation, const View&, const View&) override {}
-  void do_conv2d(const View&, const View&, const View&, int, int, const View&) override {}
-  void do_depthwise_conv2d(const View&, const View&, const View&, Activation, const View&) override {}
-  void do_layer_norm(const View&, const View&, const View&, float, Activation, const View&, bool,
-                     const View&) override {}
-  void do_channel_affine(const View&, const View&, const View&, Activation, const View&) override {}
-  void do_activate(const View&, Activation, const View&, bool, const View&) override {}
+  void do_linear(const Linear&) override {}
+  void do_conv2d(const Conv2d&) override {}
+  void do_depthwise_conv2d(const DepthwiseConv2d&) override {}
+  void do_layer_norm(const LayerNorm&) override {}
+  void do_channel_affine(const ChannelAffine&) override {}
+  void do_activate(const Activate&) override {}
   void do_add(const View&, const View&, const View&) override {}
   void do_softmax_pixels(const View&, const View&) override {}
   void do_merge_patches(const View&, const View&) override {}

@@ -1,4 +1,4 @@
-// Errors that reach the user as one line. What went wrong decides the exit code (docs/architecture.md).
+// Errors that reach the user as one line. The type decides the exit code (docs/architecture.md).
 #pragma once
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 
 namespace vmamba {
 
-// Wrong usage, config, weights or input: exit code 2. The text says what, where and how to mend it.
+// Wrong usage, config, weights or input: exit code 2. The text says what is wrong, where, and how to fix it.
 struct InputError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -18,7 +18,7 @@ struct MachineError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Memory of the device is exhausted; a caller may retry with a smaller batch. Exit code 3 if it does not.
+// The device has no memory left; a caller may retry with a smaller batch. Exit code 3 otherwise.
 struct OutOfMemory : MachineError {
   using MachineError::MachineError;
 };
@@ -33,7 +33,8 @@ template <class... Args>
   throw MachineError(fmt::format(text, std::forward<Args>(args)...));
 }
 
-// An invariant of this program, kept in Release: a false one is our bug, and the text says which.
+// An invariant of this program, checked in Release builds too: if it does not hold, that is a bug, and the
+// text names it. The arguments are evaluated even if it holds: hand over values, not formatted text.
 template <class... Args>
 void check(bool holds, fmt::format_string<Args...> text, Args&&... args) {
   if (!holds) throw std::logic_error(fmt::format(text, std::forward<Args>(args)...));

@@ -1,5 +1,5 @@
-// float16 (IEEE binary16) and bfloat16 as bit patterns, rounded to nearest even. Scalar; the fast kernels
-// have their own vector forms, and tests compare the two over all 65,536 patterns.
+// Scalar conversion between float32 and float16 (IEEE binary16) or bfloat16 bit patterns, rounding to nearest
+// even. The fast kernels have vector versions; tests compare both over all 65,536 patterns.
 #pragma once
 #include <bit>
 #include <cstdint>

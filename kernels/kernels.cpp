@@ -1,5 +1,7 @@
-// The public half of Kernels: shapes and dtypes are checked here, once for all devices.
+// The public half of Kernels: checks shapes and dtypes and counts multiply-accumulates, once for all devices.
 #include "kernels/kernels.h"
+
+#include <type_traits>
 
 #include "kernels/error.h"
 
@@ -10,12 +12,22 @@ bool is_real(DType dtype) {
   return is_storage(dtype);
 }
 
-void want(bool holds, std::string_view operation, std::string_view wanted, std::initializer_list<View> got) {
+// `wanted` is text, or a function that makes it; neither is formatted unless the check fails.
+template <class Wanted>
+void want(bool holds, std::string_view operation, const Wanted& wanted, std::initializer_list<View> got) {
   if (holds) return;
   std::string shapes;
   for (const View& view : got)
     shapes += fmt::format(" {}{}", view ? shape_string(view) : "absent", view ? to_string(view.dtype) : "");
-  check(false, "{}: wanted {}, got{}", operation, wanted, shapes);
+  if constexpr (std::is_invocable_v<const Wanted&>)
+    check(false, "{}: wanted {}, got{}", operation, wanted(), shapes);
+  else
+    check(false, "{}: wanted {}, got{}", operation, wanted, shapes);
+}
+
+// The same memory seen through the same View.
+bool is_same(const View& a, const View& b) {
+  return a.data == b.data && a.dtype == b.dtype && same_shape(a, b) && a.row_stride == b.row_stride;
 }
 
 bool is_vector(const View& view, int64_t length) {
@@ -52,8 +64,8 @@ void Kernels::cast(const View& x, const View& y) {
   do_cast(x, y);
 }
 
-void Kernels::check_linear(const View& x, const View& w, const View& bias, const View& residual,
-                           const View& y) {
+void Kernels::check_linear(const Linear& op) {
+  const auto& [x, w, bias, act, residual, y] = op;
   const int64_t out = y.channels();
   want(is_real(x.dtype) && w.dtype == x.dtype && w.rank == 2 && w.is_dense() && w.dim(0) == out &&
            w.dim(1) == x.channels() && x.rows() == y.rows() && is_absent_or_vector(bias, out) &&
@@ -64,29 +76,28 @@ void Kernels::check_linear(const View& x, const View& w, const View& bias, const
   macs_ += static_cast<uint64_t>(x.rows()) * static_cast<uint64_t>(x.channels()) * static_cast<uint64_t>(out);
 }
 
-void Kernels::linear(const View& x, const View& w, const View& bias, Activation act, const View& residual,
-                     const View& y) {
-  check_linear(x, w, bias, residual, y);
-  do_linear(x, w, bias, act, residual, y);
+void Kernels::linear(const Linear& op) {
+  check_linear(op);
+  do_linear(op);
 }
 
-void Kernels::norm_linear(const View& x, const View& gamma, const View& beta, float epsilon,
-                          const View& normed, const View& w, const View& bias, Activation act,
-                          const View& y) {
-  check_layer_norm(x, gamma, beta, {}, normed);
-  check_linear(normed, w, bias, {}, y);
-  do_norm_linear(x, gamma, beta, epsilon, normed, w, bias, act, y);
+void Kernels::norm_linear(const NormLinear& op) {
+  const auto& [norm, linear] = op;
+  check_layer_norm(norm);
+  check_linear(linear);
+  want(is_same(norm.y, linear.x) && norm.act == Activation::none && !norm.gate && !linear.residual,
+       "norm_linear", "a norm whose y is the product's x, without act and gate, and no residual",
+       {norm.y, linear.x, norm.gate, linear.residual});
+  do_norm_linear(op);
 }
 
-void Kernels::do_norm_linear(const View& x, const View& gamma, const View& beta, float epsilon,
-                             const View& normed, const View& w, const View& bias, Activation act,
-                             const View& y) {
-  do_layer_norm(x, gamma, beta, epsilon, Activation::none, {}, true, normed);
-  do_linear(normed, w, bias, act, {}, y);
+void Kernels::do_norm_linear(const NormLinear& op) {
+  do_layer_norm(op.norm);
+  do_linear(op.linear);
 }
 
-void Kernels::check_conv2d(const View& x, const View& w, const View& bias, int stride, int padding,
-                           const View& y) {
+void Kernels::check_conv2d(const Conv2d& op) {
+  const auto& [x, w, bias, stride, padding, y] = op;
   want(x.rank == 4 && w.rank == 4 && y.rank == 4 && is_real(x.dtype) && w.dtype == x.dtype &&
            y.dtype == x.dtype && w.dim(3) == x.dim(3) && w.dim(0) == y.dim(3) && x.dim(0) == y.dim(0) &&
            stride >= 1 && padding >= 0 && x.is_dense() && w.is_dense() && y.is_dense() &&
@@ -94,43 +105,44 @@ void Kernels::check_conv2d(const View& x, const View& w, const View& bias, int s
        "conv2d", "x (B,H,W,I), w (O,kh,kw,I), bias (O) or absent, y (B,Ho,Wo,O)", {x, w, bias, y});
   want(y.dim(1) == (x.dim(1) + 2 * padding - w.dim(1)) / stride + 1 &&
            y.dim(2) == (x.dim(2) + 2 * padding - w.dim(2)) / stride + 1,
-       "conv2d", fmt::format("an output for stride {} and padding {}", stride, padding), {x, w, y});
+       "conv2d", [&] { return fmt::format("an output for stride {} and padding {}", op.stride, op.padding); },
+       {x, w, y});
   macs_ += static_cast<uint64_t>(y.elements()) * static_cast<uint64_t>(w.elements() / w.dim(0));
 }
 
-void Kernels::conv2d(const View& x, const View& w, const View& bias, int stride, int padding, const View& y) {
-  check_conv2d(x, w, bias, stride, padding, y);
-  do_conv2d(x, w, bias, stride, padding, y);
+void Kernels::conv2d(const Conv2d& op) {
+  check_conv2d(op);
+  do_conv2d(op);
 }
 
-void Kernels::conv2d_norm(const View& x, const View& w, const View& bias, int stride, int padding,
-                          const View& gamma, const View& beta, float epsilon, Activation act, const View& y) {
-  check_conv2d(x, w, bias, stride, padding, y);
-  want(is_vector(gamma, y.channels()) && is_vector(beta, y.channels()), "conv2d_norm", "gamma and beta (O)",
-       {gamma, beta, y});
-  do_conv2d_norm(x, w, bias, stride, padding, gamma, beta, epsilon, act, y);
+void Kernels::conv2d_norm(const Conv2dNorm& op) {
+  const auto& [conv, norm] = op;
+  check_conv2d(conv);
+  check_layer_norm(norm);
+  want(is_same(norm.x, conv.y) && is_same(norm.y, conv.y) && norm.gamma && !norm.gate, "conv2d_norm",
+       "a norm of conv's y in place, with gamma and beta (O) and without gate",
+       {conv.y, norm.x, norm.gamma, norm.gate, norm.y});
+  do_conv2d_norm(op);
 }
 
-void Kernels::do_conv2d_norm(const View& x, const View& w, const View& bias, int stride, int padding,
-                             const View& gamma, const View& beta, float epsilon, Activation act,
-                             const View& y) {
-  do_conv2d(x, w, bias, stride, padding, y);
-  do_layer_norm(y, gamma, beta, epsilon, act, {}, true, y);
+void Kernels::do_conv2d_norm(const Conv2dNorm& op) {
+  do_conv2d(op.conv);
+  do_layer_norm(op.norm);
 }
 
-void Kernels::depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act,
-                               const View& y) {
+void Kernels::depthwise_conv2d(const DepthwiseConv2d& op) {
+  const auto& [x, w, bias, act, y] = op;
   want(x.rank == 4 && is_real(x.dtype) && same_shape(x, y) && y.dtype == x.dtype && w.rank == 3 &&
            w.dtype == DType::float32 && w.is_dense() && w.dim(0) == w.dim(1) && w.dim(0) % 2 == 1 &&
            w.dim(2) == x.dim(3) && is_absent_or_vector(bias, x.dim(3)),
        "depthwise_conv2d", "x (B,H,W,D), w (k,k,D) float32 with odd k, bias (D) or absent, y like x",
        {x, w, bias, y});
   macs_ += static_cast<uint64_t>(y.elements()) * static_cast<uint64_t>(w.dim(0) * w.dim(1));
-  do_depthwise_conv2d(x, w, bias, act, y);
+  do_depthwise_conv2d(op);
 }
 
-void Kernels::check_layer_norm(const View& x, const View& gamma, const View& beta, const View& gate,
-                               const View& y) {
+void Kernels::check_layer_norm(const LayerNorm& op) {
+  const auto& [x, gamma, beta, epsilon, act, gate, rounding, y] = op;
   want(same_shape(x, y) && is_real(x.dtype) && is_real(y.dtype) && is_absent_or_vector(gamma, x.channels()) &&
            is_absent_or_vector(beta, x.channels()) && static_cast<bool>(gamma) == static_cast<bool>(beta) &&
            (!gate || (gate.rows() == y.rows() && gate.channels() == y.channels() && gate.dtype == y.dtype)),
@@ -138,25 +150,25 @@ void Kernels::check_layer_norm(const View& x, const View& gamma, const View& bet
        {x, gamma, beta, gate, y});
 }
 
-void Kernels::layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
-                         const View& gate, bool round_norm, const View& y) {
-  check_layer_norm(x, gamma, beta, gate, y);
-  do_layer_norm(x, gamma, beta, epsilon, act, gate, round_norm, y);
+void Kernels::layer_norm(const LayerNorm& op) {
+  check_layer_norm(op);
+  do_layer_norm(op);
 }
 
-void Kernels::channel_affine(const View& x, const View& scale, const View& shift, Activation act,
-                             const View& y) {
+void Kernels::channel_affine(const ChannelAffine& op) {
+  const auto& [x, scale, shift, act, y] = op;
   want(same_shape(x, y) && is_real(x.dtype) && is_real(y.dtype) && is_vector(scale, x.channels()) &&
            is_vector(shift, x.channels()),
        "channel_affine", "x (…,C), scale and shift (C), y like x", {x, scale, shift, y});
-  do_channel_affine(x, scale, shift, act, y);
+  do_channel_affine(op);
 }
 
-void Kernels::activate(const View& x, Activation act, const View& gate, bool round_act, const View& y) {
+void Kernels::activate(const Activate& op) {
+  const auto& [x, act, gate, rounding, y] = op;
   want(x.rows() == y.rows() && x.channels() == y.channels() && is_real(x.dtype) && is_real(y.dtype) &&
            (!gate || (gate.rows() == y.rows() && gate.channels() == y.channels() && is_real(gate.dtype))),
        "activate", "x, gate (or absent) and y of one shape", {x, gate, y});
-  do_activate(x, act, gate, round_act, y);
+  do_activate(op);
 }
 
 void Kernels::add(const View& x, const View& other, const View& y) {
@@ -198,7 +210,7 @@ void Kernels::check_scan(const SelectiveScan2d& s) {
        "selective_scan_2d", "x (B,H,W,D), y like x in float32", {s.x, s.y});
   want(s.A.rank == 3 && s.A.dtype == DType::float32 && s.A.dim(0) == k && s.A.dim(1) == channels &&
            is_vector(s.D, k * channels) && is_vector(s.dt_bias, k * channels),
-       "selective_scan_2d", fmt::format("A ({},D,N), D and dt_bias ({},D), float32", k, k),
+       "selective_scan_2d", [&] { return fmt::format("A ({},D,N), D and dt_bias ({},D), float32", k, k); },
        {s.A, s.D, s.dt_bias});
   const int64_t rank = s.projections.channels() / k - 2 * states;
   want(s.projections.rank == 4 && s.projections.dtype == s.x.dtype && s.projections.rows() == s.x.rows() &&
@@ -222,19 +234,17 @@ void Kernels::selective_scan_2d(const SelectiveScan2d& s) {
   do_selective_scan_2d(s);
 }
 
-void Kernels::selective_scan_2d_norm(const SelectiveScan2d& s, const View& gamma, const View& beta,
-                                     float epsilon, Activation act, const View& gate, bool round_norm,
-                                     const View& out) {
-  check_scan(s);
-  check_layer_norm(s.y, gamma, beta, gate, out);
-  do_selective_scan_2d_norm(s, gamma, beta, epsilon, act, gate, round_norm, out);
+void Kernels::selective_scan_2d_norm(const SelectiveScan2dNorm& op) {
+  check_scan(op.scan);
+  check_layer_norm(op.norm);
+  want(is_same(op.norm.x, op.scan.y), "selective_scan_2d_norm", "a norm of the scan's y",
+       {op.scan.y, op.norm.x});
+  do_selective_scan_2d_norm(op);
 }
 
-void Kernels::do_selective_scan_2d_norm(const SelectiveScan2d& s, const View& gamma, const View& beta,
-                                        float epsilon, Activation act, const View& gate, bool round_norm,
-                                        const View& out) {
-  do_selective_scan_2d(s);
-  do_layer_norm(s.y, gamma, beta, epsilon, act, gate, round_norm, out);
+void Kernels::do_selective_scan_2d_norm(const SelectiveScan2dNorm& op) {
+  do_selective_scan_2d(op.scan);
+  do_layer_norm(op.norm);
 }
 
 }  // namespace vmamba

@@ -1,10 +1,21 @@
-// The operations a VMamba forward needs, implemented once a device. Feature maps are NHWC; letters: B batch,
-// H W map, C or D channels, M = B·H·W rows, N = d_state, R = dt_rank, K scan directions.
+// The operations of a VMamba forward: the one interface that every device implements.
 //
-// The public functions check shapes and dtypes (std::logic_error with wanted and got: a wrong shape is a bug
-// of the caller) and count multiply-accumulates; the protected `do_…` compute. "T" is the storage dtype
-// (DTypeRow::storage); arithmetic is float32 inside every operation, with one rounding where a
-// result is stored. Calls are asynchronous on a CUDA device; all of one object's work is on one stream.
+// Notation: B batch, H W height and width of a feature map, C or D channels, M = B·H·W rows, N = d_state, R =
+// dt_rank, K scan directions, T the storage dtype (float32, float16 or bfloat16). Feature maps are NHWC.
+//
+// An operation takes a struct, which states its formula, shapes and dtypes once; an absent View (no data)
+// leaves the optional operand out. The public functions check shapes and dtypes (std::logic_error with wanted
+// and got: a wrong shape is a bug of the caller) and count multiply-accumulates; the protected `do_…`
+// compute. Arithmetic is float32; a result is rounded once, when it is stored, unless the struct says
+// otherwise.
+//
+// Streams: on a CUDA device calls are asynchronous, and all work of an object is ordered on one stream.
+//
+// Threads: an object is used by one host thread at a time, CapturedWork::launch and the destructors of its
+// memory included; handing it to another thread needs a synchronisation by the caller. Different objects
+// share no state and may be used by different threads at the same time, on one device or several. Memory is
+// released by the object that allocated it, and only that object's operations may touch it. The factories
+// (make_kernels, …), list_devices and device() may be called from any thread.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -18,12 +29,96 @@
 
 namespace vmamba {
 
+// Which intermediate results of a fused operation are rounded to the dtype of y.
+enum class Rounding : uint8_t {
+  last,       // none: only the result that is stored
+  each_step,  // each of them, as PyTorch rounds where every step is an operation of its own
+};
+
+// Added to the variance of every LayerNorm: PyTorch's default, which no VMamba config changes.
+inline constexpr float layer_norm_epsilon = 1e-5f;
+
+// y = act(x · wᵀ + bias) + residual. w and bias are weights: nothing that is still queued writes them.
+struct Linear {
+  View x;     // (M, in) T, row-strided
+  View w;     // (out, in) T
+  View bias;  // (out) float32, or absent
+  Activation act = Activation::none;
+  View residual;  // (M, out) of y's dtype, row-strided, or absent; may be y itself
+  View y;         // (M, out) T or float32, row-strided
+};
+
+// y = act((x − mean) / √(variance + epsilon) · gamma + beta) · gate; mean and variance are those of a row.
+struct LayerNorm {
+  View x;            // (…, C) T or float32, row-strided
+  View gamma, beta;  // (C) float32, or both absent
+  float epsilon = layer_norm_epsilon;
+  Activation act = Activation::none;
+  View gate;                           // like y, or absent
+  Rounding rounding = Rounding::last;  // the steps: norm, act
+  View y;                              // (…, C) T or float32, row-strided; may be x
+};
+
+// y = act(LayerNorm(x) · wᵀ + bias).
+struct NormLinear {
+  LayerNorm norm;  // without act and gate; norm.y (…, in) T: workspace, contents unspecified on return
+  Linear linear;   // linear.x is norm.y; no residual
+};
+
+// Convolution with zero padding.
+struct Conv2d {
+  View x;     // (B, H, W, I) T
+  View w;     // (O, kh, kw, I) T
+  View bias;  // (O) float32, or absent
+  int stride = 1;
+  int padding = 0;
+  View y;  // (B, (H + 2·padding − kh) / stride + 1, (W + 2·padding − kw) / stride + 1, O) T
+};
+
+// y = act(LayerNorm(conv2d(x, w, bias))) over y's channels.
+struct Conv2dNorm {
+  Conv2d conv;
+  LayerNorm norm;  // in place: norm.x and norm.y are conv.y; with gamma and beta, without gate
+};
+
+// One k × k kernel a channel, stride 1, padding (k − 1) / 2, k odd, then act.
+struct DepthwiseConv2d {
+  View x;     // (B, H, W, D) T or float32, row-strided
+  View w;     // (k, k, D) float32
+  View bias;  // (D) float32, or absent
+  Activation act = Activation::none;
+  View y;  // (B, H, W, D) of x's dtype, row-strided
+};
+
+// y = act(x · scale + shift) per channel: a folded BatchNorm.
+struct ChannelAffine {
+  View x;             // (…, C) T or float32, row-strided
+  View scale, shift;  // (C) float32
+  Activation act = Activation::none;
+  View y;  // (…, C) T or float32, row-strided
+};
+
+// y = act(x) · gate.
+struct Activate {
+  View x;  // (…, C) T or float32, row-strided
+  Activation act = Activation::none;
+  View gate;                           // (…, C) T or float32, row-strided, or absent
+  Rounding rounding = Rounding::last;  // the step: act
+  View y;                              // (…, C) T or float32, row-strided; may be x or gate
+};
+
+// What becomes of each direction's y_k before the directions are summed.
+enum class DirectionRounding : uint8_t {
+  none,     // it stays float32
+  storage,  // it is rounded to T (forward core v1)
+};
+
 // The 2-D selective scan of one SS2D block (Mamba, arXiv 2312.00752, eq. 2 and 3; VMamba, arXiv 2401.10166).
-// For each direction k, with s walking the direction's sequence:
+// For each direction k, along the direction's sequence of pixels:
 //   Δ[d] = softplus(round_T(Σ_r dt_weight[k,d,r] · dt[r]) + dt_bias[k,d])
-//   h[d,n] ← exp(Δ[d] · A[k,d,n]) · h[d,n] + Δ[d] · Bmat[n] · x[d],  h = 0 at a sequence's start
+//   h[d,n] ← exp(Δ[d] · A[k,d,n]) · h[d,n] + Δ[d] · Bmat[n] · x[d],  h = 0 at the start of a sequence
 //   y_k[d] = Σ_n Cmat[n] · h[d,n] + D[k,d] · x[d]
-// and y = Σ_k y_k, each at its own pixel, summed in float32.
+// and y = Σ_k y_k, summed in float32 at each pixel.
 // Without dt_weight (Mamba-2), channel d belongs to head d / (D / R) and Δ[d] = softplus(dt[head] +
 // dt_bias[k,d]).
 struct SelectiveScan2d {
@@ -35,12 +130,18 @@ struct SelectiveScan2d {
   View D;            // (K, D) float32
   ScanOrder order = ScanOrder::cross;
   ScanBackend backend = ScanBackend::automatic;
-  bool round_directions = false;  // each y_k is rounded to T before the merge (forward core v1)
-  View directions;                // (K, B, H, W, D) float32: every y_k, only when somebody observes it
-  View y;                         // (B, H, W, D) float32
+  DirectionRounding direction_rounding = DirectionRounding::none;
+  View directions;  // (K, B, H, W, D) float32: receives every y_k; absent unless they are observed
+  View y;           // (B, H, W, D) float32
 };
 
-// Work that was captured once and can be launched again (a CUDA graph).
+// y = act(LayerNorm(scan)) · gate.
+struct SelectiveScan2dNorm {
+  SelectiveScan2d scan;  // scan.y: workspace, contents unspecified on return
+  LayerNorm norm;        // norm.x is scan.y
+};
+
+// Work that was captured once and can be launched again (a CUDA graph). Must not outlive its Kernels.
 class CapturedWork {
  public:
   virtual ~CapturedWork() = default;
@@ -56,21 +157,21 @@ class Kernels {
   Device device() const { return device_; }
   virtual std::string description() const = 0;  // "Intel(R) Xeon(R) …, 2 threads, AVX3_SPR"
 
-  // --- Memory. allocate throws OutOfMemory; memory is 256-byte aligned and not cleared.
+  // --- Memory. allocate throws OutOfMemory; memory is 256-byte aligned and uninitialised.
   virtual void* allocate(size_t bytes) = 0;
+  // Waits for queued work that may use `memory`. Null is ignored.
   virtual void release(void* memory) noexcept = 0;
   virtual size_t available_memory() const = 0;  // bytes free on the device now
-  // Dense, same dtype, same number of elements; either side on the host or the device. Ordered with the
-  // device's work; where a side is host memory, the copy is complete on return.
+  // Dense Views of the same dtype and number of elements, each on the host or the device. Ordered with the
+  // queued work; if one side is host memory, the copy is complete on return.
   virtual void copy(const View& from, const View& to) = 0;
-  // Like copy, from the host, but beside the work queued since the last upload, which must not touch `to`.
-  // Returns when `from` may be changed.
+  // Copies from the host, overlapping the work that was queued since the last upload; that work must not use
+  // `to`. Returns as soon as `from` may be changed.
   virtual void upload(const View& from, const View& to) { copy(from, to); }
-  virtual void synchronize() {}  // returns when all work is done
-  // Runs `work` once more while recording it; null where the device has no such thing (CPU).
+  virtual void synchronize() {}  // returns when all queued work is done
+  // Calls `work` and records what it queues instead of running it; null if the device cannot record (CPU).
   virtual std::unique_ptr<CapturedWork> capture(const std::function<void()>& work);
-  // Marks this point in the stream of work; elapsed_ms gives the times between successive marks and forgets
-  // them.
+  // Records a time stamp in the queue. elapsed_ms returns the times between successive marks and drops them.
   virtual void mark() = 0;
   virtual std::vector<float> elapsed_ms() = 0;
 
@@ -79,36 +180,16 @@ class Kernels {
   void normalize(const View& pixels, const float* mean, const float* std, const View& y);
   // y (B,H,W,C) T from x (B,C,H,W) float32.
   void nchw_to_nhwc(const View& x, const View& y);
-  // Copies with conversion between float32, float16 and bfloat16; both row-strided, same shape.
+  // Converts between float32, float16 and bfloat16; both row-strided, same shape.
   void cast(const View& x, const View& y);
-  // y = act(x · wᵀ + bias) + residual. x (M, in) T row-strided, w (out, in) T, bias (out) float32 or absent,
-  // residual and y (M, out), both T or both float32; residual may be y itself, or absent. w and bias are
-  // weights: no operation that is still under way writes them.
-  void linear(const View& x, const View& w, const View& bias, Activation act, const View& residual,
-              const View& y);
-  // y = act(LayerNorm(x) · wᵀ + bias), as layer_norm and linear say; x T or float32. normed (…, in) T is only
-  // room for the norm: what stands there afterwards is not defined.
-  void norm_linear(const View& x, const View& gamma, const View& beta, float epsilon, const View& normed,
-                   const View& w, const View& bias, Activation act, const View& y);
-  // Convolution with zero padding. x (B,H,W,I) T, w (O, kh, kw, I) T, bias (O) float32 or absent, y
-  // (B,Ho,Wo,O) T.
-  void conv2d(const View& x, const View& w, const View& bias, int stride, int padding, const View& y);
-  // y = act(LayerNorm(conv2d(x, w, bias))) over y's channels; gamma, beta (O) float32.
-  void conv2d_norm(const View& x, const View& w, const View& bias, int stride, int padding, const View& gamma,
-                   const View& beta, float epsilon, Activation act, const View& y);
-  // Per-channel convolution, stride 1, padding (k−1)/2, k odd, then act. x (B,H,W,D) T or float32,
-  // row-strided; w (k, k, D) float32; bias (D) float32 or absent; y (B,H,W,D) of x's dtype.
-  void depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act, const View& y);
-  // y = act(LayerNorm(x)) · gate over the last dimension. gamma, beta (C) float32 or both absent; gate like
-  // y, row- strided, or absent. x T or float32, y T or float32. round_norm: the norm's result is rounded to
-  // y's dtype before act (and act's before the gate); otherwise only the last result is rounded.
-  void layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
-                  const View& gate, bool round_norm, const View& y);
-  // y = act(x · scale + shift), per channel (a folded BatchNorm); scale, shift (C) float32.
-  void channel_affine(const View& x, const View& scale, const View& shift, Activation act, const View& y);
-  // y = act(x) · gate; gate absent: act only. x T or float32, gate and y T or float32; all row-strided.
-  // round_act: act's result is rounded to y's dtype before the gate.
-  void activate(const View& x, Activation act, const View& gate, bool round_act, const View& y);
+  void linear(const Linear& linear);
+  void norm_linear(const NormLinear& fused);
+  void conv2d(const Conv2d& conv);
+  void conv2d_norm(const Conv2dNorm& fused);
+  void depthwise_conv2d(const DepthwiseConv2d& conv);
+  void layer_norm(const LayerNorm& norm);
+  void channel_affine(const ChannelAffine& affine);
+  void activate(const Activate& activate);
   // y = x + other, same shape or other (1,H,W,C) broadcast over the batch. All T; y may be x.
   void add(const View& x, const View& other, const View& y);
   // softmax over the H·W pixels of each channel. x (B,H,W,C) float32, y T or float32.
@@ -119,13 +200,10 @@ class Kernels {
   // Mean over the pixels: x (B,H,W,C) T, y (B,C) float32.
   void mean_pool(const View& x, const View& y);
   void selective_scan_2d(const SelectiveScan2d& scan);
-  // The scan, then out = act(LayerNorm(scan.y)) · gate as layer_norm says. scan.y is only room for it: what
-  // stands there afterwards is not defined.
-  void selective_scan_2d_norm(const SelectiveScan2d& scan, const View& gamma, const View& beta, float epsilon,
-                              Activation act, const View& gate, bool round_norm, const View& out);
+  void selective_scan_2d_norm(const SelectiveScan2dNorm& fused);
 
-  // Multiply-accumulates of matrix products, convolutions and scans since construction (per call, not per
-  // launch).
+  // Multiply-accumulates of matrix products, convolutions and scans since construction. Launching captured
+  // work does not count again.
   uint64_t multiply_accumulates() const { return macs_; }
 
  protected:
@@ -134,41 +212,28 @@ class Kernels {
   virtual void do_normalize(const View& pixels, const float* mean, const float* std, const View& y) = 0;
   virtual void do_nchw_to_nhwc(const View& x, const View& y) = 0;
   virtual void do_cast(const View& x, const View& y) = 0;
-  virtual void do_linear(const View& x, const View& w, const View& bias, Activation act, const View& residual,
-                         const View& y) = 0;
-  // In two steps, unless a device has one for it.
-  virtual void do_norm_linear(const View& x, const View& gamma, const View& beta, float epsilon,
-                              const View& normed, const View& w, const View& bias, Activation act,
-                              const View& y);
-  virtual void do_conv2d(const View& x, const View& w, const View& bias, int stride, int padding,
-                         const View& y) = 0;
-  // In two steps, unless a device has one for it.
-  virtual void do_conv2d_norm(const View& x, const View& w, const View& bias, int stride, int padding,
-                              const View& gamma, const View& beta, float epsilon, Activation act,
-                              const View& y);
-  virtual void do_depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act,
-                                   const View& y) = 0;
-  virtual void do_layer_norm(const View& x, const View& gamma, const View& beta, float epsilon,
-                             Activation act, const View& gate, bool round_norm, const View& y) = 0;
-  virtual void do_channel_affine(const View& x, const View& scale, const View& shift, Activation act,
-                                 const View& y) = 0;
-  virtual void do_activate(const View& x, Activation act, const View& gate, bool round_act,
-                           const View& y) = 0;
+  virtual void do_linear(const Linear& linear) = 0;
+  virtual void do_conv2d(const Conv2d& conv) = 0;
+  virtual void do_depthwise_conv2d(const DepthwiseConv2d& conv) = 0;
+  virtual void do_layer_norm(const LayerNorm& norm) = 0;
+  virtual void do_channel_affine(const ChannelAffine& affine) = 0;
+  virtual void do_activate(const Activate& activate) = 0;
   virtual void do_add(const View& x, const View& other, const View& y) = 0;
   virtual void do_softmax_pixels(const View& x, const View& y) = 0;
   virtual void do_merge_patches(const View& x, const View& y) = 0;
   virtual void do_mean_pool(const View& x, const View& y) = 0;
   virtual void do_selective_scan_2d(const SelectiveScan2d& scan) = 0;
-  // In two steps, unless a device has one for it.
-  virtual void do_selective_scan_2d_norm(const SelectiveScan2d& scan, const View& gamma, const View& beta,
-                                         float epsilon, Activation act, const View& gate, bool round_norm,
-                                         const View& out);
+  // Fused operations: their two parts one after the other, unless a device overrides them.
+  virtual void do_norm_linear(const NormLinear& fused);
+  virtual void do_conv2d_norm(const Conv2dNorm& fused);
+  virtual void do_selective_scan_2d_norm(const SelectiveScan2dNorm& fused);
 
  private:
-  void check_linear(const View& x, const View& w, const View& bias, const View& residual, const View& y);
-  void check_layer_norm(const View& x, const View& gamma, const View& beta, const View& gate, const View& y);
+  // Each checks and counts.
+  void check_linear(const Linear& linear);
+  void check_layer_norm(const LayerNorm& norm);
+  void check_conv2d(const Conv2d& conv);
   void check_scan(const SelectiveScan2d& scan);
-  void check_conv2d(const View& x, const View& w, const View& bias, int stride, int padding, const View& y);
 
   Device device_;
   uint64_t macs_ = 0;
@@ -179,12 +244,12 @@ struct KernelOptions {
   bool allow_tf32 = false;  // CUDA: float32 matrix products through TF32
 };
 
-// The fast kernels of a device. MachineError where the device is not there, saying why.
+// The fast kernels of a device. MachineError, with the reason, if it cannot be used.
 std::unique_ptr<Kernels> make_kernels(Device device, const KernelOptions& options = {});
-// The plain scalar kernels on the CPU: one loop nest an operation, sums in double; the oracle for the fast
-// ones.
+// The scalar kernels on the CPU: one loop nest per operation, sums in double. The oracle that the fast
+// kernels are tested against.
 std::unique_ptr<Kernels> make_scalar_kernels();
-// Computes nothing and touches no memory: sizes the arena and counts multiply-accumulates.
+// Computes nothing and touches no memory: for sizing the arena and counting multiply-accumulates.
 std::unique_ptr<Kernels> make_dry_kernels(Device device);
 
 // What can run here, for `devices` and `--device auto`.

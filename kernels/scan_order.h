@@ -1,6 +1,6 @@
-// The orders in which the 2-D selective scan walks a feature map, as index arithmetic: no scanned copy
-// exists. Letters: H, W the map; a direction walks `lines(H, W)` independent sequences of `length(H, W)`
-// pixels.
+// The orders in which the 2-D selective scan visits the pixels of a feature map, as index arithmetic: the map
+// is never copied into scan order. A direction scans the whole map as one sequence, or each row or column as
+// a sequence of its own.
 #pragma once
 #include <cstdint>
 #include <string_view>
@@ -15,8 +15,8 @@ enum class ScanOrder : uint8_t {
   cascade_columns,  // two directions: each column forward, each column reversed
 };
 
-// One direction of an order. `mirrored_output`: step i of a reversed sequence is written where step i of the
-// forward sequence stands, not where it was read (the cascade's behaviour upstream).
+// One direction of an order. mirrored_output: the output of step i of a reversed sequence is written to the
+// pixel of step i of the forward sequence, not to the pixel that was read (as upstream's cascade does).
 struct ScanDirection {
   bool columns = false;
   bool reversed = false;

@@ -24,8 +24,8 @@ int64_t View::rows() const {
 }
 
 View View::slice_channels(int64_t begin, int64_t count) const {
-  check(begin >= 0 && count >= 0 && begin + count <= channels(), "channels [{}, {}) of {}", begin,
-        begin + count, shape_string(*this));
+  if (begin < 0 || count < 0 || begin + count > channels())
+    check(false, "channels [{}, {}) of {}", begin, begin + count, shape_string(*this));
   View slice = *this;
   slice.data = static_cast<char*>(data) + static_cast<size_t>(begin) * size_of(dtype);
   slice.dims[rank - 1] = count;
@@ -33,8 +33,8 @@ View View::slice_channels(int64_t begin, int64_t count) const {
 }
 
 View View::slice_front(int64_t begin, int64_t count) const {
-  check(rank >= 2 && begin >= 0 && count >= 0 && begin + count <= dims[0], "entries [{}, {}) of {}", begin,
-        begin + count, shape_string(*this));
+  if (rank < 2 || begin < 0 || count < 0 || begin + count > dims[0])
+    check(false, "entries [{}, {}) of {}", begin, begin + count, shape_string(*this));
   View slice = *this;
   const int64_t rows_each = dims[0] == 0 ? 0 : rows() / dims[0];
   slice.data =
@@ -46,7 +46,8 @@ View View::slice_front(int64_t begin, int64_t count) const {
 View View::reshaped(std::initializer_list<int64_t> new_dims) const {
   check(is_dense(), "only a dense View can be reshaped");
   View view(data, dtype, device, new_dims);
-  check(view.elements() == elements(), "{} can't be reshaped to {}", shape_string(*this), shape_string(view));
+  if (view.elements() != elements())
+    check(false, "{} can't be reshaped to {}", shape_string(*this), shape_string(view));
   return view;
 }
 

@@ -18,8 +18,9 @@ struct Device {
 };
 std::string to_string(Device device);  // "cpu", "cuda:0"
 
-// A dense row-major array of up to 5 dimensions, except that rows (the last dimension) may stand `row_stride`
-// elements apart: a slice of channels of an NHWC map is a View too. No data means "absent".
+// A row-major array of up to 5 dimensions. Rows (the last dimension) may have a stride of more than their
+// length, so a slice of channels of an NHWC map is a View too; everything else is dense. Without data a View
+// is absent.
 struct View {
   static constexpr int max_rank = 5;
 
@@ -45,7 +46,7 @@ struct View {
   View slice_channels(int64_t begin, int64_t count) const;
   // The entries [begin, begin + count) of the first dimension.
   View slice_front(int64_t begin, int64_t count) const;
-  // The same dense memory with other dimensions of the same product.
+  // The same memory with other dimensions of the same product; this View must be dense.
   View reshaped(std::initializer_list<int64_t> dims) const;
 
   template <class T>

@@ -1,4 +1,4 @@
-// float16 and bfloat16 storage to float32 and back, rounded to nearest even.
+// Conversion of rows between float32 and float16 or bfloat16 storage, rounding to nearest even.
 #include "kernels/cpu/targets.h"
 #include "kernels/cpu/vector_kernels.h"
 #undef HWY_TARGET_INCLUDE
@@ -9,7 +9,7 @@
 #include "kernels/half.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace vmamba {
+namespace vmamba::cpu {
 namespace HWY_NAMESPACE {
 
 using Bits = hn::Rebind<uint16_t, F>;
@@ -63,11 +63,11 @@ const char* TargetName() {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace vmamba {
+namespace vmamba::cpu {
 
 HWY_EXPORT(WidenValues);
 HWY_EXPORT(NarrowValues);
@@ -87,5 +87,5 @@ std::string simd_target() {
   return HWY_DYNAMIC_DISPATCH(TargetName)();
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 #endif

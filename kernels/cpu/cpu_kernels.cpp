@@ -1,5 +1,6 @@
-// CpuKernels: memory, threads, and for each operation the way from Views to the float32 kernels of this
-// folder.
+// CpuKernels: memory, threads, and the operations of kernels/kernels.h in terms of the float32 kernels of
+// this folder. An operation widens its 16-bit operands into scratch memory, computes in float32, and rounds
+// the result into y. Notation and shapes as in kernels.h.
 #include "kernels/cpu/cpu_kernels.h"
 
 #include <sched.h>
@@ -21,12 +22,12 @@
 #include "kernels/error.h"
 #include "kernels/half.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 namespace {
 
 // --- The machine.
 
-// Processors that the process may use: its affinity, and a container's quota of processor time.
+// Processors that the process may use: its affinity mask, capped by the CPU quota of its cgroup.
 int usable_threads() {
   cpu_set_t allowed;
   int threads = sched_getaffinity(0, sizeof allowed, &allowed) == 0
@@ -40,7 +41,7 @@ int usable_threads() {
   return std::max(threads, 1);
 }
 
-// Those of them that OpenMP gives, counted in a region.
+// The threads that OpenMP starts if `wanted` are asked for, counted in a parallel region.
 int threads_that_come(int wanted) {
   const Team team(wanted);
   int came = 1;
@@ -59,8 +60,8 @@ std::string processor_name() {
   return "CPU";
 }
 
-// Memory for one operation's intermediate values. It grows to what the largest operation needs and then
-// stays.
+// Memory for the intermediate values of one operation. Grows to what the largest operation needs and is then
+// reused.
 class Scratch final : public ScratchMemory {
  public:
   float* floats(int64_t count) override {
@@ -73,7 +74,7 @@ class Scratch final : public ScratchMemory {
     block.used += bytes;
     return reinterpret_cast<float*>(block.memory.get() + block.used - bytes);
   }
-  // Forgets everything given out; what took several blocks gets one next time.
+  // Takes back everything handed out; several blocks are replaced by one of their total size.
   void reset() {
     size_t size = 0;
     for (Block& block : blocks_) size += block.size, block.used = 0;
@@ -90,7 +91,29 @@ class Scratch final : public ScratchMemory {
   std::vector<Block> blocks_;
 };
 
-// A vector of float32 weights or null.
+// What was derived from weights, by their address and shape.
+template <class Value>
+class WeightCache {
+ public:
+  const Value* find(const View& w) const {
+    const auto found = entries_.find(w.data);
+    return found != entries_.end() && found->second.first == w.dims ? &found->second.second : nullptr;
+  }
+  Value& insert(const View& w, Value value) {
+    auto& entry = entries_[w.data] = {w.dims, std::move(value)};
+    return entry.second;
+  }
+  // Drops what was derived from weights in [begin, begin + bytes).
+  void forget(const void* begin, size_t bytes) noexcept {
+    const auto* end = static_cast<const char*>(begin) + bytes;
+    entries_.erase(entries_.lower_bound(begin), entries_.lower_bound(end));
+  }
+
+ private:
+  std::map<const void*, std::pair<std::array<int64_t, View::max_rank>, Value>> entries_;
+};
+
+// A vector of float32 weights, or null.
 const float* values_or_null(const View& view) {
   return view.as<float>();
 }
@@ -169,7 +192,7 @@ class CpuKernels final : public Kernels {
 
   void do_cast(const View& x, const View& y) override {
     begin();
-    Pointwise args;
+    PointwiseArgs args;
     args.x = input(x);
     const Out out = output(y);
     args.y = out.rows;
@@ -179,8 +202,8 @@ class CpuKernels final : public Kernels {
     forget(y.data, static_cast<size_t>(y.rows() * y.row_stride) * size_of(y.dtype));
   }
 
-  void do_linear(const View& x, const View& w, const View& bias, Activation act, const View& residual,
-                 const View& y) override {
+  void do_linear(const Linear& op) override {
+    const auto& [x, w, bias, act, residual, y] = op;
     begin();
     const Rows in = input(x);
     const Out out = output(y);
@@ -189,7 +212,7 @@ class CpuKernels final : public Kernels {
     shape.x_stride = in.stride, shape.y_stride = out.rows.stride;
     shape.act = act;
     shape.bias = static_cast<bool>(bias);
-    // oneDNN's ReLU turns NaN into 0: it stays a step of its own.
+    // oneDNN's ReLU turns NaN into 0, so ReLU is a separate step.
     const bool fused = act != Activation::relu;
     Rows result = out.rows;
     if (residual && fused) {
@@ -206,26 +229,36 @@ class CpuKernels final : public Kernels {
       with_onednn([&] { onednn_.linear(shape, in.data, source(w), values_or_null(bias), result.data); });
     }
     if (!fused) {
-      Pointwise args;
+      PointwiseArgs args;
       args.x = args.y = result;
       args.act = act;
       args.channels = shape.out;
       run_rows(y, args);
       if (residual) {
-        const Addition sum{result, input(residual), out.rows, shape.rows, shape.out};
+        const AddArgs sum{result, input(residual), out.rows, shape.rows, shape.out};
         parallel_rows(y, [&](int64_t first, int64_t last) { add_rows(sum, first, last); });
       }
     }
     finish(out);
   }
 
-  void do_conv2d(const View& x, const View& w, const View& bias, int stride, int padding,
-                 const View& y) override {
+  void do_conv2d(const Conv2d& op) override {
+    const auto& [x, w, bias, stride, padding, y] = op;
     begin();
     const Rows in = input(x);
     const Out out = output(y);
-    const ConvShape shape{x.dim(0), x.dim(1), x.dim(2), x.dim(3), y.dim(3), w.dim(1),
-                          w.dim(2), y.dim(1), y.dim(2), stride,   padding,  static_cast<bool>(bias)};
+    const ConvShape shape{.batch = x.dim(0),
+                          .height = x.dim(1),
+                          .width = x.dim(2),
+                          .in = x.dim(3),
+                          .out = y.dim(3),
+                          .kernel_height = w.dim(1),
+                          .kernel_width = w.dim(2),
+                          .out_height = y.dim(1),
+                          .out_width = y.dim(2),
+                          .stride = stride,
+                          .padding = padding,
+                          .bias = static_cast<bool>(bias)};
     if (amx_) {
       amx_->conv2d(shape, x.dtype, in.data, source(w), values_or_null(bias), out.rows.data);
     } else {
@@ -234,10 +267,10 @@ class CpuKernels final : public Kernels {
     finish(out);
   }
 
-  void do_depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act,
-                           const View& y) override {
+  void do_depthwise_conv2d(const DepthwiseConv2d& op) override {
+    const auto& [x, w, bias, act, y] = op;
     begin();
-    Depthwise args;
+    DepthwiseArgs args;
     args.x = input(x);
     const Out out = output(y);
     args.y = out.rows;
@@ -253,10 +286,10 @@ class CpuKernels final : public Kernels {
     finish(out);
   }
 
-  void do_layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
-                     const View& gate, bool round_norm, const View& y) override {
+  void do_layer_norm(const LayerNorm& op) override {
+    const auto& [x, gamma, beta, epsilon, act, gate, rounding, y] = op;
     begin();
-    LayerNorm args;
+    NormArgs args;
     args.x = input(x);
     const Out out = output(y);
     args.y = out.rows;
@@ -264,7 +297,9 @@ class CpuKernels final : public Kernels {
     args.beta = values_or_null(beta);
     args.epsilon = epsilon;
     args.channels = x.channels();
-    const bool in_steps = round_norm && y.dtype != DType::float32;
+    // With one step alone, finish() rounds its result.
+    const bool in_steps =
+        rounding == Rounding::each_step && y.dtype != DType::float32 && (act != Activation::none || gate);
     if (!in_steps) {
       args.act = act;
       if (gate) args.gate = input(gate);
@@ -277,10 +312,10 @@ class CpuKernels final : public Kernels {
     finish(out);
   }
 
-  void do_channel_affine(const View& x, const View& scale, const View& shift, Activation act,
-                         const View& y) override {
+  void do_channel_affine(const ChannelAffine& op) override {
+    const auto& [x, scale, shift, act, y] = op;
     begin();
-    Pointwise args;
+    PointwiseArgs args;
     args.x = input(x);
     const Out out = output(y);
     args.y = out.rows;
@@ -292,15 +327,16 @@ class CpuKernels final : public Kernels {
     finish(out);
   }
 
-  void do_activate(const View& x, Activation act, const View& gate, bool round_act, const View& y) override {
+  void do_activate(const Activate& op) override {
+    const auto& [x, act, gate, rounding, y] = op;
     begin();
-    Pointwise args;
+    PointwiseArgs args;
     args.x = input(x);
     const Out out = output(y);
     args.y = out.rows;
     args.act = act;
     args.channels = x.channels();
-    const bool in_steps = round_act && gate && y.dtype != DType::float32;
+    const bool in_steps = rounding == Rounding::each_step && gate && y.dtype != DType::float32;
     if (in_steps) {
       args.act = Activation::none;
     } else if (gate) {
@@ -315,7 +351,7 @@ class CpuKernels final : public Kernels {
     begin();
     const Rows in = input(x), second = input(other);
     const Out out = output(y);
-    const Addition args{in, second, out.rows, other.rows(), x.channels()};
+    const AddArgs args{in, second, out.rows, other.rows(), x.channels()};
     parallel_rows(x, [&](int64_t first, int64_t last) { add_rows(args, first, last); });
     finish(out);
   }
@@ -376,20 +412,16 @@ class CpuKernels final : public Kernels {
     args.dt_bias = scan.dt_bias.as<float>();
     args.A = scan.A.as<float>();
     args.D = scan.D.as<float>();
-    args.same_A = true;
-    for (int64_t row = 0; row < scan.A.rows() && args.same_A; ++row) {
-      const float* A = args.A + row * args.states;
-      args.same_A = std::all_of(A, A + args.states, [&](float a) { return a == A[0]; });
-    }
+    args.same_A = has_same_states(scan.A);
     args.directions = scan.directions.as<float>();
     args.y = scan.y.as<float>();
     args.round_dt = scan.x.dtype;
-    args.round_y = scan.round_directions ? scan.x.dtype : DType::float32;
+    args.round_y = scan.direction_rounding == DirectionRounding::storage ? scan.x.dtype : DType::float32;
     run_scan(scan.backend, args, scratch_, threads_);
   }
 
  private:
-  // Where an operation writes its float32 result: the View's own memory, or scratch that finish() narrows
+  // Where an operation writes its float32 result: the memory of `target`, or scratch that finish() rounds
   // into it.
   struct Out {
     Rows rows;
@@ -402,10 +434,10 @@ class CpuKernels final : public Kernels {
   void parallel_rows(const View& view, const Body& body) {
     parallel_ranges(threads_, view.rows(), 4096 / std::clamp<int64_t>(view.channels(), 1, 4096), body);
   }
-  void run_rows(const View& view, const Pointwise& args) {
+  void run_rows(const View& view, const PointwiseArgs& args) {
     parallel_rows(view, [&](int64_t first, int64_t last) { pointwise_rows(args, first, last); });
   }
-  // body(b, first, last) for shares of the channels of each image of a map.
+  // Calls body(image, first, last) for ranges of 64 channels of each image of a map.
   template <class Body>
   void for_channels(const View& map, const Body& body) {
     const int64_t shares = (map.channels() + 63) / 64;
@@ -447,9 +479,9 @@ class CpuKernels final : public Kernels {
         round_in_place(view.dtype, out.rows.at(row), view.channels());
     });
   }
-  // out = round(act(out)) · gate, out being rounded already.
+  // out = round(act(out)) · gate; out is rounded already.
   void activate_rounded(const Out& out, Activation act, const View& gate) {
-    Pointwise args;
+    PointwiseArgs args;
     args.x = args.y = out.rows;
     args.channels = out.target.channels();
     if (act != Activation::none) {
@@ -464,15 +496,15 @@ class CpuKernels final : public Kernels {
     }
   }
   void copy_rows(const View& from, const Rows& to) {
-    Pointwise args;
+    PointwiseArgs args;
     args.x = input(from);
     args.y = to;
     args.channels = from.channels();
     run_rows(from, args);
   }
 
-  // --- Weights. Only what lies in memory of this object may be remembered by address: release and copy tell
-  // when it changes.
+  // --- Weights. Only memory of this object may be cached by its address: release, copy and cast tell when it
+  // changes.
   bool is_owned(const void* memory) const {
     auto after = owned_.upper_bound(const_cast<void*>(memory));
     if (after == owned_.begin()) return false;
@@ -483,23 +515,29 @@ class CpuKernels final : public Kernels {
   void forget(const void* memory, size_t bytes) noexcept {
     onednn_.forget(memory, bytes);
     if (amx_) amx_->forget(memory, bytes);
-    const auto* end = static_cast<const char*>(memory) + bytes;
-    blocked_.erase(blocked_.lower_bound(memory), blocked_.lower_bound(end));
+    blocked_.forget(memory, bytes);
+    same_states_.forget(memory, bytes);
+  }
+  // Whether A (K, D, N) has the same value for all states of a channel.
+  bool has_same_states(const View& A) {
+    if (const bool* known = same_states_.find(A)) return *known;
+    bool same = true;
+    for (int64_t row = 0; row < A.rows() && same; ++row) {
+      const float* values = A.as<float>() + row * A.row_stride;
+      same = std::all_of(values, values + A.channels(), [&](float a) { return a == values[0]; });
+    }
+    if (is_owned(A.data)) same_states_.insert(A, same);
+    return same;
   }
   // dt_weight (K, D, R) T as (K, ceil(D / 16), R, 16) float32, zero beyond D.
   const float* blocked(const View& w) {
-    const bool kept = is_owned(w.data);
-    const auto found = blocked_.find(w.data);
-    if (kept && found != blocked_.end() && found->second.shape == w.dims) return found->second.values.data();
+    if (const auto* values = blocked_.find(w)) return values->data();
     const Rows in = input(w);
     const int64_t count = w.dim(0), channels = w.dim(1), rank = w.dim(2), blocks = (channels + 15) / 16;
     const int64_t size = count * blocks * rank * 16;
     float* to = nullptr;
-    if (kept) {
-      Blocked& entry = blocked_[w.data];
-      entry.shape = w.dims;
-      entry.values.resize(static_cast<size_t>(size));
-      to = entry.values.data();
+    if (is_owned(w.data)) {
+      to = blocked_.insert(w, std::vector<float>(static_cast<size_t>(size))).data();
     } else {
       to = scratch_.floats(size);
     }
@@ -527,17 +565,13 @@ class CpuKernels final : public Kernels {
     }
   }
 
-  struct Blocked {
-    std::array<int64_t, View::max_rank> shape{};
-    std::vector<float> values;
-  };
-
-  const int threads_;  // the most that an operation runs on
+  const int threads_;  // the maximum of every operation
   Scratch scratch_;
   OneDnn onednn_;
   std::optional<AmxProducts> amx_;  // instead of oneDNN where the processor has it
-  std::map<void*, size_t> owned_;   // what allocate gave out
-  std::map<const void*, Blocked> blocked_;
+  std::map<void*, size_t> owned_;   // address and bytes of what allocate returned
+  WeightCache<std::vector<float>> blocked_;
+  WeightCache<bool> same_states_;
   std::vector<std::chrono::steady_clock::time_point> marks_;
 };
 
@@ -548,4 +582,4 @@ std::unique_ptr<Kernels> make_cpu_kernels(int threads) {
   return std::make_unique<CpuKernels>(threads);
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

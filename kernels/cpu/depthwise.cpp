@@ -1,5 +1,6 @@
-// Per-channel convolution of a row of the map, stride 1, padding (k−1)/2, then act. Lanes are channels;
-// walking along the row, the 3×3 kernel keeps its nine weights and the last two columns in registers.
+// Depthwise convolution of a line (one row of pixels), stride 1, padding (k−1)/2, then act. Vector lanes are
+// channels. The 3×3 kernel moves along the line with its nine weights and the last two columns of pixels in
+// registers.
 #include "kernels/cpu/targets.h"
 #include "kernels/cpu/vector_kernels.h"
 #undef HWY_TARGET_INCLUDE
@@ -9,11 +10,11 @@
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace vmamba {
+namespace vmamba::cpu {
 namespace HWY_NAMESPACE {
 
 template <Activation act>
-void line_3x3(const Depthwise& args, int64_t line) {
+void line_3x3(const DepthwiseArgs& args, int64_t line) {
   const int64_t h = line % args.height, channels = args.channels;
   const float* rows[3];
   int64_t steps[3];
@@ -56,7 +57,7 @@ void line_3x3(const Depthwise& args, int64_t line) {
 }
 
 template <Activation act>
-void line_any(const Depthwise& args, int64_t line) {
+void line_any(const DepthwiseArgs& args, int64_t line) {
   const int64_t h = line % args.height, channels = args.channels, k = args.kernel, padding = (k - 1) / 2;
   for (int64_t w = 0; w < args.width; ++w) {
     for (int64_t c = 0; c < channels; c += lane_count()) {
@@ -75,7 +76,7 @@ void line_any(const Depthwise& args, int64_t line) {
   }
 }
 
-void DepthwiseLines(const Depthwise& args, int64_t begin, int64_t end) {
+void DepthwiseLines(const DepthwiseArgs& args, int64_t begin, int64_t end) {
   with_activation(args.act, [&](auto act) {
     for (int64_t line = begin; line < end; ++line) {
       args.kernel == 3 ? line_3x3<act()>(args, line) : line_any<act()>(args, line);
@@ -84,17 +85,17 @@ void DepthwiseLines(const Depthwise& args, int64_t begin, int64_t end) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace vmamba {
+namespace vmamba::cpu {
 
 HWY_EXPORT(DepthwiseLines);
 
-void depthwise_lines(const Depthwise& args, int64_t begin, int64_t end) {
+void depthwise_lines(const DepthwiseArgs& args, int64_t begin, int64_t end) {
   HWY_DYNAMIC_DISPATCH(DepthwiseLines)(args, begin, end);
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 #endif

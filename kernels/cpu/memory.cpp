@@ -8,7 +8,7 @@
 
 #include "kernels/error.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 size_t free_memory() {
   std::ifstream file("/proc/meminfo");
@@ -24,7 +24,7 @@ size_t free_memory() {
 }
 
 void* aligned_memory(size_t bytes) {
-  // Memory that does not exist is promised all the same and the process killed when it is touched: ask first.
+  // Linux overcommits: it would grant the memory and kill the process when it is touched. So check first.
   if (bytes > 32 * huge_page) {
     const size_t free = free_memory();
     if (bytes > free) {
@@ -36,8 +36,9 @@ void* aligned_memory(size_t bytes) {
   const size_t rounded = (std::max<size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
   void* memory = std::aligned_alloc(alignment, rounded);
   if (!memory) throw OutOfMemory(fmt::format("out of memory: {} bytes wanted; use a smaller batch", bytes));
-  if (alignment == huge_page) madvise(memory, rounded, MADV_HUGEPAGE);  // maps are walked in long strides
+  if (alignment == huge_page)
+    madvise(memory, rounded, MADV_HUGEPAGE);  // column scans have strides of many pages
   return memory;
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

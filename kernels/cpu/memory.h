@@ -5,24 +5,24 @@
 #include <cstdlib>
 #include <memory>
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 constexpr size_t huge_page = size_t{2} << 20;
 
-size_t free_memory();  // of the machine or of the container
+size_t free_memory();  // bytes, of the machine or, if that is less, of the cgroup
 
-// At least `bytes`, in huge pages where it is large; from free(). Throws OutOfMemory.
+// At least `bytes`, backed by huge pages if large. Release with Free. Throws OutOfMemory.
 void* aligned_memory(size_t bytes);
 
 struct Free {
   void operator()(void* memory) const { std::free(memory); }
 };
 
-// Memory that lives as long as the kernels object; grows when asked for more, its content is not kept.
+// Uninitialised memory that is valid until the end of the operation that asks for it.
 class ScratchMemory {
  public:
   virtual ~ScratchMemory() = default;
   virtual float* floats(int64_t count) = 0;
 };
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

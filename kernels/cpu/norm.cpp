@@ -1,5 +1,5 @@
-// y = act((x − mean) / sqrt(variance + epsilon) · gamma + beta) · gate, a row at a time: the mean first, then
-// the squares of what is left, both from the first-level cache.
+// LayerNorm over rows of C channels: y = act((x − mean) / √(variance + epsilon) · gamma + beta) · gate. Three
+// passes per row: mean, variance of x − mean, output; the row stays in the L1 cache.
 #include <cmath>
 
 #include "kernels/cpu/targets.h"
@@ -11,10 +11,11 @@
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace vmamba {
+namespace vmamba::cpu {
 namespace HWY_NAMESPACE {
 
-// Σ value(c) over the channels; `value` gets the channel and how many are left.
+// Σ value(c, count) over the channels; value returns the vector of `count` channels from c, zero in the other
+// lanes.
 template <class Value>
 HWY_INLINE float sum_of(int64_t channels, const Value& value) {
   const int64_t lanes = lane_count();
@@ -28,7 +29,7 @@ HWY_INLINE float sum_of(int64_t channels, const Value& value) {
   return hn::GetLane(hn::SumOfLanes(F(), hn::Add(even, odd)));
 }
 
-void LayerNormRows(const LayerNorm& args, int64_t begin, int64_t end) {
+void LayerNormRows(const NormArgs& args, int64_t begin, int64_t end) {
   const int64_t lanes = lane_count(), channels = args.channels;
   const float scale = 1.0f / static_cast<float>(channels);
   with_activation(args.act, [&](auto act) {
@@ -59,17 +60,17 @@ void LayerNormRows(const LayerNorm& args, int64_t begin, int64_t end) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace vmamba {
+namespace vmamba::cpu {
 
 HWY_EXPORT(LayerNormRows);
 
-void layer_norm_rows(const LayerNorm& args, int64_t begin, int64_t end) {
+void layer_norm_rows(const NormArgs& args, int64_t begin, int64_t end) {
   HWY_DYNAMIC_DISPATCH(LayerNormRows)(args, begin, end);
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 #endif

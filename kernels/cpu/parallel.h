@@ -8,13 +8,13 @@
 #include <type_traits>
 #include <vector>
 
-namespace vmamba {
+namespace vmamba::cpu {
 
-// OpenMP's settings of the calling thread, for as long as a loop or oneDNN runs: regions get a team of exactly
-// `size` threads. That is as many of those wanted as OMP_THREAD_LIMIT and OMP_MAX_ACTIVE_LEVELS leave, and one
-// inside a parallel region of the caller. oneDNN's matmul needs it: it shares its work out among
-// omp_get_max_threads() threads, and where fewer come the shares of the others stay undone, without an error.
-// The caller's own settings are back afterwards.
+// OpenMP's settings of the calling thread, for as long as a loop or oneDNN runs: regions get a team of
+// exactly `size` threads. That is as many of those wanted as OMP_THREAD_LIMIT and OMP_MAX_ACTIVE_LEVELS
+// leave, and one inside a parallel region of the caller. oneDNN's matmul needs it: it shares its work out
+// among omp_get_max_threads() threads, and where fewer come the shares of the others stay undone, without an
+// error. The caller's own settings are back afterwards.
 class Team {
  public:
   explicit Team(int wanted)
@@ -38,10 +38,10 @@ class Team {
   const int threads_, dynamic_;
 };
 
-// Calls body(begin, end) or body(begin, end, thread) for one contiguous share of [0, count) a thread; `thread`:
-// its number, below `threads`. (omp_get_thread_num() may be that of a caller's own region.) Less than `grain`
-// items a thread stay on one thread: waking the others would cost more. What an item computes must not depend
-// on the split.
+// Calls body(begin, end) or body(begin, end, thread) for one contiguous share of [0, count) a thread;
+// `thread`: its number, below `threads`. (omp_get_thread_num() may be that of a caller's own region.) Less
+// than `grain` items a thread stay on one thread: waking the others would cost more. What an item computes
+// must not depend on the split.
 template <class Body>
 void parallel_ranges(int threads, int64_t count, int64_t grain, const Body& body) {
   const auto run = [&](int64_t begin, int64_t end, [[maybe_unused]] int thread) {
@@ -95,4 +95,4 @@ void parallel_claims(int threads, int64_t count, const Body& body) {
   }
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

@@ -1,4 +1,4 @@
-// Element by element: y = act(x · scale + shift) · gate, y = x + other.
+// Elementwise operations on rows of C channels: y = act(x · scale + shift) · gate, and y = x + other.
 #include "kernels/cpu/targets.h"
 #include "kernels/cpu/vector_kernels.h"
 #undef HWY_TARGET_INCLUDE
@@ -8,10 +8,10 @@
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace vmamba {
+namespace vmamba::cpu {
 namespace HWY_NAMESPACE {
 
-void PointwiseRows(const Pointwise& args, int64_t begin, int64_t end) {
+void PointwiseRows(const PointwiseArgs& args, int64_t begin, int64_t end) {
   with_activation(args.act, [&](auto act) {
     for (int64_t row = begin; row < end; ++row) {
       for (int64_t c = 0; c < args.channels; c += lane_count()) {
@@ -26,7 +26,7 @@ void PointwiseRows(const Pointwise& args, int64_t begin, int64_t end) {
   });
 }
 
-void AddRows(const Addition& args, int64_t begin, int64_t end) {
+void AddRows(const AddArgs& args, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; ++row) {
     const float* x = args.x.at(row);
     const float* other = args.other.at(row % args.other_rows);
@@ -39,21 +39,21 @@ void AddRows(const Addition& args, int64_t begin, int64_t end) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace vmamba {
+namespace vmamba::cpu {
 
 HWY_EXPORT(PointwiseRows);
 HWY_EXPORT(AddRows);
 
-void pointwise_rows(const Pointwise& args, int64_t begin, int64_t end) {
+void pointwise_rows(const PointwiseArgs& args, int64_t begin, int64_t end) {
   HWY_DYNAMIC_DISPATCH(PointwiseRows)(args, begin, end);
 }
-void add_rows(const Addition& args, int64_t begin, int64_t end) {
+void add_rows(const AddArgs& args, int64_t begin, int64_t end) {
   HWY_DYNAMIC_DISPATCH(AddRows)(args, begin, end);
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 #endif

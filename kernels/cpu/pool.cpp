@@ -1,4 +1,4 @@
-// Reductions over the pixels of a map: the mean and the softmax of each channel.
+// Mean and softmax over the pixels of each channel of an image. Vector lanes are channels.
 #include "kernels/cpu/targets.h"
 #include "kernels/cpu/vector_kernels.h"
 #undef HWY_TARGET_INCLUDE
@@ -8,12 +8,12 @@
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace vmamba {
+namespace vmamba::cpu {
 namespace HWY_NAMESPACE {
 
 void MeanRows(const Rows& x, int64_t rows, int64_t begin, int64_t end, float* y) {
   for (int64_t c = begin; c < end; c += lane_count()) {
-    // Two levels of sums keep the rounding error of large maps small.
+    // Sums of 64 rows are added up: two levels keep the rounding error of large maps small.
     V sum = hn::Zero(F());
     for (int64_t first = 0; first < rows; first += 64) {
       V part = hn::Zero(F());
@@ -47,11 +47,11 @@ void SoftmaxRows(const Rows& x, int64_t rows, int64_t begin, int64_t end, const 
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace vmamba {
+namespace vmamba::cpu {
 
 HWY_EXPORT(MeanRows);
 HWY_EXPORT(SoftmaxRows);
@@ -63,5 +63,5 @@ void softmax_rows(const Rows& x, int64_t rows, int64_t begin, int64_t end, const
   HWY_DYNAMIC_DISPATCH(SoftmaxRows)(x, rows, begin, end, y);
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 #endif

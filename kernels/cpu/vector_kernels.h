@@ -1,15 +1,15 @@
-// The float32 kernels behind CpuKernels: each computes a range of rows (or lines, or sequences) on the
-// calling thread with the best SIMD target of the machine. Who calls them splits the ranges over threads; no
-// result depends on how.
+// The float32 kernels behind CpuKernels. Each computes a range of rows, lines or channels on the calling
+// thread, with the best SIMD target of the machine. The caller splits ranges over threads; results do not
+// depend on the split.
 #pragma once
 #include <cstdint>
 #include <string>
 
 #include "kernels/kernels.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 
-// Rows of float32, `stride` elements apart.
+// Rows of float32 at a distance of `stride` elements.
 struct Rows {
   float* data = nullptr;
   int64_t stride = 0;
@@ -24,21 +24,21 @@ void narrow(DType dtype, const float* from, uint16_t* to, int64_t count);
 void round_in_place(DType dtype, float* values, int64_t count);  // to what dtype stores
 
 // --- pointwise.cpp
-// y = act(x · scale + shift) · gate; scale and shift come together; what is null is left out.
-struct Pointwise {
+// y = act(x · scale + shift) · gate. Null operands are left out, scale and shift only together.
+struct PointwiseArgs {
   Rows x, y, gate;
   const float* scale = nullptr;
   const float* shift = nullptr;
   Activation act = Activation::none;
   int64_t channels = 0;
 };
-void pointwise_rows(const Pointwise& args, int64_t begin, int64_t end);
+void pointwise_rows(const PointwiseArgs& args, int64_t begin, int64_t end);
 // y[r] = x[r] + other[r mod other_rows].
-struct Addition {
+struct AddArgs {
   Rows x, other, y;
   int64_t other_rows = 0, channels = 0;
 };
-void add_rows(const Addition& args, int64_t begin, int64_t end);
+void add_rows(const AddArgs& args, int64_t begin, int64_t end);
 
 // --- pool.cpp
 // y[c] = Σ over rows x[r][c] / rows, for the channels [begin, end).
@@ -46,8 +46,8 @@ void mean_rows(const Rows& x, int64_t rows, int64_t begin, int64_t end, float* y
 // y[r][c] = exp(x[r][c] − max_r) / Σ_r, for the channels [begin, end).
 void softmax_rows(const Rows& x, int64_t rows, int64_t begin, int64_t end, const Rows& y);
 
-// --- norm.cpp
-struct LayerNorm {
+// --- norm.cpp: y = act(norm(x) · gamma + beta) · gate. gamma and beta may both be null, gate may be null.
+struct NormArgs {
   Rows x, y, gate;
   const float* gamma = nullptr;
   const float* beta = nullptr;
@@ -55,17 +55,17 @@ struct LayerNorm {
   Activation act = Activation::none;
   int64_t channels = 0;
 };
-void layer_norm_rows(const LayerNorm& args, int64_t begin, int64_t end);
+void layer_norm_rows(const NormArgs& args, int64_t begin, int64_t end);
 
-// --- depthwise.cpp: lines are rows of the map, B·H of them.
-struct Depthwise {
+// --- depthwise.cpp: y = act(depthwise convolution of x). A line is one of the B·H rows of pixels of the map.
+struct DepthwiseArgs {
   Rows x, y;                     // a row is a pixel
   const float* w = nullptr;      // (k, k, D)
-  const float* bias = nullptr;   // or null
+  const float* bias = nullptr;   // (D), or null
   const float* zeros = nullptr;  // D zeros
   Activation act = Activation::none;
   int64_t height = 0, width = 0, channels = 0, kernel = 0;
 };
-void depthwise_lines(const Depthwise& args, int64_t begin, int64_t end);
+void depthwise_lines(const DepthwiseArgs& args, int64_t begin, int64_t end);
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

@@ -1,7 +1,7 @@
 // exp, softplus, sigmoid, erf and the activations on Highway vectors of float32, and rounding to float16 and
-// bfloat16. NaN goes through all of them. tests/kernels/test_cpu_kernels.cpp measures their errors.
+// bfloat16. All of them propagate NaN. tests/kernels/test_cpu_kernels.cpp measures their errors.
 //
-// Included once a SIMD target (Highway's foreach_target); everything lives in vmamba::HWY_NAMESPACE.
+// Included once per SIMD target (Highway's foreach_target); everything lives in vmamba::cpu::HWY_NAMESPACE.
 #if defined(VMAMBA_VECTOR_MATH_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMAMBA_VECTOR_MATH_INL_H_
 #undef VMAMBA_VECTOR_MATH_INL_H_
@@ -16,7 +16,7 @@
 #include "kernels/kernels.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace vmamba {
+namespace vmamba::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -33,7 +33,7 @@ HWY_INLINE int64_t lane_count() {
   return static_cast<int64_t>(hn::Lanes(F()));
 }
 
-// `count` floats at p (1 <= count <= lanes) without touching what lies beyond; the other lanes are 0.
+// `count` floats at p, at least 1; lanes beyond count are 0, and memory beyond p + count is not accessed.
 HWY_INLINE V load_some(const float* p, int64_t count) {
   const F d;
   if (count >= lane_count()) return hn::LoadU(d, p);
@@ -58,8 +58,8 @@ HWY_INLINE void store_some(V v, float* p, int64_t count) {
 #endif
 }
 
-// Vectors computed in lockstep: the chains of dependent operations of one exponential leave a processor idle,
-// several interleaved ones don't. The functions below take a V or a Pack.
+// Vectors computed in lockstep: one exponential is a chain of dependent operations and bound by latency;
+// interleaving several hides it. The functions below take a V or a Pack.
 template <int n>
 struct Pack {
   V v[n];
@@ -93,8 +93,7 @@ HWY_INLINE V mul(V x, V y) {
 HWY_INLINE V div(V x, V y) {
   return hn::Div(x, y);
 }
-// x / y to a unit in the last place, for y from [1, 2^126]: a division of 512 bits takes as long as 16
-// products.
+// x / y within one ulp, for y in [1, 2^126]. (A 512-bit division takes as long as 16 multiplications.)
 HWY_INLINE V nearly_div(V x, V y) {
 #if VMAMBA_AVX512_OR_BETTER
   const V r = hn::ApproximateReciprocal(y);  // to 14 bits
@@ -103,7 +102,7 @@ HWY_INLINE V nearly_div(V x, V y) {
   return hn::Div(x, y);
 #endif
 }
-// min and max give y where y is NaN.
+// min and max return y if either operand is NaN.
 #if VMAMBA_AVX2_OR_BETTER
 HWY_INLINE V min(V x, V y) {
   return hn::Min(x, y);
@@ -145,7 +144,7 @@ template <int n>
 HWY_INLINE Pack<n> max(const Pack<n>& x, const Pack<n>& y) {
   return each([](V a, V b) { return max(a, b); }, x, y);
 }
-template <int n>
+template <int n>  // NOLINTNEXTLINE(bugprone-easily-swappable-parameters): x·y + z
 HWY_INLINE Pack<n> mul_add(const Pack<n>& x, const Pack<n>& y, const Pack<n>& z) {
   return each([](V a, V b, V c) { return mul_add(a, b, c); }, x, y, z);
 }
@@ -164,15 +163,15 @@ HWY_INLINE P exp2_fraction(P f) {
                     2.402265076e-01f, 6.931471880e-01f, 1.0f);
 }
 
-// Adding 1.5·2^23 rounds to a whole number n and leaves it in the low bits: shifted into the exponent they
-// are 2^n.
+// x + 1.5·2^23 rounds x to an integer n and holds it in its low bits; shifted into the exponent field they
+// give 2^n.
 inline constexpr float whole_number = 12582912.0f;
 HWY_INLINE V power_of_two(V whole) {
   const U d;
   return hn::BitCast(F(), hn::Add(hn::ShiftLeft<23>(hn::BitCast(d, whole)), hn::Set(d, 0x3f800000u)));
 }
 
-// p · 2^n, n being whole − 1.5·2^23 and from [-126, 127].
+// p · 2^n for n = whole − 1.5·2^23 in [-126, 127].
 HWY_INLINE V times_power_of_two(V p, V n, V whole) {
 #if VMAMBA_AVX512_OR_BETTER
   (void)whole;
@@ -182,12 +181,12 @@ HWY_INLINE V times_power_of_two(V p, V n, V whole) {
   return hn::Mul(p, power_of_two(whole));
 #endif
 }
-template <int n>
+template <int n>  // NOLINTNEXTLINE(bugprone-easily-swappable-parameters): as for one vector
 HWY_INLINE Pack<n> times_power_of_two(const Pack<n>& p, const Pack<n>& exponent, const Pack<n>& whole) {
   return each([](V a, V b, V c) { return times_power_of_two(a, b, c); }, p, exponent, whole);
 }
 
-// The same for n from [-250, 250]: subnormal results and infinity.
+// The same for n in [-250, 250], with subnormal and infinite results.
 HWY_INLINE V times_any_power_of_two(V p, V n) {
 #if VMAMBA_AVX512_OR_BETTER
   return V{_mm512_scalef_ps(p.raw, n.raw)};
@@ -198,7 +197,7 @@ HWY_INLINE V times_any_power_of_two(V p, V n) {
 #endif
 }
 
-// 2^x for x from [-126, 127].
+// 2^x for x in [-126, 127].
 #if VMAMBA_AVX512_OR_BETTER
 HWY_INLINE V above_whole(V x) {  // x − floor(x), 0 for the infinities
   return V{_mm512_reduce_ps(x.raw, 9)};
@@ -228,12 +227,12 @@ HWY_INLINE P exp2_in_range(P x) {
 }
 #endif
 
-// 2^x for x <= 127. Below 2^-126, the smallest normal number: that, or with AVX-512 the subnormal number or
-// 0. The operands of max stand so that NaN passes.
+// 2^x for x <= 127. Results below 2^-126 (the smallest normal number) are 2^-126, or with AVX-512 the
+// subnormal number or 0. The order of max's operands propagates NaN.
 template <class P>
 HWY_INLINE P exp2_normal(P x) {
 #if VMAMBA_AVX512_OR_BETTER
-  return exp2_in_range(x);  // whose scaling takes any exponent
+  return exp2_in_range(x);  // its scaling handles every exponent
 #else
   return exp2_in_range(max(all<P>(-126.0f), x));
 #endif
@@ -241,18 +240,18 @@ HWY_INLINE P exp2_normal(P x) {
 
 inline constexpr float log2_e = 1.44269504f;
 
-// e^x for every x: subnormal results, 0 and infinity included.
+// e^x for every x, with subnormal results, 0 and infinity.
 template <class P>
 HWY_INLINE P exp_any(P x) {
   const P magic = all<P>(whole_number), clamped = min(all<P>(90.0f), max(all<P>(-105.0f), x));
   const P n = sub(mul_add(clamped, all<P>(log2_e), magic), magic);
-  // x − n·ln 2 with ln 2 in two pieces, the first so short that n times it is exact.
+  // x − n·ln 2, ln 2 split in two so that n times the first part is exact.
   const P r = mul_add(n, all<P>(-1.428606765330187e-06f), mul_add(n, all<P>(-0.693145751953125f), clamped));
   const P f = mul(r, all<P>(log2_e));
   return times_any_power_of_two(exp2_fraction(f), n);
 }
 
-// −min(|x|, 87.3), where e^x is still a normal number.
+// −min(|x|, 87.3), the range where e^x is a normal number.
 HWY_INLINE V normal_down(V x) {
 #if VMAMBA_AVX512_OR_BETTER
   return V{_mm512_range_ps(x.raw, constant(87.33654f).raw, 14)};  // the smaller magnitude, negative
@@ -265,8 +264,8 @@ HWY_INLINE Pack<n> normal_down(const Pack<n>& x) {
   return each([](V a) { return normal_down(a); }, x);
 }
 
-// log(1 + e^x) = max(x, 0) + log1p(e^−|x|). Beyond 20, where PyTorch returns x, the second term is below half
-// an ulp.
+// log(1 + e^x) = max(x, 0) + log1p(e^−|x|). For x > 20, where PyTorch returns x, the second term is below
+// half an ulp.
 template <class P>
 HWY_INLINE P softplus(P x) {
   const P t = exp2_in_range(mul(normal_down(x), all<P>(log2_e)));
@@ -275,7 +274,7 @@ HWY_INLINE P softplus(P x) {
   return mul_add(p, t, max(all<P>(0.0f), x));
 }
 
-// z · P(z²) / Q(z²) up to 3.92, where erf rounds to 1.
+// erf(z) = z · P(z²) / Q(z²) for |z| <= 3.92, beyond which it rounds to ±1.
 template <class P>
 HWY_INLINE P error_function(P z) {
   const P u = mul(z, z);
@@ -361,7 +360,7 @@ HWY_INLINE VU float_to_float16_lanes(V value) {
   return hn::Or(sign, result);
 }
 
-// What `dtype` stores for v.
+// v rounded to `dtype`.
 template <DType dtype>
 HWY_INLINE V rounded_to(V v) {
   if constexpr (dtype == DType::float16) return float16_to_float_lanes(float_to_float16_lanes(v));
@@ -370,7 +369,7 @@ HWY_INLINE V rounded_to(V v) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 HWY_AFTER_NAMESPACE();
 
 #endif

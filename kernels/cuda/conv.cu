@@ -1,18 +1,21 @@
-// The parts of a convolution that are no matrix product: patches laid out as rows (im2col), a direct
-// convolution for few input channels; and a plain matrix product for what cuBLASLt refuses.
-#include "kernels/cuda/device.cuh"
+// Convolution with zero padding, x (B,H,W,I), w (O,kh,kw,I), y (B,Ho,Wo,O): im2col, which makes it a matrix
+// product over patches (B·Ho·Wo, kh·kw·I), and a direct kernel for few input channels. And a plain matrix
+// product, y (M,N) = x (M,K) · w (N,K)ᵀ, for what cuBLASLt refuses.
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/launchers.h"
+#include "kernels/cuda/tuning.h"
+#include "kernels/cuda/values.cuh"
 
 namespace vmamba::cuda {
 namespace {
 
-constexpr int threads = 256;
+using namespace tuning::conv;
 
 struct Patches {
   int height, width, channels, kernel_height, kernel_width, stride, padding, out_height, out_width;
 };
 
-// One thread moves n channels of one tap of one patch. Everything that divides is 32 bits wide: the launcher
+// One thread copies n channels of one tap of one patch. Indices are 32 bits, for the divisions: the caller
 // slices.
 template <class T, int n>
 __global__ void __launch_bounds__(threads)
@@ -21,7 +24,7 @@ __global__ void __launch_bounds__(threads)
   wait_for_previous();
   const int i = static_cast<int>(blockIdx.x * threads + threadIdx.x);
   if (i >= count) return;
-  const int place = i / packs, row = place / taps;  // row · taps + tap
+  const int place = i / packs, row = place / taps;  // place = row · taps + tap
   const int tap = place - row * taps.by, channel = (i - place * packs.by) * n;
   const int out = first + row, line = out / out_width, b = line / out_height;
   const int v = tap / kernel_width;
@@ -36,8 +39,8 @@ __global__ void __launch_bounds__(threads)
 
 // One thread: n output channels of one pixel.
 template <class T, int n>
-__global__ void __launch_bounds__(threads) direct_conv_kernel(const T* x, const T* w, const float* bias,
-                                                              Patches p, T* y, int outputs, int64_t count) {
+__global__ void __launch_bounds__(threads) direct_conv2d_kernel(const T* x, const T* w, const float* bias,
+                                                                Patches p, T* y, int outputs, int64_t count) {
   wait_for_previous();
   const int64_t i = int64_t{blockIdx.x} * threads + threadIdx.x;
   if (i >= count) return;
@@ -91,7 +94,7 @@ __global__ void plain_linear_kernel(Rows<const T> x, const T* w, const float* bi
 }  // namespace
 
 void im2col(const View& x, int64_t kernel_height, int64_t kernel_width, int stride, int padding,
-            int64_t out_height, int64_t out_width, int64_t first, const View& columns, cudaStream_t stream) {
+            int64_t out_height, int64_t out_width, int64_t first, const View& columns, const Stream& stream) {
   if (columns.elements() == 0) return;
   const Patches p{static_cast<int>(x.dim(1)),
                   static_cast<int>(x.dim(2)),
@@ -107,8 +110,8 @@ void im2col(const View& x, int64_t kernel_height, int64_t kernel_width, int stri
   dispatch(x.dtype, [&]<class T>(Type<T>) {
     const auto run = [&](auto n) {
       const int64_t count = columns.elements() / n;
-      launch(im2col_kernel<T, n>, blocks_for(count, threads), threads, 0, stream, x.as<T>(), p,
-             Divisor(x.channels() / n), Divisor(kernel_height * kernel_width), Divisor(out_width),
+      launch(im2col_kernel<T, n>, {.grid = blocks_for(count, threads), .block = threads}, stream, x.as<T>(),
+             p, Divisor(x.channels() / n), Divisor(kernel_height * kernel_width), Divisor(out_width),
              Divisor(out_height), Divisor(kernel_width), first, columns.as<T>(), count);
     };
     if (packs_of(x, 16 / sizeof(T)))
@@ -119,7 +122,7 @@ void im2col(const View& x, int64_t kernel_height, int64_t kernel_width, int stri
 }
 
 void direct_conv2d(const View& x, const View& w, const View& bias, int stride, int padding, const View& y,
-                   cudaStream_t stream) {
+                   const Stream& stream) {
   if (y.elements() == 0) return;
   const Patches p{static_cast<int>(x.dim(1)),
                   static_cast<int>(x.dim(2)),
@@ -134,8 +137,8 @@ void direct_conv2d(const View& x, const View& w, const View& bias, int stride, i
   dispatch(x.dtype, [&]<class T>(Type<T>) {
     const auto run = [&](auto n) {
       const int64_t count = y.rows() * (outputs / n);
-      launch(direct_conv_kernel<T, n>, blocks_for(count, threads), threads, 0, stream, x.as<T>(), w.as<T>(),
-             bias.as<float>(), p, y.as<T>(), outputs, count);
+      launch(direct_conv2d_kernel<T, n>, {.grid = blocks_for(count, threads), .block = threads}, stream,
+             x.as<T>(), w.as<T>(), bias.as<float>(), p, y.as<T>(), outputs, count);
     };
     if (outputs % 8 == 0)
       run(std::integral_constant<int, 8>());
@@ -145,14 +148,15 @@ void direct_conv2d(const View& x, const View& w, const View& bias, int stride, i
 }
 
 void plain_linear(const View& x, const View& w, const View& bias, const View& residual, const View& y,
-                  cudaStream_t stream) {
+                  const Stream& stream) {
   if (y.elements() == 0) return;
   const int in = static_cast<int>(x.channels()), out = static_cast<int>(y.channels());
   const dim3 grid(blocks_for(y.rows(), tile), blocks_for(out, tile));
   dispatch(x.dtype, [&]<class T>(Type<T>) {
     const auto run = [&]<class Y>(Type<Y>) {
-      launch(plain_linear_kernel<T, Y>, grid, dim3(tile, tile), 0, stream, rows_of<const T>(x), w.as<T>(),
-             bias.as<float>(), rows_of<const Y>(residual), rows_of<Y>(y), y.rows(), in, out);
+      launch(plain_linear_kernel<T, Y>, {.grid = grid, .block = dim3(tile, tile)}, stream,
+             rows_of<const T>(x), w.as<T>(), bias.as<float>(), rows_of<const Y>(residual), rows_of<Y>(y),
+             y.rows(), in, out);
     };
     if (y.dtype == DType::float32)
       run(Type<float>());

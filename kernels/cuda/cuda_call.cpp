@@ -2,7 +2,7 @@
 
 #include "kernels/error.h"
 
-namespace vmamba {
+namespace vmamba::cuda {
 namespace {
 
 std::string version(int number) {
@@ -34,6 +34,7 @@ std::string explain(cudaError_t error) {
     case cudaErrorNvlinkUncorrectable:
     case cudaErrorHardwareStackError:
     case cudaErrorDeviceUninitialized:
+    case cudaErrorContextIsDestroyed:
       return fmt::format("the GPU was lost ({}): nvidia-smi says what state it is in",
                          cudaGetErrorString(error));
     default:
@@ -41,31 +42,38 @@ std::string explain(cudaError_t error) {
   }
 }
 
-}  // namespace
-
-bool overlaps_launches() {
-  int device = 0, major = 0;
-  CUDA_CALL(cudaGetDevice(&device));
-  CUDA_CALL(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  return major >= 9;
+// "cuda:1 (NVIDIA H200)", as far as the runtime can still say; "CUDA" where the error concerns no device.
+std::string device_words(cudaError_t error, int device) {
+  if (error == cudaErrorInsufficientDriver || error == cudaErrorNoDevice ||
+      error == cudaErrorSystemDriverMismatch || error == cudaErrorSystemNotReady ||
+      (device < 0 && cudaGetDevice(&device) != cudaSuccess))
+    return "CUDA";
+  cudaDeviceProp properties{};
+  if (cudaGetDeviceProperties(&properties, device) != cudaSuccess) return fmt::format("cuda:{}", device);
+  return fmt::format("cuda:{} ({})", device, properties.name);
 }
 
-void fail_cuda(cudaError_t error, const char* call, const char* file, int line) {
+}  // namespace
+
+void fail_cuda(cudaError_t error, const char* call, const char* file, int line, int device) {
+  const std::string where = device_words(error, device), known = explain(error);
   if (error == cudaErrorMemoryAllocation) {
     cudaGetLastError();  // not sticky: clear it for the retry
-    throw OutOfMemory(fmt::format("CUDA: out of memory ({} at {}:{})", call, file, line));
+    throw OutOfMemory(fmt::format("{}: out of memory ({} at {}:{})", where, call, file, line));
   }
-  const std::string known = explain(error);
-  if (!known.empty()) fail_machine("CUDA: {}", known);
-  fail_machine("CUDA: {} ({} at {}:{})", cudaGetErrorString(error), call, file, line);
+  if (!known.empty()) fail_machine("{}: {}", where, known);
+  fail_machine("{}: {} ({} at {}:{})", where, cudaGetErrorString(error), call, file, line);
 }
 
 void fail_cublas(cublasStatus_t status, const char* call, const char* file, int line) {
-  fail_machine("cuBLASLt: {} ({} at {}:{})", cublasLtGetStatusString(status), call, file, line);
+  const cudaError_t cause = cudaPeekAtLastError();  // a lost device says more than the library
+  if (cause != cudaSuccess) fail_cuda(cause, call, file, line);
+  fail_machine("{}: cuBLASLt: {} ({} at {}:{})", device_words(cudaErrorUnknown, -1),
+               cublasLtGetStatusString(status), call, file, line);
 }
 
 void fail_unsupported(const char* what) {
   throw std::logic_error(std::string("CUDA kernels: ") + what);
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cuda

@@ -1,14 +1,14 @@
-// The CUDA side of kernels.h.
+// What devices.cpp knows of this folder: the kernels of kernels.h on a GPU, and which GPUs there are.
 #pragma once
 #include <memory>
 #include <vector>
 
 #include "kernels/kernels.h"
 
-namespace vmamba {
+namespace vmamba::cuda {
 
 std::unique_ptr<Kernels> make_cuda_kernels(int index, const KernelOptions& options);
 // Every CUDA device, or one entry that says why there is none.
 std::vector<DeviceReport> list_cuda_devices();
 
-}  // namespace vmamba
+}  // namespace vmamba::cuda

@@ -1,14 +1,16 @@
-// y = act(depthwise convolution of x + bias). 3×3: a thread owns 4 channels of a strip of a few output
-// columns and goes down it; what a pixel gives to the three output rows around it is added up in registers.
-// Threads of a block stand side by side, so that what two of them read comes once from beyond the first
-// cache.
-#include "kernels/cuda/device.cuh"
+// y = act(depthwise convolution of x + bias), stride 1: x and y (B,H,W,D) row-strided, w (k,k,D) and bias (D)
+// float32. 3×3: a thread takes 4 channels of a strip of a few output columns and goes down it, accumulating
+// what an input pixel adds to the three output rows around it in registers. Neighbouring strips belong to
+// neighbouring threads of a block, so that the input they share is read from L2 once.
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/launchers.h"
+#include "kernels/cuda/tuning.h"
+#include "kernels/cuda/values.cuh"
 
 namespace vmamba::cuda {
 namespace {
 
-constexpr int threads = 128;
+using namespace tuning::depthwise;
 
 template <class T>
 struct Depthwise {
@@ -20,10 +22,10 @@ struct Depthwise {
   int height, width, channels, size;
 };
 
-// A strip: `rows` rows of `columns` columns; groups = channels / 4. The loop is unrolled, so that the sums of
-// three rows take turns without moving; the next rows are on their way while one is worked on. The
-// activation is known when compiling where it is the usual one: a choice at each value stops the values from
-// overlapping, and five activations at each place of the unrolled loop overflow the instruction cache.
+// A strip is `rows` rows of `columns` columns; groups = channels / 4. The loop is unrolled, so that the three
+// rows of sums rotate without moves; loads run two or three rows ahead. SiLU, the usual activation, is a
+// template parameter: a branch at each value keeps values from overlapping, and five activations at each
+// place of the unrolled loop overflow the instruction cache.
 template <class T, int rows, int columns, bool is_silu>
 __global__ void __launch_bounds__(threads, 4)
     depthwise3x3_kernel(Depthwise<T> p, Divisor row_groups, Divisor strips, Divisor groups, int count) {
@@ -47,7 +49,7 @@ __global__ void __launch_bounds__(threads, 4)
       if (inside && column >= 0 && column < p.width) to[c] = load_pack<Raw>(x + row * x_row + c * p.x.stride);
     }
   };
-  constexpr int ahead = rows > 4 && !is_float<T> ? 3 : 2;  // rows in registers; 3 of float32 are too many
+  constexpr int ahead = rows > 4 && !is_float<T> ? 3 : 2;  // rows in registers; 3 of float32 take too many
   Raw raw[ahead][columns + 2];
 #pragma unroll
   for (int i = 0; i < ahead; ++i) read(i - 1, raw[i]);
@@ -57,7 +59,7 @@ __global__ void __launch_bounds__(threads, 4)
   if (p.bias != nullptr) load(p.bias + channel, bias);
   T* const y =
       p.y.data + ((int64_t{b} * p.height + first_row) * p.width + first_column) * p.y.stride + channel;
-  float sums[3][columns][4];  // of output rows done, done + 1, done + 2, each at its number modulo 3
+  float sums[3][columns][4];  // of output rows done, done + 1, done + 2, each at its row modulo 3
 #pragma unroll
   for (int done = -2; done < rows; ++done) {
     if (done >= 0 && first_row + done >= p.height) break;
@@ -97,7 +99,7 @@ __global__ void __launch_bounds__(threads, 4)
   }
 }
 
-// Any odd size and any alignment: a thread a value.
+// Any odd k and any alignment: one thread a value.
 template <class T>
 __global__ void __launch_bounds__(threads) depthwise_kernel(Depthwise<T> p, int64_t count) {
   wait_for_previous();
@@ -121,7 +123,7 @@ __global__ void __launch_bounds__(threads) depthwise_kernel(Depthwise<T> p, int6
 }  // namespace
 
 void depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act, const View& y,
-                      cudaStream_t stream) {
+                      const Stream& stream) {
   if (y.elements() == 0) return;
   dispatch(x.dtype, [&]<class T>(Type<T>) {
     const int height = static_cast<int>(x.dim(1)), width = static_cast<int>(x.dim(2)),
@@ -144,18 +146,19 @@ void depthwise_conv2d(const View& x, const View& w, const View& bias, Activation
         const int64_t count = x.dim(0) * row_groups * strips * groups;
         launch(act == Activation::silu ? depthwise3x3_kernel<T, rows, columns, true>
                                        : depthwise3x3_kernel<T, rows, columns, false>,
-               blocks_for(count, threads), threads, 0, stream, p, Divisor(row_groups), Divisor(strips),
-               Divisor(groups), static_cast<int>(count));
+               {.grid = blocks_for(count, threads), .block = threads}, stream, p, Divisor(row_groups),
+               Divisor(strips), Divisor(groups), static_cast<int>(count));
       };
-      // Long strips read less twice; short ones fill the device when there is little work.
-      if (y.elements() < 200'000)
+      const int multiprocessors = stream.device().multiprocessors;
+      if (y.elements() < tuning::scaled(two_rows_below, multiprocessors))
         run.template operator()<2, 2>();
-      else if (y.elements() < 4'000'000)
+      else if (y.elements() < tuning::scaled(four_rows_below, multiprocessors))
         run.template operator()<4, 2>();
       else
         run.template operator()<7, 2>();
     } else {
-      launch(depthwise_kernel<T>, blocks_for(y.elements(), threads), threads, 0, stream, p, y.elements());
+      launch(depthwise_kernel<T>, {.grid = blocks_for(y.elements(), threads), .block = threads}, stream, p,
+             y.elements());
     }
   });
 }

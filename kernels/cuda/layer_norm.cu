@@ -1,12 +1,15 @@
-// y = act(LayerNorm(x)) · gate over rows of C channels. A group of lanes holds a row in registers: one read,
-// one write, the variance from the differences to the mean.
-#include "kernels/cuda/device.cuh"
+// y = act(LayerNorm(x)) · gate over rows of C channels: x, gate and y (M, C) row-strided, gamma and beta (C)
+// float32. A group of lanes holds a row in registers: x is read once, y written once, and the variance is
+// computed from the differences to the mean.
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/launchers.h"
+#include "kernels/cuda/tuning.h"
+#include "kernels/cuda/values.cuh"
 
 namespace vmamba::cuda {
 namespace {
 
-constexpr int threads = 128, few_threads = 64;  // of a block; the latter where there are few rows
+using namespace tuning::layer_norm;
 
 template <class X, class Y>
 struct Norm {
@@ -19,7 +22,7 @@ struct Norm {
   Rows<Y> y;
   int64_t rows;
   int channels;
-  int maps;  // x is the sum of so many maps, map_stride apart
+  int maps;  // x is the sum of so many dense maps, map_stride elements apart
   int64_t map_stride;
 };
 
@@ -35,7 +38,7 @@ __device__ void group_sums(float (&values)[n], int lanes) {
     for (int i = 0; i < n; ++i) values[i] += __shfl_xor_sync(0xffffffffu, values[i], offset);
 }
 
-// n consecutive channels of a normalised row, on their way to y.
+// Activation, gate and store of n consecutive channels of a normalised row.
 template <bool plain, class X, class Y, int n>
 __device__ void finish(const Norm<X, Y>& p, int64_t row, int channel, float (&v)[n]) {
   if constexpr (!plain) {
@@ -59,12 +62,12 @@ __device__ void finish(const Norm<X, Y>& p, int64_t row, int channel, float (&v)
   store(p.y.data + row * p.y.stride + channel, v);
 }
 
-// `lanes` (a power of 2 up to 32) hold a row, `packs` packs of 8 channels each, as they are stored: few
-// registers, so that much is in flight. `rows` rows in turn; those that a warp's lanes hold at a time are
-// neighbours. gamma and beta are asked for with the rows where there are registers for them. plain: nothing
-// follows the norm, known when compiling, which saves registers.
+// `lanes` (a power of 2 up to 32) hold a row, each `packs` packs of 8 channels in the storage dtype, which
+// takes few registers and so allows many loads in flight. A group of lanes takes `rows` rows; the rows that a
+// warp holds at a time are adjacent. gamma and beta are loaded together with x where registers allow. plain:
+// no activation and no gate, at compile time, which saves registers.
 template <class X, class Y, int packs, int rows, bool plain>
-__global__ void __launch_bounds__(threads, is_float<X> || packs > 1 || rows > 1 ? 8 : 12)
+__global__ void __launch_bounds__(threads, is_float<X> || packs > 1 || rows > 1 ? 8 : light_blocks)
     layer_norm_kernel(Norm<X, Y> p, int lanes) {
   wait_for_previous();
   const int lane = threadIdx.x & (lanes - 1), at_a_time = 32 / lanes;
@@ -75,7 +78,7 @@ __global__ void __launch_bounds__(threads, is_float<X> || packs > 1 || rows > 1 
   Raw raw[rows][packs];
 #pragma unroll
   for (int r = 0; r < rows; ++r) {
-    // Every lane takes part in the shuffles, beyond the last row too.
+    // Lanes beyond the last row take part in the shuffles, so they load the last row.
     const int64_t offset = min(first + r * at_a_time, p.rows - 1) * p.x.stride;
 #pragma unroll
     for (int j = 0; j < packs; ++j) {
@@ -112,7 +115,7 @@ __global__ void __launch_bounds__(threads, is_float<X> || packs > 1 || rows > 1 
   if constexpr (affine_early)
 #pragma unroll
     for (int j = 0; j < packs; ++j) read_affine((lane + j * lanes) * 8, gamma[j], beta[j]);
-  // The rows' sums are independent: together, so that one's shuffles fill another's latency.
+  // The rows' sums are independent and interleaved, so that the shuffles' latencies overlap.
   float mean[rows], scale[rows];
 #pragma unroll
   for (int r = 0; r < rows; ++r) {
@@ -167,7 +170,7 @@ __global__ void __launch_bounds__(threads, is_float<X> || packs > 1 || rows > 1 
   }
 }
 
-// Any number of channels and any alignment: a warp a row, which it reads three times.
+// Any number of channels and any alignment: one warp a row, which is read three times.
 template <class X, class Y>
 __global__ void __launch_bounds__(threads) any_layer_norm_kernel(Norm<X, Y> p) {
   wait_for_previous();
@@ -191,27 +194,28 @@ __global__ void __launch_bounds__(threads) any_layer_norm_kernel(Norm<X, Y> p) {
 }
 
 template <class X, class Y>
-void launch_norm(const Norm<X, Y>& p, bool packed, cudaStream_t stream) {
+void launch_layer_norm(const Norm<X, Y>& p, bool packed, const Stream& stream) {
   const int packs = p.channels / 8;
   if (p.maps > 1 && (!packed || packs > 32 * 8))
     fail_unsupported("layer_norm of a sum of maps of these channels");
   if (!packed || packs > 32 * 8) {
-    launch(any_layer_norm_kernel<X, Y>, blocks_for(p.rows, threads / 32), threads, 0, stream, p);
+    launch(any_layer_norm_kernel<X, Y>, {.grid = blocks_for(p.rows, threads / 32), .block = threads}, stream,
+           p);
     return;
   }
-  const bool many = p.rows > 4096;
+  const bool many = p.rows > tuning::scaled(many_rows, stream.device().multiprocessors);
   const auto run = [&]<int each, int rows>() {
     int lanes = 1;
     while (lanes * each < packs) lanes *= 2;
     const int64_t warps = (p.rows + 32 / lanes * rows - 1) / (32 / lanes * rows);
-    const int block = many ? threads : few_threads;
-    const unsigned blocks = blocks_for(warps * 32, block);
+    const int block = many ? threads : few_rows_threads;
+    const LaunchShape shape{.grid = blocks_for(warps * 32, block), .block = block};
     if constexpr (!is_float<Y>)
       if (many && !p.round_norm && p.act == Activation::none && p.gate.data == nullptr)
-        return launch(layer_norm_kernel<X, Y, each, rows, true>, blocks, block, 0, stream, p, lanes);
-    launch(layer_norm_kernel<X, Y, each, rows, false>, blocks, block, 0, stream, p, lanes);
+        return launch(layer_norm_kernel<X, Y, each, rows, true>, shape, stream, p, lanes);
+    launch(layer_norm_kernel<X, Y, each, rows, false>, shape, stream, p, lanes);
   };
-  // As few idle lanes as may be: dims are 96·2^i and 128·2^i. Of few rows, few packs a lane.
+  // Few idle lanes for the usual C, 96·2^i and 128·2^i; few packs a lane where there are few rows.
   const bool two_packs = many ? is_float<X> && !is_float<Y> : packs > 32;
   if (packs % 3 == 0 && packs <= 96 && (many || packs > 64))
     run.template operator()<3, 1>();
@@ -230,16 +234,16 @@ void launch_norm(const Norm<X, Y>& p, bool packed, cudaStream_t stream) {
 }  // namespace
 
 void layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
-                const View& gate, bool round_norm, const View& y, int maps, cudaStream_t stream) {
+                const View& gate, bool round_norm, const View& y, int maps, const Stream& stream) {
   if (y.elements() == 0) return;
   const bool packed =
       packs_of(x, 8) && packs_of(y, 8) && packs_of(gate, 8) && packs_of(gamma, 8) && packs_of(beta, 8);
-  const bool round_inside = round_norm && (act != Activation::none || gate);  // else storing rounds
+  const bool round_inside = round_norm && (act != Activation::none || gate);  // otherwise the store rounds
   const auto run = [&]<class X, class Y>(Type<X>, Type<Y>) {
-    launch_norm(Norm<X, Y>{rows_of<const X>(x), gamma.as<float>(), beta.as<float>(), epsilon, act,
-                           rows_of<const Y>(gate), round_inside, rows_of<Y>(y), y.rows(),
-                           static_cast<int>(y.channels()), maps, x.rows() * x.row_stride},
-                packed, stream);
+    launch_layer_norm(Norm<X, Y>{rows_of<const X>(x), gamma.as<float>(), beta.as<float>(), epsilon, act,
+                                 rows_of<const Y>(gate), round_inside, rows_of<Y>(y), y.rows(),
+                                 static_cast<int>(y.channels()), maps, x.rows() * x.row_stride},
+                      packed, stream);
   };
   dispatch(y.dtype, [&]<class Y>(Type<Y> y_type) {
     if (x.dtype == y.dtype) return run(y_type, y_type);

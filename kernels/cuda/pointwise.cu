@@ -1,12 +1,15 @@
-// Operations that touch each value once (or, for softmax and mean, a few times). Dtypes are looked up at run
-// time: every access is a uniform branch, and all of these are bound by memory.
-#include "kernels/cuda/device.cuh"
+// Operations bound by memory bandwidth: conversions, activations, sums, the layout of patches; softmax and
+// mean over pixels. Maps are (B,H,W,C) or rows (M,C). Most take dtypes at run time: a uniform branch an
+// access, which costs nothing here.
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/launchers.h"
+#include "kernels/cuda/tuning.h"
+#include "kernels/cuda/values.cuh"
 
 namespace vmamba::cuda {
 namespace {
 
-constexpr int threads = 256;
+using namespace tuning::pointwise;
 
 struct AnyRows {
   void* data;
@@ -21,22 +24,22 @@ template <int n>
 __device__ void load(const AnyRows& rows, int64_t row, int64_t channel, float (&to)[n]) {
   const int64_t i = row * rows.stride + channel;
   if (rows.dtype == DType::float32)
-    vmamba::load(static_cast<const float*>(rows.data) + i, to);
+    cuda::load(static_cast<const float*>(rows.data) + i, to);
   else if (rows.dtype == DType::float16)
-    vmamba::load(static_cast<const half*>(rows.data) + i, to);
+    cuda::load(static_cast<const half*>(rows.data) + i, to);
   else
-    vmamba::load(static_cast<const bfloat16*>(rows.data) + i, to);
+    cuda::load(static_cast<const bfloat16*>(rows.data) + i, to);
 }
 
 template <int n>
 __device__ void store(const AnyRows& rows, int64_t row, int64_t channel, const float (&from)[n]) {
   const int64_t i = row * rows.stride + channel;
   if (rows.dtype == DType::float32)
-    vmamba::store(static_cast<float*>(rows.data) + i, from);
+    cuda::store(static_cast<float*>(rows.data) + i, from);
   else if (rows.dtype == DType::float16)
-    vmamba::store(static_cast<half*>(rows.data) + i, from);
+    cuda::store(static_cast<half*>(rows.data) + i, from);
   else
-    vmamba::store(static_cast<bfloat16*>(rows.data) + i, from);
+    cuda::store(static_cast<bfloat16*>(rows.data) + i, from);
 }
 
 __device__ float round_any(DType dtype, float x) {
@@ -45,7 +48,7 @@ __device__ float round_any(DType dtype, float x) {
   return x;
 }
 
-// y = f(x) over rows × channels; f(row, channel, values) changes n consecutive channels.
+// y = f(x), elementwise over (M, C); f(row, channel, values) changes n consecutive channels.
 template <int n, class F>
 __global__ void pointwise_kernel(AnyRows x, AnyRows y, int64_t rows, int64_t packs, F f) {
   wait_for_previous();
@@ -56,19 +59,6 @@ __global__ void pointwise_kernel(AnyRows x, AnyRows y, int64_t rows, int64_t pac
   load(x, row, channel, values);
   f(row, channel, values);
   store(y, row, channel, values);
-}
-
-template <class F>
-void pointwise(const View& x, const View& y, bool wide, F f, cudaStream_t stream) {
-  if (y.elements() == 0) return;
-  if (wide && packs_of(x, 8) && packs_of(y, 8)) {
-    const int64_t packs = y.channels() / 8;
-    launch(pointwise_kernel<8, F>, blocks_for(y.rows() * packs, threads), threads, 0, stream, any_rows(x),
-           any_rows(y), y.rows(), packs, f);
-  } else {
-    launch(pointwise_kernel<1, F>, blocks_for(y.elements(), threads), threads, 0, stream, any_rows(x),
-           any_rows(y), y.rows(), y.channels(), f);
-  }
 }
 
 struct Copy {
@@ -104,7 +94,7 @@ struct Activate {
   }
 };
 
-// act over dense values in place, from the end: what the operation before wrote last is in the cache still.
+// act over dense values in place, from the end: what the operation before wrote last is still in L2.
 template <class T, Activation act>
 __global__ void __launch_bounds__(threads) activate_kernel(T* y, int64_t packs) {
   wait_for_previous();
@@ -113,13 +103,13 @@ __global__ void __launch_bounds__(threads) activate_kernel(T* y, int64_t packs) 
   float values[at_a_time][each];
 #pragma unroll
   for (int j = 0; j < at_a_time; ++j)
-    if (first + j * threads < packs) vmamba::load(y + (first + j * threads) * each, values[j]);
+    if (first + j * threads < packs) cuda::load(y + (first + j * threads) * each, values[j]);
 #pragma unroll
   for (int j = 0; j < at_a_time; ++j) {
     if (first + j * threads >= packs) break;
 #pragma unroll
     for (int i = 0; i < each; ++i) values[j][i] = activated<is_float<T>>(act, values[j][i]);
-    vmamba::store(y + (first + j * threads) * each, values[j]);
+    cuda::store(y + (first + j * threads) * each, values[j]);
   }
 }
 
@@ -174,9 +164,8 @@ __global__ void merge_patches_kernel(AnyRows x, AnyRows y, int64_t count, int he
   store(y, out, quarter * channels + channel, value);
 }
 
-// A block: 32 channels of one image; threadIdx.y walks the pixels. Sums meet in a fixed order.
-constexpr int pool_rows = 16;
-
+// Reductions over pixels: a block takes 32 channels of one image, threadIdx.y strides over the pixels, and
+// the partial results are combined in a fixed order.
 template <class Combine>
 __device__ float combine_columns(float value, Combine combine) {
   __shared__ float partial[pool_rows][33];
@@ -224,6 +213,24 @@ __global__ void softmax_pixels_kernel(const float* x, AnyRows y, int64_t pixels,
     }
 }
 
+// --- Launchers.
+LaunchShape per_thread(int64_t work) {
+  return {.grid = blocks_for(work, threads), .block = threads};
+}
+
+template <class F>
+void pointwise(const View& x, const View& y, bool wide, F f, const Stream& stream) {
+  if (y.elements() == 0) return;
+  if (wide && packs_of(x, 8) && packs_of(y, 8)) {
+    const int64_t packs = y.channels() / 8;
+    launch(pointwise_kernel<8, F>, per_thread(y.rows() * packs), stream, any_rows(x), any_rows(y), y.rows(),
+           packs, f);
+  } else {
+    launch(pointwise_kernel<1, F>, per_thread(y.elements()), stream, any_rows(x), any_rows(y), y.rows(),
+           y.channels(), f);
+  }
+}
+
 }  // namespace
 
 void require_code_for_device() {
@@ -231,24 +238,24 @@ void require_code_for_device() {
   CUDA_CALL(cudaFuncGetAttributes(&attributes, normalize_kernel));
 }
 
-void cast(const View& x, const View& y, cudaStream_t stream) {
+void cast(const View& x, const View& y, const Stream& stream) {
   pointwise(x, y, true, Copy{}, stream);
 }
 
 void channel_affine(const View& x, const View& scale, const View& shift, Activation act, const View& y,
-                    cudaStream_t stream) {
+                    const Stream& stream) {
   pointwise(x, y, true, Affine{scale.as<float>(), shift.as<float>(), act}, stream);
 }
 
 void activate(const View& x, Activation act, const View& gate, bool round_act, const View& y,
-              cudaStream_t stream) {
+              const Stream& stream) {
   if (y.elements() == 0) return;
   const bool in_place = x.data == y.data && x.dtype == y.dtype && y.row_stride == y.channels();
   if (in_place && !gate && y.bytes() % 16 == 0 && reinterpret_cast<uintptr_t>(y.data) % 16 == 0) {
     dispatch(y.dtype, [&]<class T>(Type<T>) {
       const int64_t packs = static_cast<int64_t>(y.bytes() / 16);
       const auto run = [&](auto kernel) {
-        launch(kernel, blocks_for(packs, 2 * threads), threads, 0, stream, y.as<T>(), packs);
+        launch(kernel, {.grid = blocks_for(packs, 2 * threads), .block = threads}, stream, y.as<T>(), packs);
       };
       switch (act) {
         case Activation::none:
@@ -275,42 +282,42 @@ void activate(const View& x, Activation act, const View& gate, bool round_act, c
     run(std::false_type());
 }
 
-void add(const View& x, const View& other, const View& y, cudaStream_t stream) {
+void add(const View& x, const View& other, const View& y, const Stream& stream) {
   pointwise(x, y, packs_of(other, 8), Add{any_rows(other), other.rows()}, stream);
 }
 
-void normalize(const View& pixels, const float* mean, const float* std, const View& y, cudaStream_t stream) {
+void normalize(const View& pixels, const float* mean, const float* std, const View& y, const Stream& stream) {
   const Channels3 c{{mean[0], mean[1], mean[2]}, {std[0], std[1], std[2]}};
   if (y.elements() == 0) return;
-  launch(normalize_kernel, blocks_for(y.elements(), threads), threads, 0, stream, pixels.as<uint8_t>(), c,
-         any_rows(y), y.elements());
+  launch(normalize_kernel, per_thread(y.elements()), stream, pixels.as<uint8_t>(), c, any_rows(y),
+         y.elements());
 }
 
-void nchw_to_nhwc(const View& x, const View& y, cudaStream_t stream) {
+void nchw_to_nhwc(const View& x, const View& y, const Stream& stream) {
   if (y.elements() == 0) return;
-  launch(nchw_to_nhwc_kernel, blocks_for(y.rows(), threads), threads, 0, stream, x.as<float>(), any_rows(y),
-         y.rows(), y.dim(1) * y.dim(2), static_cast<int>(y.channels()));
+  launch(nchw_to_nhwc_kernel, per_thread(y.rows()), stream, x.as<float>(), any_rows(y), y.rows(),
+         y.dim(1) * y.dim(2), static_cast<int>(y.channels()));
 }
 
-void merge_patches(const View& x, const View& y, cudaStream_t stream) {
+void merge_patches(const View& x, const View& y, const Stream& stream) {
   if (y.elements() == 0) return;
-  launch(merge_patches_kernel, blocks_for(y.elements(), threads), threads, 0, stream, any_rows(x),
-         any_rows(y), y.elements(), static_cast<int>(x.dim(1)), static_cast<int>(x.dim(2)),
-         static_cast<int>(y.dim(1)), static_cast<int>(y.dim(2)), static_cast<int>(x.channels()));
+  launch(merge_patches_kernel, per_thread(y.elements()), stream, any_rows(x), any_rows(y), y.elements(),
+         static_cast<int>(x.dim(1)), static_cast<int>(x.dim(2)), static_cast<int>(y.dim(1)),
+         static_cast<int>(y.dim(2)), static_cast<int>(x.channels()));
 }
 
-void mean_pool(const View& x, const View& y, cudaStream_t stream) {
+void mean_pool(const View& x, const View& y, const Stream& stream) {
   if (y.elements() == 0) return;
   const dim3 grid(blocks_for(x.channels(), 32), static_cast<unsigned>(x.dim(0)));
-  launch(mean_pool_kernel, grid, dim3(32, pool_rows), 0, stream, any_rows(x), y.as<float>(),
+  launch(mean_pool_kernel, {.grid = grid, .block = dim3(32, pool_rows)}, stream, any_rows(x), y.as<float>(),
          x.dim(1) * x.dim(2), static_cast<int>(x.channels()));
 }
 
-void softmax_pixels(const View& x, const View& y, cudaStream_t stream) {
+void softmax_pixels(const View& x, const View& y, const Stream& stream) {
   if (y.elements() == 0) return;
   const dim3 grid(blocks_for(x.channels(), 32), static_cast<unsigned>(x.dim(0)));
-  launch(softmax_pixels_kernel, grid, dim3(32, pool_rows), 0, stream, x.as<float>(), any_rows(y),
-         x.dim(1) * x.dim(2), static_cast<int>(x.channels()));
+  launch(softmax_pixels_kernel, {.grid = grid, .block = dim3(32, pool_rows)}, stream, x.as<float>(),
+         any_rows(y), x.dim(1) * x.dim(2), static_cast<int>(x.channels()));
 }
 
 }  // namespace vmamba::cuda

@@ -1,22 +1,22 @@
-// The first convolution of a patch embedding, 3 channels to O, 3×3, stride 2, padding 1, and what follows it:
-// y = act(LayerNorm(conv(x) + bias)), in one pass on the tensor cores. T is float16 or bfloat16, O = 8·tiles.
+// The first convolution of a patch embedding and what follows it, in one pass on the tensor cores: 3×3,
+// stride 2, padding 1, y = act(LayerNorm(conv(x) + bias)). x (B,H,W,3), w (O,3,3,3), y (B,Ho,Wo,O) of T,
+// float16 or bfloat16; bias, gamma and beta (O) float32; O = 8·n_tiles, 48 or 64.
 //
-// A warp takes 16 output pixels of a row. Three columns of 3 channels are 9 consecutive values of an input
-// row, starting at an odd place; with the value before them (whose weight is zero) they are 5 aligned pairs.
-// So K = 3 rows · 5 pairs
-// (+ 1 pair of zeros) = 32, and the fragments of A are loaded straight from x, those of the next tile while
-// one is normalised. The columns of the product are labelled so that lane t = lane % 4 ends up with packs of
-// consecutive channels of pixels g and g + 8, g = lane / 4, and four lanes write whole sectors.
-#include "kernels/cuda/device.cuh"
+// A warp takes 16 output pixels of a row. Three input columns of 3 channels are 9 consecutive values of an
+// input row, starting at an odd offset; with the value before them (whose weight is zero) they are 5 aligned
+// pairs. So K = 3 rows · 5 pairs (+ 1 pair of zeros) = 32, and the fragments of A are loaded directly from x,
+// the next tile's while one is normalised. The columns of the product are permuted so that lane t = lane % 4
+// ends up with packs of consecutive channels of pixels g and g + 8, g = lane / 4, and four lanes write whole
+// 32-byte sectors.
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/launchers.h"
-#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/tuning.h"
+#include "kernels/cuda/values.cuh"
 
 namespace vmamba::cuda {
 namespace {
 
-constexpr int threads = 128;
-template <int n_tiles>
-constexpr int blocks_a_multiprocessor = n_tiles == 6 ? 4 : 3;
+using namespace tuning::stem;
 
 template <class T>
 struct Stem {
@@ -40,16 +40,16 @@ __device__ inline int channel_of(int t, int i) {
   return i < 8 ? 8 * t + i : 32 + (2 * n_tiles - 8) * t + i - 8;
 }
 
-// The activation is known when compiling where it is the usual one, so that the values overlap.
+// GELU, the usual activation, is a template parameter, so that the values overlap.
 template <class T, int n_tiles, bool is_gelu>
-__global__ void __launch_bounds__(threads, blocks_a_multiprocessor<n_tiles>)
+__global__ void __launch_bounds__(threads, blocks_per_multiprocessor<8 * n_tiles>)
     stem_kernel(const __grid_constant__ Stem<T> p) {
   wait_for_previous();
   constexpr int outputs = 8 * n_tiles, each = 2 * n_tiles;
   const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
 
-  // This lane's pairs of k: q = t, t + 4, t + 8, t + 12; row q / 5 of the patch, pair q % 5 of its ten
-  // values.
+  // This lane's pairs of K: q = t, t + 4, t + 8, t + 12, each pair q % 5 of the ten values of the patch's row
+  // q / 5.
   uint32_t b[2][n_tiles][2];
 #pragma unroll
   for (int s = 0; s < 2; ++s)
@@ -105,8 +105,8 @@ __global__ void __launch_bounds__(threads, blocks_a_multiprocessor<n_tiles>)
     for (int j = 0; j < n_tiles; ++j) {
       c[j][0] = c[j][2] = bias[2 * j];
       c[j][1] = c[j][3] = bias[2 * j + 1];
-      multiply<T>(c[j], a[0][0], a[0][1], a[0][2], a[0][3], b[0][j][0], b[0][j][1]);
-      multiply<T>(c[j], a[1][0], a[1][1], a[1][2], a[1][3], b[1][j][0], b[1][j][1]);
+      ptx::mma_m16n8k16<T>(c[j], a[0][0], a[0][1], a[0][2], a[0][3], b[0][j][0], b[0][j][1]);
+      ptx::mma_m16n8k16<T>(c[j], a[1][0], a[1][1], a[1][2], a[1][3], b[1][j][0], b[1][j][1]);
     }
     if (p.tiles - tile > warps) read(tile + warps, a);
 
@@ -165,7 +165,7 @@ bool can_stem(const View& x, const View& w, int stride, int padding) {
 }
 
 void stem(const View& x, const View& w, const View& bias, const View& gamma, const View& beta, float epsilon,
-          Activation act, const View& y, cudaStream_t stream) {
+          Activation act, const View& y, const Stream& stream) {
   if (y.elements() == 0) return;
   const auto run = [&]<class T>(Type<T>) {
     const Divisor tiles_a_row((y.dim(2) + 15) / 16);
@@ -185,11 +185,10 @@ void stem(const View& x, const View& w, const View& bias, const View& gamma, con
                     tiles_a_row,
                     Divisor(y.dim(1))};
     const auto run_tiles = [&]<int n_tiles>() {
-      const int resident =
-          blocks_a_multiprocessor<n_tiles> * device_attribute(cudaDevAttrMultiProcessorCount);
+      const int resident = blocks_per_multiprocessor<8 * n_tiles> * stream.device().multiprocessors;
       const int blocks = std::min((p.tiles + threads / 32 - 1) / (threads / 32), resident);
-      launch(act == Activation::gelu ? stem_kernel<T, n_tiles, true> : stem_kernel<T, n_tiles, false>, blocks,
-             threads, 0, stream, p);
+      launch(act == Activation::gelu ? stem_kernel<T, n_tiles, true> : stem_kernel<T, n_tiles, false>,
+             {.grid = static_cast<unsigned>(blocks), .block = threads}, stream, p);
     };
     if (y.channels() == 48)
       run_tiles.template operator()<6>();

@@ -1,5 +1,6 @@
-// The scalar oracle: every operation as one plain loop nest, sums in double, one rounding where a result is
-// stored. The fast kernels of every device are tested against it; it stays simple rather than fast.
+// The scalar oracle: the operations of kernels/kernels.h as they are defined there, one plain loop nest each.
+// Sums are in double and rounded once, when a result is stored. The fast kernels of every device are tested
+// against it, so it is kept simple rather than fast. Notation and shapes as in kernels.h.
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
@@ -47,7 +48,7 @@ double softplus(double x) {
   return x > 20 ? x : std::log1p(std::exp(x));
 }
 
-// Row of pixel (b, row, column) in an NHWC map.
+// The row of an NHWC map that holds pixel (row, column) of image b.
 int64_t pixel(const View& map, int64_t b, int64_t row, int64_t column) {
   return (b * map.dim(1) + row) * map.dim(2) + column;
 }
@@ -93,8 +94,8 @@ class ScalarKernels final : public Kernels {
       for (int64_t c = 0; c < y.channels(); ++c) store(y, row, c, load(x, row, c));
   }
 
-  void do_linear(const View& x, const View& w, const View& bias, Activation act, const View& residual,
-                 const View& y) override {
+  void do_linear(const Linear& op) override {
+    const auto& [x, w, bias, act, residual, y] = op;
     std::vector<double> out(static_cast<size_t>(y.channels()));
     for (int64_t row = 0; row < y.rows(); ++row) {
       for (int64_t o = 0; o < y.channels(); ++o) {
@@ -107,8 +108,8 @@ class ScalarKernels final : public Kernels {
     }
   }
 
-  void do_conv2d(const View& x, const View& w, const View& bias, int stride, int padding,
-                 const View& y) override {
+  void do_conv2d(const Conv2d& op) override {
+    const auto& [x, w, bias, stride, padding, y] = op;
     for (int64_t b = 0; b < y.dim(0); ++b)
       for (int64_t i = 0; i < y.dim(1); ++i)
         for (int64_t j = 0; j < y.dim(2); ++j)
@@ -126,8 +127,8 @@ class ScalarKernels final : public Kernels {
           }
   }
 
-  void do_depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act,
-                           const View& y) override {
+  void do_depthwise_conv2d(const DepthwiseConv2d& op) override {
+    const auto& [x, w, bias, act, y] = op;
     const int64_t half = w.dim(0) / 2;
     for (int64_t b = 0; b < y.dim(0); ++b)
       for (int64_t i = 0; i < y.dim(1); ++i)
@@ -145,9 +146,9 @@ class ScalarKernels final : public Kernels {
           }
   }
 
-  void do_layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
-                     const View& gate, bool round_norm, const View& y) override {
-    const DType rounded = round_norm ? y.dtype : DType::float32;
+  void do_layer_norm(const LayerNorm& op) override {
+    const auto& [x, gamma, beta, epsilon, act, gate, rounding, y] = op;
+    const DType rounded = rounding == Rounding::each_step ? y.dtype : DType::float32;
     const int64_t channels = x.channels();
     std::vector<double> out(static_cast<size_t>(channels));
     for (int64_t row = 0; row < x.rows(); ++row) {
@@ -167,8 +168,8 @@ class ScalarKernels final : public Kernels {
     }
   }
 
-  void do_channel_affine(const View& x, const View& scale, const View& shift, Activation act,
-                         const View& y) override {
+  void do_channel_affine(const ChannelAffine& op) override {
+    const auto& [x, scale, shift, act, y] = op;
     for (int64_t row = 0; row < x.rows(); ++row)
       for (int64_t c = 0; c < x.channels(); ++c)
         store(y, row, c,
@@ -176,11 +177,12 @@ class ScalarKernels final : public Kernels {
                         static_cast<double>(load(x, row, c)) * scale.as<float>()[c] + shift.as<float>()[c]));
   }
 
-  void do_activate(const View& x, Activation act, const View& gate, bool round_act, const View& y) override {
+  void do_activate(const Activate& op) override {
+    const auto& [x, act, gate, rounding, y] = op;
     for (int64_t row = 0; row < x.rows(); ++row)
       for (int64_t c = 0; c < x.channels(); ++c) {
         double value = activated(act, load(x, row, c));
-        if (round_act) value = round_to(y.dtype, static_cast<float>(value));
+        if (rounding == Rounding::each_step) value = round_to(y.dtype, static_cast<float>(value));
         store(y, row, c, gate ? value * load(gate, row, c) : value);
       }
   }
@@ -231,7 +233,7 @@ class ScalarKernels final : public Kernels {
     const int64_t height = s.x.dim(1), width = s.x.dim(2), channels = s.x.dim(3), states = s.A.dim(2);
     const int directions = direction_count(s.order);
     const int64_t per_direction = s.projections.channels() / directions, rank = per_direction - 2 * states;
-    const DType written = s.round_directions ? s.x.dtype : DType::float32;
+    const DType written = s.direction_rounding == DirectionRounding::storage ? s.x.dtype : DType::float32;
     std::vector<float> y(static_cast<size_t>(directions * s.x.elements()));
     std::vector<double> h(static_cast<size_t>(states));
 

@@ -40,9 +40,16 @@ constexpr OldBase old_bases[] = {
 // Postfixes that set the output norm, before they began with "_on".
 struct OldPostfix {
   std::string_view before, after;
+  bool exact = true;
+  std::string_view why = "postfixes of the output norm begin with _on now";
 };
 constexpr OldPostfix old_postfixes[] = {
-    {"none", "_onnone"}, {"dwconv3", "_ondwconv3"}, {"softmax", "_onsoftmax"}, {"sigmoid", "_onsigmoid"}};
+    {"none", "_onnone"},
+    {"dwconv3", "_ondwconv3", false,
+     "postfixes of the output norm begin with _on now; on its first day, 23 February 2024, this convolution had a "
+     "bias, which cannot be expressed here, since then it is the same"},
+    {"softmax", "_onsoftmax"},
+    {"sigmoid", "_onsigmoid"}};
 
 // Names of the core's functions, used as forward types. The old block around them is v0's.
 struct OldCore {
@@ -430,14 +437,16 @@ std::optional<MigratedForwardType> migrated_forward_type(std::string_view text) 
     const auto* row = std::ranges::find(old_postfixes, postfix, &OldPostfix::before);
     if (row == std::end(old_postfixes)) continue;
     postfix = row->after;
-    reasons.push_back("postfixes of the output norm begin with _on now");
+    exact = exact && row->exact;
+    reasons.push_back(row->why);
   }
   if (respelled && reasons.empty())
     reasons.push_back("newer releases find a postfix only behind its underscore and in lower case");
   if (type->base == "v2") {
     type->base = "v03";
-    exact = std::ranges::find(type->postfixes, "_no32") == type->postfixes.end();
-    reasons.push_back(exact ? v2_why : v2_no32_why);
+    const bool no32 = std::ranges::find(type->postfixes, "_no32") != type->postfixes.end();
+    exact = exact && !no32;
+    reasons.push_back(no32 ? v2_no32_why : v2_why);
   }
   if (type->joined() == text) return std::nullopt;
   return MigratedForwardType{type->joined(), "", exact, joined(reasons, "; ")};

@@ -81,7 +81,8 @@ Palette read_palette(const EncodedImage& encoded, const Header& header) {
       return palette;
   if (header.bits != (header.colors <= 2 ? 1 : 8))
     fail_decoding(encoded, "its palette is a ramp of greys that does not fit its bits a pixel");
-  for (size_t i = header.colors; i < 256; ++i) palette[i].fill(static_cast<uint8_t>(i));
+  for (size_t i = header.colors; i < 256; ++i)
+    palette[i].fill(static_cast<uint8_t>(header.colors <= 2 ? 255 : i));
   return palette;
 }
 

@@ -141,7 +141,7 @@ ImageSize gif_size(const EncodedImage& encoded) {
 void decode_gif(const EncodedImage& encoded, uint8_t* rgb) {
   const Frame frame = read_frame(encoded);
   if (frame.width == 0 || frame.height == 0) fail_decoding(encoded, "its first frame has no pixels");
-  if (frame.literal_bits > 8) fail_decoding(encoded, "its codes are too long");
+  if (frame.literal_bits > 12) fail_decoding(encoded, "its codes are too long");
   for (int64_t i = 0; i < encoded.pixels(); ++i) put_rgb(rgb + i * 3, frame.palette[frame.background]);
 
   constexpr unsigned most_bits = 12, no_code = ~0u;

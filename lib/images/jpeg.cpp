@@ -77,6 +77,9 @@ Outcome run(const EncodedImage& encoded, Decoder& decoder, uint8_t* rgb, uint8_t
     ERREXIT2(&info, JERR_COMPONENT_COUNT, components, 4);
   }
   if (!jpeg_start_decompress(&info)) return Outcome::truncated;
+  // What the scans of a progressive file leave out is guessed (smoothed), differently by every release.
+  for (int i = 0; info.coef_bits != nullptr && i < components * DCTSIZE2; ++i)
+    if (info.coef_bits[i / DCTSIZE2][i % DCTSIZE2] != 0) return Outcome::truncated;
   const size_t stride = size_t{info.output_width} * 3;
   while (info.output_scanline < info.output_height) {
     uint8_t* out = rgb + info.output_scanline * stride;
@@ -111,6 +114,8 @@ int count_scans(const EncodedImage& encoded) {
     const auto marker = static_cast<uint8_t>(bytes[at + 1]);
     constexpr uint8_t start_of_scan = 0xda, end_of_image = 0xd9;
     if (marker == end_of_image) break;
+    if (marker == 1 && scans == 0)
+      fail_decoding(encoded, "a marker that stands in no header");  // as in Pillow
     if (marker == 0xff) {
       ++at;
     } else if (marker <= 1 || (marker >= 0xd0 && marker <= 0xd8)) {

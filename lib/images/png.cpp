@@ -4,6 +4,8 @@
 // destructor.
 #include <png.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cstdio>
 #include <cstring>
 #include <vector>
@@ -114,6 +116,24 @@ bool run(Decoder& decoder, uint8_t* rows, size_t row_bytes, uint8_t* rgb) {
   return true;
 }
 
+// What follows the pixels is not wanted, but as to Pillow a chunk that is cut there is damage, and so is a part of an
+// animation that no control announces.
+void check_chunks(const EncodedImage& encoded) {
+  const std::string_view bytes = encoded.bytes;
+  bool is_announced = false;
+  for (size_t at = 8; at + 8 <= bytes.size();) {
+    const uint64_t length = big32(data_of(encoded) + at);
+    const std::string_view kind = bytes.substr(at + 4, 4);
+    if (kind == "IEND" ||
+        !std::ranges::all_of(kind, [](unsigned char c) { return std::isalnum(c) || c == '_'; }))
+      return;
+    if (length > bytes.size() - at - 8) fail_truncated(encoded);
+    is_announced = is_announced || kind == "fcTL";
+    if (kind == "fdAT" && !is_announced) fail_decoding(encoded, "a part of an animation without its control");
+    at += 12 + length;
+  }
+}
+
 }  // namespace
 
 ImageSize png_size(const EncodedImage& encoded) {
@@ -130,6 +150,7 @@ void decode_png(const EncodedImage& encoded, uint8_t* rgb) {
   const bool done = run(decoder, rows.data(), row_bytes, rgb);
   png_destroy_read_struct(&decoder.png, &decoder.info, nullptr);
   if (done) {
+    check_chunks(encoded);
     if (header[8] == 16 && header[9] == PNG_COLOR_TYPE_GRAY) warn_of_clipped_grey(encoded, decoder.clipped);
     return;
   }

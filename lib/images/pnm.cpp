@@ -131,6 +131,7 @@ void decode_pnm(const EncodedImage& encoded, uint8_t* rgb) {
   int64_t clipped = 0;
   const auto value_of = [&](int sample) {
     if (header.is_bitmap()) return sample == 0 ? 255 : 0;
+    if (header.most == 255) return sample;
     const int value =
         std::min(full, static_cast<int>(std::nearbyint(static_cast<double>(sample) / header.most * full)));
     clipped += value > 255;

@@ -91,6 +91,53 @@ struct Layout {
   bool is_deep_grey() const { return colors == 1 && photometric != PHOTOMETRIC_PALETTE && bits > 8; }
 };
 
+// libtiff mends damaged tags in its own way (where the palette cannot be read it makes grey of the indices), Pillow does
+// not: the tags that decide on pixels must have the type of a number, and those that are lists must be in the file.
+void check_directory(const EncodedImage& encoded, const Tiff& tiff, const Layout& layout) {
+  const bool is_big_endian = encoded.bytes[0] == 'M';
+  const auto number = [&](size_t at, size_t bytes) {
+    const uint8_t* p = bytes_at(encoded, at, bytes);
+    uint64_t value = 0;
+    for (size_t i = 0; i < bytes; ++i) value = value << 8 | p[is_big_endian ? i : bytes - 1 - i];
+    return value;
+  };
+  const bool is_big_tiff = number(2, 2) == 43;
+  const size_t word = is_big_tiff ? 8 : 4;
+  const size_t directory = number(is_big_tiff ? 8 : 4, word),
+               entries = number(directory, is_big_tiff ? 8 : 2);
+  uint64_t photometric = PHOTOMETRIC_MINISWHITE, far = 0;  // bytes that lie outside the entries
+  bool has_offsets = false;
+  for (size_t i = 0; i < entries; ++i) {
+    const size_t entry = directory + (is_big_tiff ? 8 + i * 20 : 2 + i * 12);
+    const uint64_t tag = number(entry, 2), type = number(entry + 2, 2), count = number(entry + 4, word);
+    constexpr std::array deciding{TIFFTAG_IMAGEWIDTH,   TIFFTAG_IMAGELENGTH,  TIFFTAG_BITSPERSAMPLE,
+                                  TIFFTAG_COMPRESSION,  TIFFTAG_PHOTOMETRIC,  TIFFTAG_SAMPLESPERPIXEL,
+                                  TIFFTAG_ROWSPERSTRIP, TIFFTAG_PLANARCONFIG, TIFFTAG_TILEWIDTH,
+                                  TIFFTAG_TILELENGTH,   TIFFTAG_SAMPLEFORMAT, TIFFTAG_ORIENTATION};
+    constexpr std::array lists{TIFFTAG_STRIPOFFSETS, TIFFTAG_TILEOFFSETS, TIFFTAG_STRIPBYTECOUNTS,
+                               TIFFTAG_TILEBYTECOUNTS, TIFFTAG_COLORMAP};
+    const auto width = static_cast<uint64_t>(TIFFDataWidth(static_cast<TIFFDataType>(type)));
+    const bool is_number = type == TIFF_SHORT || type == TIFF_LONG;
+    bool good = count > 0 && count <= encoded.bytes.size() &&
+                (is_number || std::ranges::find(deciding, tag) == deciding.end());
+    const bool is_far = good && count * width > word;
+    if (is_far) far += count * width;
+    if (is_far && std::ranges::find(lists, tag) != lists.end())
+      bytes_at(encoded, number(entry + 4 + word, word), count * width);
+    const bool is_offsets = tag == TIFFTAG_STRIPOFFSETS || tag == TIFFTAG_TILEOFFSETS;
+    if (is_offsets)  // libtiff itself splits a large strip that is alone
+      good = good && count <= (TIFFIsTiled(tiff.get()) ? TIFFNumberOfTiles(tiff.get())
+                                                       : TIFFNumberOfStrips(tiff.get()));
+    if (tag == TIFFTAG_COLORMAP && layout.photometric == PHOTOMETRIC_PALETTE)
+      good = good && count == size_t{3} << layout.bits;
+    if (!good) fail_decoding(encoded, fmt::format("tag {} is damaged", tag));
+    if (tag == TIFFTAG_PHOTOMETRIC) photometric = number(entry + 4 + word, type == TIFF_SHORT ? 2 : 4);
+    has_offsets = has_offsets || is_offsets;
+  }
+  if (photometric != layout.photometric || !has_offsets || far > encoded.bytes.size())
+    fail_decoding(encoded, "its tags are damaged");
+}
+
 Layout read_layout(const EncodedImage& encoded, const Tiff& tiff) {
   Layout layout;
   layout.width = field<uint32_t>(tiff, TIFFTAG_IMAGEWIDTH, 0);
@@ -102,6 +149,7 @@ Layout read_layout(const EncodedImage& encoded, const Tiff& tiff) {
   layout.photometric = field<uint16_t>(tiff, TIFFTAG_PHOTOMETRIC, PHOTOMETRIC_MINISWHITE);
   layout.orientation = field<uint16_t>(tiff, TIFFTAG_ORIENTATION, ORIENTATION_TOPLEFT);
   layout.planes = field<uint16_t>(tiff, TIFFTAG_PLANARCONFIG, PLANARCONFIG_CONTIG) == PLANARCONFIG_SEPARATE;
+  check_directory(encoded, tiff, layout);
   if (layout.compression == COMPRESSION_OJPEG) layout.photometric = PHOTOMETRIC_YCBCR;
   uint16_t extras = 0;
   const uint16_t* extra = nullptr;
@@ -113,12 +161,16 @@ Layout read_layout(const EncodedImage& encoded, const Tiff& tiff) {
   const auto bits_in = [&](std::initializer_list<int> list) {
     return std::ranges::find(list, layout.bits) != list.end();
   };
+  const bool is_little = encoded.bytes[0] == 'I';
   bool good = false;
   switch (layout.photometric) {
     case PHOTOMETRIC_MINISWHITE:
     case PHOTOMETRIC_MINISBLACK: {
       const bool dark = layout.photometric == PHOTOMETRIC_MINISBLACK;
-      good = layout.format == SAMPLEFORMAT_UINT     ? bits_in({1, 2, 4, 8, 16}) || (dark && bits_in({32}))
+      // As in Pillow's table: deep greys of little-endian files alone.
+      good = layout.format == SAMPLEFORMAT_UINT
+                 ? bits_in({1, 2, 4, 8}) || (bits_in({16}) && (dark || is_little)) ||
+                       (bits_in({32}) && dark && is_little)
              : layout.format == SAMPLEFORMAT_INT    ? dark && bits_in({8, 16, 32})
              : layout.format == SAMPLEFORMAT_IEEEFP ? bits_in({32})
                                                     : false;
@@ -148,9 +200,10 @@ Layout read_layout(const EncodedImage& encoded, const Tiff& tiff) {
   }
   for (int i = 1; i < extras; ++i) good = good && extra[i] == EXTRASAMPLE_UNSPECIFIED;
   if (layout.colors > 1) good = good && layout.format == SAMPLEFORMAT_UINT;
-  if (layout.planes)  // as in Pillow
-    good = good && !layout.premultiplied &&
-           (layout.bits == 8 || layout.samples == 1 || layout.compression != COMPRESSION_NONE);
+  if (layout.planes && layout.samples > 1 && layout.compression == COMPRESSION_NONE)  // as in Pillow
+    good = good && !layout.premultiplied && layout.bits == 8;
+  // A fourth sample of RGB that no tag explains is alpha.
+  if (layout.photometric == PHOTOMETRIC_RGB && layout.samples == 4 && extras == 0) extras = 1;
   if (!good || layout.samples != layout.colors + extras)
     fail_decoding(
         encoded,
@@ -271,6 +324,9 @@ void decode_blocks(const EncodedImage& encoded, Source& source, const Tiff& tiff
       block_bytes > most)
     fail_decoding(encoded, "its strips or tiles do not fit its size");
   const Palette palette = read_palette(encoded, tiff, layout);
+  // libdeflate, which libtiff prefers, leaves the end of a block unwritten whose data is longer than the block.
+  if (layout.compression == COMPRESSION_ADOBE_DEFLATE || layout.compression == COMPRESSION_DEFLATE)
+    TIFFSetField(file, TIFFTAG_DEFLATE_SUBCODEC, DEFLATE_SUBCODEC_ZLIB);
   std::vector<uint8_t> block(block_bytes);
   const uint32_t columns = std::min(block_width, layout.width), rows = std::min(block_height, layout.height);
   std::vector<uint8_t> narrow(size_t{columns} * rows * layout.samples);

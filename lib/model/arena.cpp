@@ -18,7 +18,7 @@ Arena::Arena(Kernels& kernels, size_t bytes)
       capacity_(bytes) {}
 
 View Arena::take(DType dtype, std::initializer_list<int64_t> dims) {
-  static char nowhere;  // what a dry arena's Views point to
+  static char nowhere;  // Views of a counting arena must not be absent; nobody reads through them
   View view(&nowhere, dtype, device_, dims);
   const size_t bytes = (view.bytes() + arena_alignment - 1) / arena_alignment * arena_alignment;
   if (base_ != nullptr) {

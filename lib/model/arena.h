@@ -1,13 +1,14 @@
-// The memory of a forward's feature maps.
+// Device memory for the feature maps of a forward.
 #pragma once
 #include "lib/tensors/tensor.h"
 
 namespace vmamba {
 
-// A bump allocator over one block of device memory, reset at every forward. A dry one only counts.
+// A bump allocator over one block of device memory, empty again after every forward. Without a block it only
+// counts: peak() of a dry run is the size that the real one needs.
 class Arena {
  public:
-  Arena() = default;  // dry
+  Arena() = default;  // counts only
   Arena(Kernels& kernels, size_t bytes);
   View take(DType dtype, std::initializer_list<int64_t> dims);
   size_t used() const { return used_; }
@@ -21,7 +22,7 @@ class Arena {
   size_t capacity_ = 0, used_ = 0, peak_ = 0;
 };
 
-// Gives back what a step took from the arena.
+// Releases, at the end of its scope, what was taken from the arena since its construction.
 class ArenaScope {
  public:
   explicit ArenaScope(Arena& arena) : arena_(arena), used_(arena.used()) {}

@@ -6,9 +6,14 @@ namespace vmamba {
 
 void norm(const Forward& f, const NormWeights& weights, const View& x, Activation act, const View& y) {
   if (weights.batch_norm)
-    f.kernels.channel_affine(x, weights.weight, weights.bias, act, y);
+    f.kernels.channel_affine({.x = x, .scale = weights.weight, .shift = weights.bias, .act = act, .y = y});
   else
-    f.kernels.layer_norm(x, weights.weight, weights.bias, layer_norm_epsilon, act, {}, true, y);
+    f.kernels.layer_norm({.x = x,
+                          .gamma = weights.weight,
+                          .beta = weights.bias,
+                          .act = act,
+                          .rounding = Rounding::each_step,
+                          .y = y});
 }
 
 View normed(const Forward& f, const NormWeights& weights, const View& x, DType dtype) {
@@ -18,18 +23,18 @@ View normed(const Forward& f, const NormWeights& weights, const View& x, DType d
   return y;
 }
 
-void norm_linear(const Forward& f, const NormWeights& weights, const std::string& name, const View& stream,
-                 DType dtype, const LinearWeights& w, Activation act, const View& y) {
+void norm_linear(const Forward& f, const NormLinearStep& step) {
+  const auto& [x, norm, tap_prefix, tap, dtype, w, act, y] = step;
   const ArenaScope scope(f.arena);
-  if (weights.present && !weights.batch_norm && !f.looks_inside()) {
-    const View room = f.arena.take(dtype, {stream.dim(0), stream.dim(1), stream.dim(2), stream.dim(3)});
-    f.kernels.norm_linear(stream, weights.weight, weights.bias, layer_norm_epsilon, room, w.weight, w.bias,
-                          act, y);
+  if (norm.present && !norm.batch_norm && !f.looks_inside()) {
+    const View workspace = f.arena.take(dtype, {x.dim(0), x.dim(1), x.dim(2), x.dim(3)});
+    f.kernels.norm_linear({.norm = {.x = x, .gamma = norm.weight, .beta = norm.bias, .y = workspace},
+                           .linear = {.x = workspace, .w = w.weight, .bias = w.bias, .act = act, .y = y}});
     return;
   }
-  const View x = normed(f, weights, stream, dtype);
-  f.tap("", name, x);
-  f.kernels.linear(x, w.weight, w.bias, act, {}, y);
+  const View in = normed(f, norm, x, dtype);
+  f.tap(tap_prefix, tap, in);
+  f.kernels.linear({.x = in, .w = w.weight, .bias = w.bias, .act = act, .y = y});
 }
 
 View Forward::as(const View& x, DType dtype) const {
@@ -43,15 +48,16 @@ View Forward::as(const View& x, DType dtype) const {
 CorePolicy core_policy(const ForwardSpec& forward, ForwardCoreVersion version, ScanBackend backend) {
   switch (version) {
     case ForwardCoreVersion::v0:
-      return {.round_directions = false, .float32_after_norm = true};
+      return {.float32_after_norm = true};
     case ForwardCoreVersion::v1:
-      return {.round_directions = true, .float32_after_norm = false};
+      return {.direction_rounding = DirectionRounding::storage};
     case ForwardCoreVersion::unset:
       break;
   }
   if (forward.precision == CorePrecision::float32_block) return {.float32_after_norm = true};
   const bool reads_storage = forward.precision == CorePrecision::storage_in || forward.no32;
-  return {.round_directions = reads_storage && row_of(backend).writes_as_read};
+  const bool writes_storage = reads_storage && row_of(backend).writes_as_read;
+  return {.direction_rounding = writes_storage ? DirectionRounding::storage : DirectionRounding::none};
 }
 
 }  // namespace vmamba

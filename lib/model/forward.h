@@ -1,4 +1,5 @@
-// What the steps of a forward share: kernels, arena and taps, norms, and how the core rounds.
+// What the steps of a forward share: kernels, arena and taps, norms, and how the core rounds. Notation:
+// kernels/kernels.h.
 #pragma once
 #include "lib/model/arena.h"
 #include "lib/model/model_weights.h"
@@ -6,14 +7,13 @@
 
 namespace vmamba {
 
-inline constexpr float layer_norm_epsilon = 1e-5f;
-
-// What every step of a forward is given.
+// The context of every step of a forward.
 struct Forward {
   Kernels& kernels;
   Arena& arena;
   Taps* taps;
 
+  // Taps are named prefix + name; the string is built only if taps are installed.
   void tap(std::string_view prefix, std::string_view name, const View& value) const {
     if (taps != nullptr) taps->at(std::string(prefix).append(name), value);
   }
@@ -21,22 +21,32 @@ struct Forward {
     return taps != nullptr && taps->wants(std::string(prefix).append(name));
   }
   bool looks_inside() const { return taps != nullptr && taps->looks_inside(); }
-  // `x` itself, or its copy as `dtype` in the arena.
+  // `x` itself if it is of `dtype`, else its conversion, in the arena.
   View as(const View& x, DType dtype) const;
 };
 
 // y = act(norm(x)), the norm a LayerNorm or a folded BatchNorm.
 void norm(const Forward& forward, const NormWeights& weights, const View& x, Activation act, const View& y);
-// The map after `weights`' norm (or as it is, where there is none) as `dtype`.
+// norm(x) as `dtype`; x itself, converted, if there is no norm.
 View normed(const Forward& forward, const NormWeights& weights, const View& x, DType dtype);
-// y = act(w(norm(stream))), stream (B,H,W,C), the norm's result of `dtype`; `name` is its tap.
-void norm_linear(const Forward& forward, const NormWeights& norm, const std::string& name, const View& stream,
-                 DType dtype, const LinearWeights& w, Activation act, const View& y);
+// y = act(linear(norm(x))), the step that opens each branch of a block.
+struct NormLinearStep {
+  View x;  // (B, H, W, C), the residual stream
+  const NormWeights& norm;
+  std::string_view tap_prefix, tap;  // of the norm's result
+  DType dtype{};                     // of the norm's result
+  const LinearWeights& linear;
+  Activation act = Activation::none;
+  View y;  // (B, H, W, out)
+};
+void norm_linear(const Forward& forward, const NormLinearStep& step);
 
-// How the core of one model rounds in 16-bit storage (docs/architecture.md has the table).
+// How the selective-scan core of a model rounds if storage is 16 bits (docs/architecture.md has the table).
 struct CorePolicy {
-  bool round_directions = false;    // each direction's output is rounded to the storage dtype (v1)
-  bool float32_after_norm = false;  // out_norm's result, and its product with z, stay float32 (v0)
+  DirectionRounding direction_rounding = DirectionRounding::none;  // storage: v1
+  bool float32_after_norm = false;  // out_norm's result and its product with z stay float32 (v0)
+  // Of out_norm → out_act → ·z.
+  Rounding rounding() const { return float32_after_norm ? Rounding::last : Rounding::each_step; }
 };
 CorePolicy core_policy(const ForwardSpec& forward, ForwardCoreVersion version, ScanBackend backend);
 

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t K = 4;  // scan directions
 
-// exp, log and expm1 as PyTorch's float32 tensors have them: SLEEF's functions of four lanes.
+// exp, log and expm1 with the bits of PyTorch's float32 tensors: SLEEF's four-lane functions.
 template <class Lanes, class Result>
 float one_lane(Result (*function)(Lanes), float x) {
   return function(Lanes{x, x, x, x})[0];
@@ -36,7 +36,7 @@ int64_t product(std::span<const int64_t> dims) {
   return elements;
 }
 
-// Goes through the constructor's draws; without a seed it only notes the steps.
+// Repeats the draws of the Python constructor; without a seed it records the steps only.
 class Initializer {
  public:
   Initializer(const Config& config, std::optional<uint64_t> seed) : config_(config) {
@@ -53,7 +53,8 @@ class Initializer {
     for (const std::string& name : order_) {
       const ParameterSpec& spec = specs_.at(name);
       auto drawn = values_.find(name);
-      if (drawn == values_.end()) {  // a norm (1 and 0; a running variance of 1), or a Linear's bias
+      if (drawn ==
+          values_.end()) {  // a norm (weight and running variance 1, others 0), or the bias of a Linear (0)
         const bool one =
             name.ends_with(".running_var") || (name.ends_with(".weight") && spec.dims.size() == 1);
         drawn =
@@ -70,7 +71,7 @@ class Initializer {
   bool has(const std::string& name) const { return specs_.contains(name); }
   const std::vector<int64_t>& dims(const std::string& name) const { return specs_.at(name).dims; }
 
-  // Notes the step; the memory to fill, or nothing when only the order is asked for.
+  // Records the step. Returns the memory to fill; empty if only the steps are recorded.
   std::span<float> begin(const std::string& name, std::string fill) {
     steps_.push_back({name, dims(name), std::move(fill)});
     if (!random_) return {};
@@ -94,7 +95,7 @@ class Initializer {
   }
 
   // PyTorch's default for Conv2d and Linear: weight, then bias, both U(±1/√fan_in). A Linear is drawn again
-  // later.
+  // at the end.
   void layer(const std::string& name) {
     const std::string weight = name + ".weight", bias = name + ".bias";
     if (!has(weight)) return;
@@ -107,15 +108,15 @@ class Initializer {
     uniform(weight, kaiming_bound(fan_in));
     if (has(bias)) uniform(bias, 1.0 / std::sqrt(fan_in));
   }
-  // kaiming_uniform_(a=√5), in its own arithmetic: 1/√fan_in but for the last bits.
+  // kaiming_uniform_(a=√5) in its own arithmetic, which differs from 1/√fan_in in the last bits.
   static double kaiming_bound(double fan_in) {
     const double a = std::sqrt(5.0);
     const double gain = std::sqrt(2.0 / (1.0 + a * a));
     return std::sqrt(3.0) * (gain / std::sqrt(fan_in));
   }
 
-  // Δ's projection: weights so that their products keep their variance, biases so that softplus gives Δ in
-  // [0.001, 0.1], evenly spread in its logarithm. A = −(1..N), D = 1.
+  // Δ's projection: weights that preserve the variance, biases for which softplus gives Δ log-uniform in
+  // [0.001, 0.1]. A = −(1..N), D = 1.
   void dt_and_a(const std::string& op) {
     const std::string weight = op + "dt_projs_weight", bias = op + "dt_projs_bias", logs = op + "A_logs";
     const int64_t D = dims(weight)[1], R = dims(weight)[2], N = dims(logs)[1];

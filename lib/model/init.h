@@ -1,4 +1,4 @@
-// The state dict that `torch.manual_seed(seed); VSSM(**config)` builds on a CPU.
+// Initial weights: bit for bit the state dict of `torch.manual_seed(seed); VSSM(**config)` on a CPU.
 #pragma once
 #include <cstdint>
 #include <optional>
@@ -10,11 +10,13 @@
 
 namespace vmamba {
 
-// Tensors as parameter_specs names and orders them. InputError for what the Python class can't initialise.
+// Tensors with the names and order of parameter_specs. InputError for configs that the Python class cannot
+// initialise.
 StateDict init_weights(const Config& config, uint64_t seed);
 
-// One step of the construction, in the order in which random numbers are drawn. `fill` says from what
-// ("uniform ±0.19245", "normal", "truncated normal, std 0.02", "log 1..16", "drawn and drawn again later").
+// One step of the construction, in the order in which random numbers are drawn. fill: the distribution or
+// values ("uniform ±0.19245", "normal", "truncated normal, std 0.02", "log 1..16", "drawn and drawn again
+// later").
 struct InitStep {
   std::string tensor;
   std::vector<int64_t> dims;
@@ -23,9 +25,9 @@ struct InitStep {
 };
 std::vector<InitStep> init_order(const Config& config);
 
-// The first step at which two configs' initialisations from one seed part: with the same seed every tensor
-// drawn before it is the same in both. Empty where they build the same state dict; a side is empty where its
-// order ends.
+// The first step at which the initialisations of two configs diverge; with the same seed, every tensor drawn
+// before it is identical in both. nullopt if they build the same state dict; a side is empty if its steps end
+// there.
 struct InitParting {
   size_t step = 0;
   std::optional<InitStep> a, b;

@@ -1,4 +1,4 @@
-// State dict → ModelWeights: layouts, dtypes, A = −exp(A_logs), BatchNorm folded. Done once at load.
+// State dict → ModelWeights, once at load: layouts, dtypes, A = −exp(A_logs), BatchNorm folded.
 #include "lib/model/model_weights.h"
 
 #include <algorithm>
@@ -26,7 +26,7 @@ class Loader {
 
   bool has(const std::string& name) const { return specs_.contains(name); }
 
-  // No values in a dry run.
+  // In a dry run the tensor has dimensions only.
   HostTensor host(const std::string& name) const {
     const auto spec = specs_.find(name);
     check(spec != specs_.end(), "no tensor {} belongs to this config", name);
@@ -35,7 +35,7 @@ class Loader {
 
   Tensor device(const HostTensor& tensor, DType dtype) const { return upload(kernels_, tensor, dtype); }
 
-  // A bias of a matrix product: rounded to the dtype of the product, kept in float32.
+  // The bias of a product: rounded to the dtype of the product, stored as float32.
   Tensor bias(const std::string& name, DType dtype) const {
     if (!has(name)) return {};
     HostTensor tensor = host(name);
@@ -92,7 +92,7 @@ class Loader {
   std::unordered_map<std::string, ParameterSpec> specs_;
 };
 
-// Mamba-2 has one A and one Δ bias a head: (K, R) → (K, D), channel d of head d / (D / R).
+// Mamba-2 has one A and one Δ bias per head: (K, R) → (K, D); channel d belongs to head d / (D / R).
 HostTensor per_channel(const HostTensor& per_head, int64_t directions, int64_t channels) {
   const int64_t heads = per_head.dims.back();
   HostTensor out{{directions, channels}, {}};
@@ -117,6 +117,7 @@ Ss2dWeights load_ss2d(const Loader& loader, const Config& config, int stage, con
   const bool mamba2 = forward.core == Core::mamba2;
   Ss2dWeights op;
   op.prefix = name + ".";
+  op.cascade_rows_prefix = op.prefix + "cascade_rows.";
   op.dtype = dtype;
   op.in_proj = loader.linear(op.prefix + "in_proj", dtype);
   const std::string conv = op.prefix + (mamba2 ? "conv2d.1" : "conv2d");

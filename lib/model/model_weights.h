@@ -1,4 +1,5 @@
-// The weights of one model on one device, as the kernels want them.
+// The weights of one model on one device, in the layouts and dtypes that the kernels take. Notation:
+// kernels/kernels.h; T is the storage dtype of the step. Fields are named after the state dict.
 #pragma once
 #include <map>
 #include <string>
@@ -33,18 +34,19 @@ struct NormWeights {
 };
 
 struct Ss2dWeights {
-  std::string prefix;              // "layers.0.blocks.1.op."
-  DType dtype{};                   // T of this step
-  LinearWeights in_proj;           // (2D, C), or (D, C) without z
-  DepthwiseWeights conv2d;         // absent when ssm_conv < 2
-  Tensor x_proj_weight;            // (K·(R+2N), D) T
-  Tensor dt_projs_weight;          // (K, D, R) T; absent for Mamba-2
-  Tensor dt_projs_bias;            // (K, D) float32
-  Tensor A;                        // (K, D, N) float32
-  Tensor Ds;                       // (K, D) float32
-  NormWeights out_norm;            // layer_norm and cnorm
-  DepthwiseWeights out_norm_conv;  // dwconv3 and cnorm
-  LinearWeights out_proj;          // (C, D)
+  std::string prefix;               // "layers.0.blocks.1.op."
+  std::string cascade_rows_prefix;  // "layers.0.blocks.1.op.cascade_rows."
+  DType dtype{};                    // T of this step
+  LinearWeights in_proj;            // (2D, C), or (D, C) without z
+  DepthwiseWeights conv2d;          // absent when ssm_conv < 2
+  Tensor x_proj_weight;             // (K·(R+2N), D) T
+  Tensor dt_projs_weight;           // (K, D, R) T; absent for Mamba-2
+  Tensor dt_projs_bias;             // (K, D) float32
+  Tensor A;                         // (K, D, N) float32
+  Tensor Ds;                        // (K, D) float32
+  NormWeights out_norm;             // layer_norm and cnorm
+  DepthwiseWeights out_norm_conv;   // dwconv3 and cnorm
+  LinearWeights out_proj;           // (C, D)
 };
 
 struct MlpWeights {
@@ -83,7 +85,7 @@ struct PatchEmbedWeights {
 struct ModelWeights {
   Config config;
   DType storage{};  // of feature maps
-  DType stream{};   // of the residual stream: float32 as soon as a step is listed in float32_ops
+  DType stream{};   // of the residual stream: float32 if any step is listed in float32_ops
   PatchEmbedWeights patch_embed;
   HostTensor pos_embed_host;                                // (1, C, H0, W0), or empty
   std::map<std::pair<int64_t, int64_t>, Tensor> pos_embed;  // (1, H, W, C) of the stream's dtype, by size
@@ -93,7 +95,7 @@ struct ModelWeights {
   LinearWeights head;  // float32
 };
 
-// `weights` as canonical_weights (lib/model/weights.h) gives them; null: shapes only, for a dry run.
+// weights: the result of canonical_weights (lib/model/weights.h); null: shapes only, for a dry run.
 ModelWeights prepare_weights(const Config& config, const StateDict* weights, Kernels& kernels, DType storage);
 
 // Uploads float32 host values as `dtype`.

@@ -22,7 +22,7 @@ bool replace_part(std::string& name, std::string_view old_part, std::string_view
   return true;
 }
 
-// `name` with the component or last components `old_tail` replaced.
+// Replaces the last component or components `old_tail` of `name`.
 bool replace_suffix(std::string& name, std::string_view old_tail, std::string_view new_tail) {
   if (!name.ends_with(old_tail)) return false;
   name.replace(name.size() - old_tail.size(), old_tail.size(), new_tail);
@@ -55,9 +55,9 @@ StateDict with_current_names(StateDict tensors) {
                                    [&](const auto& named) { return named.first.starts_with(parallel); });
   std::erase_if(tensors.tensors,
                 [](const auto& named) { return named.first.ends_with(".num_batches_tracked"); });
-  // The public one-file class has patch merging as a Sequential of padding, norm and Linear, and the
-  // projections of the four directions as one grouped Linear. (A downsample that convolves has its norm
-  // at 3.)
+  // The public one-file class implements patch merging as a Sequential of padding, norm and Linear, and the
+  // projections of the four directions as one grouped Linear. (A convolutional downsample has its norm at
+  // index 3.)
   const bool one_file_merging =
       std::any_of(tensors.tensors.begin(), tensors.tensors.end(),
                   [](const auto& named) { return named.first.ends_with(".downsample.2.weight"); });

@@ -5,13 +5,13 @@
 namespace vmamba {
 namespace {
 
-// Taps on the residual stream name a place, not a step: the operation before them has a name of its own.
+// Taps on the residual stream name a place, not a step: the operation before them has its own name.
 bool names_a_place(std::string_view name) {
   const std::string_view last = name.substr(name.rfind('.') + 1);
   return last == "blocks" || last.find_first_not_of("0123456789") == std::string_view::npos;
 }
 
-// The step of an operation whose result no tap sees since it is fused or written onto the residual stream.
+// The step of an operation whose result reaches no tap, because it is fused or added to the residual stream.
 std::string untapped_step(std::string_view previous, std::string_view operation) {
   const auto sibling = [&](std::string_view name) {
     return std::string(previous.substr(0, previous.rfind('.') + 1)).append(name);
@@ -24,8 +24,8 @@ std::string untapped_step(std::string_view previous, std::string_view operation)
   return {};
 }
 
-// The step of an operation that no tap sees, from the next step that has a name: a norm before a product, or
-// patch_embed's and the downsample's inner operations.
+// The step of an operation that reaches no tap, from the next named step: a norm before a product, or an
+// inner operation of patch_embed or a downsample.
 std::string step_before(std::string_view next, std::string_view operation) {
   for (const auto& [product, norm] :
        {std::pair<std::string_view, const char*>{"op.in_proj", "norm"}, {"mlp.fc1", "norm2"}})
@@ -99,69 +99,57 @@ void ProfilingKernels::do_cast(const View& x, const View& y) {
   note("cast", {x}, y);
 }
 
-void ProfilingKernels::do_linear(const View& x, const View& w, const View& bias, Activation act,
-                                 const View& residual, const View& y) {
-  kernels_->linear(x, w, bias, act, residual, y);
-  note("linear", {x, w, bias, residual}, y);
+void ProfilingKernels::do_linear(const Linear& op) {
+  kernels_->linear(op);
+  note("linear", {op.x, op.w, op.bias, op.residual}, op.y);
 }
 
-void ProfilingKernels::do_conv2d(const View& x, const View& w, const View& bias, int stride, int padding,
-                                 const View& y) {
-  kernels_->conv2d(x, w, bias, stride, padding, y);
-  note("conv2d", {x, w, bias}, y);
+void ProfilingKernels::do_conv2d(const Conv2d& op) {
+  kernels_->conv2d(op);
+  note("conv2d", {op.x, op.w, op.bias}, op.y);
 }
 
-// The CPU takes these in two steps, and each is noted.
-void ProfilingKernels::do_norm_linear(const View& x, const View& gamma, const View& beta, float epsilon,
-                                      const View& normed, const View& w, const View& bias, Activation act,
-                                      const View& y) {
-  if (device().type == DeviceType::cpu)
-    return Kernels::do_norm_linear(x, gamma, beta, epsilon, normed, w, bias, act, y);
-  kernels_->norm_linear(x, gamma, beta, epsilon, normed, w, bias, act, y);
-  note("norm_linear", {x, gamma, beta, w, bias}, y);
+// The CPU has no fused forms of these three: their two steps are noted one by one.
+void ProfilingKernels::do_norm_linear(const NormLinear& op) {
+  if (device().type == DeviceType::cpu) return Kernels::do_norm_linear(op);
+  kernels_->norm_linear(op);
+  note("norm_linear", {op.norm.x, op.norm.gamma, op.norm.beta, op.linear.w, op.linear.bias}, op.linear.y);
 }
 
-void ProfilingKernels::do_conv2d_norm(const View& x, const View& w, const View& bias, int stride, int padding,
-                                      const View& gamma, const View& beta, float epsilon, Activation act,
-                                      const View& y) {
-  if (device().type == DeviceType::cpu)
-    return Kernels::do_conv2d_norm(x, w, bias, stride, padding, gamma, beta, epsilon, act, y);
-  kernels_->conv2d_norm(x, w, bias, stride, padding, gamma, beta, epsilon, act, y);
-  note("conv2d_norm", {x, w, bias, gamma, beta}, y);
+void ProfilingKernels::do_conv2d_norm(const Conv2dNorm& op) {
+  if (device().type == DeviceType::cpu) return Kernels::do_conv2d_norm(op);
+  kernels_->conv2d_norm(op);
+  note("conv2d_norm", {op.conv.x, op.conv.w, op.conv.bias, op.norm.gamma, op.norm.beta}, op.norm.y);
 }
 
-void ProfilingKernels::do_selective_scan_2d_norm(const SelectiveScan2d& scan, const View& gamma,
-                                                 const View& beta, float epsilon, Activation act,
-                                                 const View& gate, bool round_norm, const View& out) {
-  if (device().type == DeviceType::cpu)
-    return Kernels::do_selective_scan_2d_norm(scan, gamma, beta, epsilon, act, gate, round_norm, out);
-  kernels_->selective_scan_2d_norm(scan, gamma, beta, epsilon, act, gate, round_norm, out);
+void ProfilingKernels::do_selective_scan_2d_norm(const SelectiveScan2dNorm& op) {
+  if (device().type == DeviceType::cpu) return Kernels::do_selective_scan_2d_norm(op);
+  kernels_->selective_scan_2d_norm(op);
+  const auto& [scan, norm] = op;
   note("selective_scan_2d_norm",
-       {scan.x, scan.projections, scan.dt_weight, scan.dt_bias, scan.A, scan.D, gamma, beta, gate}, out);
+       {scan.x, scan.projections, scan.dt_weight, scan.dt_bias, scan.A, scan.D, norm.gamma, norm.beta,
+        norm.gate},
+       norm.y);
 }
 
-void ProfilingKernels::do_depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act,
-                                           const View& y) {
-  kernels_->depthwise_conv2d(x, w, bias, act, y);
-  note("depthwise_conv2d", {x, w, bias}, y);
+void ProfilingKernels::do_depthwise_conv2d(const DepthwiseConv2d& op) {
+  kernels_->depthwise_conv2d(op);
+  note("depthwise_conv2d", {op.x, op.w, op.bias}, op.y);
 }
 
-void ProfilingKernels::do_layer_norm(const View& x, const View& gamma, const View& beta, float epsilon,
-                                     Activation act, const View& gate, bool round_norm, const View& y) {
-  kernels_->layer_norm(x, gamma, beta, epsilon, act, gate, round_norm, y);
-  note("layer_norm", {x, gamma, beta, gate}, y);
+void ProfilingKernels::do_layer_norm(const LayerNorm& op) {
+  kernels_->layer_norm(op);
+  note("layer_norm", {op.x, op.gamma, op.beta, op.gate}, op.y);
 }
 
-void ProfilingKernels::do_channel_affine(const View& x, const View& scale, const View& shift, Activation act,
-                                         const View& y) {
-  kernels_->channel_affine(x, scale, shift, act, y);
-  note("channel_affine", {x, scale, shift}, y);
+void ProfilingKernels::do_channel_affine(const ChannelAffine& op) {
+  kernels_->channel_affine(op);
+  note("channel_affine", {op.x, op.scale, op.shift}, op.y);
 }
 
-void ProfilingKernels::do_activate(const View& x, Activation act, const View& gate, bool round_act,
-                                   const View& y) {
-  kernels_->activate(x, act, gate, round_act, y);
-  note("activate", {x, gate}, y);
+void ProfilingKernels::do_activate(const Activate& op) {
+  kernels_->activate(op);
+  note("activate", {op.x, op.gate}, op.y);
 }
 
 void ProfilingKernels::do_add(const View& x, const View& other, const View& y) {
@@ -184,9 +172,9 @@ void ProfilingKernels::do_mean_pool(const View& x, const View& y) {
   note("mean_pool", {x}, y);
 }
 
-void ProfilingKernels::do_selective_scan_2d(const SelectiveScan2d& scan) {
-  kernels_->selective_scan_2d(scan);
-  note("selective_scan_2d", {scan.x, scan.projections, scan.dt_weight, scan.dt_bias, scan.A, scan.D}, scan.y);
+void ProfilingKernels::do_selective_scan_2d(const SelectiveScan2d& op) {
+  kernels_->selective_scan_2d(op);
+  note("selective_scan_2d", {op.x, op.projections, op.dt_weight, op.dt_bias, op.A, op.D}, op.y);
 }
 
 }  // namespace vmamba

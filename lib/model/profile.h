@@ -1,4 +1,5 @@
-// Where a forward spends its time: kernels that hand every operation on to others and mark the time after it.
+// Where a forward spends its time: kernels that forward every operation to other kernels and mark the time
+// after it.
 #pragma once
 #include <memory>
 #include <string>
@@ -14,15 +15,16 @@ struct ProfiledOperation {
   std::string operation;  // "selective_scan_2d"
   double ms = 0;
   uint64_t multiply_accumulates = 0;
-  uint64_t bytes = 0;  // of all the operands, each counted once
+  uint64_t bytes = 0;  // of all operands, each counted once
 };
 
-// Also the taps that name the operations: pass the same object to Runner::run and Runner::replay.
+// It is also the taps from which operations get the names of their steps: pass the same object to Runner::run
+// and Runner::replay.
 class ProfilingKernels final : public Kernels, public Taps {
  public:
   explicit ProfilingKernels(std::unique_ptr<Kernels> kernels);
 
-  void start();                             // from here on operations are noted
+  void start();                             // operations are recorded from here on
   std::vector<ProfiledOperation> finish();  // those since start(), in order, named and timed
 
   bool wants(std::string_view) override { return false; }
@@ -43,30 +45,20 @@ class ProfilingKernels final : public Kernels, public Taps {
   void do_normalize(const View& pixels, const float* mean, const float* std, const View& y) override;
   void do_nchw_to_nhwc(const View& x, const View& y) override;
   void do_cast(const View& x, const View& y) override;
-  void do_linear(const View& x, const View& w, const View& bias, Activation act, const View& residual,
-                 const View& y) override;
-  void do_norm_linear(const View& x, const View& gamma, const View& beta, float epsilon, const View& normed,
-                      const View& w, const View& bias, Activation act, const View& y) override;
-  void do_conv2d(const View& x, const View& w, const View& bias, int stride, int padding,
-                 const View& y) override;
-  void do_conv2d_norm(const View& x, const View& w, const View& bias, int stride, int padding,
-                      const View& gamma, const View& beta, float epsilon, Activation act,
-                      const View& y) override;
-  void do_depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act,
-                           const View& y) override;
-  void do_layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
-                     const View& gate, bool round_norm, const View& y) override;
-  void do_channel_affine(const View& x, const View& scale, const View& shift, Activation act,
-                         const View& y) override;
-  void do_activate(const View& x, Activation act, const View& gate, bool round_act, const View& y) override;
+  void do_linear(const Linear& op) override;
+  void do_norm_linear(const NormLinear& op) override;
+  void do_conv2d(const Conv2d& op) override;
+  void do_conv2d_norm(const Conv2dNorm& op) override;
+  void do_depthwise_conv2d(const DepthwiseConv2d& op) override;
+  void do_layer_norm(const LayerNorm& op) override;
+  void do_channel_affine(const ChannelAffine& op) override;
+  void do_activate(const Activate& op) override;
   void do_add(const View& x, const View& other, const View& y) override;
   void do_softmax_pixels(const View& x, const View& y) override;
   void do_merge_patches(const View& x, const View& y) override;
   void do_mean_pool(const View& x, const View& y) override;
-  void do_selective_scan_2d(const SelectiveScan2d& scan) override;
-  void do_selective_scan_2d_norm(const SelectiveScan2d& scan, const View& gamma, const View& beta,
-                                 float epsilon, Activation act, const View& gate, bool round_norm,
-                                 const View& out) override;
+  void do_selective_scan_2d(const SelectiveScan2d& op) override;
+  void do_selective_scan_2d_norm(const SelectiveScan2dNorm& op) override;
 
  private:
   void note(const char* operation, std::initializer_list<View> operands, const View& result);

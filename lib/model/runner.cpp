@@ -7,7 +7,7 @@
 namespace vmamba {
 namespace {
 
-// Bytes of arena that a forward takes, from a run of the same code that computes nothing.
+// Bytes of arena that a forward needs, from a dry run of the same code.
 size_t dry_arena_bytes(const Vssm& model, Kernels& dry, int64_t batch, int64_t height, int64_t width,
                        Taps* taps) {
   Arena arena;
@@ -18,14 +18,14 @@ size_t dry_arena_bytes(const Vssm& model, Kernels& dry, int64_t batch, int64_t h
   return arena.peak() - before;
 }
 
-// Observing what is otherwise never stored takes arena memory of its own.
+// Wants every tap: for the size of the arena if values are observed that are otherwise never stored.
 class EveryTap final : public Taps {
  public:
   bool wants(std::string_view) override { return true; }
   void at(std::string_view, const View&) override {}
 };
 
-// `memory`, made larger where it is too small, as a View like `host`.
+// A View of the shape and dtype of `host` in `memory`, which is replaced if it is too small.
 View at_least(Tensor& memory, Kernels& kernels, const View& host) {
   if (!memory.view() || memory.view().bytes() < host.bytes()) {
     memory = Tensor();
@@ -123,7 +123,8 @@ void Runner::replay(Taps* taps) {
     buffers.graph->launch();
   else
     work();
-  // An observed forward stores in the arena what a plain one may keep in scratch memory.
+  // Only a plain forward counts: an observed one stores in the arena what a plain one keeps in scratch
+  // memory.
   buffers.warm |= taps == nullptr;
 }
 
@@ -147,8 +148,8 @@ Runner::Buffers& Runner::prepare(const Shape& shape, bool observed) {
   return found->second;
 }
 
-// Called for every new shape: it may also move the kernels' own scratch memory, which captured graphs point
-// to.
+// Called for every new shape. Drops all graphs: the new shape may also move the kernels' scratch memory, to
+// which they hold pointers.
 void Runner::grow_arena(size_t bytes) {
   for (auto& [shape, buffers] : buffers_) {
     buffers.graph.reset();

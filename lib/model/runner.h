@@ -1,4 +1,5 @@
-// A model ready to run on one device: kernels, weights, arena and, on CUDA, one captured graph a batch shape.
+// A model that is ready to run on one device: kernels, weights, arena and, on CUDA, one captured graph per
+// batch shape. Like its kernels, a Runner is used by one thread at a time (kernels/kernels.h).
 #pragma once
 #include <map>
 #include <memory>
@@ -17,12 +18,12 @@ struct RunChoice {
   int threads = 0;  // CPU; 0: all the process may use
 };
 
-// What really runs, for every command's report.
+// What actually runs, for the report of every command.
 struct RunReport {
   std::string device;                  // "cpu", "cuda:0"
   std::string device_name;             // "Intel(R) Xeon(R) …, 2 threads"
   std::string dtype;                   // "float32", "tf32", …
-  std::string selective_scan_backend;  // the algorithm that runs; null has been resolved
+  std::string selective_scan_backend;  // the algorithm that runs, never "null"
   std::string forward_core;            // "v0", "v1", or "null (forward_type v05_noz)"
 };
 std::string to_string(const RunReport& report);  // one line
@@ -32,24 +33,23 @@ class Runner {
  public:
   // InputError if the weights do not fit the config, MachineError if the device is not there.
   Runner(const Config& config, const StateDict& weights, const RunChoice& choice);
-  // The same on kernels that somebody else made (tests: the scalar oracle).
+  // The same on given kernels (the scalar oracle, profiling kernels).
   Runner(const Config& config, const StateDict& weights, std::unique_ptr<Kernels> kernels,
          Precision precision);
   ~Runner();
 
-  // input (B, in_chans, H, W) float32, already normalised; returns logits (B, num_classes). InputError names
-  // a shape that the model refuses; OutOfMemory leaves the Runner usable for a smaller batch.
+  // input (B, in_chans, H, W) float32, already normalised; returns logits (B, num_classes). InputError if the
+  // model cannot take that shape. After OutOfMemory the Runner remains usable for a smaller batch.
   HostTensor run(const HostTensor& input, Taps* taps = nullptr);
-  // Images already resized: `batch` times height · width · 3 bytes. Normalised on the device.
+  // pixels: `batch` resized images of height · width · 3 bytes, which are normalised on the device.
   HostTensor run_pixels(const uint8_t* pixels, int64_t batch, int64_t height, int64_t width,
                         Taps* taps = nullptr);
-  // The same in three steps: while what was started runs on the device, the next images can be staged.
+  // The same in three steps: the next images can be staged while the device computes.
   void stage_pixels(const uint8_t* pixels, int64_t batch, int64_t height, int64_t width);
   void start_staged(Taps* taps = nullptr);
-  HostTensor finish();  // the logits of what was started last
+  HostTensor finish();  // waits; the logits of the batch that was started last
 
-  // For measurements. Runs the input already on the device again, the forward only, without waiting for it;
-  // the shape is that of the last run.
+  // For measurements: queues the forward of the last run again, on the input that is still on the device.
   void replay(Taps* taps = nullptr);
 
   const Config& config() const { return config_; }
@@ -59,7 +59,7 @@ class Runner {
  private:
   struct Buffers {
     Tensor nhwc, logits;  // (B, H, W, in_chans) of the storage dtype; (B, num_classes)
-    bool warm = false;    // has run unobserved: what is lazily made exists, so that it can be captured
+    bool warm = false;    // has run unobserved: lazily created resources exist, so it can be captured
     bool arena_fits_taps = false;
     std::unique_ptr<CapturedWork> graph;
   };
@@ -72,16 +72,16 @@ class Runner {
   Precision precision_;
   std::unique_ptr<Kernels> kernels_;
   std::unique_ptr<Vssm> model_;
-  Tensor input_;      // bytes: an input as it came
-  Tensor pixels_[2];  // bytes: of two batches by turns
-  View staged_;       // (B, H, W, 3) uint8 in one of them, absent once it is started
+  Tensor input_;      // bytes of an NCHW float32 input
+  Tensor pixels_[2];  // bytes of two batches of images, used alternately
+  View staged_;       // (B, H, W, 3) uint8 in pixels_[0]; absent once it is started
   std::unique_ptr<Arena> arena_;
   size_t arena_bytes_ = 0;
   std::map<Shape, Buffers> buffers_;
   Shape last_{};
 };
 
-// Bytes a forward of that shape takes beside the weights, and its multiply-accumulates, from a dry run.
+// What a forward of that shape costs, from a dry run: bytes besides the weights, and multiply-accumulates.
 struct ForwardCost {
   size_t arena_bytes = 0;
   uint64_t multiply_accumulates = 0;

@@ -1,5 +1,5 @@
-// SS2D. Letters: B batch, H W map, C channels of the stage, D = d_inner, N = d_state, R = dt_rank, K = 4
-// directions, T the storage dtype.
+// SS2D, the selective-scan block. Notation: B batch, H W map, C channels of the stage, D = d_inner, N =
+// d_state, R = dt_rank, K = 4 directions, T the storage dtype.
 #include "lib/model/ss2d.h"
 
 #include "kernels/error.h"
@@ -8,67 +8,77 @@
 namespace vmamba {
 namespace {
 
-// The selective scan over directions [first, first + K) of the block's parameters, its x_proj done. x
-// (B,H,W,D) T.
-SelectiveScan2d scan_of(const Forward& f, const Ss2dWeights& op, const View& x, ScanOrder order, int first,
-                        ScanBackend backend, bool round_directions, const std::string& tap_prefix) {
-  const int64_t batch = x.dim(0), height = x.dim(1), width = x.dim(2), channels = x.dim(3);
-  const int count = direction_count(order);
+// One selective scan: where it reads, how it walks, and which of the block's directions it runs.
+struct ScanStep {
+  View x;  // (B, H, W, D) T
+  ScanOrder order = ScanOrder::cross;
+  int first = 0;  // directions [first, first + direction_count(order)) of the block's parameters
+  ScanBackend backend = ScanBackend::automatic;
+  DirectionRounding direction_rounding = DirectionRounding::none;
+  std::string_view tap_prefix;
+};
+
+// Runs x_proj; the selective scan that remains to be run, its y in the arena.
+SelectiveScan2d projected(const Forward& f, const Ss2dWeights& op, const ScanStep& step) {
+  const View& x = step.x;
+  const int count = direction_count(step.order);
   const int64_t per_direction = op.x_proj_weight.view().dim(0) / 4;  // R + 2N
-  const auto of = [&](const View& all) { return all.slice_front(first, count); };
+  const auto own = [&](const View& all) { return all.slice_front(step.first, count); };
 
-  const View projections = f.arena.take(op.dtype, {batch, height, width, count * per_direction});
-  f.kernels.linear(x, op.x_proj_weight.view().slice_front(first * per_direction, count * per_direction), {},
-                   Activation::none, {}, projections);
-  f.tap(tap_prefix, "x_proj", projections);
+  const View projections = f.arena.take(op.dtype, {x.dim(0), x.dim(1), x.dim(2), count * per_direction});
+  f.kernels.linear(
+      {.x = x,
+       .w = op.x_proj_weight.view().slice_front(step.first * per_direction, count * per_direction),
+       .y = projections});
+  f.tap(step.tap_prefix, "x_proj", projections);
 
-  SelectiveScan2d s;
-  s.x = x;
-  s.projections = projections;
-  if (op.dt_projs_weight.view()) s.dt_weight = of(op.dt_projs_weight);
-  s.dt_bias = of(op.dt_projs_bias);
-  s.A = of(op.A);
-  s.D = of(op.Ds);
-  s.order = order;
-  s.backend = backend;
-  s.round_directions = round_directions;
-  s.y = f.arena.take(DType::float32, {batch, height, width, channels});
-  return s;
+  return {.x = x,
+          .projections = projections,
+          .dt_weight = op.dt_projs_weight.view() ? own(op.dt_projs_weight) : View(),
+          .dt_bias = own(op.dt_projs_bias),
+          .A = own(op.A),
+          .D = own(op.Ds),
+          .order = step.order,
+          .backend = step.backend,
+          .direction_rounding = step.direction_rounding,
+          .y = f.arena.take(DType::float32, {x.dim(0), x.dim(1), x.dim(2), x.dim(3)})};
 }
 
-// The scan's y, float32.
-View scan(const Forward& f, const Ss2dWeights& op, const View& x, ScanOrder order, int first,
-          ScanBackend backend, bool round_directions, const std::string& tap_prefix) {
-  const int64_t batch = x.dim(0), height = x.dim(1), width = x.dim(2), channels = x.dim(3);
-  const int count = direction_count(order);
-  SelectiveScan2d s = scan_of(f, op, x, order, first, backend, round_directions, tap_prefix);
+// The scan's y (B, H, W, D) float32.
+View scan(const Forward& f, const Ss2dWeights& op, const ScanStep& step) {
+  const int64_t batch = step.x.dim(0), height = step.x.dim(1), width = step.x.dim(2),
+                channels = step.x.dim(3);
+  const int count = direction_count(step.order);
+  SelectiveScan2d s = projected(f, op, step);
   const ArenaScope scope(f.arena);
-  if (f.wants(tap_prefix, direction_name(first)))
+  if (f.wants(step.tap_prefix, direction_name(step.first)))
     s.directions = f.arena.take(DType::float32, {count, batch, height, width, channels});
   f.kernels.selective_scan_2d(s);
   if (s.directions)
     for (int k = 0; k < count; ++k)
-      f.tap(tap_prefix, direction_name(first + k),
+      f.tap(step.tap_prefix, direction_name(step.first + k),
             View(s.directions.slice_front(k, 1).data, DType::float32, s.directions.device,
                  {batch, height, width, channels}));
-  f.tap(tap_prefix, "scan", s.y);
+  f.tap(step.tap_prefix, "scan", s.y);
   return s.y;
 }
 
-// v052dc: rows first, then columns, each after a LayerNorm without affine.
-View cascade(const Forward& f, const Ss2dWeights& op, const View& x, ScanBackend backend,
-             bool round_directions) {
+// v052dc: rows first, then columns, each after a LayerNorm without affine parameters. `step` is the second
+// scan's, with the x of the first.
+View cascade(const Forward& f, const Ss2dWeights& op, ScanStep step) {
   const auto normed = [&](const View& map) {
     const View y = f.arena.take(op.dtype, {map.dim(0), map.dim(1), map.dim(2), map.dim(3)});
-    f.kernels.layer_norm(map, {}, {}, layer_norm_epsilon, Activation::none, {}, false, y);
+    f.kernels.layer_norm({.x = map, .y = y});
     return y;
   };
-  const View rows = scan(f, op, normed(x), ScanOrder::cascade_rows, 0, backend, round_directions,
-                         op.prefix + "cascade_rows.");
-  return scan(f, op, normed(rows), ScanOrder::cascade_columns, 2, backend, round_directions, op.prefix);
+  ScanStep rows = step;
+  rows.x = normed(step.x), rows.order = ScanOrder::cascade_rows, rows.first = 0;
+  rows.tap_prefix = op.cascade_rows_prefix;
+  step.x = normed(scan(f, op, rows)), step.order = ScanOrder::cascade_columns, step.first = 2;
+  return scan(f, op, step);
 }
 
-// out_norm(y) as `dtype`: whatever is not a plain LayerNorm. y (B,H,W,D) float32.
+// out_norm(y) as `dtype`, for every out_norm but the plain LayerNorm. y (B,H,W,D) float32.
 View other_out_norm(const Forward& f, OutNorm kind, const Ss2dWeights& op, View y, DType dtype) {
   const auto like_y = [&](DType of) { return f.arena.take(of, {y.dim(0), y.dim(1), y.dim(2), y.dim(3)}); };
   switch (kind) {
@@ -79,19 +89,18 @@ View other_out_norm(const Forward& f, OutNorm kind, const Ss2dWeights& op, View 
     }
     case OutNorm::sigmoid: {
       const View out = like_y(dtype);
-      f.kernels.activate(y, Activation::sigmoid, {}, false, out);
+      f.kernels.activate({.x = y, .act = Activation::sigmoid, .y = out});
       return out;
     }
     case OutNorm::cnorm: {
       const View normed = like_y(DType::float32);
-      f.kernels.layer_norm(y, op.out_norm.weight, op.out_norm.bias, layer_norm_epsilon, Activation::none, {},
-                           false, normed);
+      f.kernels.layer_norm({.x = y, .gamma = op.out_norm.weight, .beta = op.out_norm.bias, .y = normed});
       y = normed;
       [[fallthrough]];
     }
     case OutNorm::dwconv3: {
       const View out = like_y(DType::float32);
-      f.kernels.depthwise_conv2d(y, op.out_norm_conv.weight, {}, Activation::none, out);
+      f.kernels.depthwise_conv2d({.x = y, .w = op.out_norm_conv.weight, .y = out});
       return f.as(out, dtype);
     }
     case OutNorm::none:
@@ -119,57 +128,72 @@ void ss2d(const Forward& f, const Config& config, const BlockWeights& block, con
   const ArenaScope scope(f.arena);
 
   const View xz = map(op.dtype, op.in_proj.weight.view().dim(0));
-  norm_linear(f, block.norm, block.prefix + "norm", stream, op.dtype, op.in_proj, Activation::none, xz);
+  norm_linear(f, {.x = stream,
+                  .norm = block.norm,
+                  .tap_prefix = block.prefix,
+                  .tap = "norm",
+                  .dtype = op.dtype,
+                  .linear = op.in_proj,
+                  .y = xz});
   f.tap(op.prefix, "in_proj", xz);
 
   const View in = xz.slice_channels(0, channels);
   View z;  // absent with _noz
   if (spec.gated) {
     z = xz.slice_channels(channels, channels);
-    if (spec.gate_act) f.kernels.activate(z, act, {}, false, z);
+    if (spec.gate_act) f.kernels.activate({.x = z, .act = act, .y = z});
   }
 
   const View conv = map(op.dtype, channels);
   if (op.conv2d.weight.view())
-    f.kernels.depthwise_conv2d(in, op.conv2d.weight, op.conv2d.bias, act, conv);
+    f.kernels.depthwise_conv2d(
+        {.x = in, .w = op.conv2d.weight, .bias = op.conv2d.bias, .act = act, .y = conv});
   else
-    f.kernels.activate(in, act, {}, false, conv);
+    f.kernels.activate({.x = in, .act = act, .y = conv});
   f.tap(op.prefix, "conv2d", conv);
 
-  // The scan, then out_norm → out_act → ·z; a plain LayerNorm takes all three in one pass, and where nobody
-  // looks in between it may be one with the scan.
+  // The scan, then out_norm → out_act → ·z. A plain LayerNorm does all three in one pass, which may be fused
+  // with the scan unless the steps between are observed.
   const DType after_norm = policy.float32_after_norm ? DType::float32 : op.dtype;
+  const ScanStep step{.x = conv,
+                      .order = spec.order,
+                      .backend = config.selective_scan_backend,
+                      .direction_rounding = policy.direction_rounding,
+                      .tap_prefix = op.prefix};
+  const auto norm_act_gate = [&](const View& y, const View& out) {
+    return LayerNorm{.x = y,
+                     .gamma = op.out_norm.weight,
+                     .beta = op.out_norm.bias,
+                     .act = out_act,
+                     .gate = z,
+                     .rounding = policy.rounding(),
+                     .y = out};
+  };
   View gated;
   if (!f.looks_inside() && spec.core != Core::cascade && spec.out_norm == OutNorm::layer_norm) {
     gated = map(op.dtype, channels);
-    f.kernels.selective_scan_2d_norm(scan_of(f, op, conv, spec.order, 0, config.selective_scan_backend,
-                                             policy.round_directions, op.prefix),
-                                     op.out_norm.weight, op.out_norm.bias, layer_norm_epsilon, out_act, z,
-                                     !policy.float32_after_norm, gated);
+    const SelectiveScan2d s = projected(f, op, step);
+    f.kernels.selective_scan_2d_norm({.scan = s, .norm = norm_act_gate(s.y, gated)});
   } else {
-    const View y = spec.core == Core::cascade
-                       ? cascade(f, op, conv, config.selective_scan_backend, policy.round_directions)
-                       : scan(f, op, conv, spec.order, 0, config.selective_scan_backend,
-                              policy.round_directions, op.prefix);
+    const View y = spec.core == Core::cascade ? cascade(f, op, step) : scan(f, op, step);
 
     if (spec.out_norm == OutNorm::layer_norm) {
       if (f.wants(op.prefix, "out_norm")) {
         const ArenaScope observed(f.arena);
         const View normed = map(after_norm, channels);
-        f.kernels.layer_norm(y, op.out_norm.weight, op.out_norm.bias, layer_norm_epsilon, Activation::none,
-                             {}, false, normed);
+        f.kernels.layer_norm({.x = y, .gamma = op.out_norm.weight, .beta = op.out_norm.bias, .y = normed});
         f.tap(op.prefix, "out_norm", normed);
       }
       gated = map(op.dtype, channels);
-      f.kernels.layer_norm(y, op.out_norm.weight, op.out_norm.bias, layer_norm_epsilon, out_act, z,
-                           !policy.float32_after_norm, gated);
+      f.kernels.layer_norm(norm_act_gate(y, gated));
     } else {
       const View normed = other_out_norm(f, spec.out_norm, op, y, after_norm);
       f.tap(op.prefix, "out_norm", normed);
       gated = normed;
       if (z || out_act != Activation::none) {
         gated = map(op.dtype, channels);
-        f.kernels.activate(normed, out_act, z, !policy.float32_after_norm, gated);
+        f.kernels.activate(
+            {.x = normed, .act = out_act, .gate = z, .rounding = policy.rounding(), .y = gated});
       }
       gated = f.as(gated, op.dtype);
     }
@@ -180,10 +204,11 @@ void ss2d(const Forward& f, const Config& config, const BlockWeights& block, con
   if (f.wants(op.prefix, "out_proj")) {
     const ArenaScope observed(f.arena);
     const View projected = map(stream.dtype, stream.channels());
-    f.kernels.linear(gated, op.out_proj.weight, op.out_proj.bias, Activation::none, {}, projected);
+    f.kernels.linear({.x = gated, .w = op.out_proj.weight, .bias = op.out_proj.bias, .y = projected});
     f.tap(op.prefix, "out_proj", projected);
   }
-  f.kernels.linear(gated, op.out_proj.weight, op.out_proj.bias, Activation::none, stream, stream);
+  f.kernels.linear(
+      {.x = gated, .w = op.out_proj.weight, .bias = op.out_proj.bias, .residual = stream, .y = stream});
 }
 
 }  // namespace vmamba

@@ -12,7 +12,7 @@
 namespace vmamba {
 namespace {
 
-// Notes how many multiply-accumulates had been counted when a stage ended.
+// Records the count of multiply-accumulates at every tap.
 class StageClock final : public Taps {
  public:
   explicit StageClock(const Kernels& kernels) : kernels_(kernels) {}
@@ -60,7 +60,8 @@ size_t bytes_of(const ModelWeights& model) {
   return bytes + bytes_of(model.classifier_norm) + bytes_of(model.head);
 }
 
-// What the published counts add to the multiply-accumulates, an image. `norms` are normalised elements.
+// What the published counts add to the multiply-accumulates per image. norms: normalised elements; scanned:
+// elements of x times directions.
 uint64_t published_extra(const Config& config, int64_t norms, int64_t scanned) {
   const bool vanilla_scan = config.forward.core != Core::mamba2;
   return static_cast<uint64_t>(5 * norms + (vanilla_scan ? scanned * 6 * config.ssm_d_state : 0));
@@ -101,7 +102,7 @@ ModelSummary summarize(const Config& config, DType storage, int64_t batch, int64
         static_cast<size_t>(sizes[0].first * sizes[0].second * config.dims[0]) * size_of(weights.stream);
   }
 
-  // The counts are an image's.
+  // The counts are those of one image.
   const std::unique_ptr<Kernels> counting = make_dry_kernels(Device{});
   Arena arena;
   StageClock clock(*counting);
@@ -118,7 +119,6 @@ ModelSummary summarize(const Config& config, DType storage, int64_t batch, int64
   }
 
   uint64_t counted = 0;
-  // `norms`: elements that pass a norm; `scanned`: elements of x times directions.
   const auto add = [&](StageSummary stage, const std::string& tap, int64_t norms, int64_t scanned) {
     const uint64_t now = clock.at_end_of(tap);
     stage.multiply_accumulates = now - counted;

@@ -1,5 +1,5 @@
-// What a model costs before any weight is read: parameters, multiply-accumulates and memory, stage by stage,
-// from a dry run of the forward that everybody runs.
+// The cost of a model, without weights: parameters, multiply-accumulates and memory per stage, from a dry run
+// of the forward.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -12,24 +12,24 @@ namespace vmamba {
 struct StageSummary {
   std::string name;  // "patch_embed", "layers.0", "layers.0.downsample", "classifier"
   int64_t height = 0, width = 0, channels = 0;  // of its output (classifier: of its input)
-  int blocks = 0;                               // of layers.I only, as the two below
+  int blocks = 0;                               // layers.I only, as are the two below
   int d_inner = 0, dt_rank = 0;
   int64_t parameters = 0;
-  uint64_t multiply_accumulates = 0;  // an image: matrix products, convolutions and the scan's own
-  // As the published figures count (fvcore): a scan step and channel is 9·N + 1, a normalised element 5.
+  uint64_t multiply_accumulates = 0;  // per image: matrix products, convolutions and scans
+  // Counted as in the published figures (fvcore): 9·N + 1 per scan step and channel, 5 per normalised
+  // element.
   uint64_t published_count = 0;
 };
 
 struct ModelSummary {
   std::vector<StageSummary> stages;
   int64_t parameters = 0;
-  uint64_t multiply_accumulates = 0, published_count = 0;  // an image
-  // Bytes for one batch: the weights as kernels want them, what a forward takes beside them, input and
-  // logits.
+  uint64_t multiply_accumulates = 0, published_count = 0;  // per image
+  // Bytes for one batch: weights in their run-time layouts, the arena of a forward, input and logits.
   size_t weight_bytes = 0, activation_bytes = 0, input_bytes = 0;
   size_t total_bytes() const { return weight_bytes + activation_bytes + input_bytes; }
 };
-// InputError where a feature map of that image size would vanish, or the sizes are beyond all reason.
+// InputError if a feature map of that image size would be empty, or if the counts would overflow.
 ModelSummary summarize(const Config& config, DType storage, int64_t batch, int64_t height, int64_t width);
 
 }  // namespace vmamba

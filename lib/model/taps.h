@@ -1,6 +1,6 @@
-// Taps: named places of the forward where somebody may look (check-equal, dumps, the profile). With none
-// installed a tap costs one test of a pointer. Names are the state dict's: "layers.0.blocks.1.op.scan";
-// docs/verification.md lists them.
+// Taps: named values of the forward that can be observed (check-equal, dumps, the profile). Names are built
+// from the state dict's: "layers.0.blocks.1.op.scan"; docs/verification.md lists them. If no taps are
+// installed, a tap costs one test of a pointer.
 #pragma once
 #include <string_view>
 
@@ -11,13 +11,13 @@ namespace vmamba {
 class Taps {
  public:
   virtual ~Taps() = default;
-  // Whether values that a fused operation never stores (each direction of the scan, out_norm before the gate,
-  // …) shall be computed for this name as well; observing never changes the result.
+  // Whether to compute the value of this name even if the forward itself does not need it (each direction of
+  // the scan, out_norm before the gate, …). Observing never changes the result.
   virtual bool wants(std::string_view name) = 0;
-  // False for who only follows the forward: fused steps then stay fused, and taps within them are not
-  // reached.
+  // Return false to observe block boundaries only; fused kernels then stay fused, and taps inside them are
+  // not reached.
   virtual bool looks_inside() const { return true; }
-  // `value` is device memory, valid until this returns; NHWC.
+  // value: NHWC, in device memory, valid until this returns.
   virtual void at(std::string_view name, const View& value) = 0;
 };
 

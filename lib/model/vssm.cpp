@@ -1,5 +1,5 @@
 // The forward of VSSM: patch_embed → stages of blocks, each followed by a downsample → classifier.
-// Letters: B batch, H W map, C channels of a stage, T the storage dtype; all maps are NHWC.
+// Notation: B batch, H W map, C channels of a stage, T the storage dtype; all maps are NHWC.
 #include "lib/model/vssm.h"
 
 #include <algorithm>
@@ -29,26 +29,36 @@ Geometry downsample_geometry(const Config& config) {
   return config.downsample_version == DownsampleVersion::v2 ? Geometry{2, 2, 0} : Geometry{3, 2, 1};
 }
 
-// act(norm(conv2d(x))) as `dtype`; the norm may be absent.
+// act(norm(conv2d(x))) as `dtype`; there may be no norm.
 View conv2d(const Forward& f, const ConvWeights& weights, const Geometry& geometry,
             const NormWeights& norm_weights, Activation act, const View& x, DType dtype) {
   const auto map = [&](DType of) {
     return f.arena.take(
         of, {x.dim(0), geometry.out(x.dim(1)), geometry.out(x.dim(2)), weights.weight.view().dim(0)});
   };
-  const int stride = static_cast<int>(geometry.stride), padding = static_cast<int>(geometry.padding);
+  const bool fused = norm_weights.present && !norm_weights.batch_norm && dtype == x.dtype;
   const View y = map(dtype);
-  if (norm_weights.present && !norm_weights.batch_norm && dtype == x.dtype) {
-    f.kernels.conv2d_norm(x, weights.weight, weights.bias, stride, padding, norm_weights.weight,
-                          norm_weights.bias, layer_norm_epsilon, act, y);
+  const Conv2d conv{.x = x,
+                    .w = weights.weight,
+                    .bias = weights.bias,
+                    .stride = static_cast<int>(geometry.stride),
+                    .padding = static_cast<int>(geometry.padding),
+                    .y = dtype == x.dtype ? y : map(x.dtype)};
+  if (fused) {
+    f.kernels.conv2d_norm({.conv = conv,
+                           .norm = {.x = y,
+                                    .gamma = norm_weights.weight,
+                                    .beta = norm_weights.bias,
+                                    .act = act,
+                                    .rounding = Rounding::each_step,
+                                    .y = y}});
     return y;
   }
-  const View raw = dtype == x.dtype ? y : map(x.dtype);
-  f.kernels.conv2d(x, weights.weight, weights.bias, stride, padding, raw);
+  f.kernels.conv2d(conv);
   if (norm_weights.present)
-    norm(f, norm_weights, raw, act, y);
+    norm(f, norm_weights, conv.y, act, y);
   else if (act != Activation::none || dtype != x.dtype)
-    f.kernels.activate(raw, act, {}, false, y);
+    f.kernels.activate({.x = conv.y, .act = act, .y = y});
   return y;
 }
 
@@ -68,22 +78,30 @@ void mlp(const Forward& f, const Config& config, const BlockWeights& block, cons
   const MlpWeights& weights = block.mlp;
   const int64_t width = weights.fc1.weight.view().dim(0);
   View hidden = f.arena.take(weights.dtype, {stream.dim(0), stream.dim(1), stream.dim(2), width});
-  norm_linear(f, block.norm2, block.prefix + "norm2", stream, weights.dtype, weights.fc1,
-              config.gmlp ? Activation::none : config.mlp_act_layer, hidden);
+  norm_linear(f, {.x = stream,
+                  .norm = block.norm2,
+                  .tap_prefix = block.prefix,
+                  .tap = "norm2",
+                  .dtype = weights.dtype,
+                  .linear = weights.fc1,
+                  .act = config.gmlp ? Activation::none : config.mlp_act_layer,
+                  .y = hidden});
   f.tap(weights.prefix, "fc1", hidden);
   if (config.gmlp) {
     const View a = hidden.slice_channels(0, width / 2), z = hidden.slice_channels(width / 2, width / 2);
-    f.kernels.activate(z, config.mlp_act_layer, a, true, a);
+    f.kernels.activate(
+        {.x = z, .act = config.mlp_act_layer, .gate = a, .rounding = Rounding::each_step, .y = a});
     hidden = a;
   }
   if (f.wants(weights.prefix, "fc2")) {
     const ArenaScope observed(f.arena);
     const View out =
         f.arena.take(stream.dtype, {stream.dim(0), stream.dim(1), stream.dim(2), stream.channels()});
-    f.kernels.linear(hidden, weights.fc2.weight, weights.fc2.bias, Activation::none, {}, out);
+    f.kernels.linear({.x = hidden, .w = weights.fc2.weight, .bias = weights.fc2.bias, .y = out});
     f.tap(weights.prefix, "fc2", out);
   }
-  f.kernels.linear(hidden, weights.fc2.weight, weights.fc2.bias, Activation::none, stream, stream);
+  f.kernels.linear(
+      {.x = hidden, .w = weights.fc2.weight, .bias = weights.fc2.bias, .residual = stream, .y = stream});
 }
 
 // stream += op(norm(stream)); stream += mlp(norm2(stream)).
@@ -103,7 +121,7 @@ View downsample(const Forward& f, const ModelWeights& model, const DownsampleWei
   const View in = normed(f, weights.norm, merged, weights.dtype);
   const View out =
       f.arena.take(model.stream, {x.dim(0), height, width, weights.reduction.weight.view().dim(0)});
-  f.kernels.linear(in, weights.reduction.weight, weights.reduction.bias, Activation::none, {}, out);
+  f.kernels.linear({.x = in, .w = weights.reduction.weight, .bias = weights.reduction.bias, .y = out});
   return out;
 }
 
@@ -228,7 +246,7 @@ void Vssm::forward(Kernels& kernels, Arena& arena, const View& input, const View
   const View pooled = arena.take(DType::float32, {x.dim(0), x.channels()});
   kernels.mean_pool(features, pooled);
   f.tap("", "classifier.pool", pooled);
-  kernels.linear(pooled, model.head.weight, model.head.bias, Activation::none, {}, logits);
+  kernels.linear({.x = pooled, .w = model.head.weight, .bias = model.head.bias, .y = logits});
   f.tap("", "logits", logits);
 }
 

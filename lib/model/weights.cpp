@@ -15,7 +15,7 @@ namespace {
 using Dims = std::vector<int64_t>;
 constexpr int64_t K = 4;  // scan directions
 
-// --- What the class builds.
+// --- The parameters of the Python class.
 
 struct SpecBuilder {
   const Config& config;
@@ -133,8 +133,8 @@ struct SpecBuilder {
   }
 };
 
-// --- What a set of names and shapes tells of the config it was built from. The same reading is done of the
-// file and of the config's own parameters, so that a difference can be told in the config's words.
+// --- Inference of a config from names and shapes. It is applied to the file and to the config's own
+// parameters, so that a difference can be reported in terms of config keys.
 
 using Shapes = std::map<std::string, Dims, std::less<>>;
 
@@ -146,7 +146,7 @@ struct Traits {
   std::optional<double> ssm_ratio, mlp_ratio;
 };
 
-// The shape of `name` if it has that rank and no absurd size (an empty tensor of a hostile file may name
+// The shape of `name` if it has that rank and plausible sizes (an empty tensor of a hostile file may state
 // any).
 const Dims* find(const Shapes& shapes, const std::string& name, size_t rank) {
   const auto place = shapes.find(name);
@@ -236,7 +236,8 @@ std::string list(const std::vector<int64_t>& values) {
   return fmt::format("[{}]", fmt::join(values, ","));
 }
 
-// The config's forward_type with another z branch and out_norm, postfixes in the order that upstream reads.
+// The config's forward_type with another z branch and out_norm; postfixes in the order in which upstream
+// parses them.
 std::string forward_type_with(const Config& config, bool gated, const std::string& out_norm) {
   const ForwardSpec& forward = config.forward;
   std::string type = forward.old_block ? "v05" : std::string(forward.base);
@@ -327,7 +328,7 @@ std::string likely_cause(const Config& config, const Shapes& file, const Shapes&
   return fmt::format("{}", fmt::join(causes, "; "));
 }
 
-// --- The file's tensors, by the names and in the shapes of the specs.
+// --- The tensors of the file, matched with the specs.
 
 struct Matched {
   std::map<std::string, StoredTensor, std::less<>> tensors;
@@ -391,7 +392,7 @@ Matched match(const Config& config, const StateDict& weights) {
   return matched;
 }
 
-// The first of them, and how many more.
+// The first `longest` items, and the number of the others.
 std::string shortened(std::span<const std::string> items, size_t longest) {
   const size_t shown = std::min(items.size(), longest);
   std::string text =
@@ -407,7 +408,7 @@ void require(const Config& config, const StateDict& weights, const WeightsReport
   for (const auto& [name, wanted, got] : report.misshapen) {
     misshapen.push_back(fmt::format("{} wanted {} got {}", name, shape_string(wanted), shape_string(got)));
   }
-  const size_t longest = report.likely_cause.empty() ? 3 : 1;  // the cause says more than names
+  const size_t longest = report.likely_cause.empty() ? 3 : 1;  // the cause is more useful than names
   const auto part = [&](const std::vector<std::string>& items, std::string_view what) {
     if (!items.empty())
       parts.push_back(fmt::format("{} {}: {}", items.size(), what, shortened(items, longest)));

@@ -1,4 +1,4 @@
-// What tensors a config needs, and whether a file has them.
+// The tensors that a config needs, and whether a file provides them.
 #pragma once
 #include <string>
 #include <vector>
@@ -9,13 +9,14 @@
 
 namespace vmamba {
 
-// A tensor of the state dict that the Python class builds from the config, in its order of registration.
+// A tensor of the state dict of the Python class for a config; parameter_specs returns them in order of
+// registration.
 struct ParameterSpec {
   std::string name;
   std::vector<int64_t> dims;
   bool buffer = false;    // BatchNorm's running statistics: not a parameter
-  bool linear = false;    // (out, in), in a file also (out, in, 1, 1): ln2d's Linear is a 1×1 convolution
-  bool any_size = false;  // pos_embed: its last two dimensions may be of any size, the model resizes it
+  bool linear = false;    // (out, in); in a file also (out, in, 1, 1), as ln2d's Linear is a 1×1 convolution
+  bool any_size = false;  // pos_embed: the last two dimensions are free, the model resizes it
 };
 std::vector<ParameterSpec> parameter_specs(const Config& config);
 
@@ -26,16 +27,16 @@ struct WeightsReport {
     std::vector<int64_t> wanted, got;
   };
   std::vector<Misshapen> misshapen;
-  std::string likely_cause;  // one sentence, where the whole pattern tells it; else empty
+  std::string likely_cause;  // one sentence, if the pattern as a whole suggests one; else empty
   bool ok() const { return missing.empty() && unexpected.empty() && misshapen.empty(); }
 };
-// The three below take a file's tensors under any accepted name: old checkpoints' (with_current_names), and
-// `out_norm.0` or `out_norm` for _ondwconv3's `out_norm.1`.
+// The three functions below accept the names of old checkpoints (with_current_names), and `out_norm.0` or
+// `out_norm` for _ondwconv3's `out_norm.1`.
 WeightsReport check_weights(const Config& config, const StateDict& weights);
 // InputError in one line: the likely cause first, then names, long lists shortened.
 void require_weights(const Config& config, const StateDict& weights);
-// What the model is built from: require_weights, then the tensors with exactly the names, shapes (pos_embed:
-// of any height and width) and order of parameter_specs. Tensors share the memory of `weights`.
+// require_weights, then the tensors with exactly the names, shapes (pos_embed: any height and width) and
+// order of parameter_specs; the model is built from these. Tensors share the memory of `weights`.
 StateDict canonical_weights(const Config& config, const StateDict& weights);
 
 }  // namespace vmamba

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -14,18 +15,23 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-double share_of_bound(double value, double bound) {
-  return value == 0 ? 0 : bound == 0 ? HUGE_VAL : value / bound;
-}
-double share_of_bound(const Diff& diff) {
-  return std::max(share_of_bound(diff.max_abs, diff.bound),
-                  share_of_bound(diff.relative_l2(), diff.l2_bound));
-}
-// The nearer of its two bounds: "0.0015 of 0.01", "relative L2 0.003 of 0.005".
+// The nearer of its two bounds: "0.0015 of 0.01", "relative L2 0.003 of 0.005"; "12 not finite".
 std::string of_bound(const Diff& diff) {
-  if (share_of_bound(diff.max_abs, diff.bound) >= share_of_bound(diff.relative_l2(), diff.l2_bound))
-    return fmt::format("{:.2g} of {:.2g}", diff.max_abs, diff.bound);
+  if (diff.differing_nonfinite > 0) return fmt::format("{} not finite", diff.differing_nonfinite);
+  if (diff.share() * diff.bound <= diff.nearest) return fmt::format("{:.2g} of {:.2g}", diff.nearest, diff.bound);
   return fmt::format("relative L2 {:.2g} of {:.2g}", diff.relative_l2(), diff.l2_bound);
+}
+
+// The tap, or step by itself, that is nearest to its bound, or farthest beyond; null: none could be compared.
+const Diff* largest_share(const CheckResult& result) {
+  const Diff* worst = nullptr;
+  const auto look = [&](const std::vector<Diff>& diffs) {
+    for (const Diff& diff : diffs)
+      if (diff.problem.empty() && (!worst || diff.share() > worst->share())) worst = &diff;
+  };
+  look(result.taps);
+  if (result.derived) look(result.own);
+  return worst;
 }
 
 std::string nonfinite_note(const Diff& diff) {
@@ -44,8 +50,8 @@ std::string percent(int64_t part, int64_t whole) {
                      whole == 0 ? 0 : 100.0 * static_cast<double>(part) / static_cast<double>(whole));
 }
 
-// "b differs by itself, from the same input, at: op.scan.k0, op.scan, op.out_norm (2 times)"; empty: nowhere.
-// Where something leaves its tolerance, what merely rounds otherwise is not listed.
+// "b differs by itself, from the same input, at:" and the steps, one a line; empty: nowhere. Where something
+// leaves its tolerance, what merely rounds otherwise is not listed.
 std::string own_places(const CheckResult& result) {
   const bool outside =
       std::any_of(result.own.begin(), result.own.end(), [](const Diff& diff) { return !diff.within(); });
@@ -60,11 +66,11 @@ std::string own_places(const CheckResult& result) {
     if (++times[kind] == 1) kinds.push_back(kind);
   }
   if (kinds.empty()) return {};
-  std::vector<std::string> parts;
+  std::string text =
+      fmt::format("b {} by itself, from the same input, at:\n", outside ? "leaves its tolerance" : "differs");
   for (const std::string& kind : kinds)
-    parts.push_back(times[kind] > 1 ? fmt::format("{} ({} times)", kind, times[kind]) : kind);
-  return fmt::format("b {} by itself, from the same input, at: {}",
-                     outside ? "leaves its tolerance" : "differs", fmt::join(parts, ", "));
+    text += fmt::format("  {}{}\n", kind, times[kind] > 1 ? fmt::format(" ({} times)", times[kind]) : "");
+  return text;
 }
 
 Json place(const Diff& diff, int64_t index) {
@@ -99,8 +105,11 @@ Json to_json(const Diff& diff, const Diff* own) {
   json["first_nonfinite"] = {{"a", place(diff, diff.first_nonfinite_a)},
                              {"b", place(diff, diff.first_nonfinite_b)}};
   if (own)
-    json["by_itself"] = {
-        {"identical", own->identical()}, {"max_abs", own->max_abs}, {"outside", own->outside}};
+    json["by_itself"] = {{"identical", own->identical()},
+                         {"within", own->within()},
+                         {"max_abs", own->max_abs},
+                         {"outside", own->outside},
+                         {"share_of_bound", own->share()}};
   return json;
 }
 
@@ -135,33 +144,40 @@ std::string side_b(const CheckResult& result) {
   return result.choice_b + (result.choice_b.empty() ? "" : ": ") + to_string(result.report_b);
 }
 
+std::string tolerance_line(const CheckResult& result) {
+  if (!result.derived) return fmt::format("{} ({})", to_string(result.tolerance), result.tolerance_source);
+  return fmt::format("what rounding explains, of each step by itself and of the whole ({}); of the input {}",
+                     result.tolerance_source, to_string(result.tolerance));
+}
+
 std::string summary(const CheckResult& result) {
   int64_t within = 0, identical = 0;
-  const Diff* worst = nullptr;
   for (const Diff& diff : result.taps) {
-    within += diff.within();
+    within += result.within(diff);
     identical += diff.identical();
-    if (diff.problem.empty() && (!worst || share_of_bound(diff) > share_of_bound(*worst))) worst = &diff;
   }
+  const Diff* worst = largest_share(result);
   std::string text =
       fmt::format("{}: {} of {} taps within tolerance, {} bit for bit",
                   result.equal() ? "equal" : "different", within, result.taps.size(), identical);
-  if (worst && worst->max_abs > 0)
+  if (worst && worst->share() > 0)
     text += fmt::format("; worst against its bound: {} ({})", worst->name, of_bound(*worst));
   return text;
 }
 
-std::string text_report(const CheckResult& result, bool all) {
+namespace {
+
+std::string head(const CheckResult& result) {
+  return fmt::format("a          {}\nb          {}\ninput      {}\ntolerance  {}\n\n", side_a(result), side_b(result),
+                     result.input, tolerance_line(result));
+}
+
+std::string table(const CheckResult& result, bool all) {
   std::string text;
   const auto line = [&]<class... Args>(fmt::format_string<Args...> format, Args&&... args) {
     fmt::format_to(std::back_inserter(text), format, std::forward<Args>(args)...);
     text += '\n';
   };
-  line("a          {}", side_a(result));
-  line("b          {}", side_b(result));
-  line("input      {}", result.input);
-  line("tolerance  {} ({})\n", to_string(result.tolerance), result.tolerance_source);
-
   const Diff* differing = result.first_differing();
   const Diff* outside = result.first_outside();
   const auto shown = [&](const Diff& diff) {
@@ -171,8 +187,8 @@ std::string text_report(const CheckResult& result, bool all) {
   size_t width = 20;
   for (const Diff& diff : result.taps)
     if (shown(diff)) width = std::max(width, diff.name.size());
-  line("{:<{}} {:>9} {:>9} {:>9} {:>9} {:>12} {:>7} {:>9} {:>10}", "tap", width, "max abs", "max rel",
-       "mean abs", "rel L2", "cosine", "PSNR", "outside", "by itself");
+  line("{:<{}} {:>9} {:>9} {:>9} {:>9} {:>12} {:>7} {:>9} {:>10} {:>8}", "tap", width, "max abs", "max rel",
+       "mean abs", "rel L2", "cosine", "PSNR", "outside", "by itself", "of bound");
   for (const Diff& diff : result.taps) {
     if (!shown(diff)) continue;
     if (!diff.problem.empty()) {
@@ -180,36 +196,55 @@ std::string text_report(const CheckResult& result, bool all) {
       continue;
     }
     const Diff* own = find_diff(result.own, diff.name);
-    line("{:<{}} {:>9.3g} {:>9.3g} {:>9.3g} {:>9.3g} {:>12.9f} {:>7} {:>9} {:>10}{}{}", diff.name, width,
+    line("{:<{}} {:>9.3g} {:>9.3g} {:>9.3g} {:>9.3g} {:>12.9f} {:>7} {:>9} {:>10} {:>8}{}{}", diff.name, width,
          diff.max_abs, diff.max_rel, diff.mean_abs(), diff.relative_l2(), diff.cosine(),
          std::isinf(diff.psnr()) ? "inf" : fmt::format("{:.1f}", diff.psnr()),
          percent(diff.outside, diff.elements), own ? fmt::format("{:.3g}", own->max_abs) : "",
-         diff.within() ? "" : "  <-", nonfinite_note(diff));
+         own ? fmt::format("{:.2g}", own->share()) : "", result.within(diff) ? "" : "  <-", nonfinite_note(diff));
   }
-  text += '\n';
+  return text + '\n';
+}
+
+std::string verdict(const CheckResult& result) {
+  std::string text;
+  const auto line = [&]<class... Args>(fmt::format_string<Args...> format, Args&&... args) {
+    fmt::format_to(std::back_inserter(text), format, std::forward<Args>(args)...);
+    text += '\n';
+  };
+  const Diff *differing = result.first_differing(), *outside = result.first_outside();
   if (!result.reference.empty())
     for (const std::string& name : result.only_in_a)
       line("{}: in the reference, but no tap of this model", name);
   line("{}", summary(result));
   if (differing) line("first to differ: {}", differing->name);
+  // A step may be wrong by less than the whole may drift.
+  const bool drifted = outside && !find_diff(result.taps, outside->name)->within();
+  const char* by_itself = drifted ? "" : "by itself ";
   if (outside && outside->problem.empty() && outside->outside == 0)
-    line("first outside its tolerance: {}, relative L2 {:.3g} of {:.3g}", outside->name,
+    line("first outside its tolerance: {}, {}relative L2 {:.3g} of {:.3g}", outside->name, by_itself,
          outside->relative_l2(), outside->l2_bound);
   else if (outside && outside->problem.empty())
-    line("first outside its tolerance: {}, first at {}, most at {}: {:g} against {:g}", outside->name,
-         outside->place(outside->first_outside), outside->place(outside->worst), outside->worst_a,
+    line("first outside its tolerance: {}, {}first at {}, most at {}: {:g} against {:g}", outside->name,
+         by_itself, outside->place(outside->first_outside), outside->place(outside->worst), outside->worst_a,
          outside->worst_b);
   else if (outside)
     line("first outside its tolerance: {}", outside->name);
-  if (const std::string places = own_places(result); !places.empty()) line("{}", places);
+  text += own_places(result);
   if (result.agreement.images > 0)
     line("top-1 agrees for {} of {} images, top-5 for {} of {}", result.agreement.top1,
          result.agreement.images, result.agreement.top5, result.agreement.images);
   for (const std::string& cause : result.causes) line("cause: {}", cause);
+  for (const std::string& note : result.notes) line("note: {}", note);
   return text;
 }
 
-namespace {
+// "different: 2 of 10 cases differ", "equal: all 10 cases"
+std::string count(const std::vector<NamedResult>& cases, const char* what) {
+  const auto differing =
+      std::count_if(cases.begin(), cases.end(), [](const NamedResult& each) { return !each.result.equal(); });
+  if (differing == 0) return fmt::format("equal: all {} {}", cases.size(), what);
+  return fmt::format("different: {} of {} {} differ", differing, cases.size(), what);
+}
 
 Json to_json(const CheckResult& result) {
   Json json{{"kind", "comparison"}, {"equal", result.equal()}};
@@ -221,12 +256,14 @@ Json to_json(const CheckResult& result) {
   json["input"] = result.input;
   json["tolerance"] = to_json(result.tolerance);
   json["tolerance"]["source"] = result.tolerance_source;
+  json["tolerance"]["derived"] = result.derived;
   const auto name = [](const Diff* diff) { return diff ? Json(diff->name) : Json(); };
   json["first_differing"] = name(result.first_differing());
   json["first_outside"] = name(result.first_outside());
   json["agreement"] = {
       {"images", result.agreement.images}, {"top1", result.agreement.top1}, {"top5", result.agreement.top5}};
   json["causes"] = result.causes;
+  json["notes"] = result.notes;
   json["taps"] = Json::array();
   for (const Diff& diff : result.taps)
     json["taps"].push_back(to_json(diff, find_diff(result.own, diff.name)));
@@ -235,59 +272,73 @@ Json to_json(const CheckResult& result) {
   return json;
 }
 
-std::string dump(const Json& json) {
-  return json.dump(2) + "\n";
-}
-
-const Diff* largest_share(const CheckResult& result) {
-  const Diff* worst = nullptr;
-  for (const Diff& diff : result.taps)
-    if (diff.problem.empty() && (!worst || share_of_bound(diff) > share_of_bound(*worst))) worst = &diff;
-  return worst;
-}
-
-}  // namespace
-
-std::string json_report(const CheckResult& result) {
-  return dump(to_json(result));
-}
-
-bool equal(const std::vector<StressCase>& cases) {
-  return std::all_of(cases.begin(), cases.end(), [](const StressCase& each) { return each.result.equal(); });
-}
-
-std::string text_report(const std::vector<StressCase>& cases) {
-  std::string text;
-  const CheckResult& first = cases.front().result;
-  text += fmt::format("a          {}\nb          {}\ntolerance  {} ({})\n\n", side_a(first), side_b(first),
-                      to_string(first.tolerance), first.tolerance_source);
-  text += fmt::format("{:<22} {:<10} {:>27}  {:<32} {}\n", "case", "verdict", "worst against its bound", "at",
-                      "first outside its tolerance");
-  for (const StressCase& each : cases) {
-    const Diff *outside = each.result.first_outside(), *worst = largest_share(each.result);
-    text += fmt::format("{:<22} {:<10} {:>27}  {:<32} {}\n", each.name,
-                        each.result.equal() ? "equal" : "different", of_bound(*worst), worst->name,
-                        outside ? outside->name : "-");
-  }
-  text += '\n';
-  const int64_t passed =
-      std::count_if(cases.begin(), cases.end(), [](const StressCase& each) { return each.result.equal(); });
-  text += fmt::format("{}: {} of {} cases\n", equal(cases) ? "equal" : "different", passed, cases.size());
-  for (const StressCase& each : cases)
-    if (!each.result.equal())
-      for (const std::string& cause : each.result.causes)
-        text += fmt::format("cause: {}: {}\n", each.name, cause);
-  return text;
-}
-
-std::string json_report(const std::vector<StressCase>& cases) {
-  Json json{{"kind", "stress"}, {"equal", equal(cases)}, {"cases", Json::array()}};
-  for (const StressCase& each : cases) {
+Json cases_json(const char* kind, const std::vector<NamedResult>& cases) {
+  Json json{{"kind", kind}, {"equal", equal(cases)}, {"cases", Json::array()}};
+  for (const NamedResult& each : cases) {
     Json entry{{"name", each.name}};
     entry.update(to_json(each.result));
     json["cases"].push_back(std::move(entry));
   }
-  return dump(json);
+  return json;
+}
+
+}  // namespace
+
+std::string text_report(const CheckResult& result, bool all) {
+  return head(result) + table(result, all) + verdict(result);
+}
+
+Json json_report(const CheckResult& result) {
+  return to_json(result);
+}
+
+std::string dtypes_report(const std::vector<NamedResult>& cases, bool all) {
+  std::string text;
+  for (const auto& [name, result] : cases)
+    text += fmt::format("--- {}\n{}{}{}\n", name, head(result),
+                        all || !result.equal() ? table(result, all) : "", verdict(result));
+  return text + count(cases, "dtypes") + "\n";
+}
+
+Json dtypes_json(const std::vector<NamedResult>& cases) {
+  return cases_json("dtypes", cases);
+}
+
+std::string stress_report(const std::vector<NamedResult>& cases) {
+  const CheckResult& first = cases.front().result;
+  std::string text = fmt::format("a          {}\nb          {}\ntolerance  {}\n\n", side_a(first),
+                                 side_b(first), tolerance_line(first));
+  std::vector<std::array<std::string, 5>> table{
+      {"case", "verdict", "worst against its bound", "at", "first outside its tolerance"}};
+  std::string overflow;
+  for (const auto& [name, result] : cases) {
+    const Diff *outside = result.first_outside(), *worst = largest_share(result);
+    table.push_back({name,
+                     both_overflow(result) ? "both overflow"
+                     : result.equal()      ? "equal"
+                                           : "different",
+                     worst ? of_bound(*worst) : "-", worst ? worst->name : "-",
+                     outside ? outside->name : "-"});
+    if (both_overflow(result)) overflow += fmt::format("; both overflow at {}", name);
+  }
+  std::array<size_t, 5> widths{};
+  for (const auto& row : table)
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  for (const auto& row : table)
+    text += fmt::format("{:<{}}  {:<{}}  {:>{}}  {:<{}}  {}\n", row[0], widths[0], row[1], widths[1], row[2],
+                        widths[2], row[3], widths[3], row[4]);
+  text += fmt::format("\n{}{}\n", count(cases, "cases"), overflow);
+  for (const auto& [name, result] : cases)
+    if (!result.equal())
+      for (const std::string& cause : result.causes) text += fmt::format("cause: {}: {}\n", name, cause);
+  return text;
+}
+
+Json stress_json(const std::vector<NamedResult>& cases) {
+  Json json = cases_json("stress", cases);
+  for (size_t i = 0; i < cases.size(); ++i)
+    json["cases"][i]["both_overflow"] = both_overflow(cases[i].result);
+  return json;
 }
 
 std::string text_report(const Matrix& matrix) {
@@ -310,7 +361,7 @@ std::string text_report(const Matrix& matrix) {
                             matrix.equal() ? "equal" : "different", matrix.variants.size());
 }
 
-std::string json_report(const Matrix& matrix) {
+Json json_report(const Matrix& matrix) {
   Json json{{"kind", "matrix"}, {"equal", matrix.equal()}, {"input", matrix.input}};
   json["variants"] = Json::array();
   for (const Variant& variant : matrix.variants) json["variants"].push_back(to_string(variant));
@@ -321,7 +372,7 @@ std::string json_report(const Matrix& matrix) {
       entry.update(to_json(matrix.pairs[i][j], nullptr));
       json["pairs"].push_back(std::move(entry));
     }
-  return dump(json);
+  return json;
 }
 
 std::string text_report(const PrecisionSearch& search) {
@@ -341,16 +392,16 @@ std::string text_report(const PrecisionSearch& search) {
                             fmt::join(search.float32_ops, ", "));
 }
 
-std::string json_report(const PrecisionSearch& search) {
-  return dump({{"kind", "find_precision"},
-               {"equal", search.found},
-               {"b", to_json(search.report)},
-               {"input", search.input},
-               {"tolerance", to_json(search.tolerance)},
-               {"float32_ops", search.float32_ops},
-               {"before", to_json(search.before, nullptr)},
-               {"after", to_json(search.after, nullptr)},
-               {"runs", search.runs}});
+Json json_report(const PrecisionSearch& search) {
+  return {{"kind", "find_precision"},
+          {"equal", search.found},
+          {"b", to_json(search.report)},
+          {"input", search.input},
+          {"tolerance", to_json(search.tolerance)},
+          {"float32_ops", search.float32_ops},
+          {"before", to_json(search.before, nullptr)},
+          {"after", to_json(search.after, nullptr)},
+          {"runs", search.runs}};
 }
 
 std::string text_report(const Repeatability& repeated) {
@@ -360,14 +411,14 @@ std::string text_report(const Repeatability& repeated) {
                      : fmt::format("different: {}\n", repeated.first_parting));
 }
 
-std::string json_report(const Repeatability& repeated) {
-  return dump({{"kind", "repeat"},
-               {"equal", repeated.identical()},
-               {"b", to_json(repeated.report)},
-               {"input", repeated.input},
-               {"runs", repeated.runs},
-               {"taps", repeated.taps},
-               {"first_parting", repeated.identical() ? Json() : Json(repeated.first_parting)}});
+Json json_report(const Repeatability& repeated) {
+  return {{"kind", "repeat"},
+          {"equal", repeated.identical()},
+          {"b", to_json(repeated.report)},
+          {"input", repeated.input},
+          {"runs", repeated.runs},
+          {"taps", repeated.taps},
+          {"first_parting", repeated.identical() ? Json() : Json(repeated.first_parting)}};
 }
 
 std::string text_report(const std::optional<InitParting>& parting) {
@@ -380,7 +431,7 @@ std::string text_report(const std::optional<InitParting>& parting) {
                      side(parting->a), side(parting->b));
 }
 
-std::string json_report(const std::optional<InitParting>& parting) {
+Json json_report(const std::optional<InitParting>& parting) {
   Json json{{"kind", "init_order"}, {"equal", !parting}};
   const auto side = [](const std::optional<InitStep>& step) {
     return step ? Json{{"tensor", step->tensor}, {"shape", step->dims}, {"fill", step->fill}} : Json();
@@ -388,7 +439,7 @@ std::string json_report(const std::optional<InitParting>& parting) {
   json["step"] = parting ? Json(parting->step + 1) : Json();
   json["a"] = parting ? side(parting->a) : Json();
   json["b"] = parting ? side(parting->b) : Json();
-  return dump(json);
+  return json;
 }
 
 }  // namespace vmamba

@@ -1,5 +1,6 @@
 // What check-equal found, as text for people and as JSON for programs (docs/check-equal.schema.json).
 #pragma once
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,23 +15,27 @@ namespace vmamba {
 
 // "|a - b| <= max(1e-05, 1e-05 * max|a|) and ||a - b|| <= 1e-05 * ||a||"
 std::string to_string(const Tolerance& tolerance);
+// Which tolerance a comparison is judged by, and why.
+std::string tolerance_line(const CheckResult& result);
 
 // `all`: every tap; else the output of each block and downsample, and every tap of the blocks where the two
 // begin to differ and where they leave their tolerance.
 std::string text_report(const CheckResult& result, bool all);
-std::string json_report(const CheckResult& result);
-
-bool equal(const std::vector<StressCase>& cases);
-std::string text_report(const std::vector<StressCase>& cases);
-std::string json_report(const std::vector<StressCase>& cases);
+// One dtype after another; the taps of those that differ (`all`: of each).
+std::string dtypes_report(const std::vector<NamedResult>& cases, bool all);
+std::string stress_report(const std::vector<NamedResult>& cases);
 std::string text_report(const Matrix& matrix);
-std::string json_report(const Matrix& matrix);
 std::string text_report(const PrecisionSearch& search);
-std::string json_report(const PrecisionSearch& search);
 std::string text_report(const Repeatability& repeated);
-std::string json_report(const Repeatability& repeated);
 std::string text_report(const std::optional<InitParting>& parting);
-std::string json_report(const std::optional<InitParting>& parting);
+
+nlohmann::ordered_json json_report(const CheckResult& result);
+nlohmann::ordered_json dtypes_json(const std::vector<NamedResult>& cases);
+nlohmann::ordered_json stress_json(const std::vector<NamedResult>& cases);
+nlohmann::ordered_json json_report(const Matrix& matrix);
+nlohmann::ordered_json json_report(const PrecisionSearch& search);
+nlohmann::ordered_json json_report(const Repeatability& repeated);
+nlohmann::ordered_json json_report(const std::optional<InitParting>& parting);
 
 // What ran as a and as b, one line each.
 std::string side_a(const CheckResult& result);

@@ -25,6 +25,10 @@ const Diff* CheckResult::first_outside() const {
   return nullptr;
 }
 
+bool equal(const std::vector<NamedResult>& cases) {
+  return std::all_of(cases.begin(), cases.end(), [](const NamedResult& each) { return each.result.equal(); });
+}
+
 const Diff* find_diff(const std::vector<Diff>& diffs, std::string_view name) {
   const auto found =
       std::find_if(diffs.begin(), diffs.end(), [&](const Diff& diff) { return diff.name == name; });

@@ -32,7 +32,6 @@ struct CheckOptions {
   std::optional<double> absolute, relative;  // absent: the table's
   bool equal_nan = false;
   bool maps = false;   // heat maps and histograms, for a report
-  Precision reference = Precision::float32;  // how the values of a reference were computed and stored
   int batch_size = 1;  // images at a time; the taps of so many are held in memory
 };
 
@@ -42,14 +41,17 @@ struct CheckResult {
   RunReport report_a, report_b;  // what ran
   std::string input;             // on what
   std::string tolerance_source;  // "cpu float32", or the options
-  Tolerance tolerance;           // of the input; of every tap where it was asked for
-  bool derived = false;          // the taps' bounds are derived from what computes, each step's own among them
+  Tolerance tolerance;  // of the input; of every tap where it was asked for
+  bool derived = false;  // the taps' bounds are derived from what computes, each step's own among them
+  std::optional<DType>
+      reference_dtype;     // the 16 bits that every value of a reference was rounded to; else none
   std::vector<Diff> taps;  // "input" first, "logits" last
   // What each step of b adds by itself when it is handed a's values: empty when nothing differs.
   std::vector<Diff> own;
   std::vector<std::string> only_in_a, only_in_b;
   Agreement agreement;
   std::vector<std::string> causes;  // most certain first
+  std::vector<std::string> notes;   // what the verdict must be read with
 
   // Within tolerance everywhere, each step by itself too where bounds are derived; a reference file's taps must all be there.
   bool equal() const;
@@ -57,6 +59,13 @@ struct CheckResult {
   const Diff* first_outside() const;  // of a tap, or of its step by itself
   bool within(const Diff& tap) const;
 };
+
+// A comparison among others: a stress, a dtype.
+struct NamedResult {
+  std::string name;
+  CheckResult result;
+};
+bool equal(const std::vector<NamedResult>& cases);
 
 const Diff* find_diff(const std::vector<Diff>& diffs, std::string_view name);  // null: not there
 

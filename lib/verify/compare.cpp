@@ -66,6 +66,7 @@ static double share_of(double value, double bound) {
 }
 
 double Diff::share() const {
+  if (differing_nonfinite > 0) return HUGE_VAL;  // not finite on one side alone: the worst there is
   return std::max(share_of(nearest, bound), share_of(relative_l2(), l2_bound));
 }
 
@@ -179,6 +180,7 @@ Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const
 
     const double distance = std::abs(static_cast<double>(va) - vb);
     ++diff.differing;
+    diff.differing_nonfinite += !finite;
     note(channel_differing, i % channels);
     if (diff.first_differing < 0) diff.first_differing = i;
     if (!(distance <= bound)) {
@@ -264,6 +266,7 @@ void merge(Diff& diff, const Diff& next) {
   diff.finite += next.finite;
   diff.differing += next.differing;
   diff.outside += next.outside;
+  diff.differing_nonfinite += next.differing_nonfinite;
   diff.nan_a += next.nan_a;
   diff.nan_b += next.nan_b;
   diff.inf_a += next.inf_a;

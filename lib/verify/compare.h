@@ -61,8 +61,9 @@ struct Diff {
   double l2_bound = std::numeric_limits<double>::infinity();  // of relative_l2()
   double sum_allowed = -1;  // bound of sum_squares, by an ErrorModel; −1: l2_bound came first
   int64_t elements = 0;
-  int64_t differing = 0;  // not the same number
-  int64_t outside = 0;    // outside tolerance
+  int64_t differing = 0;            // not the same number
+  int64_t outside = 0;              // outside tolerance
+  int64_t differing_nonfinite = 0;  // of those that differ: NaN or infinite on one side at least
   int64_t nan_a = 0, nan_b = 0, inf_a = 0, inf_b = 0;
   // Flat indices into dims, −1: none.
   int64_t first_differing = -1, first_outside = -1, worst = -1, first_nonfinite_a = -1,

@@ -9,6 +9,7 @@
 #include "kernels/half.h"
 #include "lib/images/preprocess.h"
 #include "lib/model/weights.h"
+#include "lib/verify/provenance.h"
 #include "lib/verify/scan_variants.h"
 
 namespace vmamba {
@@ -43,11 +44,13 @@ std::string differences(const PreprocessConfig& a, const PreprocessConfig& b) {
   return fmt::format("{}", fmt::join(found, ", "));
 }
 
+// Infinity where one of them is NaN, or infinite otherwise than the other.
 double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
   double largest = 0;
   for (size_t i = 0; i < a.size(); ++i) {
+    if (a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]))) continue;
     const double distance = std::abs(static_cast<double>(a[i]) - b[i]);
-    if (!(distance <= largest)) largest = distance;
+    largest = std::max(largest, std::isnan(distance) ? HUGE_VAL : distance);
   }
   return largest;
 }
@@ -84,7 +87,7 @@ Cause normalised_otherwise(const HostTensor& a, const HostTensor& b, const Prepr
   std::vector<std::string> found;
   for (int64_t c = 0; c < 3; ++c) {
     const Line line = fit(a, c, b, c);
-    if (!(line.residual < exact)) return {};
+    if (!(line.residual < exact * std::max(1.0, std::abs(line.slope)))) return {};
     const double std = of_b.std[c] / line.slope, mean = of_b.mean[c] - line.offset * std;
     if (std::abs(mean - of_b.mean[c]) > exact)
       found.push_back(fmt::format("mean[{}] {:.4g} instead of {:.4g}", c, mean, of_b.mean[c]));
@@ -92,6 +95,11 @@ Cause normalised_otherwise(const HostTensor& a, const HostTensor& b, const Prepr
       found.push_back(fmt::format("std[{}] {:.4g} instead of {:.4g}", c, std, of_b.std[c]));
   }
   if (found.empty()) return {};
+  const Line red = fit(a, 0, b, 0);
+  for (const int scale : {1, 255})
+    if (std::abs(red.slope / scale / of_b.std[0] - 1) < exact &&
+        std::abs(red.offset / scale - of_b.mean[0]) < exact)
+      return fmt::format("different preprocess: a's input is not normalised: its values are 0 to {}", scale);
   return fmt::format("different preprocess: a was normalised with {}", fmt::join(found, ", "));
 }
 
@@ -138,32 +146,65 @@ Cause different_input(const CheckResult& result, const DiagnosisInput& e) {
 
 // --- Weights.
 
+// How a tensor of one side is another than the other side's of the same name; empty: they are the same.
+std::string difference(const StoredTensor& a, const StoredTensor& b) {
+  const HostTensor of_a = a.to_float32(), of_b = b.to_float32();
+  if (of_a.values.size() != of_b.values.size())
+    return fmt::format("is {} in a, {} in b", shape_string(of_a.dims), shape_string(of_b.dims));
+  const double largest = largest_difference(of_a.values, of_b.values);
+  if (largest == 0) return {};
+  const auto not_finite = [](const HostTensor& tensor) {
+    return std::count_if(tensor.values.begin(), tensor.values.end(),
+                         [](float x) { return !std::isfinite(x); });
+  };
+  if (std::isinf(largest))
+    return fmt::format("holds {} NaN or infinite values in a, {} in b", not_finite(of_a), not_finite(of_b));
+  return fmt::format("differs by up to {:.3g}", largest);
+}
+
 Cause different_weights(const DiagnosisInput& e) {
   if (!e.a || e.a->weights == e.b->weights) return {};
   const StateDict a = canonical_weights(e.a->config, *e.a->weights),
                   b = canonical_weights(e.b->config, *e.b->weights);
-  std::string first;
-  int64_t count = 0;
+  std::vector<std::string> found;
   for (const auto& [name, tensor] : a.tensors) {
     const StoredTensor* other = b.find(name);
-    std::string difference;
-    if (!other) {
-      difference = "is not in b";
-    } else {
-      const HostTensor values_a = tensor.to_float32(), values_b = other->to_float32();
-      if (values_a.values.size() != values_b.values.size())
-        difference =
-            fmt::format("is {} in a, {} in b", shape_string(values_a.dims), shape_string(values_b.dims));
-      else if (const double by = largest_difference(values_a.values, values_b.values); by != 0)
-        difference = fmt::format("differs by up to {:.3g}", by);
-    }
-    if (difference.empty()) continue;
-    if (++count == 1) first = fmt::format("{} {}", name, difference);
+    const std::string how = other ? difference(tensor, *other) : "is not in b";
+    if (!how.empty()) found.push_back(name + " " + how);
   }
-  if (count == 0) return {};
-  return fmt::format("different weights: {}{}", first,
-                     count == 1 ? " and is the only tensor that differs"
-                                : fmt::format("; {} tensors of {} differ", count, a.tensors.size()));
+  for (const auto& [name, tensor] : b.tensors)
+    if (!a.find(name)) found.push_back(name + " is not in a");
+  if (found.empty()) return {};
+  return fmt::format("different weights: {}{}", found[0],
+                     found.size() == 1
+                         ? " and is the only tensor that differs"
+                         : fmt::format("; {} tensors of {} differ", found.size(), a.tensors.size()));
+}
+
+// --- Configs. What merely names the run's way to compute the same function is left out.
+
+Cause different_config(const DiagnosisInput& e) {
+  if (!e.a) return {};
+  const auto flat = [](const Config& config) {
+    nlohmann::ordered_json json = effective_config(config);
+    for (const char* key :
+         {"name", "selective_scan_backend", "forward_core_version", "float32_ops", "preprocess"})
+      json.erase(key);
+    return json.flatten();
+  };
+  const auto a = flat(e.a->config), b = flat(e.b->config);
+  std::vector<std::string> found;
+  const auto value = [](const nlohmann::ordered_json& json, const std::string& key) {
+    return json.contains(key) ? json[key].dump() : std::string("absent");
+  };
+  for (const auto& [key, of_a] : a.items())
+    if (value(a, key) != value(b, key))
+      found.push_back(fmt::format("{} is {} in a, {} in b", key.substr(1), value(a, key), value(b, key)));
+  for (const auto& [key, of_b] : b.items())
+    if (!a.contains(key))
+      found.push_back(fmt::format("{} is absent in a, {} in b", key.substr(1), of_b.dump()));
+  if (found.empty()) return {};
+  return fmt::format("different configs: {}", fmt::join(found, ", "));
 }
 
 // --- Overflow.
@@ -284,7 +325,6 @@ Cause one_element(const HostTensor& a, const HostTensor& b, const HostTensor& in
 }
 
 Cause mistaken_step(const CheckResult& result, const DiagnosisInput& e, const Diff& first) {
-  if (first.within()) return {};
   const std::string block(block_of(first.name));
   const auto place = in_block(first.name);
   const std::string tap(place ? place->rest : "");
@@ -320,7 +360,9 @@ Cause mistaken_step(const CheckResult& result, const DiagnosisInput& e, const Di
   }
   if (first.name == "patch_embed" || first.name.ends_with(".downsample") || first.name == "logits" ||
       first.name == "classifier.norm") {
-    const std::string prefix = (first.name == "logits" ? "classifier.head" : first.name) + ".";
+    // Without the taps inside the head all of it stands between the last tap and the logits.
+    const char* head = e.taps_a->find("classifier.pool") ? "classifier.head." : "classifier.";
+    const std::string prefix = first.name == "logits" ? head : first.name + ".";
     std::vector<std::string> tensors;
     for (const auto& [name, tensor] : weights.tensors)
       if (name.starts_with(prefix)) tensors.push_back(name);
@@ -335,35 +377,69 @@ Cause mistaken_step(const CheckResult& result, const DiagnosisInput& e, const Di
 
 // --- Arithmetic.
 
-bool every_own_within(const CheckResult& result) {
-  return std::all_of(result.own.begin(), result.own.end(), [](const Diff& diff) { return diff.within(); });
+// A step that is within its bound, but far nearer to it than the others: the same rounding does not explain both.
+Cause sticking_out(const CheckResult& result) {
+  constexpr double far = 8, small = 0.1;
+  std::vector<std::pair<double, const Diff*>> shares;
+  for (const Diff& diff : result.own)
+    if (diff.problem.empty() && diff.max_abs > 0) shares.emplace_back(diff.share(), &diff);
+  if (shares.size() < 5) return {};
+  std::sort(shares.begin(), shares.end());
+  const auto& [largest, step] = shares.back();
+  const double middle = shares[shares.size() / 2].first;
+  if (!step->within() || largest < small || largest < far * middle) return {};
+  return fmt::format("{} is off by itself, within its bound, but {:.0f} times as far into it as other steps",
+                     step->name, largest / middle);
+}
+
+// The step that adds most by itself, relative to its largest value; null: none adds anything.
+const Diff* largest_own(const CheckResult& result) {
+  const auto relative = [](const Diff& diff) { return diff.max_abs / diff.max_reference; };
+  const Diff* largest = nullptr;
+  for (const Diff& diff : result.own)
+    if (diff.problem.empty() && diff.max_reference > 0 && diff.max_abs > 0 &&
+        (!largest || relative(diff) > relative(*largest)))
+      largest = &diff;
+  return largest;
 }
 
 Cause arithmetic(const CheckResult& result) {
-  if (result.own.empty()) return {};
-  double largest = 0;  // of the steps' own differences, relative to the step's largest value
-  const Diff* at = nullptr;
-  for (const Diff& diff : result.own)
-    if (diff.problem.empty() && diff.max_reference > 0 && diff.max_abs / diff.max_reference > largest) {
-      largest = diff.max_abs / diff.max_reference;
-      at = &diff;
-    }
-  if (!at || !every_own_within(result)) return {};
-  const std::string size = fmt::format(
-      "no step by itself is off by more than {:.2g} of its largest value ({})", largest, at->name);
+  const Diff* largest = largest_own(result);
+  if (!largest) return {};
+  const std::string size =
+      fmt::format("no step by itself is off by more than {:.2g} of its largest value ({})",
+                  largest->max_abs / largest->max_reference, largest->name);
   const RunReport &a = result.report_a, &b = result.report_b;
-  if (result.reference.empty() && a.dtype != b.dtype) {
+  const bool both_ran = result.reference.empty();
+  if (both_ran && a.dtype != b.dtype) {
     const auto tf32 = [](const RunReport& report) { return precision_of(report)->tf32; };
     if ((tf32(a) || tf32(b)) && !sixteen_bit(a) && !sixteen_bit(b))
       return "TF32: its matrix products keep 10 bits of each factor; " + size;
     return fmt::format("rounding: a computes in {}, b in {}; {}", a.dtype, b.dtype, size);
   }
-  if (!result.reference.empty() && sixteen_bit(b))
-    return fmt::format("rounding: b computes in {}; {}", b.dtype, size);
-  if (!result.reference.empty() || a.device != b.device || a.device_name != b.device_name ||
-      a.selective_scan_backend != b.selective_scan_backend)
-    return "order of sums: the two add the same terms in another order; " + size;
-  return {};
+  if (!both_ran && sixteen_bit(b)) return fmt::format("rounding: b computes in {}; {}", b.dtype, size);
+  if (result.reference_dtype)
+    return fmt::format("rounding: a's values are {} numbers, b computes in {}; {}",
+                       to_string(*result.reference_dtype), b.dtype, size);
+  std::string apart;
+  if (both_ran && a.selective_scan_backend != b.selective_scan_backend)
+    apart += fmt::format(" (backend {} against {})", a.selective_scan_backend, b.selective_scan_backend);
+  if (both_ran && (a.device != b.device || a.device_name != b.device_name))
+    apart += fmt::format(" ({} against {})", a.device_name, b.device_name);
+  return fmt::format("order of sums: the two add the same terms in another order{}; {}", apart, size);
+}
+
+// The --atol and --rtol that every tap would meet.
+Cause tolerance_that_holds(const CheckResult& result) {
+  if (result.equal()) return {};
+  double least = 0;
+  for (const Diff& diff : result.taps) {
+    if (!diff.problem.empty() || diff.differing_nonfinite > 0) return {};
+    least = std::max(least, diff.max_abs / std::max(1.0, diff.max_reference));
+  }
+  const double digit = std::pow(10, std::floor(std::log10(least)) - 1);
+  return fmt::format("the tolerance is tighter than this rounding: --atol {0:.1e} --rtol {0:.1e} would hold",
+                     std::ceil(least / digit * (1 + 1e-9)) * digit);
 }
 
 }  // namespace
@@ -378,18 +454,33 @@ std::vector<std::string> diagnose(const CheckResult& result, const DiagnosisInpu
   add(different_input(result, e));
   const Cause weights = different_weights(e);
   add(weights);
-  add(overflow(result));
-  if (const Diff* first = first_own(result)) {
-    // Which rounding is looked for where the scan first differs, be it within its tolerance or not.
-    const Diff* scan = nullptr;
-    for (const Diff& diff : result.own)
-      if (!scan && !diff.identical() && !direction_of(diff.name).empty()) scan = &diff;
-    const Cause rounding = scan ? rounded_scan(result, e, *scan) : Cause();
-    add(rounding);
-    if (!weights && !rounding) {
-      add(mistaken_step(result, e, *first));
-      add(arithmetic(result));
-    }
+  const Cause overflows = overflow(result);
+  add(overflows);
+  const Diff* first = first_own(result);
+  if (!first || weights) return causes;
+  // Which rounding is looked for where the scan first differs, be it within its tolerance or not.
+  const Diff* scan = nullptr;
+  for (const Diff& diff : result.own)
+    if (!scan && !diff.identical() && !direction_of(diff.name).empty()) scan = &diff;
+  const Cause rounding = scan ? rounded_scan(result, e, *scan) : Cause();
+  add(rounding);
+  const auto beyond =
+      std::find_if(result.own.begin(), result.own.end(), [](const Diff& diff) { return !diff.within(); });
+  if (beyond == result.own.end()) {
+    const Cause step = sticking_out(result);
+    add(step);
+    if (!rounding && !step) add(arithmetic(result));
+    add(tolerance_that_holds(result));
+  } else if (e.a) {  // from one state dict: no weights are to be compared
+    if (const Cause config = different_config(e))
+      add(config);
+    else if (!rounding && !overflows)
+      add(fmt::format(
+          "{} differs by itself, from the same input and weights, by more than rounding explains: "
+          "one of the two runs computes this step wrongly",
+          beyond->name));
+  } else if (!rounding) {
+    add(mistaken_step(result, e, *beyond));
   }
   return causes;
 }

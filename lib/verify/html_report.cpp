@@ -289,29 +289,35 @@ choose(chosen);
 
 }  // namespace
 
-std::string html_report(const CheckResult& result, const std::string& about) {
+std::string html_report(const std::vector<NamedResult>& cases, const Provenance& provenance) {
+  const auto differing =
+      std::find_if(cases.begin(), cases.end(), [](const NamedResult& each) { return !each.result.equal(); });
+  const CheckResult& result = differing == cases.end() ? cases.back().result : differing->result;
   std::string page = head;
-  const auto row = [&](const char* term, const std::string& text) {
-    page += fmt::format("<dt>{}</dt><dd>{}</dd>\n", term, escaped(text));
+  const auto row = [&](const std::string& term, const std::string& text) {
+    page += fmt::format("<dt>{}</dt><dd>{}</dd>\n", escaped(term), escaped(text));
   };
   page += fmt::format(
       "<body class=\"{0}\"><h1><span class=\"verdict {1}\">{0}</span></h1>\n<p>{2}</p>\n<dl>\n",
-      result.equal() ? "equal" : "different", result.equal() ? "yes" : "no", escaped(summary(result)));
+      equal(cases) ? "equal" : "different", equal(cases) ? "yes" : "no", escaped(summary(result)));
+  for (const NamedResult& each : cases)
+    if (cases.size() > 1) row(each.name, summary(each.result));
   row("a", side_a(result));
   row("b", side_b(result));
   row("input", result.input);
-  row("tolerance", fmt::format("{} ({})", to_string(result.tolerance), result.tolerance_source));
+  row("tolerance", tolerance_line(result));
   const auto name = [](const Diff* diff) { return diff ? diff->name : std::string("none"); };
   row("first to differ", name(result.first_differing()));
   row("first outside", name(result.first_outside()));
   row("labels", fmt::format("top-1 agrees for {} of {} images, top-5 for {}", result.agreement.top1,
                             result.agreement.images, result.agreement.top5));
-  row("program", about);
+  for (const auto& [what, figure] : rows(provenance)) row(what, figure);
   page += "</dl>\n<ul class=\"causes\">\n";
   for (const std::string& cause : result.causes) page += fmt::format("<li>{}</li>\n", escaped(cause));
+  for (const std::string& note : result.notes) page += fmt::format("<li>note: {}</li>\n", escaped(note));
   page += "</ul>\n";
   // "</script>" in a name must not end the element.
-  std::string data = page_data(result).dump();
+  std::string data = page_data(result).dump(-1, ' ', false, Json::error_handler_t::replace);
   for (size_t at = data.find('<'); at != std::string::npos; at = data.find('<', at))
     data.replace(at, 1, "\\u003c");
   page += "<script id=\"data\" type=\"application/json\">" + data + "</script>\n";

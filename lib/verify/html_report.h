@@ -2,12 +2,15 @@
 // tables.
 #pragma once
 #include <string>
+#include <vector>
 
 #include "lib/verify/check_equal.h"
+#include "lib/verify/provenance.h"
 
 namespace vmamba {
 
-// `about`: lines on the program and the machine. The result's diffs should hold maps (CheckOptions::maps).
-std::string html_report(const CheckResult& result, const std::string& about);
+// Of `cases` it shows the first that differs, else the last; the verdict is of all. Their diffs should hold maps
+// (CheckOptions::maps).
+std::string html_report(const std::vector<NamedResult>& cases, const Provenance& provenance);
 
 }  // namespace vmamba

@@ -4,18 +4,12 @@
 
 #include "kernels/error.h"
 #include "lib/model/weights.h"
+#include "lib/support/files.h"
 #include "lib/support/sha256.h"
 
 namespace vmamba {
-namespace {
 
 using Json = nlohmann::ordered_json;
-
-std::string_view to_string(Interpolation kind) {
-  return kind == Interpolation::bicubic ? "bicubic" : "bilinear";
-}
-
-}  // namespace
 
 std::string tensors_sha256(const StateDict& tensors) {
   std::vector<const std::pair<std::string, StoredTensor>*> sorted;
@@ -62,15 +56,15 @@ Json effective_config(const Config& config) {
           {"ssm_act_layer", to_string(ssm_act_layer)},
           {"ssm_conv", ssm_conv},
           {"ssm_conv_bias", ssm_conv_bias},
-          {"ssm_init", ssm_init},
+          {"ssm_init", to_string(ssm_init)},
           {"forward_type", forward_type},
           {"mlp_ratio", mlp_ratio},
           {"mlp_act_layer", to_string(mlp_act_layer)},
           {"gmlp", gmlp},
           {"patch_norm", patch_norm},
           {"norm_layer", to_string(norm_layer)},
-          {"downsample_version", downsample_version},
-          {"patchembed_version", patchembed_version},
+          {"downsample_version", to_string(downsample_version)},
+          {"patchembed_version", to_string(patchembed_version)},
           {"posembed", posembed},
           {"imgsize", imgsize},
           {"selective_scan_backend", to_string(selective_scan_backend)},
@@ -86,6 +80,80 @@ Json effective_config(const Config& config) {
 
 std::string config_sha256(const Config& config) {
   return sha256(effective_config(config).dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
+std::string input_sha256(const HostTensor& input) {
+  StateDict tensors;
+  tensors.add("input", input);
+  return tensors_sha256(tensors);
+}
+
+std::string files_sha256(const std::vector<std::string>& files) {
+  Sha256 sum;
+  for (const std::string& file : files) {
+    const std::string bytes = read_file(file);
+    sum.add(static_cast<int64_t>(bytes.size()));
+    sum.add(bytes);
+  }
+  return sum.hex();
+}
+
+Json to_json(const Program& program) {
+  return {{"version", program.version},
+          {"commit", program.commit},
+          {"machine", program.machine},
+          {"command", program.command}};
+}
+
+Json to_json(const Provenance& provenance) {
+  Json json = to_json(provenance.program);
+  json["batch"] = provenance.batch;
+  const auto model = [](const Provenance::Model& of) {
+    return Json{{"weights", of.weights},
+                {"weights_sha256", of.weights_sha256},
+                {"config", of.config},
+                {"config_sha256", of.config_sha256},
+                {"threads", of.threads}};
+  };
+  if (provenance.a) json["a"] = model(*provenance.a);
+  if (provenance.b) json["b"] = model(*provenance.b);
+  if (!provenance.reference_sha256.empty()) json["reference_sha256"] = provenance.reference_sha256;
+  if (!provenance.input_sha256.empty()) json["input_sha256"] = provenance.input_sha256;
+  return json;
+}
+
+std::vector<std::pair<std::string, std::string>> rows(const Provenance& provenance) {
+  std::vector<std::pair<std::string, std::string>> lines;
+  const auto model = [&](const Provenance::Model& of, const std::string& side) {
+    if (!of.weights_sha256.empty())
+      lines.emplace_back("weights" + side, fmt::format("{}, SHA-256 {}", of.weights, of.weights_sha256));
+    lines.emplace_back("config" + side, fmt::format("{}, SHA-256 {}", of.config, of.config_sha256));
+  };
+  const auto &a = provenance.a, &b = provenance.b;
+  if (a && b && !(*a == *b)) model(*a, " a");
+  if (b) model(*b, a && !(*a == *b) ? " b" : "");
+  if (!provenance.reference_sha256.empty())
+    lines.emplace_back("reference", "SHA-256 " + provenance.reference_sha256);
+  if (!provenance.input_sha256.empty()) lines.emplace_back("input", "SHA-256 " + provenance.input_sha256);
+  const auto threads = [](int count) {
+    return count == 0 ? std::string("all threads") : fmt::format("{} threads", count);
+  };
+  const Program& program = provenance.program;
+  lines.emplace_back("program", fmt::format("vmamba-cli {}, commit {}", program.version, program.commit));
+  lines.emplace_back("machine", program.machine);
+  if (b)
+    lines.emplace_back("run", fmt::format("batch {}, {}", provenance.batch,
+                                          a && a->threads != b->threads
+                                              ? threads(a->threads) + " against " + threads(b->threads)
+                                              : threads(b->threads)));
+  lines.emplace_back("command", program.command);
+  return lines;
+}
+
+std::string to_string(const Provenance& provenance) {
+  std::string text;
+  for (const auto& [what, figure] : rows(provenance)) text += fmt::format("{:<10} {}\n", what, figure);
+  return text;
 }
 
 }  // namespace vmamba

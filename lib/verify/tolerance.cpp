@@ -117,16 +117,17 @@ class Spread {
 
 }  // namespace
 
+Arithmetic arithmetic_of(DType storage) {
+  if (storage == DType::float16) return {0x1p-11, 0x1p-11, 0x1p-14};
+  if (storage == DType::bfloat16) return {0x1p-8, 0x1p-8};
+  return {u32, u32};
+}
+
 Arithmetic arithmetic_of(Precision precision) {
-  switch (storage_dtype(precision)) {
-    case DType::float16:
-      return {0x1p-11, 0x1p-11, 0x1p-14};
-    case DType::bfloat16:
-      return {0x1p-8, 0x1p-8};
-    default:
-      // TF32 keeps 10 bits of a factor, and some devices cut the rest off.
-      return {u32, row_of(precision).tf32 ? 0x1p-10 : u32};
-  }
+  Arithmetic result = arithmetic_of(storage_dtype(precision));
+  // TF32 keeps 10 bits of a factor, and some devices cut the rest off.
+  if (row_of(precision).tf32) result.product = 0x1p-10;
+  return result;
 }
 
 StepRounding rounding_of(std::string_view tap, const Config& config, int64_t pixels) {

@@ -20,6 +20,7 @@ struct Arithmetic {
   double product = 0;  // of the factors of matrix products
   double smallest = 0;  // normal number that is stored: what is smaller is rounded as if it were it
 };
+Arithmetic arithmetic_of(DType storage);
 Arithmetic arithmetic_of(Precision precision);
 
 // What a step rounds, by the kind of its tap.

@@ -125,6 +125,28 @@ TEST_CASE("a list on standard input is separated by lines, with -0 by NUL; what 
                   {"standard input", "is a", "/dev/stdin"});
 }
 
+TEST_CASE("grey of 16 bits is clipped as Pillow does, and that is said") {
+  const CliResult result =
+      classify({data("odd_images/grey_16bit.png"), data("odd_images/grey_16bit_low.png"), cat});
+  CHECK(result.exit_code == 0);
+  CHECK(result.err.find("grey_16bit.png: grey of more than 8 bits is not scaled but clipped") !=
+        std::string::npos);
+  CHECK(result.err.find("grey_16bit_low.png: grey of more than 8 bits") != std::string::npos);
+  CHECK(result.err.find("chelsea.png") == std::string::npos);
+}
+
+TEST_CASE(
+    "of a folder, what is no image by its ending is counted, names with a leading dot are not looked at") {
+  const TemporaryDirectory folder;
+  fs::copy_file(cat, folder / "cat.png");
+  write_file(folder / "._cat.png", "x");
+  write_file(folder / "notes.txt", "x");
+  const CliResult result = classify({folder.path().string(), "--format", "jsonl"});
+  CHECK(result.exit_code == 0);
+  CHECK(lines(result.out).size() == 1);
+  CHECK(result.err.find("1 file is no image by its ending and left out") != std::string::npos);
+}
+
 TEST_CASE("an index past the end of a palette is the same colour in every run") {
   const TemporaryDirectory folder;
   for (const char* name :

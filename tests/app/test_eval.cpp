@@ -52,6 +52,22 @@ nlohmann::json json_of(const CliResult& result, int exit_code = 0) {
 
 }  // namespace
 
+TEST_CASE("names that begin with a dot are neither classes nor images") {
+  const TemporaryDirectory folder;
+  deal(folder);
+  const CliResult before = run("eval", {folder.path().string(), "--format", "json"});
+  REQUIRE(before.exit_code == 0);
+  fs::create_directories(folder.path() / ".ipynb_checkpoints");
+  fs::copy_file(data("chelsea.png"), folder.path() / ".ipynb_checkpoints/cat.png");
+  write_file(folder / "k3/._cat.png", "x");
+  write_file(folder / "k3/notes.txt", "x");
+  write_file(folder / "k4/notes.txt", "x");
+  const CliResult after = run("eval", {folder.path().string(), "--format", "json"});
+  REQUIRE(after.exit_code == 0);
+  CHECK(nlohmann::json::parse(after.out)["images"] == nlohmann::json::parse(before.out)["images"]);
+  CHECK(after.err.find(": 2 files are no image by their ending and left out") != std::string::npos);
+}
+
 TEST_CASE("eval counts what classify answers") {
   const TemporaryDirectory folder, out;
   deal(folder);

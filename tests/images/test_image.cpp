@@ -154,6 +154,28 @@ TEST_CASE("too many pixels are refused from the header") {
   CHECK_THROWS_WITH_AS(parse(gif), doctest::Contains("30000 x 30000"), InputError);
 }
 
+TEST_CASE("a JPEG of more scans than any encoder writes is refused before it is decoded") {
+  const std::string jpeg = read_file(data("images/444_progressive.jpg"));
+  const size_t scan = jpeg.find("\xff\xda"), length = static_cast<uint8_t>(jpeg[scan + 3]) + 2u;
+  std::string scans;
+  for (int i = 0; i < 100; ++i) scans += jpeg.substr(scan, length) + std::string("\x12\xff\x00\x34", 4);
+  CHECK_THROWS_WITH_AS(parse(jpeg.substr(0, scan) + scans + jpeg.substr(scan)),
+                       doctest::Contains("scans; at most 100"), InputError);
+  // Scans of a picture inside a segment, and those behind the end, are none of this one's.
+  CHECK_NOTHROW(parse(jpeg + scans));
+}
+
+TEST_CASE("a header alone does not cost the memory of the image that it announces") {
+  const int64_t before = peak_memory();
+  std::string bmp = read_file(data("images/rgb.bmp"));
+  put(bmp, 18, std::string("\x10\x27\x00\x00\x10\x27\x00\x00", 8));
+  CHECK_THROWS_AS(decode_image(parse(bmp)), InputError);
+  for (const char* pnm :
+       {"P6 10000 10000 255\n", "P5 10000 10000 65535\n", "P4 10000 10000\n", "P3 10000 10000 255\n0 1"})
+    CHECK_THROWS_AS(decode_image(parse(pnm)), InputError);
+  CHECK(peak_memory() - before < 16 << 20);
+}
+
 TEST_CASE("what is no image file is named with the reason") {
   const TemporaryDirectory folder;
   CHECK_THROWS_WITH_AS(read_image(folder.path()), doctest::Contains("is a folder"), InputError);

@@ -22,6 +22,8 @@
 
 using namespace vmamba;
 using namespace vmamba::testing;
+using cpu::amx_available;
+using cpu::make_cpu_kernels;
 
 namespace {
 
@@ -98,8 +100,8 @@ TEST_CASE("the SIMD target that runs is the one that was asked for, and is named
   CHECK(description.ends_with(", " + target));
 }
 
-// Every thread of a team has kernels of its own at the same time; and the caller's settings of OpenMP, which differ
-// from thread to thread, are there afterwards.
+// Every thread of a team has kernels of its own at the same time; and the caller's settings of OpenMP, which
+// differ from thread to thread, are there afterwards.
 TEST_CASE("kernels made and used inside a parallel region; the caller's OpenMP settings stay") {
   std::mt19937 random(3);
   const Map x = random_map(random, DType::float32, {1, 14, 14, 96}),
@@ -107,8 +109,8 @@ TEST_CASE("kernels made and used inside a parallel region; the caller's OpenMP s
   const auto run = [&] {
     Map y(DType::float32, {1, 14, 14, 384});
     const auto kernels = make_cpu_kernels(2);
-    kernels->linear(x, w, {}, Activation::gelu, {}, y);
-    kernels->activate(y, Activation::silu, {}, false, y);
+    kernels->linear({.x = x, .w = w, .act = Activation::gelu, .y = y});
+    kernels->activate({.x = y, .act = Activation::silu, .y = y});
     return y;
   };
   const int threads = omp_get_max_threads(), dynamic = omp_get_dynamic();
@@ -143,11 +145,11 @@ TEST_CASE("kernels that get fewer threads than they were made for") {
             w = random_map(random, DType::float32, {384, 96});
   const auto kernels = make_cpu_kernels(2);
   Map wanted(DType::float32, {1, 14, 14, 384}), got = wanted;
-  kernels->linear(x, w, {}, Activation::gelu, {}, wanted);
+  kernels->linear({.x = x, .w = w, .act = Activation::gelu, .y = wanted});
   const int levels = omp_get_max_active_levels();
   omp_set_max_active_levels(0);
   CHECK(make_cpu_kernels(2)->description().find(" 1 thread,") != std::string::npos);
-  kernels->linear(x, w, {}, Activation::gelu, {}, got);
+  kernels->linear({.x = x, .w = w, .act = Activation::gelu, .y = got});
   omp_set_max_active_levels(levels);
   CHECK(same_bits(got, wanted));
   CHECK(kernels->description().find(" 2 threads,") != std::string::npos);
@@ -198,7 +200,7 @@ TEST_CASE("activations over the whole range of float32") {
   std::memcpy(x.view.data, inputs.data(), inputs.size() * sizeof(float));
   const auto kernels = make_cpu_kernels(1);
   const auto worst = [&](Activation act, double floor, const auto& exact) {
-    kernels->activate(x, act, {}, false, y);
+    kernels->activate({.x = x, .act = act, .y = y});
     double largest = 0;
     for (int64_t i = 0; i < count; ++i) {
       const double wanted = exact(static_cast<double>(inputs[static_cast<size_t>(i)])), got = y.at(0, i);
@@ -221,13 +223,13 @@ TEST_CASE("activations over the whole range of float32") {
   std::memcpy(in.view.data, special, sizeof special);
   for (const Activation act : activations) {
     INFO(words(to_string(act)));
-    kernels->activate(in, act, {}, false, out);
+    kernels->activate({.x = in, .act = act, .y = out});
     CHECK(std::isnan(out.at(0, 0)));
     CHECK(out.at(0, 1) == (act == Activation::sigmoid ? 1.0f : infinity));
   }
-  kernels->activate(in, Activation::sigmoid, {}, false, out);
+  kernels->activate({.x = in, .act = Activation::sigmoid, .y = out});
   CHECK(out.at(0, 2) == 0.0f);
-  kernels->activate(in, Activation::relu, {}, false, out);
+  kernels->activate({.x = in, .act = Activation::relu, .y = out});
   CHECK(out.at(0, 2) == 0.0f);
 }
 
@@ -254,7 +256,12 @@ TEST_CASE("linear") {
                 return Map(dtype, {rows, out}, gap);
               },
               [&](Kernels& kernels, const View& y) {
-                kernels.linear(x, w, variant & 1 ? bias : View(), act, variant & 2 ? residual : View(), y);
+                kernels.linear({.x = x,
+                                .w = w,
+                                .bias = variant & 1 ? bias : View(),
+                                .act = act,
+                                .residual = variant & 2 ? residual : View(),
+                                .y = y});
               },
               amx_available());
         }
@@ -266,12 +273,15 @@ TEST_CASE("linear") {
             std::mt19937 same(2);
             return random_map(same, dtype, {rows, out});
           },  // residual in place
-          [&](Kernels& kernels, const View& y) { kernels.linear(x, w, {}, Activation::gelu, y, y); }, false);
+          [&](Kernels& kernels, const View& y) {
+            kernels.linear({.x = x, .w = w, .act = Activation::gelu, .residual = y, .y = y});
+          },
+          false);
       compare(
           [&] {
             return Map(DType::float32, {rows, out});
           },  // float32 result of 16-bit operands
-          [&](Kernels& kernels, const View& y) { kernels.linear(x, w, {}, Activation::none, {}, y); }, false);
+          [&](Kernels& kernels, const View& y) { kernels.linear({.x = x, .w = w, .y = y}); }, false);
     }
   }
 }
@@ -286,7 +296,7 @@ TEST_CASE("linear and conv2d pass NaN and infinity on") {
     Map y(DType::float32, {20, 24});
     x.set(3, 4, not_a_number);
     x.set(5, 0, infinity);
-    kernels->linear(x, w, {}, act, {}, y);
+    kernels->linear({.x = x, .w = w, .act = act, .y = y});
     for (int64_t c = 0; c < 24; ++c) {
       CHECK(std::isnan(y.at(3, c)));
       CHECK(y.at(5, c) == (act == Activation::sigmoid ? 1.0f : infinity));
@@ -297,7 +307,7 @@ TEST_CASE("linear and conv2d pass NaN and infinity on") {
       w = random_map(random, DType::float32, {8, 3, 3, 16});
   x.set(0, 3, not_a_number);
   Map y(DType::float32, {1, 3, 3, 8});
-  kernels->conv2d(x, w, {}, 2, 1, y);
+  kernels->conv2d({.x = x, .w = w, .stride = 2, .padding = 1, .y = y});
   CHECK(std::isnan(y.at(0, 0)));
   CHECK(std::isfinite(y.at(8, 7)));
 }
@@ -316,7 +326,7 @@ TEST_CASE("linear in float32 is as exact as sums of float32 products") {
           for (int64_t k = 0; k < in; ++k)
             map->set(row, k, wide ? std::ldexp(normal(random), exponent(random)) : normal(random));
       }
-      kernels->linear(x, w, {}, Activation::none, {}, y);
+      kernels->linear({.x = x, .w = w, .y = y});
       double squares = 0, plain_squares = 0, worst = 0, plain_worst = 0;
       for (int64_t row = 0; row < 150; ++row) {
         for (int64_t c = 0; c < 40; ++c) {
@@ -352,7 +362,7 @@ TEST_CASE("linear at the ends of float32: what is infinite, NaN or nearly so, an
         w = random_map(random, DType::float32, {40, 70}, 0.1f, 1);
     Map before(DType::float32, {rows, 40}), after(DType::float32, {rows, 40});
     w.set(5, 0, 1.0f), w.set(5, 1, 0.5f);  // exact in bfloat16
-    kernels->linear(x, w, {}, Activation::none, {}, before);
+    kernels->linear({.x = x, .w = w, .y = before});
     const auto set_row = [&](int64_t row, std::initializer_list<float> values) {
       for (int64_t k = 0; k < 70; ++k) x.set(row, k, 0);
       for (int64_t k = 0; const float value : values) x.set(row, k++, value);
@@ -364,7 +374,7 @@ TEST_CASE("linear at the ends of float32: what is infinite, NaN or nearly so, an
     set_row(4, {largest});
     set_row(5, {largest, -largest});
     set_row(6, {1e-30f, 1e30f, 1e-38f});
-    kernels->linear(x, w, {}, Activation::none, {}, after);
+    kernels->linear({.x = x, .w = w, .y = after});
     for (int64_t c = 0; c < 40; ++c) {
       CHECK(after.at(0, c) == infinity);
       CHECK(after.at(1, c) == -infinity);
@@ -380,7 +390,7 @@ TEST_CASE("linear at the ends of float32: what is infinite, NaN or nearly so, an
     CHECK(after.at(4, 5) == largest);
     // Weights that are not finite: their column only.
     w.set(3, 2, infinity), w.set(4, 2, not_a_number);
-    kernels->linear(x, w, {}, Activation::none, {}, after);
+    kernels->linear({.x = x, .w = w, .y = after});
     for (int64_t row = 7; row < rows; ++row) {
       CHECK(after.at(row, 3) == std::copysign(infinity, x.at(row, 2)));
       CHECK(std::isnan(after.at(row, 4)));
@@ -396,8 +406,8 @@ TEST_CASE("weights are remembered only as long as they are the same") {
   const Map x = random_map(random, DType::float32, {9, 40});
   const auto check_linear = [&](const View& w) {
     Map got(DType::float32, {9, 24}), wanted(DType::float32, {9, 24});
-    kernels->linear(x, w, {}, Activation::none, {}, got);
-    oracle->linear(x, w, {}, Activation::none, {}, wanted);
+    kernels->linear({.x = x, .w = w, .y = got});
+    oracle->linear({.x = x, .w = w, .y = wanted});
     check_close(got, wanted);
   };
   // Memory of the kernels: packed once, forgotten when copied over or released.
@@ -442,7 +452,12 @@ TEST_CASE("conv2d") {
               return Map(dtype, {c.batch, size(c.height), size(c.width), c.out});
             },
             [&](Kernels& kernels, const View& y) {
-              kernels.conv2d(x, w, with_bias ? bias : View(), c.stride, c.padding, y);
+              kernels.conv2d({.x = x,
+                              .w = w,
+                              .bias = with_bias ? bias : View(),
+                              .stride = c.stride,
+                              .padding = c.padding,
+                              .y = y});
             },
             amx_available());
       }
@@ -471,7 +486,8 @@ TEST_CASE("depthwise_conv2d") {
               return Map(dtype, {batch, height, width, channels}, 3);
             },
             [&](Kernels& kernels, const View& y) {
-              kernels.depthwise_conv2d(x, w, channels % 2 ? bias : View(), act, y);
+              kernels.depthwise_conv2d(
+                  {.x = x, .w = w, .bias = channels % 2 ? bias : View(), .act = act, .y = y});
             });
       }
     }
@@ -486,7 +502,8 @@ TEST_CASE("layer_norm, channel_affine, activate, add") {
         for (const Activation act : {Activation::none, Activation::silu, Activation::gelu}) {
           for (const int variant : {0, 1, 2, 3}) {
             INFO(words(to_string(dtype), to_string(x_dtype), channels, to_string(act), variant));
-            const bool round = variant & 1, gated = variant & 2;
+            const bool in_steps = variant & 1, gated = variant & 2;
+            const Rounding rounding = in_steps ? Rounding::each_step : Rounding::last;
             const Map x = random_map(random, x_dtype, {2, 3, 5, channels}, -3, 5, 4);
             const Map gamma = random_map(random, DType::float32, {channels}, 0.5f, 2);
             const Map beta = random_map(random, DType::float32, {channels});
@@ -495,23 +512,32 @@ TEST_CASE("layer_norm, channel_affine, activate, add") {
             compare(
                 result,
                 [&](Kernels& kernels, const View& y) {
-                  kernels.layer_norm(x, gamma, beta, 1e-5f, act, gated ? gate : View(), round, y);
+                  kernels.layer_norm({.x = x,
+                                      .gamma = gamma,
+                                      .beta = beta,
+                                      .act = act,
+                                      .gate = gated ? gate : View(),
+                                      .rounding = rounding,
+                                      .y = y});
                 },
-                true, round);
+                true, in_steps);
             compare(
                 result,
                 [&](Kernels& kernels, const View& y) {
-                  kernels.layer_norm(x, {}, {}, 1e-5f, act, gated ? gate : View(), round, y);
+                  kernels.layer_norm(
+                      {.x = x, .act = act, .gate = gated ? gate : View(), .rounding = rounding, .y = y});
                 },
-                true, round);
+                true, in_steps);
             compare(
                 result,
                 [&](Kernels& kernels, const View& y) {
-                  kernels.activate(x, act, gated ? gate : View(), round, y);
+                  kernels.activate(
+                      {.x = x, .act = act, .gate = gated ? gate : View(), .rounding = rounding, .y = y});
                 },
-                true, round);
-            compare(result,
-                    [&](Kernels& kernels, const View& y) { kernels.channel_affine(x, gamma, beta, act, y); });
+                true, in_steps);
+            compare(result, [&](Kernels& kernels, const View& y) {
+              kernels.channel_affine({.x = x, .scale = gamma, .shift = beta, .act = act, .y = y});
+            });
           }
         }
         INFO(words(to_string(dtype), channels));
@@ -536,8 +562,8 @@ TEST_CASE("layer_norm of rows far from zero, constant rows and NaN") {
   for (int64_t c = 0; c < 96; ++c) x.set(1, c, 3.0f);
   x.set(2, 95, not_a_number);
   Map got(DType::float32, {4, 96}), wanted(DType::float32, {4, 96});
-  make_cpu_kernels(1)->layer_norm(x, {}, {}, 1e-5f, Activation::none, {}, false, got);
-  make_scalar_kernels()->layer_norm(x, {}, {}, 1e-5f, Activation::none, {}, false, wanted);
+  make_cpu_kernels(1)->layer_norm({.x = x, .y = got});
+  make_scalar_kernels()->layer_norm({.x = x, .y = wanted});
   for (int64_t c = 0; c < 96; ++c) {
     CHECK(got.at(0, c) ==
           doctest::Approx(wanted.at(0, c)).epsilon(2e-4));  // the input itself has 2^-14 of ulp
@@ -622,11 +648,18 @@ struct ScanCase {
         for (int64_t n = 0; n < states; ++n) A.set(row, n, A.at(row, 0));
     D = random_map(random, DType::float32, {k, channels});
   }
-  SelectiveScan2d scan(ScanOrder order, ScanBackend backend, bool round, const View& y) const {
-    SelectiveScan2d s;
-    s.x = x, s.projections = projections, s.dt_weight = dt_weight, s.dt_bias = dt_bias, s.A = A, s.D = D;
-    s.order = order, s.backend = backend, s.round_directions = round, s.y = y;
-    return s;
+  SelectiveScan2d scan(ScanOrder order, ScanBackend backend, const View& y,
+                       DirectionRounding rounding = DirectionRounding::none) const {
+    return {.x = x,
+            .projections = projections,
+            .dt_weight = dt_weight,
+            .dt_bias = dt_bias,
+            .A = A,
+            .D = D,
+            .order = order,
+            .backend = backend,
+            .direction_rounding = rounding,
+            .y = y};
   }
 };
 
@@ -669,7 +702,7 @@ TEST_CASE("selective_scan_2d: orders × backends × shapes, and each direction w
                    {direction_count(order), data.batch, data.height, data.width, data.channels});
       };
       Map wanted = result(), wanted_directions = each();
-      SelectiveScan2d scan = data.scan(order, ScanBackend::automatic, false, wanted);
+      SelectiveScan2d scan = data.scan(order, ScanBackend::automatic, wanted);
       scan.directions = wanted_directions;
       make_scalar_kernels()->selective_scan_2d(scan);
       for (const ScanBackend backend : scan_backends) {
@@ -678,16 +711,16 @@ TEST_CASE("selective_scan_2d: orders × backends × shapes, and each direction w
           INFO(words(shape.channels, shape.states, static_cast<int>(order), to_string(backend), threads));
           const auto kernels = make_cpu_kernels(threads);
           Map plain = result(), observed = result(), directions = each();
-          kernels->selective_scan_2d(data.scan(order, backend, false, plain));
+          kernels->selective_scan_2d(data.scan(order, backend, plain));
           check_close(plain, wanted);
           // Observing the directions changes nothing and gives them; nor does the number of threads.
-          scan = data.scan(order, backend, false, observed);
+          scan = data.scan(order, backend, observed);
           scan.directions = directions;
           kernels->selective_scan_2d(scan);
           check_close(directions, wanted_directions);
           CHECK(same_bits(plain, observed));
           Map nested = result();
-          on_last_of_team([&] { kernels->selective_scan_2d(data.scan(order, backend, false, nested)); });
+          on_last_of_team([&] { kernels->selective_scan_2d(data.scan(order, backend, nested)); });
           CHECK(same_bits(nested, plain));
           if (threads == 1) first = std::move(plain);
           CHECK(same_bits(first, observed));
@@ -695,6 +728,88 @@ TEST_CASE("selective_scan_2d: orders × backends × shapes, and each direction w
       }
     }
   }
+}
+
+TEST_CASE("selective_scan_2d: equal states are found once for A, and again when A changes") {
+  std::mt19937 random(13);
+  const auto kernels = make_cpu_kernels(2);
+  const ScanCase equal(random, DType::float32, ScanOrder::cross, {1, 3, 4}, 8, 3, 2, true),
+      different(random, DType::float32, ScanOrder::cross, {1, 3, 4}, 8, 3, 2, false);
+  const View A(kernels->allocate(equal.A.bytes()), DType::float32, Device{}, {4, 8, 3});
+  for (const ScanCase* data : {&equal, &different, &equal}) {
+    kernels->copy(data->A, A);
+    for (const ScanBackend backend : scan_backends) {
+      Map got(DType::float32, {1, 3, 4, 8}), wanted(DType::float32, {1, 3, 4, 8});
+      SelectiveScan2d scan = data->scan(ScanOrder::cross, backend, got);
+      scan.A = A;
+      kernels->selective_scan_2d(scan);
+      make_scalar_kernels()->selective_scan_2d(data->scan(ScanOrder::cross, backend, wanted));
+      check_close(got, wanted);
+    }
+  }
+  kernels->release(A.data);
+}
+
+TEST_CASE("fused operations: the bits of their parts, which must belong together") {
+  std::mt19937 random(14);
+  const auto kernels = make_cpu_kernels(2);
+  const DType dtype = DType::bfloat16;
+  const Map x = random_map(random, dtype, {1, 4, 4, 16}), gate = random_map(random, dtype, {1, 4, 4, 16});
+  const Map gamma = random_map(random, DType::float32, {16}), beta = random_map(random, DType::float32, {16});
+  const Map w = random_map(random, dtype, {16, 16}), kernel = random_map(random, dtype, {16, 1, 1, 16});
+  Map workspace(dtype, {1, 4, 4, 16}), other(dtype, {1, 4, 4, 16}), y(dtype, {1, 4, 4, 16}),
+      wanted(dtype, {1, 4, 4, 16});
+
+  const LayerNorm norm{.x = x, .gamma = gamma, .beta = beta, .y = workspace};
+  const Linear linear{.x = workspace, .w = w, .act = Activation::silu, .y = y};
+  kernels->norm_linear({.norm = norm, .linear = linear});
+  kernels->layer_norm(norm);
+  kernels->linear({.x = workspace, .w = w, .act = Activation::silu, .y = wanted});
+  CHECK(same_bits(y, wanted));
+  NormLinear apart{.norm = norm, .linear = linear};
+  apart.linear.x = other;
+  CHECK_THROWS_AS(kernels->norm_linear(apart), std::logic_error);
+  NormLinear gated{.norm = norm, .linear = linear};
+  gated.norm.gate = gate;
+  CHECK_THROWS_AS(kernels->norm_linear(gated), std::logic_error);
+  NormLinear activated{.norm = norm, .linear = linear};
+  activated.norm.act = Activation::silu;
+  CHECK_THROWS_AS(kernels->norm_linear(activated), std::logic_error);
+  NormLinear added{.norm = norm, .linear = linear};
+  added.linear.residual = gate;
+  CHECK_THROWS_AS(kernels->norm_linear(added), std::logic_error);
+
+  const Conv2d conv{.x = x, .w = kernel, .y = y};
+  const LayerNorm in_place{.x = y, .gamma = gamma, .beta = beta, .act = Activation::gelu, .y = y};
+  kernels->conv2d_norm({.conv = conv, .norm = in_place});
+  kernels->conv2d({.x = x, .w = kernel, .y = wanted});
+  kernels->layer_norm({.x = wanted, .gamma = gamma, .beta = beta, .act = Activation::gelu, .y = wanted});
+  CHECK(same_bits(y, wanted));
+  Conv2dNorm elsewhere{.conv = conv, .norm = in_place};
+  elsewhere.norm.x = other;
+  CHECK_THROWS_AS(kernels->conv2d_norm(elsewhere), std::logic_error);
+  Conv2dNorm plain{.conv = conv, .norm = in_place};
+  plain.norm.gamma = plain.norm.beta = View();
+  CHECK_THROWS_AS(kernels->conv2d_norm(plain), std::logic_error);
+
+  const ScanCase data(random, dtype, ScanOrder::cross, {1, 4, 4}, 16, 1, 2, false);
+  Map sum(DType::float32, {1, 4, 4, 16}), unrelated(DType::float32, {1, 4, 4, 16});
+  SelectiveScan2dNorm scan{.scan = data.scan(ScanOrder::cross, ScanBackend::automatic, sum),
+                           .norm = {.x = sum,
+                                    .gamma = gamma,
+                                    .beta = beta,
+                                    .act = Activation::gelu,
+                                    .gate = gate,
+                                    .rounding = Rounding::each_step,
+                                    .y = y}};
+  kernels->selective_scan_2d_norm(scan);
+  kernels->selective_scan_2d(scan.scan);
+  LayerNorm after = scan.norm;
+  after.y = wanted;
+  kernels->layer_norm(after);
+  CHECK(same_bits(y, wanted));
+  scan.norm.x = unrelated;
+  CHECK_THROWS_AS(kernels->selective_scan_2d_norm(scan), std::logic_error);
 }
 
 TEST_CASE("selective_scan_2d in 16 bits: dt and each direction are rounded where the policy says") {
@@ -706,7 +821,8 @@ TEST_CASE("selective_scan_2d in 16 bits: dt and each direction are rounded where
         const ScanCase data(random, dtype, ScanOrder::cross, {2, 5, 7}, 33, 2, 5, false);
         Map got(DType::float32, {4, 2, 5, 7, 33}), wanted(DType::float32, {4, 2, 5, 7, 33}),
             y(DType::float32, {2, 5, 7, 33});
-        SelectiveScan2d scan = data.scan(ScanOrder::cross, backend, round, y);
+        SelectiveScan2d scan = data.scan(ScanOrder::cross, backend, y,
+                                         round ? DirectionRounding::storage : DirectionRounding::none);
         scan.directions = got;
         make_cpu_kernels(2)->selective_scan_2d(scan);
         scan.directions = wanted;
@@ -745,10 +861,15 @@ TEST_CASE("selective_scan_2d: softplus and exp at their extremes") {
       for (int64_t k = 0; k < 4; ++k) weight.set(k * channels + c, 0, 0), D.set(k, c, 0);
     }
     for (int64_t i = 0; i < 12; ++i) projections.set(0, i, 1), projections.set(1, i, 1);
-    SelectiveScan2d s;
-    s.x = x, s.projections = projections, s.dt_weight = weight, s.dt_bias = bias, s.A = A, s.D = D;
-    s.backend = backend, s.y = y, s.directions = directions;
-    make_cpu_kernels(1)->selective_scan_2d(s);
+    make_cpu_kernels(1)->selective_scan_2d({.x = x,
+                                            .projections = projections,
+                                            .dt_weight = weight,
+                                            .dt_bias = bias,
+                                            .A = A,
+                                            .D = D,
+                                            .backend = backend,
+                                            .directions = directions,
+                                            .y = y});
     return directions;
   };
   for (const ScanBackend backend : scan_backends) {
@@ -797,7 +918,7 @@ TEST_CASE("selective_scan_2d: NaN and infinity stay in their channel and behind 
     data.x.set(40, 5, not_a_number);
     data.x.set(50, 7, infinity);
     Map y(DType::float32, {1, 10, 9, 24});
-    make_cpu_kernels(2)->selective_scan_2d(data.scan(ScanOrder::unidi, backend, false, y));
+    make_cpu_kernels(2)->selective_scan_2d(data.scan(ScanOrder::unidi, backend, y));
     for (int64_t pixel = 0; pixel < 90; ++pixel) {
       for (int64_t c = 0; c < 24; ++c) {
         const bool spoilt = (c == 5 && pixel == 40) || (c == 7 && pixel == 50);
@@ -810,7 +931,7 @@ TEST_CASE("selective_scan_2d: NaN and infinity stay in their channel and behind 
     ScanCase other(random, DType::float32, ScanOrder::unidi, {1, 10, 9}, 24, 1, 3, false);
     for (int64_t c = 0; c < other.projections.view.channels(); ++c)
       other.projections.set(60, c, not_a_number);
-    make_cpu_kernels(2)->selective_scan_2d(other.scan(ScanOrder::unidi, backend, false, y));
+    make_cpu_kernels(2)->selective_scan_2d(other.scan(ScanOrder::unidi, backend, y));
     for (int64_t c = 0; c < 24; ++c) {
       CHECK(std::isfinite(y.at(59, c)));
       CHECK(std::isnan(y.at(60, c)));

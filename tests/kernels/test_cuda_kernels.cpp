@@ -5,11 +5,14 @@
 
 #include <cmath>
 #include <cstring>
+#include <future>
 #include <random>
 
 #include "kernels/error.h"
 #include "kernels/half.h"
 #include "kernels/kernels.h"
+#include "lib/model/init.h"
+#include "lib/model/runner.h"
 #include "tests/kernels/maps.h"
 
 using namespace vmamba;
@@ -139,21 +142,27 @@ void test_linear(DType dtype, bool tf32) {
         if (variant & 2 && act != Activation::none)  // the activation's result is rounded before the sum
           allowed.absolute += dtype == DType::float16 ? 0x1p-10f : dtype == DType::bfloat16 ? 0x1p-7f : 0;
         const auto run = [&](Kernels& k, const std::vector<View>& in_, const View& y) {
-          k.linear(in_[0], in_[1], variant & 1 ? in_[2] : View(), act, variant & 2 ? in_[3] : View(), y);
+          k.linear({.x = in_[0],
+                    .w = in_[1],
+                    .bias = variant & 1 ? in_[2] : View(),
+                    .act = act,
+                    .residual = variant & 2 ? in_[3] : View(),
+                    .y = y});
         };
         compare(*kernels, {&x, &w, &rounded_bias, &residual}, Map(dtype, {rows, out}, gap), allowed, run);
         if (act == Activation::none && dtype != DType::float32)
           compare(*kernels, {&x, &w, &rounded_bias, &residual}, Map(DType::float32, {rows, out}),
                   {2e-6f, 4e-6f}, [&](Kernels& k, const std::vector<View>& in_, const View& y) {
-                    k.linear(in_[0], in_[1], in_[2], act, {}, y);
+                    k.linear({.x = in_[0], .w = in_[1], .bias = in_[2], .act = act, .y = y});
                   });
       }
   // The residual is y itself.
   const Map x = random_map(DType::float16, {20, 64}), w = random_map(DType::float16, {32, 64});
   compare(*kernels, {&x, &w}, random_map(DType::float16, {20, 32}), tolerance(DType::float16),
           [](Kernels& k, const std::vector<View>& in, const View& y) {
-            if (k.device().type == DeviceType::cpu) return k.linear(in[0], in[1], {}, Activation::silu, y, y);
-            k.linear(in[0], in[1], {}, Activation::silu, y, y);
+            if (k.device().type == DeviceType::cpu)
+              return k.linear({.x = in[0], .w = in[1], .act = Activation::silu, .residual = y, .y = y});
+            k.linear({.x = in[0], .w = in[1], .act = Activation::silu, .residual = y, .y = y});
           });
 }
 
@@ -185,10 +194,12 @@ void test_linear_gelu(DType dtype) {
     const Map x = random_map(dtype, {c.rows, c.in}, -2, 2, c.gap), w = random_map(dtype, {c.out, c.in});
     Map bias = random_map(DType::float32, {c.out});
     for (int64_t i = 0; i < c.out; ++i) bias.set(0, i, round_to(dtype, bias.at(0, i)));
-    compare(*kernels, {&x, &w, &bias}, Map(dtype, {c.rows, c.out}, c.gap), tolerance(dtype),
-            [&](Kernels& k, const std::vector<View>& in, const View& y) {
-              k.linear(in[0], in[1], c.gap == 0 ? in[2] : View(), Activation::gelu, {}, y);
-            });
+    compare(
+        *kernels, {&x, &w, &bias}, Map(dtype, {c.rows, c.out}, c.gap), tolerance(dtype),
+        [&](Kernels& k, const std::vector<View>& in, const View& y) {
+          k.linear(
+              {.x = in[0], .w = in[1], .bias = c.gap == 0 ? in[2] : View(), .act = Activation::gelu, .y = y});
+        });
   }
 }
 TEST_CASE("cuda: linear with GELU, many columns, float16") {
@@ -233,7 +244,12 @@ void test_linear_of_few_rows(DType dtype) {
     if (c.residual && c.act != Activation::none)              // cuBLASLt's result is rounded before the sum
       allowed.absolute += dtype == DType::float16 ? 0x1p-10f : 0x1p-7f;
     const auto run = [&](Kernels& k, const std::vector<View>& in, const View& residual, const View& y) {
-      k.linear(in[0], in[1], c.bias ? in[2] : View(), c.act, residual, y);
+      k.linear({.x = in[0],
+                .w = in[1],
+                .bias = c.bias ? in[2] : View(),
+                .act = c.act,
+                .residual = residual,
+                .y = y});
     };
     if (c.residual)  // in y itself
       compare(*kernels, {&x, &w, &bias}, random_map(dtype, {c.rows, c.out}, -1, 1, c.gap), allowed,
@@ -288,11 +304,14 @@ TEST_CASE("cuda: norm_linear") {
           allowed.of_value *= 3;
           allowed.of_largest *= 4;
         }
-        compare(*kernels, {&x, &gamma, &beta, &room, &w, &bias}, Map(dtype, {c.rows, c.out}), allowed,
-                [&](Kernels& k, const std::vector<View>& in, const View& y) {
-                  k.norm_linear(in[0], in[1], in[2], 1e-5f, in[3], in[4], with_bias ? in[5] : View(), c.act,
-                                y);
-                });
+        compare(
+            *kernels, {&x, &gamma, &beta, &room, &w, &bias}, Map(dtype, {c.rows, c.out}), allowed,
+            [&](Kernels& k, const std::vector<View>& in, const View& y) {
+              k.norm_linear(
+                  {.norm = {.x = in[0], .gamma = in[1], .beta = in[2], .y = in[3]},
+                   .linear = {
+                       .x = in[3], .w = in[4], .bias = with_bias ? in[5] : View(), .act = c.act, .y = y}});
+            });
       }
 }
 
@@ -308,10 +327,10 @@ TEST_CASE("cuda: a bias is remembered only as long as it is the same") {
     for (int c = 0; c < 8; ++c) values.set(0, c, value);
     kernels->copy(values.view, bias);
     Map wanted(DType::float16, {3, 8});
-    make_scalar_kernels()->linear(x.view, w.view, values.view, Activation::none, {}, wanted.view);
+    make_scalar_kernels()->linear({.x = x.view, .w = w.view, .bias = values.view, .y = wanted.view});
     Map got(DType::float16, {3, 8});
     const View out = y;
-    kernels->linear(x_copy, w_copy, bias, Activation::none, {}, out);
+    kernels->linear({.x = x_copy, .w = w_copy, .bias = bias, .y = out});
     kernels->copy(out, got.view);
     check_close(got, wanted, tolerance(DType::float16));
   }
@@ -344,7 +363,12 @@ TEST_CASE("cuda: conv2d") {
         for (int64_t o = 0; o < c.out; ++o) bias.set(0, o, round_to(dtype, bias.at(0, o)));
         compare(*kernels, {&x, &w, &bias}, Map(dtype, {c.batch, height, width, c.out}), tolerance(dtype),
                 [&](Kernels& k, const std::vector<View>& in, const View& y) {
-                  k.conv2d(in[0], in[1], with_bias ? in[2] : View(), c.stride, c.padding, y);
+                  k.conv2d({.x = in[0],
+                            .w = in[1],
+                            .bias = with_bias ? in[2] : View(),
+                            .stride = c.stride,
+                            .padding = c.padding,
+                            .y = y});
                 });
       }
 }
@@ -379,8 +403,18 @@ TEST_CASE("cuda: conv2d_norm") {
           if (dtype != DType::float32) allowed.of_largest *= 4;
           compare(*kernels, {&x, &w, &bias, &gamma, &beta}, Map(dtype, {c.batch, height, width, c.out}),
                   allowed, [&](Kernels& k, const std::vector<View>& in, const View& y) {
-                    k.conv2d_norm(in[0], in[1], with_bias ? in[2] : View(), c.stride, c.padding, in[3], in[4],
-                                  1e-5f, act, y);
+                    k.conv2d_norm({.conv = {.x = in[0],
+                                            .w = in[1],
+                                            .bias = with_bias ? in[2] : View(),
+                                            .stride = c.stride,
+                                            .padding = c.padding,
+                                            .y = y},
+                                   .norm = {.x = y,
+                                            .gamma = in[3],
+                                            .beta = in[4],
+                                            .act = act,
+                                            .rounding = Rounding::each_step,
+                                            .y = y}});
                   });
         }
 }
@@ -410,7 +444,8 @@ TEST_CASE("cuda: depthwise_conv2d") {
           const Map bias = random_map(DType::float32, {c.channels});
           compare(*kernels, {&x, &w, &bias}, Map(dtype, {c.batch, c.height, c.width, c.channels}),
                   tolerance(dtype), [&](Kernels& k, const std::vector<View>& in, const View& y) {
-                    k.depthwise_conv2d(in[0], in[1], with_bias ? in[2] : View(), act, y);
+                    k.depthwise_conv2d(
+                        {.x = in[0], .w = in[1], .bias = with_bias ? in[2] : View(), .act = act, .y = y});
                   });
         }
 }
@@ -443,18 +478,23 @@ TEST_CASE("cuda: layer_norm") {
                                  : variant == 3 ? Activation::silu
                                                 : Activation::none;
           Closeness allowed = tolerance(to);
-          allowed.of_value *= 3;  // round_norm's other roundings
+          allowed.of_value *= 3;  // the steps' roundings
           compare(*kernels, {&x, &gamma, &beta, &gate}, Map(to, {rows, channels}, gap), allowed,
                   [&](Kernels& k, const std::vector<View>& in, const View& y) {
-                    k.layer_norm(in[0], variant ? in[1] : View(), variant ? in[2] : View(), 1e-5f, act,
-                                 variant >= 2 ? in[3] : View(), variant != 3, y);
+                    k.layer_norm({.x = in[0],
+                                  .gamma = variant ? in[1] : View(),
+                                  .beta = variant ? in[2] : View(),
+                                  .act = act,
+                                  .gate = variant >= 2 ? in[3] : View(),
+                                  .rounding = variant != 3 ? Rounding::each_step : Rounding::last,
+                                  .y = y});
                   });
         }
     }
   // In place.
   compare(*kernels, {}, random_map(DType::float16, {9, 48}), tolerance(DType::float16),
           [](Kernels& k, const std::vector<View>&, const View& y) {
-            k.layer_norm(y, {}, {}, 1e-5f, Activation::gelu, {}, false, y);
+            k.layer_norm({.x = y, .act = Activation::gelu, .y = y});
           });
 }
 
@@ -478,14 +518,16 @@ TEST_CASE("cuda: pointwise operations, softmax, merge_patches and mean_pool") {
         for (const Activation act : activations) {
           compare(*kernels, {&x, &scale, &shift}, like, allowed,
                   [&](Kernels& k, const Views& in, const View& y) {
-                    k.channel_affine(in[0], in[1], in[2], act, y);
+                    k.channel_affine({.x = in[0], .scale = in[1], .shift = in[2], .act = act, .y = y});
                   });
-          for (const bool round : {false, true})
-            compare(
-                *kernels, {&wide, &x}, like, {allowed.of_value * 2, allowed.of_largest},
-                [&](Kernels& k, const Views& in, const View& y) { k.activate(in[0], act, in[1], round, y); });
-          compare(*kernels, {&x}, like, allowed,
-                  [&](Kernels& k, const Views& in, const View& y) { k.activate(in[0], act, {}, false, y); });
+          for (const Rounding rounding : {Rounding::last, Rounding::each_step})
+            compare(*kernels, {&wide, &x}, like, {allowed.of_value * 2, allowed.of_largest},
+                    [&](Kernels& k, const Views& in, const View& y) {
+                      k.activate({.x = in[0], .act = act, .gate = in[1], .rounding = rounding, .y = y});
+                    });
+          compare(*kernels, {&x}, like, allowed, [&](Kernels& k, const Views& in, const View& y) {
+            k.activate({.x = in[0], .act = act, .y = y});
+          });
         }
         if (gap > 0) continue;
         const Map other = random_map(dtype, {1, 7, 5, channels});
@@ -560,7 +602,8 @@ void test_scan(DType dtype, ScanBackend backend) {
         continue;
       if (pixels > 4000 && order != ScanOrder::cross) continue;
       const int64_t k = direction_count(order);
-      const bool round = backend == ScanBackend::mamba;
+      const DirectionRounding rounding =
+          backend == ScanBackend::mamba ? DirectionRounding::storage : DirectionRounding::none;
       INFO(words(to_string(dtype), c.batch, c.height, c.width, c.channels, c.rank, c.states, c.has_dt_weight,
                  static_cast<int>(order), to_string(backend)));
       const Map x =
@@ -576,19 +619,17 @@ void test_scan(DType dtype, ScanBackend backend) {
                                                     : Closeness{8e-3f, 8e-3f};
       const auto scan = [&](Kernels& kernels_, const std::vector<View>& in, const View& directions,
                             const View& y) {
-        SelectiveScan2d s;
-        s.x = in[0];
-        s.projections = in[1];
-        if (c.has_dt_weight) s.dt_weight = in[2];
-        s.dt_bias = in[3];
-        s.A = in[4];
-        s.D = in[5];
-        s.order = order;
-        s.backend = backend;
-        s.round_directions = round;
-        s.directions = directions;
-        s.y = y;
-        kernels_.selective_scan_2d(s);
+        kernels_.selective_scan_2d({.x = in[0],
+                                    .projections = in[1],
+                                    .dt_weight = c.has_dt_weight ? in[2] : View(),
+                                    .dt_bias = in[3],
+                                    .A = in[4],
+                                    .D = in[5],
+                                    .order = order,
+                                    .backend = backend,
+                                    .direction_rounding = rounding,
+                                    .directions = directions,
+                                    .y = y});
       };
       const Map y(DType::float32, {c.batch, c.height, c.width, c.channels});
       compare(*kernels, {&x, &projections, &dt_weight, &dt_bias, &A, &D}, y, allowed,
@@ -653,4 +694,104 @@ TEST_CASE("cuda: memory, marks and errors") {
   REQUIRE(times.size() == 2);
   CHECK(times[0] > 0);
   CHECK(kernels->elapsed_ms().empty());
+}
+
+namespace {
+
+std::vector<DeviceReport> usable_gpus() {
+  std::vector<DeviceReport> gpus;
+  for (const DeviceReport& report : list_devices())
+    if (report.device.type == DeviceType::cuda && report.usable) gpus.push_back(report);
+  return gpus;
+}
+
+// Batch sizes by turns, so that graphs are captured and launched again, kernels change their shared memory from
+// batch to batch, and both small and large products run.
+constexpr int64_t batch_sizes[] = {1, 24, 3, 1, 24, 3, 1, 24, 1};
+using Logits = std::array<std::vector<float>, std::size(batch_sizes)>;
+
+void run_batch(Runner& runner, size_t i, Logits& logits) {
+  const int64_t batch = batch_sizes[i % std::size(batch_sizes)];
+  HostTensor input{{batch, 3, 224, 224}, {}};
+  std::mt19937 random(static_cast<uint32_t>(batch));
+  std::uniform_real_distribution<float> values(-2, 2);
+  input.values.resize(static_cast<size_t>(batch) * 3 * 224 * 224);
+  for (float& value : input.values) value = values(random);
+  logits[i % std::size(batch_sizes)] = runner.run(input).values;
+}
+
+// All batches on a Runner of this call's own, starting with number `first`.
+Logits run_alone(const Config& config, const StateDict& weights, Device device, size_t first = 0) {
+  Runner runner(config, weights, {.device = device, .precision = Precision::float16});
+  Logits logits;
+  for (size_t i = 0; i < std::size(batch_sizes); ++i) run_batch(runner, first + i, logits);
+  return logits;
+}
+
+void check_same_bits(const Logits& got, const Logits& wanted) {
+  for (size_t i = 0; i < std::size(batch_sizes); ++i) {
+    INFO("batch ", i);
+    REQUIRE(!wanted[i].empty());
+    CHECK(std::isfinite(wanted[i][0]));
+    CHECK(got[i] == wanted[i]);
+  }
+}
+
+// One thread for each of the two, at the same time.
+void test_two_threads(Device a, Device b) {
+  const Config config = load_config("vmamba_tiny_s1l8");
+  const StateDict weights = init_weights(config, 1);
+  const Logits alone_a = run_alone(config, weights, a), alone_b = run_alone(config, weights, b);
+  auto first = std::async(std::launch::async, [&] { return run_alone(config, weights, a); });
+  auto second = std::async(std::launch::async, [&] { return run_alone(config, weights, b, 1); });
+  check_same_bits(first.get(), alone_a);
+  check_same_bits(second.get(), alone_b);
+}
+
+}  // namespace
+
+TEST_CASE("cuda: two objects on one device, a thread each") {
+  const std::vector<DeviceReport> gpus = usable_gpus();
+  if (gpus.empty()) {
+    MESSAGE("skipped: no usable CUDA device");
+    return;
+  }
+  test_two_threads(gpus[0].device, gpus[0].device);
+}
+
+TEST_CASE("cuda: two devices, a thread each, then one thread for both") {
+  const std::vector<DeviceReport> gpus = usable_gpus();
+  if (gpus.size() < 2) {
+    MESSAGE("skipped: fewer than two usable CUDA devices");
+    return;
+  }
+  const Device a = gpus[0].device, b = gpus[1].device;
+  test_two_threads(a, b);
+
+  const Config config = load_config("vmamba_tiny_s1l8");
+  const StateDict weights = init_weights(config, 1);
+  const RunChoice on_a{.device = a, .precision = Precision::float16};
+  const RunChoice on_b{.device = b, .precision = Precision::float16};
+  Logits from_a, from_b;
+  {
+    Runner runner_a(config, weights, on_a), runner_b(config, weights, on_b);
+    for (size_t i = 0; i < std::size(batch_sizes); ++i) {
+      run_batch(runner_a, i, from_a);
+      run_batch(runner_b, i, from_b);
+    }
+  }
+  check_same_bits(from_a, run_alone(config, weights, a));
+  check_same_bits(from_b, run_alone(config, weights, b));
+  if (gpus[0].name == gpus[1].name) check_same_bits(from_a, from_b);
+
+  // One that outlives the other.
+  auto kernels_a = make_kernels(a);
+  const auto kernels_b = make_kernels(b);
+  const Map x = random_map(DType::float16, {7, 64});
+  const Copy on_device_b(*kernels_b, x), result(*kernels_b, Map(DType::float16, {7, 64}));
+  const auto graph = kernels_b->capture([&] { kernels_b->cast(on_device_b, result); });
+  kernels_a.reset();
+  graph->launch();
+  CHECK(result.fetched().memory == x.memory);
+  CHECK(kernels_b->available_memory() > 0);
 }

@@ -2,8 +2,11 @@
 // test_reference_models.cpp.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <map>
+#include <new>
 
 #include "kernels/error.h"
 #include "kernels/half.h"
@@ -12,6 +15,45 @@
 #include "tests/testing.h"
 
 using namespace vmamba;
+
+// Counts the allocations of this thread. AddressSanitizer has operators of its own.
+#ifndef __SANITIZE_ADDRESS__
+static thread_local int64_t allocations = 0;
+void* operator new(size_t bytes) {
+  ++allocations;
+  if (void* memory = std::malloc(std::max<size_t>(bytes, 1))) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept {
+  std::free(memory);
+}
+void operator delete(void* memory, size_t) noexcept {
+  std::free(memory);
+}
+
+TEST_CASE(
+    "a forward that is not observed allocates nothing: no names of taps, no texts of checks that hold") {
+  for (const char* forward_type :
+       {"v05", "v05_noz", "v05_oncnorm", "v05_onsigmoid_nozact", "v052d", "v052dc", "m0_noz"}) {
+    CAPTURE(forward_type);
+    const Config config = parse_config(
+        fmt::format(R"({{"depths": [1, 1], "dims": [8, 16], "num_classes": 5, "imgsize": 32, "ssm_d_state": 2,
+    "posembed": true, "forward_type": "{}"}})",
+                    forward_type),
+        "test");
+    const std::unique_ptr<Kernels> dry = make_dry_kernels(Device{});
+    Vssm model(config, *dry, DType::float16);
+    model.prepare(*dry, 32, 32);
+    Arena arena;
+    const View input = arena.take(DType::float16, {2, 32, 32, 3}),
+               logits = arena.take(DType::float32, {2, 5});
+    const int64_t before = allocations;
+    model.forward(*dry, arena, input, logits);
+    CHECK(allocations == before);
+    CHECK(before > 0);
+  }
+}
+#endif
 
 namespace {
 

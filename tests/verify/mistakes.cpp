@@ -33,67 +33,66 @@ class MistakenKernels : public Kernels {
   }
   void do_nchw_to_nhwc(const View& a, const View& b) override { plain_->nchw_to_nhwc(a, b); }
   void do_cast(const View& a, const View& b) override { plain_->cast(a, b); }
-  void do_linear(const View& x, const View& w, const View& bias, Activation act, const View& residual,
-                 const View& y) override {
-    const bool otherwise = replaced(act) && !residual;
-    const Activation done = otherwise ? Activation::none : act;
+  void do_linear(const Linear& right) override {
+    Linear linear = right;
+    const bool otherwise = replaced(right.act) && !right.residual;
+    if (otherwise) linear.act = Activation::none;
+    HostTensor x, w;
     if (mistaken_.factors && (mistaken_.product_after.empty() || last_tap_ == mistaken_.product_after)) {
-      HostTensor of_x = rounded(x), of_w = rounded(w);
-      const View moved_x(of_x.values.data(), DType::float32, Device{}, {x.rows(), x.channels()});
-      const View moved_w(of_w.values.data(), DType::float32, Device{}, {w.rows(), w.channels()});
-      View flat_y = y, flat_residual = residual;
-      for (View* view : {&flat_y, &flat_residual})
-        if (*view) *view = flat(*view);
-      plain_->linear(moved_x, moved_w, bias, done, flat_residual, flat_y);
-    } else {
-      plain_->linear(x, w, bias, done, residual, y);
+      x = rounded(right.x), w = rounded(right.w);
+      linear.x = View(x.values.data(), DType::float32, Device{}, {right.x.rows(), right.x.channels()});
+      linear.w = View(w.values.data(), DType::float32, Device{}, {right.w.rows(), right.w.channels()});
+      linear.y = flat(right.y);
+      if (right.residual) linear.residual = flat(right.residual);
     }
-    if (otherwise) activate(act, y);
+    plain_->linear(linear);
+    if (otherwise) replace(right.act, right.y);
   }
-  void do_conv2d(const View& a, const View& b, const View& c, int d, int e, const View& f) override {
-    plain_->conv2d(a, b, c, d, e, f);
+  void do_conv2d(const Conv2d& conv) override { plain_->conv2d(conv); }
+  void do_depthwise_conv2d(const DepthwiseConv2d& right) override {
+    DepthwiseConv2d conv = right;
+    if (replaced(right.act)) conv.act = Activation::none;
+    plain_->depthwise_conv2d(conv);
+    if (replaced(right.act)) replace(right.act, right.y);
   }
-  void do_depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act,
-                           const View& y) override {
-    plain_->depthwise_conv2d(x, w, bias, replaced(act) ? Activation::none : act, y);
-    if (replaced(act)) activate(act, y);
-  }
-  void do_layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
-                     const View& gate, bool round_norm, const View& y) override {
-    const float used = mistaken_.epsilon > 0 ? mistaken_.epsilon : epsilon;
-    HostTensor changed;
-    View from = x, gated = mistaken_.ungated ? View() : gate;
-    if (mistaken_.gated_first && gate) {
-      changed.values.resize(static_cast<size_t>(x.elements()));
-      from = View(changed.values.data(), DType::float32, Device{}, {x.dim(0), x.dim(1), x.dim(2), x.dim(3)});
-      plain_->activate(x, Activation::none, gate, false, from);
-      gated = {};
+  void do_layer_norm(const LayerNorm& right) override {
+    LayerNorm norm = right;
+    if (mistaken_.epsilon > 0) norm.epsilon = mistaken_.epsilon;
+    if (mistaken_.ungated) norm.gate = {};
+    HostTensor gated;
+    if (mistaken_.gated_first && right.gate) {
+      gated.values.resize(static_cast<size_t>(right.x.elements()));
+      norm.x = dense(gated, right.x);
+      plain_->activate({.x = right.x, .gate = right.gate, .y = norm.x});
+      norm.gate = {};
     }
-    const bool otherwise = replaced(act);
-    plain_->layer_norm(from, gamma, beta, used, otherwise ? Activation::none : act, otherwise ? View() : gated,
-                       round_norm, y);
-    if (mistaken_.unbiased && act == Activation::none && !gated)
-      each(y, [&, shrink = std::sqrt(1 - 1 / static_cast<float>(x.channels()))](float& v, int64_t, int64_t c) {
-        const float shift = beta ? beta.as<float>()[c] : 0;
+    const bool otherwise = replaced(right.act);
+    const View gate = norm.gate;
+    if (otherwise) norm.act = Activation::none, norm.gate = {};
+    plain_->layer_norm(norm);
+    if (mistaken_.unbiased && right.act == Activation::none && !gate)
+      each(right.y, [&, shrink = std::sqrt(1 - 1 / static_cast<float>(right.x.channels()))](float& v, int64_t, int64_t c) {
+        const float shift = right.beta ? right.beta.as<float>()[c] : 0;
         v = (v - shift) * shrink + shift;
       });
     if (!otherwise) return;
-    activate(act, y);
-    if (gated) plain_->activate(y, Activation::none, gated, false, y);
+    replace(right.act, right.y);
+    if (gate) plain_->activate({.x = right.y, .gate = gate, .y = right.y});
   }
-  void do_channel_affine(const View& x, const View& scale, const View& shift, Activation act,
-                         const View& y) override {
-    plain_->channel_affine(x, scale, shift, replaced(act) ? Activation::none : act, y);
-    if (replaced(act)) activate(act, y);
+  void do_channel_affine(const ChannelAffine& right) override {
+    ChannelAffine affine = right;
+    if (replaced(right.act)) affine.act = Activation::none;
+    plain_->channel_affine(affine);
+    if (replaced(right.act)) replace(right.act, right.y);
   }
-  void do_activate(const View& x, Activation act, const View& gate, bool round, const View& y) override {
-    if (!replaced(act)) return plain_->activate(x, act, gate, round, y);
+  void do_activate(const Activate& right) override {
+    if (!replaced(right.act)) return plain_->activate(right);
     HostTensor values;
-    values.values.resize(static_cast<size_t>(x.elements()));
-    const View room(values.values.data(), DType::float32, Device{}, {x.dim(0), x.dim(1), x.dim(2), x.dim(3)});
-    plain_->activate(x, Activation::none, {}, false, room);
-    activate(act, room);
-    plain_->activate(room, Activation::none, gate, false, y);
+    values.values.resize(static_cast<size_t>(right.x.elements()));
+    const View room = dense(values, right.x);
+    plain_->activate({.x = right.x, .y = room});
+    replace(right.act, room);
+    plain_->activate({.x = room, .gate = right.gate, .y = right.y});
   }
   void do_add(const View& a, const View& b, const View& c) override { plain_->add(a, b, c); }
   void do_softmax_pixels(const View& a, const View& b) override { plain_->softmax_pixels(a, b); }
@@ -104,7 +103,6 @@ class MistakenKernels : public Kernels {
   }
 
  private:
-  using Kernels::activate;
   const std::function<float(float)>& other(Activation act) const {
     static const std::function<float(float)> none;
     return act == Activation::gelu ? mistaken_.gelu : act == Activation::silu ? mistaken_.silu : none;
@@ -115,7 +113,7 @@ class MistakenKernels : public Kernels {
     for (int64_t row = 0; row < y.rows(); ++row)
       for (int64_t c = 0; c < y.channels(); ++c) change(y.as<float>()[row * y.row_stride + c], row, c);
   }
-  void activate(Activation act, const View& y) const {
+  void replace(Activation act, const View& y) const {
     each(y, [&](float& v, int64_t, int64_t) { v = other(act)(v); });
   }
   HostTensor rounded(const View& x) const {
@@ -125,6 +123,9 @@ class MistakenKernels : public Kernels {
       result.values[static_cast<size_t>(row * x.channels() + c)] = mistaken_.factors(v);
     });
     return result;
+  }
+  static View dense(HostTensor& values, const View& like) {
+    return View(values.values.data(), DType::float32, Device{}, {like.dim(0), like.dim(1), like.dim(2), like.dim(3)});
   }
   static View flat(const View& view) {
     View result(view.data, view.dtype, view.device, {view.rows(), view.channels()});

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
+#include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -14,6 +15,7 @@
 
 #include "lib/config/config.h"
 #include "lib/support/files.h"
+#include "lib/support/json.h"
 #include "lib/tensors/state_dict.h"
 #include "tests/testing.h"
 
@@ -75,8 +77,8 @@ bool contains(const std::string& text, const std::string& words) {
 }  // namespace
 
 TEST_CASE("the schema refuses what a report is not") {
-  const json right = report("ft_v05", {}, 0);
-  for (const char* key : {"taps", "tolerance", "causes", "kind"}) {
+  const json right = report("ft_v05", {"--dtype", "float32"}, 0);
+  for (const char* key : {"taps", "tolerance", "causes", "kind", "provenance"}) {
     json wrong = right;
     wrong.erase(key);
     valijson::Schema schema;
@@ -91,8 +93,11 @@ TEST_CASE("the schema refuses what a report is not") {
 TEST_CASE("v0 and v1 in float32 are the same function, from a seed or from weights") {
   for (const std::vector<std::string>& seed :
        {std::vector<std::string>{}, {"--seed"}, {"--seed", "0"}, {"--seed", "7"}}) {
-    const json found = report("s1_ln2d", seed, 0);
+    std::vector<std::string> options = seed;
+    options.insert(options.end(), {"--dtype", "float32"});
+    const json found = report("s1_ln2d", options, 0);
     CHECK(found["kind"] == "comparison");
+    CHECK(contains(found["notes"].at(0), "one function by construction"));
     CHECK(found["a"]["forward_core"] == "v0");
     CHECK(found["b"]["forward_core"] == "v1");
     CHECK(found["first_differing"].is_null());
@@ -172,6 +177,128 @@ TEST_CASE("nothing compared is no verdict") {
               2, {"--matrix", "nothing to compare"});
 }
 
+TEST_CASE("v0 and v1 are compared in every dtype where none is given") {
+  const json found = report("s1_ln2d", {"--seed"}, 0);
+  CHECK(found["kind"] == "dtypes");
+  REQUIRE(found["cases"].size() == 3);
+  CHECK(found["cases"][0]["first_differing"].is_null());
+  CHECK(found["cases"][1]["name"] == "float16");
+  CHECK(found["cases"][1]["b"]["dtype"] == "float16");
+  CHECK(contains(found["cases"][2]["causes"].at(0), "rounding of the scan's output"));
+  const CliResult text = check_equal("s1_ln2d", {});
+  CHECK(text.exit_code == 0);
+  CHECK(contains(text.out, "one function by construction"));
+  CHECK(contains(text.out, "equal: all 3 dtypes"));
+  // The exit code is by all.
+  const json strict = report("s1_ln2d", {"--atol", "1e-9", "--rtol", "0"}, 1);
+  CHECK(strict["cases"][0]["equal"] == true);
+  CHECK(strict["cases"][2]["equal"] == false);
+  const TemporaryDirectory folder;
+  CHECK(check_equal("s1_ln2d", {"--atol", "1e-9", "--rtol", "0", "--report", folder / "x.html"}).exit_code ==
+        1);
+  const std::string page = vmamba::read_file(folder / "x.html");
+  CHECK(contains(page, "verdict no"));
+  CHECK(contains(page, "<dt>bfloat16</dt>"));
+}
+
+TEST_CASE("what a result rests on stands in every report") {
+  const TemporaryDirectory folder;
+  const json found = report("s1_ln2d", {"--dtype", "float32", "--report", folder / "x.html"}, 0);
+  const json& provenance = found["provenance"];
+  CHECK(contains(provenance["command"], "check-equal --config "));
+  CHECK(provenance["a"]["weights_sha256"] == provenance["b"]["weights_sha256"]);
+  CHECK(provenance["a"]["config_sha256"] != provenance["b"]["config_sha256"]);
+  const std::string weights = provenance["b"]["weights_sha256"], input = provenance["input_sha256"];
+  const std::string page = vmamba::read_file(folder / "x.html"),
+                    text = check_equal("s1_ln2d", {"--seed", "1"}).out;
+  CHECK(contains(page, weights));
+  CHECK(contains(page, input));
+  for (const char* line :
+       {"\nweights", "\nconfig", "\ninput", "\nprogram", "\nmachine", "\nrun", "\ncommand"})
+    CHECK(contains(text, line));
+  REQUIRE(check_equal("s1_ln2d", {"--save-taps", folder / "t.safetensors"}).exit_code == 0);
+  const auto metadata = vmamba::read_safetensors(folder / "t.safetensors").metadata;
+  CHECK(metadata.at("b/weights_sha256") == weights);
+  CHECK(metadata.at("input_sha256") == input);
+  CHECK(metadata.contains("commit"));
+  // By contents: the same tensors in another order are the same weights, another seed is another input.
+  vmamba::StateDict other = vmamba::read_safetensors(data("models/s1_ln2d/weights.safetensors"));
+  std::reverse(other.tensors.begin(), other.tensors.end());
+  vmamba::write_safetensors(folder / "w.safetensors", other);
+  const json again = report("s1_ln2d", {"--a", "weights=" + (folder / "w.safetensors"), "--seed", "1"}, 0);
+  CHECK(again["provenance"]["a"]["weights_sha256"] == weights);
+  CHECK(again["provenance"]["input_sha256"] != input);
+  CHECK(contains(run_cli({"--version"}).out, "\ncommit: "));
+}
+
+TEST_CASE("one state dict on both sides: no weights are the cause, and the tolerance that is told holds") {
+  for (const std::vector<std::string>& sides :
+       {std::vector<std::string>{"--a", "dtype=float32", "--b", "dtype=float16"},
+        {"--a", "selective_scan_backend=torch", "--b", "selective_scan_backend=mamba"}}) {
+    std::vector<std::string> tight = sides;
+    tight.insert(tight.end(), {"--atol", "1e-9", "--rtol", "0"});
+    const json found = report("vanilla_v0_odd_size", tight, 1);
+    REQUIRE(found["causes"].size() == 2);
+    CHECK(contains(found["causes"][0], sides[1] == "dtype=float32"
+                                           ? "rounding: a computes in float32, b in float16"
+                                           : "order of sums"));
+    const std::string hint = found["causes"][1];
+    const size_t at = hint.find("--atol ");
+    REQUIRE(at != std::string::npos);
+    const std::string tolerance = hint.substr(at + 7, 7);
+    std::vector<std::string> wide = sides;
+    wide.insert(wide.end(), {"--atol", tolerance, "--rtol", tolerance});
+    report("vanilla_v0_odd_size", wide, 0);
+    CHECK_FALSE(contains(found.dump(), "compare "));
+  }
+  // Another function is another config.
+  const TemporaryDirectory folder;
+  vmamba::write_file(folder / "c.json",
+                     vmamba::with_member(vmamba::read_file(data("models/s1_ln2d/config.json")), "c",
+                                         "mlp_act_layer", R"("silu")"));
+  const json configs = report("s1_ln2d", {"--b", "config=" + (folder / "c.json")}, 1);
+  CHECK(contains(configs["causes"].at(0), R"(different configs: mlp_act_layer is "gelu" in a, "silu" in b)"));
+}
+
+TEST_CASE("NaN in one side's weights is different weights") {
+  const TemporaryDirectory folder;
+  vmamba::StateDict holed;
+  for (const auto& [name, tensor] :
+       vmamba::read_safetensors(data("models/s1_ln2d/weights.safetensors")).tensors) {
+    vmamba::HostTensor values = tensor.to_float32();
+    if (name == "classifier.head.weight") values.values[7] = NAN;
+    holed.add(name, values);
+  }
+  vmamba::write_safetensors(folder / "nan.safetensors", holed);
+  const json found = report("s1_ln2d", {"--b", "weights=" + (folder / "nan.safetensors")}, 1);
+  CHECK(contains(found["causes"].at(0),
+                 "different weights: classifier.head.weight holds 0 NaN or infinite values in a, 1 in b"));
+}
+
+TEST_CASE("stress of two identical sides: both overflow, and that is no difference") {
+  const std::vector<std::string> same{"--seed",
+                                      "0",
+                                      "--dtype",
+                                      "float16",
+                                      "--stress",
+                                      "--a",
+                                      "forward_core_version=v0",
+                                      "--b",
+                                      "forward_core_version=v0"};
+  const json found = report("s1_ln2d", same, 0);
+  const json& last = found["cases"].back();
+  CHECK(last["both_overflow"] == true);
+  CHECK(contains(last["name"], "activations * "));
+  const CliResult text = check_equal("s1_ln2d", same);
+  CHECK(contains(text.out, "both overflow"));
+  CHECK(contains(text.out, "cases; both overflow at activations * "));
+  // One side's alone is the worst there is.
+  const CliResult one = check_equal("s1_ln2d", {"--seed", "0", "--dtype", "float16", "--stress"});
+  CHECK(one.exit_code == 1);
+  CHECK(contains(one.out, " cases differ"));
+  CHECK(contains(one.out, " not finite"));
+}
+
 TEST_CASE("in 16 bits v0 and v1 part at the scan's output and out_norm, nowhere else") {
   for (const std::string dtype : {"float16", "bfloat16"}) {
     CAPTURE(dtype);
@@ -191,7 +318,7 @@ TEST_CASE("in 16 bits v0 and v1 part at the scan's output and out_norm, nowhere 
   }
   const CliResult text = check_equal("s1_ln2d", {"--dtype", "float16"});
   CHECK(text.exit_code == 0);
-  CHECK(contains(text.out, "b differs by itself, from the same input, at: op.scan.k0"));
+  CHECK(contains(text.out, "b differs by itself, from the same input, at:\n  op.scan.k0"));
 }
 
 TEST_CASE("stress: v1 overflows in float16 and the overflow is placed") {
@@ -289,10 +416,16 @@ TEST_CASE("repeat, matrix, precision search, initialisation order") {
   CHECK_THROWS_WITH_AS(vmamba::load_config(folder / "typo.json"),
                        doctest::Contains("did you mean \"layers.0.blocks.0.op\""), std::runtime_error);
 
-  const std::string other = "config=" + data("models/ft_v05/config.json").string();
-  const json parting = report("s1_ln2d", {"--init-order", "--b", other}, 1);
+  const auto init_order = [](std::vector<std::string> more, int exit_code) {
+    more.insert(more.begin(), {"check-equal", "--config", data("models/s1_ln2d/config.json"), "--init-order",
+                               "-q", "--format", "json"});
+    const CliResult run = run_cli(more);
+    CHECK_MESSAGE(run.exit_code == exit_code, run.err);
+    return report(run);
+  };
+  const json parting = init_order({"--b", "config=" + data("models/ft_v05/config.json").string()}, 1);
   CHECK(parting["step"].get<int>() >= 1);
-  CHECK(report("s1_ln2d", {"--init-order"}, 0)["step"].is_null());
+  CHECK(init_order({}, 0)["step"].is_null());
 }
 
 TEST_CASE("the page holds what it shows and asks nothing of the network") {
@@ -324,8 +457,39 @@ TEST_CASE("refusals") {
   refused({"--a", "dtype=float99"}, {"float99"});
   refused({"--seed", "x"}, {"--seed x"});
   refused({"--reference", "nothing.safetensors"}, {"nothing.safetensors"});
-  refused({"--reference", "x", "--a", "dtype=float16"}, {"--reference stands for a"});
+  refused({"--reference", "x", "--a", "dtype=float16"}, {"--a", "--reference does not use it"});
   refused({"--matrix", "--stress"}, {"exclude each other"});
+  // No option is ignored in silence.
+  const std::string image = data("images/cat_420.jpg"), reference = data("models/s1_ln2d/io.safetensors");
+  refused({"--stress", "--images", image}, {"--images", "--stress does not use it"});
+  refused({"--stress", "--input-tensor", reference}, {"--input-tensor", "--stress"});
+  refused({"--stress", "--all"}, {"--all"});
+  refused({"--matrix", "--a", "dtype=float16"}, {"--a", "--matrix"});
+  refused({"--repeat", "2", "--atol", "1"}, {"--atol", "--repeat"});
+  refused({"--save-taps", "x", "--format", "json"}, {"--format", "--save-taps"});
+  refused({"--save-taps", "x", "--images", image, "--batch-size", "2"}, {"--batch-size", "one batch"});
+  refused({"--reference", reference, "--batch-size", "2"}, {"--batch-size"});
+  refused({"--init-order", "--b", "dtype=float16"}, {"--weights", "--init-order"});
+  refused({"--images", image, "--input-tensor", reference}, {"exclude each other"});
+  refused({"-o", "x"}, {"--output", "a comparison of a and b"});
+  refused({"--labels", "x"}, {"--labels"});
+  refused({"--forward-core-version", "v0"}, {"--forward-core-version", "unused"});
+  refused({"--dtype", "float16", "--a", "dtype=float32", "--b", "dtype=bfloat16"}, {"--dtype", "unused"});
+  refused({"--repeat", "2", "--b", "weights=" + reference}, {"--weights", "unused"});
+  refused({"--a", "dtype=float16,dtype=float32"}, {"dtype is given twice"});
+  refused({"--a", "weights="}, {"KEY=VALUE"});
+  refused({"--b", "threads=1x"}, {"threads=1x"});
+  for (const char* number : {"nan", "-1", "inf", "x", "1e999"}) {
+    refused({"--rtol", number}, {"--rtol", number});
+    refused({"--atol", number}, {"--atol", number});
+  }
+  for (const char* seed : {"18446744073709551616", "-1", "0x10", " 1"}) refused({"--seed", seed}, {"--seed"});
+  for (const char* option : {"--seed", "--reference", "--config", "--images", "--report"}) {
+    refused({option, ""}, {option, "empty"});
+    refused({std::string(option) + "="}, {option, "empty"});
+  }
+  refused({"--stress=false"}, {"stress"});
+  CHECK(check_equal("s1_ln2d", {"--seed", "18446744073709551615", "--dtype", "float32"}).exit_code == 0);
   refused({"--matrix", "--report", "x.html"}, {"--report"});
   refused({"--atol", "-1"}, {"--atol"});
   refused({"--images", "nothing.jpg"}, {"nothing.jpg"});

@@ -60,27 +60,12 @@ class MistakenKernels : public Kernels {
   }
   void do_nchw_to_nhwc(const View& a, const View& b) override { plain_->nchw_to_nhwc(a, b); }
   void do_cast(const View& a, const View& b) override { plain_->cast(a, b); }
-  void do_linear(const View& a, const View& b, const View& c, Activation d, const View& e,
-                 const View& f) override {
-    plain_->linear(a, b, c, d, e, f);
-  }
-  void do_conv2d(const View& a, const View& b, const View& c, int d, int e, const View& f) override {
-    plain_->conv2d(a, b, c, d, e, f);
-  }
-  void do_depthwise_conv2d(const View& a, const View& b, const View& c, Activation d,
-                           const View& e) override {
-    plain_->depthwise_conv2d(a, b, c, d, e);
-  }
-  void do_layer_norm(const View& a, const View& b, const View& c, float d, Activation e, const View& f,
-                     bool g, const View& h) override {
-    plain_->layer_norm(a, b, c, d, e, f, g, h);
-  }
-  void do_channel_affine(const View& a, const View& b, const View& c, Activation d, const View& e) override {
-    plain_->channel_affine(a, b, c, d, e);
-  }
-  void do_activate(const View& a, Activation b, const View& c, bool d, const View& e) override {
-    plain_->activate(a, b, c, d, e);
-  }
+  void do_linear(const Linear& op) override { plain_->linear(op); }
+  void do_conv2d(const Conv2d& op) override { plain_->conv2d(op); }
+  void do_depthwise_conv2d(const DepthwiseConv2d& op) override { plain_->depthwise_conv2d(op); }
+  void do_layer_norm(const LayerNorm& op) override { plain_->layer_norm(op); }
+  void do_channel_affine(const ChannelAffine& op) override { plain_->channel_affine(op); }
+  void do_activate(const Activate& op) override { plain_->activate(op); }
   void do_add(const View& a, const View& b, const View& c) override { plain_->add(a, b, c); }
   void do_softmax_pixels(const View& a, const View& b) override { plain_->softmax_pixels(a, b); }
   void do_merge_patches(const View& a, const View& b) override { plain_->merge_patches(a, b); }
@@ -267,7 +252,7 @@ TEST_CASE("directions merged wrongly, each being right") {
   });
   check_says(report, "first outside its tolerance: layers.0.blocks.0.op.scan,");
   check_says(report, "direction k2 is not flipped back");
-  check_says(report, "b leaves its tolerance by itself, from the same input, at: op.scan (2 times)");
+  check_says(report, "b leaves its tolerance by itself, from the same input, at:\n  op.scan (2 times)");
 }
 
 TEST_CASE("A's sign") {

@@ -1,6 +1,7 @@
-// y = act(x · wᵀ + bias) (+ y) in blocks of up to 32 × 32 of y, each two by two tiles that stay in their
-// registers while the steps through K, 32 deep, go by. Of x, a thread takes apart as many rows as its
-// second-level cache holds; w is taken apart once.
+// y = act(x · wᵀ + bias) (+ y), computed in blocks of up to 32 × 32 of y: two by two tiles of sums that stay
+// in tile registers over all steps through K, 32 values per step. x is split into parts by each thread, as
+// many rows at a time as its L2 cache holds; w is split once. amx.h explains the parts. Notation: x (M, in),
+// w (out, in), y (M, out).
 #include "kernels/cpu/products/amx.h"
 
 #include <algorithm>
@@ -19,13 +20,13 @@
 
 #ifndef VMAMBA_AMX_SIZES_
 #define VMAMBA_AMX_SIZES_
-namespace vmamba {
+namespace vmamba::cpu {
 namespace {
 
 constexpr int64_t tile_rows = 16, tile_depth = 32, tile_values = tile_rows * tile_depth;
-constexpr int64_t block_columns = 32;  // of y; rows are twice the plan's
+constexpr int64_t block_columns = 32;  // of y; a block has 2 · Product::x_rows rows
 
-// What becomes of the sums of one block of y.
+// How the sums of one block become y: act(sum + bias), plus y if accumulate.
 struct Finish {
   const float* bias = nullptr;  // of the block's first column, or null
   float* y = nullptr;           // the block's first element
@@ -35,14 +36,15 @@ struct Finish {
 };
 
 }  // namespace
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 #endif
 
 HWY_BEFORE_NAMESPACE();
-namespace vmamba {
+namespace vmamba::cpu {
 namespace HWY_NAMESPACE {
 
-// The nearest bfloat16, as float32. (What rounds to infinity, and NaN, give a sum that is not finite.)
+// The nearest bfloat16, as float32. (Overflow and NaN make the sum non-finite, and finish() computes it
+// again.)
 HWY_INLINE V rounded_to_part(V v) {
   const U d;
   const VU rounded = hn::Add(hn::BitCast(d, v), hn::Set(d, 0x8000u));
@@ -61,7 +63,7 @@ float split_rows(const float* const* rows, int64_t row_count, int64_t count, uin
     hn::StoreU(hn::ConcatOdd(d, hn::BitCast(d, high), hn::BitCast(d, low)), d, p);
 #endif
   };
-  const I whole;  // magnitudes order like the whole numbers of the same bits, NaN above all
+  const I whole;  // magnitudes compare like the integers of their bits, with NaN the largest
   auto largest = hn::Zero(whole);
   const int64_t lanes = lane_count();
   const auto split = [&](V low, V high, uint16_t* p) {
@@ -95,8 +97,8 @@ float split_rows(const float* const* rows, int64_t row_count, int64_t count, uin
   return hn::GetLane(hn::BitCast(F(), hn::MaxOfLanes(whole, largest)));
 }
 
-// Takes rows of `count` values apart: for each step of 32 and each part a tile, 32 bfloat16 of each row,
-// zeros behind the last value. Gives the largest magnitude, NaN if any is.
+// Splits rows of `count` values: for each step of 32 values and each part, 32 bfloat16 per row, zero beyond
+// `count`. Returns the largest magnitude; NaN if there is one.
 float SplitRows(const float* const* rows, int64_t row_count, int64_t count, int parts, uint16_t* to,
                 int64_t part_stride, int64_t step_stride) {
   return parts == 1   ? split_rows<1>(rows, row_count, count, to, part_stride, step_stride)
@@ -127,8 +129,7 @@ void finish_columns(const Finish& f, int64_t column, const float* sums) {
     if (f.accumulate) v = hn::Add(v, load(y + r * f.stride));
     full ? hn::StoreU(v, F(), y + r * f.stride) : store_some(v, y + r * f.stride, count);
   };
-  int64_t r = 0;
-  for (; r < f.rows; ++r) put(r, activated<act>(sum(r)));
+  for (int64_t r = 0; r < f.rows; ++r) put(r, activated<act>(sum(r)));
 }
 
 void FinishBlock(const Finish& f, const float* sums) {
@@ -141,7 +142,7 @@ void FinishBlock(const Finish& f, const float* sums) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
@@ -154,7 +155,7 @@ HWY_AFTER_NAMESPACE();
 #define VMAMBA_TILES_INSIDE __attribute__((target("amx-tile,amx-bf16"), always_inline))
 #endif
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 HWY_EXPORT(SplitRows);
 HWY_EXPORT(Dot);
@@ -163,7 +164,7 @@ HWY_EXPORT(FinishBlock);
 namespace {
 
 #if HWY_ARCH_X86_64
-// --- Tiles 0 to 3 are sums, 4 and 5 of x, 6 and 7 of w.
+// --- Tile registers: 0 to 3 hold sums, 4 and 5 x, 6 and 7 w.
 
 struct alignas(64) TileShapes {
   uint8_t palette = 1, start = 0, reserved[14] = {};
@@ -177,13 +178,13 @@ VMAMBA_TILES void open_tiles(int64_t x_rows) {
     shapes.row_bytes[i] = 64;
     shapes.rows[i] = static_cast<uint8_t>(i < 6 ? x_rows : tile_rows);
   }
-  asm volatile("ldtilecfg %0" ::"m"(shapes));  // the intrinsic reads eight bytes only, says GCC 12
+  asm volatile("ldtilecfg %0" ::"m"(shapes));  // GCC 12 believes that the intrinsic reads only eight bytes
 }
 VMAMBA_TILES void close_tiles() {
   _tile_release();
 }
 
-// The products of parts, the largest last, in an order that loads few tiles.
+// The products of parts, smallest first, in an order that loads few tiles.
 struct Term {
   int x, w;
 };
@@ -194,7 +195,7 @@ struct Terms {
   static constexpr bool is_used(Term t) { return t.x < x_parts && t.w < w_parts; }
   static constexpr int count =
       static_cast<int>(std::count_if(std::begin(all_terms), std::end(all_terms), is_used));
-  static constexpr Term at(int n) {  // the n-th that is used; after the last, the first
+  static constexpr Term at(int n) {  // the n-th used term, cyclic
     n %= count;
     for (const Term t : all_terms)
       if (is_used(t) && n-- == 0) return t;
@@ -202,9 +203,8 @@ struct Terms {
   }
 };
 
-// Tile instructions side by side hold each other up at times (docs/benchmarks.md: the slow speed of a virtual
-// machine): 24 products and their loads took 548 ns, 325 with eight instructions between any two. At other
-// times they take 168 and 161.
+// Adjacent tile instructions stall each other on some virtual machines at times (docs/benchmarks.md): 24
+// products and their loads took 548 ns, and 325 ns with eight nops between any two; otherwise 168 and 161 ns.
 #define VMAMBA_APART "\n\t.rept 8\n\tnop\n\t.endr"
 template <int sum, int x, int w>
 VMAMBA_TILES_INSIDE inline void multiply_tiles() {
@@ -215,10 +215,9 @@ VMAMBA_TILES_INSIDE inline void load_tile(const uint16_t* from) {
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" VMAMBA_APART ::"r"(from), "r"(int64_t{64}), "i"(tile));
 }
 
-// Adds to the tiles of sums. x, w: `steps` times [part][2 tiles], those of x with x_rows rows. Each step also
-// fetches `ahead_lines` cache lines from `ahead` on into the second-level cache. A tile is loaded as soon as
-// the products that read the one before are under way; w was fetched into the first-level cache two steps
-// earlier.
+// Accumulates into the tiles of sums. x, w: `steps` times [part][2 tiles]; tiles of x have x_rows rows. Each
+// step prefetches `ahead_lines` cache lines from `ahead` on into L2, and w two steps ahead into L1. A tile is
+// loaded as soon as the products that read its predecessor have been issued.
 template <int x_parts, int w_parts>
 VMAMBA_TILES void multiply_block(const uint16_t* x, const uint16_t* w, int64_t steps, int64_t x_rows,
                                  const char* ahead, int64_t ahead_lines) {
@@ -232,7 +231,7 @@ VMAMBA_TILES void multiply_block(const uint16_t* x, const uint16_t* w, int64_t s
   load_tile<6>(w + 2 * first.w * tile_values);
   load_tile<7>(w + (2 * first.w + 1) * tile_values);
   for (int64_t step = 0; step < steps; ++step) {
-    const bool last = step + 1 == steps;  // loads something readable once more
+    const bool last = step + 1 == steps;  // its last loads are not used; reload what is valid
     const uint16_t *next_x = last ? x : x + x_step, *next_w = last ? w : w + w_step, *soon = w + 2 * w_step;
     const auto product = [&]<int sum, int x_of, int w_of>() VMAMBA_TILES_INSIDE {
       multiply_tiles<sum, x_of, w_of>();
@@ -308,8 +307,7 @@ void close_tiles() {}
 
 bool amx_available() {
 #if HWY_ARCH_X86_64
-  // oneDNN knows the processor and obeys ONEDNN_MAX_CPU_ISA; Linux wants to be asked for the tiles'
-  // registers.
+  // oneDNN detects the processor and honours ONEDNN_MAX_CPU_ISA; Linux grants the tile registers on request.
   constexpr long request_permission = 0x1023, tile_data = 18;
   static const bool available = dnnl::get_effective_cpu_isa() >= dnnl::cpu_isa::avx512_core_amx &&
                                 syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
@@ -325,30 +323,30 @@ int parts_of(DType dtype) {
   return dtype == DType::bfloat16 ? 1 : dtype == DType::float16 ? 2 : 3;
 }
 
-// Of magnitudes; NaN counts as the largest.
+// The larger of two magnitudes; NaN is the largest.
 float larger(float a, float b) {
   return std::isnan(a) || a > b ? a : b;
 }
 
-// So many floats that what follows starts a cache line.
+// Rounds up to whole cache lines.
 int64_t whole_lines(int64_t floats) {
   return (floats + 15) / 16 * 16;
 }
 
-// A row of weights in float32: in its place or in `buffer`.
+// A row of weights in float32, in place or widened into `buffer`.
 const float* weight_row(const WeightSource& w, int64_t row, int64_t in, float* buffer) {
   if (w.dtype == DType::float32) return static_cast<const float*>(w.data) + row * in;
   widen(w.dtype, static_cast<const uint16_t*>(w.data) + row * in, buffer, in);
   return buffer;
 }
 
-// The rows of x: those of a matrix, or the windows of a convolution.
+// The rows of x: the rows of a matrix, or the input windows of a convolution.
 struct Lines {
   const float* x = nullptr;
   int64_t stride = 0;
   const ConvShape* conv = nullptr;
 
-  // Row r, in its place or in `buffer`.
+  // Row r, in place or gathered into `buffer`.
   const float* row(int64_t r, float* buffer) const {
     if (!conv) return x + r * stride;
     const ConvShape& c = *conv;
@@ -396,7 +394,7 @@ struct Product {
 // One thread's work on a product.
 class Worker {
  public:
-  // The memory that it needs for so many row blocks at a time.
+  // Floats of memory for `row_blocks` row blocks at a time.
   static int64_t floats(const Product& p, int64_t row_blocks) {
     return row_blocks * block_values + whole_lines((tile_rows + 1) * p.in);
   }
@@ -408,7 +406,7 @@ class Worker {
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
-  // Takes the rows of a block apart and gives the largest magnitude.
+  // Splits the rows of a block and returns their largest magnitude.
   float split(int64_t block, uint16_t* to) {
     float largest = 0;
     for (int64_t tile = 2 * block; tile < 2 * block + 2; ++tile, to += p_.x_tile()) {
@@ -422,15 +420,15 @@ class Worker {
     return largest;
   }
 
-  // Computes `count` row blocks of y, from `first` on, of one column block; x and `largest` are those of the
-  // row blocks. `fetch`: the weights that follow are not in the second-level cache yet.
+  // Computes the row blocks [first, first + count) of one column block of y. x, largest: of these row blocks.
+  // fetch: the next weights are not in L2 yet and are to be prefetched.
   void compute(int64_t first, int64_t count, int64_t column_block, const uint16_t* x, const float* largest,
                bool fetch) {
 #if HWY_ARCH_X86_64
     const uint16_t* w = p_.packed->parts.get() + column_block * p_.w_block();
     const int64_t w_step = p_.w_parts * 2 * tile_values, x_step = p_.x_parts * 2 * p_.x_tile();
     const auto multiply = multiply_blocks[p_.x_parts - 1][p_.w_parts - 1];
-    // A piece of w meets all row blocks while it is in the cache.
+    // A piece of w is multiplied with all row blocks while it is in the cache.
     const int64_t pieces = (p_.steps + 31) / 32;
     for (int64_t piece = 0; piece < pieces; ++piece) {
       const int64_t begin = p_.steps * piece / pieces, end = p_.steps * (piece + 1) / pieces;
@@ -463,7 +461,7 @@ class Worker {
                    std::min(block_columns, p_.out - column),
                    p_.act,
                    p_.accumulate};
-    // No part and no sum of parts can have become infinite below this; NaN compares as false.
+    // Below these bounds no part and no sum of parts can have overflowed; NaN compares false.
     const float largest_w = p_.packed->largest[static_cast<size_t>(column_block)];
     const bool is_finite = largest_x < 0x1p126f && largest_w < 0x1p126f &&
                            static_cast<double>(largest_x) * largest_w * static_cast<double>(p_.in) < 0x1p126;
@@ -482,8 +480,8 @@ class Worker {
   float *sums_, *rows_;
 };
 
-// Rows of tiles of x, so that the slowest thread has least to do: a block takes as long as its tiles have
-// rows, and a little more.
+// Rows per tile of x that minimise the time of the slowest thread; the time of a block is its tiles' rows
+// plus a constant.
 int64_t best_tile_rows(int64_t rows, int64_t shares) {
   int64_t best = tile_rows, least = std::numeric_limits<int64_t>::max();
   for (int64_t n = tile_rows; n > 0; --n) {
@@ -493,10 +491,10 @@ int64_t best_tile_rows(int64_t rows, int64_t shares) {
   return best;
 }
 
-constexpr int64_t cache_values = (5 << 18) / sizeof(uint16_t);  // 1.25 of 2 MiB of second-level cache
+constexpr int64_t cache_values = (5 << 18) / sizeof(uint16_t);  // 1.25 MiB of an L2 cache of 2 MiB
 
-// The threads share the rows out: each takes groups of as many as its cache holds beside w, or in w's place,
-// and all weights.
+// Threads divide the rows: each takes groups of row blocks that fit in its L2 cache, with w or instead of it,
+// and multiplies them with all weights.
 void multiply_by_rows(const Product& p, int threads, ScratchMemory& memory) {
   const int64_t row_blocks = p.row_blocks();
   const bool w_stays = p.column_blocks() * p.w_block() <= cache_values;
@@ -518,7 +516,7 @@ void multiply_by_rows(const Product& p, int threads, ScratchMemory& memory) {
   });
 }
 
-// The threads take all rows apart together and share the columns out.
+// Threads split all rows together, then divide the columns.
 void multiply_by_columns(const Product& p, int threads, ScratchMemory& memory) {
   const int64_t row_blocks = p.row_blocks(), own_floats = Worker::floats(p, row_blocks);
   float* all = memory.floats(row_blocks * p.x_block() / 2 + whole_lines(row_blocks) + threads * own_floats);
@@ -528,7 +526,7 @@ void multiply_by_columns(const Product& p, int threads, ScratchMemory& memory) {
   parallel_claims(threads, row_blocks, [&](int64_t i, int thread, bool) {
     largest[i] = Worker(p, row_blocks, own(thread)).split(i, x + i * p.x_block());
   });
-  // Where there are few columns for the threads, the blocks of rows are shared out as well.
+  // With few column blocks per thread, row blocks are divided as well.
   const int64_t parts = p.column_blocks() >= 4 * threads ? 1 : row_blocks;
   parallel_claims(threads, p.column_blocks() * parts, [&](int64_t item, int thread, bool) {
     const int64_t first = item % parts, count = parts == 1 ? row_blocks : 1;
@@ -548,9 +546,8 @@ void multiply(Product& p, int threads, ScratchMemory& memory) {
 
 }  // namespace
 
-// w in the order in which it is read: blocks of 32 rows; in a block as many steps through `in`, each 32 deep;
-// in a step its parts; in a part two tiles of 16 rows; in a tile pairs of neighbours along `in`, one of each
-// row.
+// Packs w in the order in which it is read: blocks of 32 rows, steps of 32 values along `in`, parts, two
+// tiles of 16 rows; in a tile, for each pair of adjacent values along `in`, the pairs of its 16 rows.
 AmxProducts::Packed AmxProducts::pack(const WeightSource& w, int64_t out, int64_t in) const {
   const int parts = parts_of(w.dtype);
   const int64_t steps = (in + tile_depth - 1) / tile_depth,
@@ -631,5 +628,5 @@ void AmxProducts::forget(const void* begin, size_t bytes) {
   packed_.erase(packed_.lower_bound(begin), packed_.lower_bound(end));
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 #endif

@@ -1,16 +1,16 @@
-// What linear.cpp and conv.cpp share: running a primitive and packing its weights.
+// What onednn_linear.cpp and onednn_conv.cpp share: running a primitive and packing its weights.
 #include "kernels/cpu/products/onednn.h"
 
 #include "kernels/error.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 OneDnn::OneDnn() : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {}
 
 void OneDnn::use_threads(int threads) {
   if (threads == threads_) return;
   threads_ = threads;
-  linears_.clear();  // a primitive counts on the number of threads that it was made for
+  linears_.clear();  // a primitive assumes the number of threads that it was made for
   convs_.clear();
 }
 
@@ -36,14 +36,12 @@ dnnl::memory OneDnn::packed(const Operation& operation, const WeightSource& w) {
   return to;
 }
 
-void OneDnn::run(const Operation& operation, const float* x, const WeightSource& w, const float* bias,
-                 float* y) {
-  std::unordered_map<int, dnnl::memory> arguments{
-      {DNNL_ARG_SRC, dnnl::memory(operation.x, engine_, const_cast<float*>(x))},
-      {DNNL_ARG_WEIGHTS, packed(operation, w)},
-      {DNNL_ARG_DST, dnnl::memory(operation.y, engine_, y)}};
-  if (bias) arguments.emplace(DNNL_ARG_BIAS, dnnl::memory(operation.bias, engine_, const_cast<float*>(bias)));
-  operation.primitive.execute(stream_, arguments);
+void OneDnn::run(Operation& operation, const float* x, const WeightSource& w, const float* bias, float* y) {
+  operation.x.set_data_handle(const_cast<float*>(x));
+  operation.y.set_data_handle(y);
+  if (bias) operation.bias.set_data_handle(const_cast<float*>(bias));
+  operation.arguments[DNNL_ARG_WEIGHTS] = packed(operation, w);
+  operation.primitive.execute(stream_, operation.arguments);
   stream_.wait();
 }
 
@@ -52,4 +50,4 @@ void OneDnn::forget(const void* begin, size_t bytes) {
   packed_.erase(packed_.lower_bound(begin), packed_.lower_bound(end));
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

@@ -1,37 +1,43 @@
-// Matrix products and convolutions through oneDNN: primitives are made once a shape, weights packed once a
-// tensor.
+// Matrix products and convolutions by oneDNN, in float32. A primitive is made once per shape, weights are
+// packed once per tensor and layout.
 #pragma once
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <oneapi/dnnl/dnnl.hpp>
+#include <unordered_map>
 #include <vector>
 
 #include "kernels/cpu/products/products.h"
 #include "kernels/cpu/vector_kernels.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 class OneDnn {
  public:
   OneDnn();
   void linear(const LinearShape& shape, const float* x, const WeightSource& w, const float* bias, float* y);
   void conv2d(const ConvShape& shape, const float* x, const WeightSource& w, const float* bias, float* y);
-  // Of the products that follow; the caller sees to it that OpenMP's teams have exactly so many.
+  // Threads of the products that follow; the caller makes OpenMP's teams exactly that large.
   void use_threads(int threads);
-  // Drops what was packed from weights in [begin, begin + bytes).
+  // Drops what was packed from weights stored in [begin, begin + bytes).
   void forget(const void* begin, size_t bytes);
 
  private:
-  // A primitive with x, weights, bias and y as its arguments.
+  // A primitive and its arguments. They are made once per shape, without memory: each run sets their
+  // addresses.
   struct Operation {
     dnnl::primitive primitive;
-    dnnl::memory::desc x, w, bias, y;
-    dnnl::memory::desc w_stored;  // the layout of a WeightSource
+    dnnl::memory::desc w, w_stored;  // the packed layout, and that of a WeightSource
+    dnnl::memory x, bias, y;
+    std::unordered_map<int, dnnl::memory> arguments;  // x, bias, y, and the packed weights of the last run
   };
+  template <class Description>
+  Operation make_operation(const dnnl::primitive& primitive, const Description& chosen,
+                           const dnnl::memory::desc& w_stored, bool bias) const;
   Operation make_linear(const LinearShape& shape) const;
   Operation make_conv2d(const ConvShape& shape) const;
-  void run(const Operation& operation, const float* x, const WeightSource& w, const float* bias, float* y);
+  void run(Operation& operation, const float* x, const WeightSource& w, const float* bias, float* y);
   dnnl::memory packed(const Operation& operation, const WeightSource& w);
 
   dnnl::engine engine_;
@@ -39,8 +45,21 @@ class OneDnn {
   int threads_ = 0;
   std::map<LinearShape, Operation> linears_;
   std::map<ConvShape, Operation> convs_;
-  // By the address of the stored weights; one tensor may be packed for several shapes.
+  // Packed weights by the address of the stored ones; one tensor may be packed in several layouts.
   std::map<const void*, std::vector<dnnl::memory>> packed_;
 };
 
-}  // namespace vmamba
+template <class Description>
+OneDnn::Operation OneDnn::make_operation(const dnnl::primitive& primitive, const Description& chosen,
+                                         const dnnl::memory::desc& w_stored, bool bias) const {
+  Operation operation{.primitive = primitive, .w = chosen.weights_desc(), .w_stored = w_stored};
+  const auto argument = [&](int index, const dnnl::memory::desc& layout) {
+    return operation.arguments[index] = dnnl::memory(layout, engine_, DNNL_MEMORY_NONE);
+  };
+  operation.x = argument(DNNL_ARG_SRC, chosen.src_desc());
+  operation.y = argument(DNNL_ARG_DST, chosen.dst_desc());
+  if (bias) operation.bias = argument(DNNL_ARG_BIAS, chosen.bias_desc());
+  return operation;
+}
+
+}  // namespace vmamba::cpu

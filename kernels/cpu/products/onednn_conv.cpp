@@ -1,21 +1,19 @@
-// Convolution of an NHWC map with weights (O, kh, kw, I) and zero padding, by oneDNN.
+// y (B, Ho, Wo, O): convolution of x (B, H, W, I) with w (O, kh, kw, I) and zero padding, by oneDNN.
 #include "kernels/cpu/products/onednn.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 OneDnn::Operation OneDnn::make_conv2d(const ConvShape& shape) const {
   using dnnl::memory;
   constexpr auto f32 = memory::data_type::f32;
-  Operation operation;
-  operation.x =
-      memory::desc({shape.batch, shape.in, shape.height, shape.width}, f32, memory::format_tag::nhwc);
-  operation.y = memory::desc({shape.batch, shape.out, shape.out_height, shape.out_width}, f32,
-                             memory::format_tag::nhwc);
+  const memory::desc x({shape.batch, shape.in, shape.height, shape.width}, f32, memory::format_tag::nhwc);
+  const memory::desc y({shape.batch, shape.out, shape.out_height, shape.out_width}, f32,
+                       memory::format_tag::nhwc);
   const memory::dims weight_dims{shape.out, shape.in, shape.kernel_height, shape.kernel_width};
-  operation.w_stored = memory::desc(weight_dims, f32, memory::format_tag::acdb);
-  if (shape.bias) operation.bias = memory::desc({shape.out}, f32, memory::format_tag::a);
+  const memory::desc w_stored(weight_dims, f32, memory::format_tag::acdb);
+  const memory::desc bias({shape.out}, f32, memory::format_tag::a);
   const memory::desc any(weight_dims, f32, memory::format_tag::any);
-  // oneDNN wants the padding that is really used on the far sides; it may be less than `padding`, even
+  // oneDNN asks for the padding that is used at the end of a dimension: it may be less than `padding`, even
   // negative.
   const auto far = [&](int64_t in, int64_t kernel, int64_t out) {
     return (out - 1) * shape.stride + kernel - in - shape.padding;
@@ -26,14 +24,10 @@ OneDnn::Operation OneDnn::make_conv2d(const ConvShape& shape) const {
   constexpr auto kind = dnnl::prop_kind::forward_inference;
   constexpr auto direct = dnnl::algorithm::convolution_direct;
   using Description = dnnl::convolution_forward::desc;
-  const auto description =
-      shape.bias
-          ? Description(kind, direct, operation.x, any, operation.bias, operation.y, strides, near, beyond)
-          : Description(kind, direct, operation.x, any, operation.y, strides, near, beyond);
+  const auto description = shape.bias ? Description(kind, direct, x, any, bias, y, strides, near, beyond)
+                                      : Description(kind, direct, x, any, y, strides, near, beyond);
   const dnnl::convolution_forward::primitive_desc chosen(description, engine_);
-  operation.w = chosen.weights_desc();
-  operation.primitive = dnnl::convolution_forward(chosen);
-  return operation;
+  return make_operation(dnnl::convolution_forward(chosen), chosen, w_stored, shape.bias);
 }
 
 void OneDnn::conv2d(const ConvShape& shape, const float* x, const WeightSource& w, const float* bias,
@@ -43,4 +37,4 @@ void OneDnn::conv2d(const ConvShape& shape, const float* x, const WeightSource& 
   run(found->second, x, w, bias, y);
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

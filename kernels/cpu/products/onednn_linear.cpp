@@ -1,7 +1,7 @@
 // y = act(x · wᵀ + bias) (+ y) as a oneDNN matmul. x (M, in), w (out, in), y (M, out).
 #include "kernels/cpu/products/onednn.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 OneDnn::Operation OneDnn::make_linear(const LinearShape& shape) const {
   using dnnl::memory;
@@ -27,18 +27,14 @@ OneDnn::Operation OneDnn::make_linear(const LinearShape& shape) const {
   dnnl::primitive_attr attributes;
   attributes.set_post_ops(after);
 
-  Operation operation;
-  operation.x = memory::desc({shape.rows, shape.in}, f32, memory::dims{shape.x_stride, 1});
-  operation.y = memory::desc({shape.rows, shape.out}, f32, memory::dims{shape.y_stride, 1});
-  operation.w_stored = memory::desc({shape.in, shape.out}, f32, memory::dims{1, shape.in});
-  if (shape.bias) operation.bias = memory::desc({1, shape.out}, f32, memory::format_tag::ab);
+  const memory::desc x({shape.rows, shape.in}, f32, memory::dims{shape.x_stride, 1});
+  const memory::desc y({shape.rows, shape.out}, f32, memory::dims{shape.y_stride, 1});
+  const memory::desc w_stored({shape.in, shape.out}, f32, memory::dims{1, shape.in});
+  const memory::desc bias({1, shape.out}, f32, memory::format_tag::ab);
   const memory::desc any({shape.in, shape.out}, f32, memory::format_tag::any);
-  const auto description = shape.bias ? dnnl::matmul::desc(operation.x, any, operation.bias, operation.y)
-                                      : dnnl::matmul::desc(operation.x, any, operation.y);
+  const auto description = shape.bias ? dnnl::matmul::desc(x, any, bias, y) : dnnl::matmul::desc(x, any, y);
   const dnnl::matmul::primitive_desc chosen(description, attributes, engine_);
-  operation.w = chosen.weights_desc();
-  operation.primitive = dnnl::matmul(chosen);
-  return operation;
+  return make_operation(dnnl::matmul(chosen), chosen, w_stored, shape.bias);
 }
 
 void OneDnn::linear(const LinearShape& shape, const float* x, const WeightSource& w, const float* bias,
@@ -48,4 +44,4 @@ void OneDnn::linear(const LinearShape& shape, const float* x, const WeightSource
   run(found->second, x, w, bias, y);
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

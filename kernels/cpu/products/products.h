@@ -1,13 +1,13 @@
-// What describes a matrix product or a convolution to those who compute it: onednn.h, amx.h.
+// The shapes of a matrix product and of a convolution, for both implementations: onednn.h and amx.h.
 #pragma once
 #include <cstdint>
 
 #include "kernels/kernels.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 
-// Weights as their owner stores them (out, …), float32 or 16 bits. A kept one is packed once and remembered
-// under its address; another is packed at every call.
+// Weights (out, …) as they are stored, float32 or 16 bits. kept: packed once and cached by address; others
+// are packed at every call.
 struct WeightSource {
   const void* data = nullptr;
   DType dtype = DType::float32;
@@ -18,7 +18,7 @@ struct WeightSource {
 struct LinearShape {
   int64_t rows = 0, in = 0, out = 0, x_stride = 0, y_stride = 0;
   Activation act = Activation::none;
-  bool bias = false, accumulate = false;  // accumulate: y holds the residual and is added to
+  bool bias = false, accumulate = false;  // accumulate: y holds the residual, and the product is added
   friend auto operator<=>(const LinearShape&, const LinearShape&) = default;
 };
 
@@ -29,4 +29,4 @@ struct ConvShape {
   friend auto operator<=>(const ConvShape&, const ConvShape&) = default;
 };
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

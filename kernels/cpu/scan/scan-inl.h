@@ -1,5 +1,6 @@
-// Eight steps of the scan for one vector of channels: what scan_oflex.cpp and scan_mamba.cpp are made of.
-// Included once a SIMD target, like vector_math-inl.h.
+// ChannelScan: eight steps of the selective scan (kernels.h has its equations) for one or two vectors of
+// channels. The building block of scan_oflex.cpp and scan_mamba.cpp. Included once per SIMD target, like
+// vector_math-inl.h. Notation: k direction, b image, d channel, n state, r index of dt's projection, s step.
 #if defined(VMAMBA_SCAN_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef VMAMBA_SCAN_INL_H_
 #undef VMAMBA_SCAN_INL_H_
@@ -15,25 +16,25 @@
 #include "kernels/cpu/vector_math-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace vmamba {
+namespace vmamba::cpu {
 namespace HWY_NAMESPACE {
 
 inline constexpr int64_t max_lanes = HWY_MAX_BYTES / sizeof(float);
-inline constexpr int block_steps =
-    8;  // steps whose Δ are computed at once: their exponentials do not wait for h
+// Steps per block: their Δ and exponentials are computed first, off the critical path through h.
+inline constexpr int block_steps = 8;
 
 inline constexpr bool many_registers = HWY_TARGET != HWY_AVX2 && HWY_TARGET != HWY_SCALAR;  // 32, not 16
-// Steps whose exponentials are computed in lockstep.
+// Steps whose exponentials are interleaved.
 inline constexpr int lockstep = many_registers ? 8 : 4;
-// Vectors of channels in one walk: the sums of eight steps' Δ of all of them stay in registers.
+// Vectors of channels per scan: the sums for Δ of eight steps of all of them must fit in registers.
 inline constexpr int walk_vectors = many_registers ? 2 : 1;
 
-// Floats of workspace that a ChannelScan needs: its states and A, one channel a lane.
+// Floats of workspace of a ChannelScan: its states and A, one channel per lane.
 HWY_INLINE int64_t workspace_floats(const ScanArgs& args) {
   return walk_vectors * 2 * args.states * max_lanes;
 }
 
-// The pixels of the next `steps` steps, the last repeated up to eight.
+// The pixels of the next `steps` steps; the last one is repeated to fill the block.
 HWY_INLINE void next_pixels(Walk& walk, int64_t steps, int64_t* pixels) {
   for (int s = 0; s < block_steps; ++s) {
     pixels[s] = walk.pixel();
@@ -42,8 +43,8 @@ HWY_INLINE void next_pixels(Walk& walk, int64_t steps, int64_t* pixels) {
   walk.next();
 }
 
-// `vectors` vectors of channels from `channel` on of direction k of image b. `full`: all of their lanes are
-// channels; else it is one vector.
+// `vectors` vectors of channels, from `channel` on, of direction k of image b. full: every lane is a channel;
+// otherwise there is one vector, partly filled.
 template <int vectors, bool full>
 class ChannelScan {
   static_assert(vectors == 1 || full);
@@ -83,8 +84,9 @@ class ChannelScan {
   // log2(e) · A of state n: exp(Δ·A) = 2^(Δ · log2(e) · A).
   V scaled_A(int64_t n) const { return hn::LoadU(F(), A_ + n * max_lanes); }
 
-  // Runs the steps at `pixels`: eight, or less at the end of a sequence, where the last pixel is repeated up
-  // to eight. give(i, s, y) takes the outputs of vector i; without it there are only the states and Δ.
+  // Runs `steps` steps at `pixels`: a full block, or fewer at the end of a sequence, where the last pixel is
+  // repeated to fill the block. give(i, s, y) receives the output of vector i at step s; nullptr: only states
+  // and Δ are computed.
   template <class Give>
   HWY_INLINE void run(const int64_t* pixels, int64_t steps, const Give& give) {
     const float* projections[block_steps];
@@ -108,7 +110,7 @@ class ChannelScan {
     args_.round_y == DType::float32 ? advance<false>(projections, inputs, steps, give)
                                     : advance<true>(projections, inputs, steps, give);
   }
-  // Fetches the projections that the steps at `pixels` read first of all.
+  // Prefetches the projections of the steps at `pixels`.
   HWY_INLINE void fetch_projections(const int64_t* pixels) const {
     for (int s = 0; s < block_steps; ++s) {
       const float* projection = projection_ + pixels[s] * args_.projections.stride;
@@ -199,7 +201,8 @@ class ChannelScan {
     }
   }
 
-  // Δ before softplus: (biased: dt_bias) + Σ_r dt_weight[r] · projections[s][r]; all sums in registers.
+  // Δ before softplus: Σ_r dt_weight[r] · projections[s][r], plus dt_bias if biased; all sums stay in
+  // registers.
   HWY_INLINE void project_time(const float* const* projections, bool biased) {
     V sums[vectors][block_steps];
     for (int i = 0; i < vectors; ++i) {
@@ -238,7 +241,7 @@ class ChannelScan {
     }
   }
 
-  // Of the block of steps at hand; in memory, for the registers do not hold them beside what computes them.
+  // Δ and exp(Δ·A) of the current block, in memory: the registers cannot hold them as well.
   alignas(64) Block delta_, decay_;
   const ScanArgs& args_;
   int64_t count_;
@@ -252,7 +255,7 @@ class ChannelScan {
 };
 
 }  // namespace HWY_NAMESPACE
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 HWY_AFTER_NAMESPACE();
 
 #endif

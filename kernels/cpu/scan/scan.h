@@ -1,5 +1,5 @@
-// What the scan backends share: the arguments, all in float32, and the walk over the pixels. Each
-// backend is a file scan_NAME.cpp. The formulas stand in kernels/kernels.h at SelectiveScan2d.
+// What the scan backends share: the arguments, all in float32, and the walk over the pixels. Each backend is
+// a file scan_NAME.cpp. The equations and the notation are those of SelectiveScan2d in kernels/kernels.h.
 #pragma once
 #include <cstdint>
 
@@ -7,7 +7,7 @@
 #include "kernels/cpu/vector_kernels.h"
 #include "kernels/kernels.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 struct ScanArgs {
   Rows x;                            // a row is a pixel: (B·H·W, D)
@@ -16,16 +16,16 @@ struct ScanArgs {
   const float* dt_bias = nullptr;    // (K, D)
   const float* A = nullptr;          // (K, D, N)
   const float* D = nullptr;          // (K, D)
-  bool same_A = false;               // A does not depend on n
-  float* directions = nullptr;       // (K, B, H, W, D): the output of each direction; null: not wanted
+  bool same_A = false;               // A is the same for all n: one exponential per channel and step
+  float* directions = nullptr;       // (K, B, H, W, D): receives the output of each direction; may be null
   float* y = nullptr;                // (B, H, W, D)
   ScanOrder order = ScanOrder::cross;
   DType round_dt = DType::float32;  // what the time step before its bias is rounded to
   DType round_y = DType::float32;   // what each direction's output is rounded to
   int64_t batch = 0, height = 0, width = 0, channels = 0, states = 0, rank = 0;
 
-  // Where dt_weight[k, d, 0] stands; r follows 16 elements apart. Sixteen channels of all r are one piece of
-  // memory: rows of the whole tensor would be far apart and fall into the same few sets of the cache.
+  // Address of dt_weight[k, d, 0]; the stride of r is 16. The weights of sixteen channels are contiguous: the
+  // rows of the whole tensor have a large stride and would collide in few sets of the cache.
   const float* blocked_weight(int64_t k, int64_t d) const {
     return dt_weight + ((k * ((channels + 15) / 16) + d / 16) * rank * 16) + d % 16;
   }
@@ -37,7 +37,7 @@ struct ScanArgs {
 // The pixels of one sequence of a direction, one step after the other.
 class Walk {
  public:
-  // `sequence`: the line of a direction that goes line by line, else 0. `from`: the step to stand on.
+  // sequence: the line, if the direction has a sequence per line, else 0. from: the first step.
   Walk(const ScanArgs& args, bool columns, bool reversed, bool per_line, int64_t sequence, int64_t from) {
     const int64_t lines = columns ? args.width : args.height;
     const int64_t along = columns ? args.width : 1, across = columns ? 1 : args.width;
@@ -68,8 +68,8 @@ struct DirectionWalk {
               sequence, from) {}
 };
 
-// What becomes of a direction's output. Where y is not written, all directions' outputs are kept and merged
-// later.
+// What is done with a direction's output. directions_only: it is stored, and merge_directions writes y
+// afterwards.
 enum class ScanMerge : uint8_t { set_y, add_to_y, directions_only };
 
 inline int64_t sequence_count(const ScanArgs& args, ScanDirection direction) {
@@ -82,4 +82,4 @@ void merge_directions(const ScanArgs& args, const float* directions, int threads
 // The algorithm that `backend` names (scan.cpp).
 void run_scan(ScanBackend backend, const ScanArgs& args, ScratchMemory& memory, int threads);
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

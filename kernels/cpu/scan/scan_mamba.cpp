@@ -1,7 +1,7 @@
-// The scan in chunks of 64 steps, two passes over the input. The recurrence over a chunk is h → P·h + E with
-// P = exp(A · ΣΔ) and E the state that the chunk reaches from h = 0. Pass one computes ΣΔ and E of every
-// chunk, all in parallel; a prefix over a sequence's chunks gives the state each starts from; pass two
-// computes the outputs, again all chunks in parallel.
+// The selective scan in chunks of 64 steps, with two passes over the input. Over a chunk the recurrence is h
+// → P·h + E, where P = exp(A · ΣΔ) and E is the state reached from h = 0. Pass one computes ΣΔ and E of all
+// chunks in parallel; a prefix over the chunks of each sequence gives the initial state of every chunk; pass
+// two computes the outputs, again all chunks in parallel.
 #include <array>
 
 #include "kernels/cpu/parallel.h"
@@ -14,12 +14,13 @@
 #include "kernels/cpu/scan/scan-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace vmamba {
+namespace vmamba::cpu {
 namespace HWY_NAMESPACE {
 
 inline constexpr int64_t chunk_steps = 64;  // a multiple of block_steps
 
-// The chunks of all directions, images, vectors of channels and sequences, in this order.
+// Chunks are numbered by direction, image, vector of channels, sequence and chunk of the sequence, the last
+// fastest.
 struct Chunks {
   int64_t blocks, sequences, per_sequence, steps;  // steps of a sequence
 
@@ -34,8 +35,8 @@ struct Chunks {
   }
 };
 
-// What is kept of a chunk: its state (N, max_lanes) (pass one: E; after the prefix: where it starts), then
-// ΣΔ.
+// The record of a chunk: a state (N, max_lanes), E after pass one and the initial state after the prefix;
+// then ΣΔ.
 int64_t record_floats(const ScanArgs& args) {
   return (args.states + 1) * max_lanes;
 }
@@ -71,14 +72,14 @@ void ChunkEnds(const ScanArgs& args, float* records, int64_t begin, int64_t end,
   const Chunks chunks(args);
   for (int64_t index = begin; index < end; ++index) {
     const ChunkPlace place(args, chunks, index);
-    if (place.chunk + 1 == chunks.per_sequence) continue;  // nobody starts from the last one
+    if (place.chunk + 1 == chunks.per_sequence) continue;  // no chunk follows the last one
     float* record = records + index * record_floats(args);
     args.channels - place.channel >= lane_count() ? chunk_end<true>(args, place, record, workspace)
                                                   : chunk_end<false>(args, place, record, workspace);
   }
 }
 
-// Turns the ends of each sequence's chunks into their starts.
+// The prefix: replaces E in each record by the initial state of its chunk.
 void ChunkStarts(const ScanArgs& args, float* records, int64_t begin, int64_t end, float* workspace) {
   const Chunks chunks(args);
   for (int64_t sequence = begin; sequence < end; ++sequence) {
@@ -129,7 +130,7 @@ void ChunkOutputs(const ScanArgs& args, const float* records, int64_t begin, int
   }
 }
 
-// The number of chunks and of sequences, the floats of a record and of a thread's workspace.
+// The number of chunks, the number of sequences, the floats of a record and of the workspace of a thread.
 std::array<int64_t, 4> ChunkSizes(const ScanArgs& args) {
   const Chunks chunks(args);
   return {chunks.count(args), chunks.count(args) / chunks.per_sequence, record_floats(args),
@@ -137,11 +138,11 @@ std::array<int64_t, 4> ChunkSizes(const ScanArgs& args) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace vmamba {
+namespace vmamba::cpu {
 
 HWY_EXPORT(ChunkEnds);
 HWY_EXPORT(ChunkStarts);
@@ -167,5 +168,5 @@ void scan_mamba(const ScanArgs& args, ScratchMemory& memory, int threads) {
   merge_directions(args, directions, threads);
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 #endif

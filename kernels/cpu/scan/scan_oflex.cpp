@@ -1,8 +1,8 @@
-// The scan with channels in the lanes, the time steps' projection inside, and the directions merged as they
-// are written: two vectors of channels walk k1, k3, k0, k2 after another, y = ((y_1 + y_3) + y_0) + y_2.
-// (Columns first: two threads that set y along its rows fetch each other's channels ahead, and 56² maps take
-// a sixth longer.) Where there are too few channels for the threads, the directions are spread as well and
-// merged afterwards; the sums are the same.
+// The selective scan with channels in the vector lanes, dt's projection inside the scan, and the directions
+// summed as they are written: a task is one or two vectors of channels of an image and runs k1, k3, k0, k2
+// one after another, y = ((y_1 + y_3) + y_0) + y_2. (Column directions first: two threads that first write y
+// along its rows prefetch each other's channels, and 56² maps take a sixth longer.) If there are too few
+// tasks for the threads, directions become tasks too and are summed afterwards, in the same order.
 #include <utility>
 
 #include "kernels/cpu/parallel.h"
@@ -15,7 +15,7 @@
 #include "kernels/cpu/scan/scan-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace vmamba {
+namespace vmamba::cpu {
 namespace HWY_NAMESPACE {
 
 template <int vectors, bool full>
@@ -52,7 +52,7 @@ void scan_direction_channels(const ScanArgs& args, int k, int64_t b, int64_t cha
   }
 }
 
-// The channels [channel, channel + vectors · lanes) or what there is of them.
+// The channels [channel, channel + vectors · lanes), as far as they exist.
 void ScanOneDirection(const ScanArgs& args, int k, int64_t b, int64_t channel, int64_t vectors,
                       ScanMerge merge, float* workspace, float* directions) {
   const bool full = args.channels - channel >= lane_count();
@@ -84,11 +84,11 @@ int64_t ScanWorkspace(const ScanArgs& args) {
 }
 
 }  // namespace HWY_NAMESPACE
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace vmamba {
+namespace vmamba::cpu {
 
 HWY_EXPORT(ScanOneDirection);
 HWY_EXPORT(MergeDirections);
@@ -107,8 +107,8 @@ void scan_oflex(const ScanArgs& args, ScratchMemory& memory, int threads) {
   const int64_t workspace = HWY_DYNAMIC_DISPATCH(ScanWorkspace)(args);
   float* scratch = memory.floats(threads * workspace);
   const int64_t together = HWY_DYNAMIC_DISPATCH(ScanVectors)();
-  // body(task, vectors) for the tasks [begin, end), `together` neighbours at once where they are of one image
-  // and full.
+  // Calls body(task, vectors) for the tasks [begin, end), `together` adjacent ones at once if they belong to
+  // one image and fill their lanes.
   const auto for_walks = [&](int64_t begin, int64_t end, const auto& body) {
     for (int64_t task = begin, vectors; task < end; task += vectors) {
       const bool fit = task + together <= end && (task % blocks + together) * lanes <= args.channels;
@@ -117,7 +117,7 @@ void scan_oflex(const ScanArgs& args, ScratchMemory& memory, int threads) {
     }
   };
   const int64_t tasks = args.batch * blocks, rounds = (tasks + threads - 1) / threads;
-  if (4 * tasks >= 3 * rounds * threads) {  // three quarters of the threads' time is used
+  if (4 * tasks >= 3 * rounds * threads) {  // at least three quarters of the threads are busy
     parallel_ranges(threads, tasks, 1, [&](int64_t begin, int64_t end, int thread) {
       float* own = scratch + thread * workspace;
       for_walks(begin, end, [&](int64_t task, int64_t vectors) {
@@ -146,5 +146,5 @@ void scan_oflex(const ScanArgs& args, ScratchMemory& memory, int threads) {
   merge_directions(args, directions, threads);
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu
 #endif

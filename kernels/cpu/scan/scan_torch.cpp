@@ -1,5 +1,5 @@
-// The plain recurrence in float32, one step after the other and one channel at a time: the reference among
-// the backends.
+// The selective scan as its equations stand (kernels.h), in float32: one step after the other, one channel at
+// a time. The reference among the backends.
 #include <cmath>
 #include <vector>
 
@@ -7,14 +7,14 @@
 #include "kernels/cpu/scan/scan.h"
 #include "kernels/half.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 namespace {
 
 float softplus(float x) {
   return x > 20.0f ? x : std::log1p(std::exp(x));
 }
 
-// The output of direction k for channel d of image b, into out (B, H, W, D).
+// Direction k of channel d of image b, into out (B, H, W, D); h: workspace for N states.
 void scan_channel(const ScanArgs& args, int k, int64_t b, int64_t d, float* h, float* out) {
   const ScanDirection direction = scan_direction(args.order, k);
   const int64_t states = args.states, rank = args.rank, channels = args.channels;
@@ -65,4 +65,4 @@ void scan_torch(const ScanArgs& args, ScratchMemory& memory, int threads) {
   merge_directions(args, directions, threads);
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu

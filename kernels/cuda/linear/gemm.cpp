@@ -4,13 +4,18 @@
 #include <array>
 #include <compare>
 
-#include "kernels/cuda/cuda_call.h"
+#include "kernels/cuda/tuning.h"
 #include "kernels/error.h"
 
 namespace vmamba::cuda {
 namespace {
 
-constexpr size_t workspace_bytes = size_t{32} << 20;  // what NVIDIA recommends for Hopper
+using tuning::gemm::workspace_bytes;
+
+using Layout = std::unique_ptr<cublasLtMatrixLayoutOpaque_t, DestroyWith<cublasLtMatrixLayoutDestroy>>;
+using MatmulDesc = std::unique_ptr<cublasLtMatmulDescOpaque_t, DestroyWith<cublasLtMatmulDescDestroy>>;
+using Preference =
+    std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, DestroyWith<cublasLtMatmulPreferenceDestroy>>;
 
 cudaDataType_t data_type(DType dtype) {
   switch (dtype) {
@@ -33,27 +38,21 @@ uint32_t alignment(const void* data) {
   return static_cast<uint32_t>(address & (~address + 1));
 }
 
-struct Layout {
-  cublasLtMatrixLayout_t value = nullptr;
-  Layout(DType dtype, int64_t rows, int64_t columns, int64_t stride) {
-    CUBLAS_CALL(cublasLtMatrixLayoutCreate(&value, data_type(dtype), static_cast<uint64_t>(rows),
-                                           static_cast<uint64_t>(columns), stride));
-  }
-  Layout(Layout&& other) noexcept : value(std::exchange(other.value, nullptr)) {}
-  ~Layout() {
-    if (value != nullptr) cublasLtMatrixLayoutDestroy(value);
-  }
-};
-
-template <class T>
-void set(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute, const T& value) {
-  CUBLAS_CALL(cublasLtMatmulDescSetAttribute(desc, attribute, &value, sizeof(value)));
+Layout layout(DType dtype, int64_t rows, int64_t columns, int64_t stride) {
+  cublasLtMatrixLayout_t made = nullptr;
+  CUBLAS_CALL(cublasLtMatrixLayoutCreate(&made, data_type(dtype), static_cast<uint64_t>(rows),
+                                         static_cast<uint64_t>(columns), stride));
+  return Layout(made);
 }
 
 template <class T>
-void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttributes_t attribute,
-         const T& value) {
-  CUBLAS_CALL(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)));
+void set(const MatmulDesc& desc, cublasLtMatmulDescAttributes_t attribute, const T& value) {
+  CUBLAS_CALL(cublasLtMatmulDescSetAttribute(desc.get(), attribute, &value, sizeof(value)));
+}
+
+template <class T>
+void set(const Preference& preference, cublasLtMatmulPreferenceAttributes_t attribute, const T& value) {
+  CUBLAS_CALL(cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof(value)));
 }
 
 }  // namespace
@@ -66,69 +65,54 @@ struct Gemm::Key {
   auto operator<=>(const Key&) const = default;
 };
 
-// Column-major for the library: yᵀ (out, M) = w (out, in) · xᵀ (in, M).
+// Column-major for the library: yᵀ (N,M) = w (N,K) · xᵀ (K,M).
 struct Gemm::Plan {
-  cublasLtMatmulDesc_t desc = nullptr;
+  MatmulDesc desc;
   Layout w, x, residual, y;
   bool found = false;
   cublasLtMatmulAlgo_t algorithm{};
-
-  explicit Plan(const Key& k)
-      : w(k.dtype, k.in, k.out, k.in),
-        x(k.dtype, k.in, k.rows, k.x_stride),
-        residual(k.y_dtype, k.out, k.rows, k.residual ? k.residual_stride : k.y_stride),
-        y(k.y_dtype, k.out, k.rows, k.y_stride) {}
-  Plan(Plan&& other) noexcept
-      : desc(std::exchange(other.desc, nullptr)),
-        w(std::move(other.w)),
-        x(std::move(other.x)),
-        residual(std::move(other.residual)),
-        y(std::move(other.y)),
-        found(other.found),
-        algorithm(other.algorithm) {}
-  ~Plan() {
-    if (desc != nullptr) cublasLtMatmulDescDestroy(desc);
-  }
 };
 
 Gemm::Gemm(bool allow_tf32) : allow_tf32_(allow_tf32) {
-  CUBLAS_CALL(cublasLtCreate(&handle_));
-  CUDA_CALL(cudaMalloc(&workspace_, workspace_bytes));
+  cublasLtHandle_t handle = nullptr;
+  CUBLAS_CALL(cublasLtCreate(&handle));
+  handle_.reset(handle);
+  workspace_ = device_memory(workspace_bytes);
 }
 
-Gemm::~Gemm() {
-  plans_.clear();
-  cudaFree(workspace_);
-  cublasLtDestroy(handle_);
-}
+Gemm::~Gemm() = default;
 
 const Gemm::Plan& Gemm::plan(const Key& key) {
   const auto known = plans_.find(key);
   if (known != plans_.end()) return known->second;
 
-  Plan plan(key);
+  Plan plan;
+  plan.w = layout(key.dtype, key.in, key.out, key.in);
+  plan.x = layout(key.dtype, key.in, key.rows, key.x_stride);
+  plan.residual = layout(key.y_dtype, key.out, key.rows, key.residual ? key.residual_stride : key.y_stride);
+  plan.y = layout(key.y_dtype, key.out, key.rows, key.y_stride);
   const cublasComputeType_t compute =
       key.dtype == DType::float32 && allow_tf32_ ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
-  CUBLAS_CALL(cublasLtMatmulDescCreate(&plan.desc, compute, CUDA_R_32F));
+  cublasLtMatmulDesc_t desc = nullptr;
+  CUBLAS_CALL(cublasLtMatmulDescCreate(&desc, compute, CUDA_R_32F));
+  plan.desc.reset(desc);
   set(plan.desc, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
   const cublasLtEpilogue_t epilogue = key.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
   set(plan.desc, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue);
 
-  struct Preference {
-    cublasLtMatmulPreference_t value = nullptr;
-    Preference() { CUBLAS_CALL(cublasLtMatmulPreferenceCreate(&value)); }
-    ~Preference() { cublasLtMatmulPreferenceDestroy(value); }
-  } preference;
-  set(preference.value, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes);
-  set(preference.value, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key.alignments[0]);
-  set(preference.value, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key.alignments[1]);
-  set(preference.value, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key.alignments[2]);
-  set(preference.value, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key.alignments[3]);
+  cublasLtMatmulPreference_t made = nullptr;
+  CUBLAS_CALL(cublasLtMatmulPreferenceCreate(&made));
+  const Preference preference(made);
+  set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes);
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key.alignments[0]);
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key.alignments[1]);
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key.alignments[2]);
+  set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key.alignments[3]);
   cublasLtMatmulHeuristicResult_t result{};
   int count = 0;
   const cublasStatus_t status =
-      cublasLtMatmulAlgoGetHeuristic(handle_, plan.desc, plan.w.value, plan.x.value, plan.residual.value,
-                                     plan.y.value, preference.value, 1, &result, &count);
+      cublasLtMatmulAlgoGetHeuristic(handle_.get(), plan.desc.get(), plan.w.get(), plan.x.get(),
+                                     plan.residual.get(), plan.y.get(), preference.get(), 1, &result, &count);
   plan.found = status == CUBLAS_STATUS_SUCCESS && count > 0 && result.state == CUBLAS_STATUS_SUCCESS;
   if (status != CUBLAS_STATUS_SUCCESS && status != CUBLAS_STATUS_NOT_SUPPORTED &&
       status != CUBLAS_STATUS_INVALID_VALUE)
@@ -155,9 +139,9 @@ bool Gemm::run(const View& x, const View& w, const View& bias, const View& resid
   if (!p.found) return false;
   if (bias) set(p.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.data);
   const float one = 1, beta = residual ? 1.0f : 0.0f;
-  CUBLAS_CALL(cublasLtMatmul(handle_, p.desc, &one, w.data, p.w.value, x.data, p.x.value, &beta,
-                             residual ? residual.data : y.data, p.residual.value, y.data, p.y.value,
-                             &p.algorithm, workspace_, workspace_bytes, stream));
+  CUBLAS_CALL(cublasLtMatmul(handle_.get(), p.desc.get(), &one, w.data, p.w.get(), x.data, p.x.get(), &beta,
+                             residual ? residual.data : y.data, p.residual.get(), y.data, p.y.get(),
+                             &p.algorithm, workspace_.get(), workspace_bytes, stream));
   return true;
 }
 

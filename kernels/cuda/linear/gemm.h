@@ -1,12 +1,13 @@
-// y = x · wᵀ with an epilogue through cuBLASLt. A plan (descriptors and the library's first choice of
-// algorithm) is made once for each shape; plans differ in nothing that a run could change, so results repeat
-// bit for bit.
+// y = x · wᵀ + bias (+ residual) through cuBLASLt: x (M,K), w (N,K), y (M,N). A plan (descriptors and the
+// library's first choice of algorithm) is made once for each shape; plans hold nothing that a run changes, so
+// that results repeat bit for bit.
 #pragma once
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 
 #include <map>
 
+#include "kernels/cuda/resources.h"
 #include "kernels/kernels.h"
 
 namespace vmamba::cuda {
@@ -15,8 +16,6 @@ class Gemm {
  public:
   explicit Gemm(bool allow_tf32);
   ~Gemm();
-  Gemm(const Gemm&) = delete;
-  Gemm& operator=(const Gemm&) = delete;
 
   // y = x · wᵀ + bias (+ residual). bias has y's dtype. False where cuBLASLt has no algorithm for these
   // shapes and alignments.
@@ -29,8 +28,8 @@ class Gemm {
   const Plan& plan(const Key& key);
 
   bool allow_tf32_;
-  cublasLtHandle_t handle_ = nullptr;
-  void* workspace_ = nullptr;
+  std::unique_ptr<cublasLtContext, DestroyWith<cublasLtDestroy>> handle_;
+  DeviceMemory workspace_;
   std::map<Key, Plan> plans_;
 };
 

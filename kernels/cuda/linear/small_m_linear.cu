@@ -1,17 +1,24 @@
-// y = act(x · wᵀ + bias) + residual, x perhaps normalised first, for few rows (an image or so at a time),
-// where what a product costs is its latency. M rows, K values in, N out. A warp owns a part of K of a few
-// rows and 32 columns, and asks for all its weights, which go straight into registers, before the kernel
-// ahead has finished; then for its values of x. The lanes of a row of a fragment each take 8 consecutive
-// values of K: the order within K is the same for x and w, so that it need not be the fragment's. The parts
-// are added in shared memory in order. LayerNorm(x) · wᵀ = s · ((x∘γ) · wᵀ − mean · γ·wᵀ) + β·wᵀ for a row of
-// mean and s = 1/√(var + ε): x is shifted and scaled in its registers, the sums that mean and var need are
-// products too (x with ones, and the diagonal of x · xᵀ), and what is left is done when the parts are added.
-#include "kernels/cuda/device.cuh"
-#include "kernels/cuda/launchers.h"
-#include "kernels/cuda/mma.cuh"
+// Small-M, latency-bound products (an image or so at a time) in 16 bits: y = act(x · wᵀ + bias) + residual,
+// or with gamma and beta y = act(LayerNorm(x) · wᵀ + bias). x (M,K), w (N,K), residual and y (M,N) of T; bias
+// (N), gamma and beta (K) float32.
+//
+// A block splits K among its warps. A warp takes a part of K of a few rows and 32 columns: it loads all its
+// weights straight into registers before the kernel ahead in the stream has finished, then its values of x.
+// The lanes of a fragment's row each take 8 consecutive values of K: K is permuted the same way in x and w,
+// which leaves the product unchanged. The parts are summed in shared memory in a fixed order.
+//
+// LayerNorm(x) · wᵀ = s · ((x∘γ) · wᵀ − mean · γ·wᵀ) + β·wᵀ for a row of mean `mean` and s = 1/√(var + ε): x
+// is shifted and multiplied by γ in registers; the sums for mean and variance are products too (x with ones,
+// and the diagonal of x · xᵀ); the rest is applied when the parts are summed.
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/linear/linear.h"
+#include "kernels/cuda/tuning.h"
+#include "kernels/cuda/values.cuh"
 
 namespace vmamba::cuda {
 namespace {
+
+using namespace tuning::small_m;
 
 constexpr int warp_columns = 32;
 
@@ -26,33 +33,12 @@ struct Product {
   Rows<const T> residual;
   Rows<T> y;
   int rows, in, out;
-  int parts, depth;  // of K; a part's length, a multiple of 32
+  int parts, depth;  // of K; depth, a part's length, is a multiple of 32
   int across;        // warps of a block side by side
 };
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-// From global to shared memory; zeros where there is nothing.
-template <int bytes>
-__device__ inline void copy_async(void* to, const void* from, bool there) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-               "l"(from), "n"(bytes), "r"(there ? bytes : 0)
-               : "memory");
-}
-__device__ inline void wait_for_copies() {
-  asm volatile("cp.async.wait_all;" ::: "memory");
-}
-
-// Weights: nothing that runs beside this kernel writes them.
-__device__ inline uint4 load_weights(const void* from) {
-  uint4 v;
-  asm volatile("ld.global.nc.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(from));
-  return v;
-}
-
-// 8 values, rounded, in a register's order.
+// 8 values rounded to T.
 template <class T>
 __device__ inline uint4 rounded_pack(const float* from) {
   float v[8];
@@ -64,7 +50,7 @@ __device__ inline uint4 rounded_pack(const float* from) {
   memcpy(&pack, pairs, sizeof(pack));
   return pack;
 }
-// f of each pair of a and b.
+// f(a, b) for each pair of values of T.
 template <class T, class F>
 __device__ inline uint4 combined(const uint4& a, const uint4& b, F f) {
   Pair<T> x[4], y[4];
@@ -78,9 +64,9 @@ __device__ inline uint4 combined(const uint4& a, const uint4& b, F f) {
 }
 #endif
 
-// Shared memory of a block of `rows` rows and `across` warps side by side, each in `parts` of K: bias,
-// residual, then for every part the partial sums and with a norm (Σx, Σx²) of each row and γ·wᵀ, β·wᵀ. The
-// sums' rows are padded so that those that a warp writes together differ in their banks.
+// Shared memory of a block of `rows` rows, `across` warps side by side and `parts` of K: bias, residual, then
+// for every part the partial sums and, with a norm, (Σx, Σx²) of each row and γ·wᵀ, β·wᵀ. The sums' rows are
+// padded against bank conflicts.
 struct Layout {
   int columns, pitch, residual, sums, moments, affine, bytes;
   __host__ __device__ Layout(int rows, int parts, int across, bool norm)
@@ -93,14 +79,10 @@ struct Layout {
         bytes(affine + (norm ? parts * columns * 8 : 0)) {}
 };
 
-constexpr int most_threads(int tall, int deep) {
-  return deep > 3 ? 256 : tall == 1 ? 512 : 384;
-}
-
-// A warp takes 16·tall rows and up to 32·deep of K.
+// A warp takes 16·tall rows and holds 32·deep values of K of each in registers at a time.
 template <class T, int tall, int deep, bool norm>
 __global__ void __launch_bounds__(most_threads(tall, deep))
-    latency_linear_kernel(const __grid_constant__ Product<T> p) {
+    small_m_linear_kernel(const __grid_constant__ Product<T> p) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   constexpr int tiles = warp_columns / 8, block_rows = 16 * tall;
   extern __shared__ float4 shared[];
@@ -116,8 +98,8 @@ __global__ void __launch_bounds__(most_threads(tall, deep))
             t = lane & 3;
   const int side = warp / p.parts, part = warp - side * p.parts;
   const int first_row = blockIdx.y * block_rows, first_column = blockIdx.x * layout.columns;
-  const int k0 = part * p.depth + t * 8;  // this lane's first of K; more 32 further on
-  int done = 0;                           // of the part's K: what does not fit into the registers comes later
+  const int k0 = part * p.depth + t * 8;  // this lane's first value of K; the next pack is 32 on
+  int done = 0;                           // values of the part's K
   const auto there = [&](int i) { return done + i * 32 < p.depth && k0 + done + i * 32 < p.in; };
 
   const T* w[tiles];
@@ -131,7 +113,7 @@ __global__ void __launch_bounds__(most_threads(tall, deep))
 #pragma unroll
       for (int j = 0; j < tiles; ++j) {
         b[i][j] = make_uint4(0, 0, 0, 0);
-        if (there(i)) b[i][j] = load_weights(w[j] + done + i * 32);
+        if (there(i)) b[i][j] = ptx::ld_global_nc(w[j] + done + i * 32);
       }
   };
   read_weights();
@@ -139,10 +121,10 @@ __global__ void __launch_bounds__(most_threads(tall, deep))
     for (int more = 32 * deep; more < p.depth; more += 32)
 #pragma unroll
       for (int j = 0; j < tiles; ++j)
-        if (k0 + more < p.in) asm volatile("prefetch.global.L2 [%0];" ::"l"(w[j] + more));
+        if (k0 + more < p.in) ptx::prefetch_l2(w[j] + more);
   for (int i = threadIdx.x; i < layout.columns; i += threads) {
     const bool inside = p.bias != nullptr && first_column + i < p.out;
-    copy_async<4>(bias + i, inside ? static_cast<const void*>(p.bias + first_column + i) : p.w, inside);
+    ptx::cp_async<4>(bias + i, inside ? static_cast<const void*>(p.bias + first_column + i) : p.w, inside);
   }
   [[maybe_unused]] uint4 gamma[norm ? deep : 1], rows_of_affine[norm ? deep : 1];  // γ in row 0, β in row 1
   if constexpr (norm)
@@ -168,8 +150,8 @@ __global__ void __launch_bounds__(most_threads(tall, deep))
       }
   };
   read_x();
-  // A norm does not see what is taken off all of a row; without the row's first value, the mean is at most √K
-  // standard deviations from zero, and float32 has room for the difference of squares.
+  // LayerNorm is invariant to a shift of the whole row. With the row's first value subtracted, the mean is at
+  // most √K standard deviations from zero, so that E[x²] − mean² does not cancel in float32.
   [[maybe_unused]] uint4 first[norm ? tall * 2 : 1];
   if constexpr (norm)
 #pragma unroll
@@ -184,8 +166,9 @@ __global__ void __launch_bounds__(most_threads(tall, deep))
       const int row = pack / (layout.columns / 4),
                 column = first_column + (pack - row * (layout.columns / 4)) * 4;
       const bool inside = first_row + row < p.rows && column < p.out;
-      copy_async<8>(residual + pack * 4,
-                    p.residual.data + (inside ? (first_row + row) * p.residual.stride + column : 0), inside);
+      ptx::cp_async<8>(residual + pack * 4,
+                       p.residual.data + (inside ? (first_row + row) * p.residual.stride + column : 0),
+                       inside);
     }
 
   if constexpr (norm) {
@@ -194,8 +177,10 @@ __global__ void __launch_bounds__(most_threads(tall, deep))
     for (int i = 0; i < deep; ++i)
 #pragma unroll
       for (int j = 0; j < tiles; ++j) {
-        multiply<T>(products[j], rows_of_affine[i].x, 0, rows_of_affine[i].y, 0, b[i][j].x, b[i][j].y);
-        multiply<T>(products[j], rows_of_affine[i].z, 0, rows_of_affine[i].w, 0, b[i][j].z, b[i][j].w);
+        ptx::mma_m16n8k16<T>(products[j], rows_of_affine[i].x, 0, rows_of_affine[i].y, 0, b[i][j].x,
+                             b[i][j].y);
+        ptx::mma_m16n8k16<T>(products[j], rows_of_affine[i].z, 0, rows_of_affine[i].w, 0, b[i][j].z,
+                             b[i][j].w);
       }
     if (g < 2)
 #pragma unroll
@@ -213,12 +198,12 @@ __global__ void __launch_bounds__(most_threads(tall, deep))
           l = combined<T>(l, first[m * 2], [](auto x, auto y) { return __hsub2(x, y); });
           h = combined<T>(h, first[m * 2 + 1], [](auto x, auto y) { return __hsub2(x, y); });
         }
-        multiply<T>(sum[m], l.x, h.x, l.y, h.y, ones, ones);
-        multiply<T>(low[m], l.x, h.x, l.y, h.y, l.x, l.y);
-        multiply<T>(high[m], l.x, h.x, l.y, h.y, h.x, h.y);
-        multiply<T>(sum[m], l.z, h.z, l.w, h.w, ones, ones);
-        multiply<T>(low[m], l.z, h.z, l.w, h.w, l.z, l.w);
-        multiply<T>(high[m], l.z, h.z, l.w, h.w, h.z, h.w);
+        ptx::mma_m16n8k16<T>(sum[m], l.x, h.x, l.y, h.y, ones, ones);
+        ptx::mma_m16n8k16<T>(low[m], l.x, h.x, l.y, h.y, l.x, l.y);
+        ptx::mma_m16n8k16<T>(high[m], l.x, h.x, l.y, h.y, h.x, h.y);
+        ptx::mma_m16n8k16<T>(sum[m], l.z, h.z, l.w, h.w, ones, ones);
+        ptx::mma_m16n8k16<T>(low[m], l.z, h.z, l.w, h.w, l.z, l.w);
+        ptx::mma_m16n8k16<T>(high[m], l.z, h.z, l.w, h.w, h.z, h.w);
         l = combined<T>(l, gamma[i], [](auto x, auto y) { return __hmul2(x, y); });
         h = combined<T>(h, gamma[i], [](auto x, auto y) { return __hmul2(x, y); });
       }
@@ -238,12 +223,14 @@ __global__ void __launch_bounds__(most_threads(tall, deep))
       for (int m = 0; m < tall; ++m)
 #pragma unroll
         for (int j = 0; j < tiles; ++j)
-          multiply<T>(c[m][j], a[i][m][0].x, a[i][m][1].x, a[i][m][0].y, a[i][m][1].y, b[i][j].x, b[i][j].y);
+          ptx::mma_m16n8k16<T>(c[m][j], a[i][m][0].x, a[i][m][1].x, a[i][m][0].y, a[i][m][1].y, b[i][j].x,
+                               b[i][j].y);
 #pragma unroll
       for (int m = 0; m < tall; ++m)
 #pragma unroll
         for (int j = 0; j < tiles; ++j)
-          multiply<T>(c[m][j], a[i][m][0].z, a[i][m][1].z, a[i][m][0].w, a[i][m][1].w, b[i][j].z, b[i][j].w);
+          ptx::mma_m16n8k16<T>(c[m][j], a[i][m][0].z, a[i][m][1].z, a[i][m][0].w, a[i][m][1].w, b[i][j].z,
+                               b[i][j].w);
     }
     done += 32 * deep;
     if (deep <= 3 || done >= p.depth) break;
@@ -257,7 +244,7 @@ __global__ void __launch_bounds__(most_threads(tall, deep))
     for (int j = 0; j < tiles; ++j)
       *reinterpret_cast<float2*>(own + m * 8 * layout.pitch + j * 8) =
           make_float2(c[m / 2][j][m % 2 * 2], c[m / 2][j][m % 2 * 2 + 1]);
-  wait_for_copies();
+  ptx::cp_async_wait_all();
   __syncthreads();
 
   for (int pack = threadIdx.x; pack < packs; pack += threads) {
@@ -302,7 +289,7 @@ __global__ void __launch_bounds__(most_threads(tall, deep))
 #pragma unroll 1
       for (int e = 0; e < 4; ++e) {
         v[0] = activated<false>(p.act, v[0]);
-        const float next = v[0];  // the four take turns, so that the choice is compiled once
+        const float next = v[0];  // rotated, so that the switch is compiled once
         v[0] = v[1], v[1] = v[2], v[2] = v[3], v[3] = next;
       }
     }
@@ -317,67 +304,94 @@ __global__ void __launch_bounds__(most_threads(tall, deep))
 #endif
 }
 
-// False where the blocks would not all run at once.
-template <class T, int tall, int deep, bool norm>
-bool run(Product<T> p, cudaStream_t stream) {
-  p.parts = std::min(static_cast<int>(blocks_for(p.in, 32 * deep)), deep > 3 ? 8 : 12);
-  p.depth = static_cast<int>(blocks_for(p.in, 32 * p.parts)) * 32;
-  const int columns = static_cast<int>(blocks_for(p.out, warp_columns));
-  p.across = std::clamp(6 / p.parts, 1, columns);  // a few warps a block
-  while (columns % p.across != 0) --p.across;
-  const int threads = 32 * p.parts * p.across;
-  if (threads > most_threads(tall, deep) || (deep <= 3 && p.depth > 32 * deep)) return false;
-  const dim3 grid(static_cast<unsigned>(columns / p.across), blocks_for(p.rows, 16 * tall));
-  const int bytes = Layout(16 * tall, p.parts, p.across, norm).bytes;
-  const auto kernel = latency_linear_kernel<T, tall, deep, norm>;
-  CUDA_CALL(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  int at_once = 0;  // a multiprocessor
-  CUDA_CALL(
-      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&at_once, kernel, threads, static_cast<size_t>(bytes)));
-  if (int64_t{grid.x} * grid.y > int64_t{at_once} * device_attribute(cudaDevAttrMultiProcessorCount))
-    return false;
-  launch(kernel, grid, threads, static_cast<size_t>(bytes), stream, p);
-  return true;
+// --- Launcher.
+template <class T, class F>
+void with_kernel(const SmallMTile& tile, bool norm, F f) {
+  if (norm)
+    tile.tall == 2 ? f(small_m_linear_kernel<T, 2, 3, true>) : f(small_m_linear_kernel<T, 1, 3, true>);
+  else if (tile.deep == 6)
+    tile.tall == 2 ? f(small_m_linear_kernel<T, 2, 6, false>) : f(small_m_linear_kernel<T, 1, 6, false>);
+  else
+    tile.tall == 2 ? f(small_m_linear_kernel<T, 2, 3, false>) : f(small_m_linear_kernel<T, 1, 3, false>);
+}
+template <class F>
+void with_type(DType dtype, F f) {
+  dtype == DType::float16 ? f(Type<half>()) : f(Type<bfloat16>());
 }
 
-// From how many warps of 16 rows on they take 32; up to what M · K · N, and where an activation saves no
-// kernel up to what M · N, this was faster on an H200 than cuBLASLt (and the norm by itself).
-constexpr int64_t many_warps = 1500, largest_product = int64_t{1} << 27;
-constexpr int64_t most_results = 160000, most_normed_results = 310000;
+LaunchShape shape_of(const SmallMTile& tile, const LinearProduct& p) {
+  const Layout layout(16 * tile.tall, tile.parts, tile.across, static_cast<bool>(p.gamma));
+  return {.grid = dim3(blocks_for(p.y.channels(), warp_columns) / tile.across,
+                       blocks_for(p.x.rows(), 16 * tile.tall)),
+          .block = 32 * tile.parts * tile.across,
+          .shared_bytes = static_cast<size_t>(layout.bytes)};
+}
+
+// None where the blocks would not all be resident at once: a second wave adds its latency.
+std::optional<SmallMTile> tile_of(int tall, int deep, const LinearProduct& p,
+                                  const DeviceProperties& device) {
+  SmallMTile tile{tall, deep};
+  tile.parts = std::min(static_cast<int>(blocks_for(p.x.channels(), 32 * deep)), most_parts(deep));
+  tile.depth = static_cast<int>(blocks_for(p.x.channels(), 32 * tile.parts)) * 32;
+  const int columns = static_cast<int>(blocks_for(p.y.channels(), warp_columns));
+  tile.across = std::clamp(warps_per_block / tile.parts, 1, columns);
+  while (columns % tile.across != 0) --tile.across;
+  const LaunchShape shape = shape_of(tile, p);
+  const int threads = static_cast<int>(shape.block.x);
+  if (threads > most_threads(tall, deep) || (deep <= 3 && tile.depth > 32 * deep)) return {};
+  int resident = 0;  // blocks a multiprocessor
+  with_type(p.x.dtype, [&]<class T>(Type<T>) {
+    with_kernel<T>(tile, static_cast<bool>(p.gamma), [&](auto kernel) {
+      allow_shared_bytes(kernel, shape.shared_bytes, device);
+      CUDA_CALL(
+          cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, shape.shared_bytes));
+    });
+  });
+  if (int64_t{shape.grid.x} * shape.grid.y > int64_t{resident} * device.multiprocessors) return {};
+  return tile;
+}
 
 }  // namespace
 
-bool latency_linear(const View& x, const View& gamma, const View& beta, float epsilon, const View& w,
-                    const View& bias, Activation act, const View& residual, const View& y,
-                    cudaStream_t stream) {
-  const int64_t rows = x.rows(), in = x.channels(), out = y.channels();
-  if (x.dtype == DType::float32 || w.dtype != x.dtype || y.dtype != x.dtype ||
-      rows * in * out > largest_product || !overlaps_launches())
-    return false;
-  if (gamma ? rows * out > most_normed_results : act == Activation::none && rows * out > most_results)
-    return false;
-  for (const View& view : {x, gamma, beta, w, residual, y})
-    if (!packs_of(view, 8)) return false;
-  const auto go = [&]<class T>(Type<T>) {
-    const Product<T> p{rows_of<const T>(x),
-                       gamma.as<float>(),
-                       beta.as<float>(),
-                       epsilon,
-                       w.as<T>(),
-                       bias.as<float>(),
-                       act,
-                       rows_of<const T>(residual),
-                       rows_of<T>(y),
-                       static_cast<int>(rows),
-                       static_cast<int>(in),
-                       static_cast<int>(out)};
-    const bool many = (rows + 15) / 16 * ((out + 31) / 32) * ((in + 95) / 96) > many_warps;
-    if (gamma) return many ? run<T, 2, 3, true>(p, stream) : run<T, 1, 3, true>(p, stream);
-    if (in > 12 * 96 || (in > 8 * 96 && many))
-      return run<T, 1, 6, false>(p, stream) || run<T, 2, 6, false>(p, stream);
-    return many ? run<T, 2, 3, false>(p, stream) : run<T, 1, 3, false>(p, stream);
-  };
-  return x.dtype == DType::float16 ? go(Type<half>()) : go(Type<bfloat16>());
+std::optional<SmallMTile> choose_small_m_tile(const LinearProduct& p, const DeviceProperties& device) {
+  const int64_t rows = p.x.rows(), in = p.x.channels(), out = p.y.channels();
+  const auto scaled = [&](int64_t found) { return tuning::scaled(found, device.multiprocessors); };
+  if (p.x.dtype == DType::float32 || p.w.dtype != p.x.dtype || p.y.dtype != p.x.dtype ||
+      rows * in * out > scaled(most_multiplications) || !device.overlaps_launches())
+    return {};
+  if (p.gamma ? rows * out > scaled(most_normed_results)
+              : p.act == Activation::none && rows * out > scaled(most_results))
+    return {};
+  for (const View& view : {p.x, p.gamma, p.beta, p.w, p.residual, p.y})
+    if (!packs_of(view, 8)) return {};
+  const bool many = (rows + 15) / 16 * ((out + 31) / 32) * ((in + 95) / 96) > scaled(tall_warps);
+  if (!p.gamma && (in > long_k || (in > long_k_tall && many))) {
+    const auto tile = tile_of(1, 6, p, device);
+    return tile ? tile : tile_of(2, 6, p, device);
+  }
+  return tile_of(many ? 2 : 1, 3, p, device);
+}
+
+void small_m_linear(const SmallMTile& tile, const LinearProduct& p, const Stream& stream) {
+  with_type(p.x.dtype, [&]<class T>(Type<T>) {
+    const Product<T> product{rows_of<const T>(p.x),
+                             p.gamma.as<float>(),
+                             p.beta.as<float>(),
+                             p.epsilon,
+                             p.w.as<T>(),
+                             p.bias.as<float>(),
+                             p.act,
+                             rows_of<const T>(p.residual),
+                             rows_of<T>(p.y),
+                             static_cast<int>(p.x.rows()),
+                             static_cast<int>(p.x.channels()),
+                             static_cast<int>(p.y.channels()),
+                             tile.parts,
+                             tile.depth,
+                             tile.across};
+    with_kernel<T>(tile, static_cast<bool>(p.gamma),
+                   [&](auto kernel) { launch(kernel, shape_of(tile, p), stream, product); });
+  });
 }
 
 }  // namespace vmamba::cuda

@@ -1,64 +1,28 @@
-// The fast 2-D selective scan (kernels.h has its equations). Letters: L = H·W pixels, D channels, N states, R
-// dt_rank. A warp owns 16 channels of an image and a tile of 56 steps of one direction; its lane (g, t), g =
-// lane / 4, t = lane % 4, owns channels 2g, 2g+1 and the chunk of 14 consecutive steps t. That is the
-// fragment layout of the tensor cores' m16n8k8 product, so dt_proj arrives in registers where it is needed:
-// row g of the product is channel 2g, row g + 8 channel 2g + 1, and column c of product j is step 2j + c % 2
-// of chunk c / 2. Each thread runs its chunk from h = 0, keeping decay and input of every step in registers;
-// the chunks' (Π decay, h) are combined over lanes by shuffles and over warps through shared memory; a second
-// pass over the registers starts from the right h and gives y. A block takes the directions one after the
-// other and adds them up in shared memory (in global memory where the map is too large): four directions cost
-// four reads of x and one write of y. Where there are few blocks, each direction has its own map and, if it
-// is long, a cluster of blocks. In base 2: l = Δ·log2(e) = log2(1 + e^z), the decay e^(Δ·A) = 2^(A·l), Δ·B·x
-// = l·(ln2·B)·x.
+// The 2-D selective scan in chunks of the sequence that run in parallel (kernels.h has the equations,
+// scan.cuh the notation and the step in base 2). Any dtype; D even, N 1 or even, R even.
+//
+// A warp takes 16 channels of an image and a tile of 56 steps of one direction; lane (g, t), g = lane / 4, t
+// = lane % 4, takes channels 2g, 2g+1 and a chunk of 14 consecutive steps. This is the fragment layout of
+// mma.m16n8k8, so dt_proj arrives in the registers where it is needed: row g of the product is channel 2g,
+// row g + 8 is channel 2g + 1, and column c of product j is step 2j + c % 2 of chunk c / 2. Three phases:
+//   1. each thread runs its chunk from h = 0 and keeps every step's decay and input in registers;
+//   2. the chunks' (Π decay, h) are composed across lanes by shuffles, across warps through shared memory;
+//   3. a second pass over the registers starts from the right h and gives y.
+// A block processes the directions one after the other and accumulates them in shared memory (in global
+// memory where the map is too large): four directions cost four reads of x and one write of y. Where there
+// are few blocks, each direction gets a block and a map of its own and, if the sequence is long, a cluster of
+// blocks.
 #pragma once
 #include "kernels/cuda/scan/scan.cuh"
 
 namespace vmamba::cuda {
 namespace {
 
-constexpr float ln_2 = 0.69314718055994531f;
+using namespace tuning::chunked_scan;
 
-constexpr int steps = 14;              // of a thread
 constexpr int tile_steps = 4 * steps;  // of a warp
-constexpr int slab = 16;               // channels of a block
-constexpr int one_state_warps = 12, many_states_warps = 8;
 
-__device__ inline float log2_fast(float x) {
-  float y;
-  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-// softplus(z)·log2(e).
-template <bool precise>
-__device__ inline float softplus2(float z) {
-  if constexpr (precise) return (fmaxf(z, 0.0f) + log1pf(expf(-fabsf(z)))) * log2_e;
-  const float z2 = z * log2_e;
-  return fmaxf(z2, 0.0f) + log2_fast(1.0f + exp2_fast(-fabsf(z2)));
-}
-template <bool precise>
-__device__ inline float exp2_of(float x) {
-  if constexpr (precise) return exp2f(x);
-  return exp2_fast(x);
-}
-
-// c += a · b, a 16×8 and b 8×8 of T.
-template <class T>
-__device__ inline void multiply(float (&c)[4], const uint32_t (&a)[2], uint32_t b) {
-  if constexpr (std::is_same_v<T, half>) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(b));
-  } else {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-    asm volatile(
-        "mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(b));
-#endif
-  }
-}
+// Whether dt_proj runs on the tensor cores.
 template <class T>
 __host__ __device__ constexpr bool has_tensor_cores() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
@@ -68,8 +32,9 @@ __host__ __device__ constexpr bool has_tensor_cores() {
 #endif
 }
 
-// The pixels that a chunk's steps read. aligned: chunks lie within a row or a column, so the pixels advance
-// evenly; otherwise each step has its own. Steps beyond the end of the sequence stay on the map.
+// The pixels that a chunk's steps read. aligned: a chunk lies within a row or a column, so its pixels have a
+// constant stride; otherwise each step has its own. Steps beyond the end of the sequence are clamped to the
+// map.
 template <bool aligned>
 struct Chunk;
 template <>
@@ -91,7 +56,7 @@ struct Chunk<true> {
     }
   }
   __device__ int operator()(int i) const { return pixel + i * advance; }
-  // Step 2j + (g & 1) of the chunk of lane g / 2: `fed(j)` after this.
+  // The chunk whose step j is step 2j + (g & 1) of lane g / 2's: what this lane feeds to product j.
   __device__ Chunk fed(int g) const {
     Chunk chunk = *this;
     chunk.pixel = __shfl_sync(0xffffffffu, pixel, g >> 1) + (g & 1) * advance;
@@ -134,7 +99,8 @@ struct Chunk<false> {
   __device__ Chunk() {}
 };
 
-// (a, b): h → a·h + b. The product of all earlier lanes of a group of four, then of the whole group.
+// (a, b) stands for h → a·h + b. Composed over the earlier lanes of a group of four, and over the whole
+// group.
 struct Prefix {
   float before_a, before_b, all_a, all_b;
 };
@@ -156,8 +122,8 @@ __device__ inline Prefix combine_lanes(float a, float b, int t) {
   return prefix;
 }
 
-// Where y is added up in shared memory: 8 planes of channel pairs whose offsets spread them over the banks;
-// aligned maps have rows padded to an odd length, which does the same for columns.
+// y in shared memory: 8 planes, one a pair of channels, at offsets that avoid bank conflicts between planes;
+// rows of aligned maps are padded to an odd length, which avoids them along columns.
 __host__ __device__ inline int plane_row(int width, bool aligned) {
   return aligned ? width | 1 : width;
 }
@@ -169,7 +135,7 @@ __device__ inline int plane_offset(int g, int floats) {
   return g * floats + ((wanted_bank - g * floats) & 31);
 }
 
-// The places of a chunk's steps in an array whose pixels stand `pitch` values apart: walk(i), i = 0, 1, … in
+// Addresses of a chunk's steps in an array whose pixels are `pitch` values apart: walk(i) for i = 0, 1, … in
 // order.
 template <class T, bool aligned>
 struct Walk {
@@ -193,74 +159,36 @@ struct Walk<T, false> {
   __device__ const T* operator()(int i) const { return base + int64_t{chunk(i)} * pitch; }
 };
 
-template <class T>
-__device__ inline Pair<T> pair_at(const T* at) {
-  return *reinterpret_cast<const Pair<T>*>(at);
-}
-template <class T>
-__device__ inline uint32_t word_at(const T* at) {
-  return *reinterpret_cast<const uint32_t*>(at);
-}
-
-// The blocks of a cluster reach each other's shared memory.
-__device__ inline int cluster_blocks() {
-  uint32_t blocks = 1;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(blocks));
-#endif
-  return static_cast<int>(blocks);
-}
-__device__ inline void cluster_arrive() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
-#endif
-}
-__device__ inline void cluster_wait() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
-#endif
-}
-__device__ inline void store_in_block(int block, float4* to, float4 value) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  const auto here = static_cast<uint32_t>(__cvta_generic_to_shared(to));
-  uint32_t there;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(here), "r"(block));
-  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(there), "f"(value.x), "f"(value.y),
-               "f"(value.z), "f"(value.w)
-               : "memory");
-#endif
-}
-
-// shared_y: y is added up in shared memory; else in p.y, or with p.directions each direction goes to its own
-// map. clustered: the blocks of a cluster hold one sequence together, all of it at once.
+// shared_y: y is accumulated in shared memory; otherwise in p.y or, with p.directions, each direction is
+// stored in its own map. clustered: the blocks of a cluster hold one whole sequence together.
 template <class T, bool one_state, bool aligned, bool shared_y, bool clustered>
 __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_warps) * 32, 1)
-    fast_scan_kernel(const __grid_constant__ Scan<T> p) {
+    chunked_scan_kernel(const __grid_constant__ Scan<T> p) {
   wait_for_previous();
   constexpr bool precise = is_float<T>;
   extern __shared__ float4 shared[];
-  const int parts = clustered ? cluster_blocks() : 1;
-  const int slab_at = static_cast<int>(blockIdx.x) / parts,
-            part = static_cast<int>(blockIdx.x) - slab_at * parts;
+  const int parts = clustered ? ptx::cluster_nctarank() : 1;
+  const int block_at = static_cast<int>(blockIdx.x) / parts,
+            part = static_cast<int>(blockIdx.x) - block_at * parts;
   const int lane = threadIdx.x & 31, block_warps = blockDim.x >> 5;
   const int warp = part * block_warps + (threadIdx.x >> 5), warps = parts * block_warps;  // of the sequence
   const int g = lane >> 2, t = lane & 3;
-  if constexpr (clustered) cluster_arrive();  // until all have started, nobody's memory is written
+  if constexpr (clustered) ptx::cluster_arrive();  // no block writes to another before it has started
   constexpr int states_at_once = one_state ? 1 : 2;
   float4* aggregates = shared;                                                           // [2][warps][8]
   float2* carries = reinterpret_cast<float2*>(shared + 2 * warps * 8 * states_at_once);  // [2][N][8]
   float* planes = reinterpret_cast<float*>(carries + 2 * p.states * 8);                  // y
 
-  const int channel = slab_at * slab + 2 * g;
+  const int channel = block_at * block_channels + 2 * g;
   const bool inside = channel < p.channels;
-  const int c = inside ? channel : p.channels - 2;  // where lanes beyond the last channel read
+  const int c = inside ? channel : p.channels - 2;  // lanes beyond the last channel read there
   const int64_t b = blockIdx.y, pixels = int64_t{p.height} * p.width;
   const bool split = !shared_y && p.directions != nullptr;
   const int sequence = static_cast<int>(pixels), supertile = warps * tile_steps;
   const T* x = p.x + b * pixels * p.x_stride + c;
   const int x_pitch = static_cast<int>(p.x_stride), p_pitch = static_cast<int>(p.projections_stride);
   const int planes_pitch = plane_floats(p.height, p.width, aligned);
-  int turn = 0;  // of the aggregates' two halves
+  int turn = 0;  // which half of the aggregates
 
   const int rounds = split ? 1 : p.count;
   for (int round = 0; round < rounds; ++round) {
@@ -282,26 +210,26 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
       const int tile = super * supertile + warp * tile_steps, first = tile + t * steps;
       const Chunk<aligned> at(p, direction, first);
 
-      // x is asked for before anything is computed.
+      // The loads of x are issued before anything is computed.
       Pair<T> xs[steps];
       Walk<T, aligned> x_walk(x, at, x_pitch);
 #pragma unroll
       for (int i = 0; i < steps; ++i) xs[i] = pair_at(x_walk(i));
 
-      // z = dt_proj(dt) + bias: [channel][step]. With one state the same products give Bmat and Cmat: weights
-      // that are 1 at their places, Bmat in rows g, Cmat in rows g + 8.
+      // z = dt_proj(dt) + bias, in l: [channel][step]. With one state the tensor cores transpose Bmat and
+      // Cmat too: rows of weights that select them, Bmat in rows g, Cmat in rows g + 8.
       const Chunk<aligned> fed = at.fed(g);
       float l[2][steps];
       [[maybe_unused]] float B[steps], C[steps];
       // This lane's pair of the 8 values from `first_value` on, for the steps of every product. Beyond the
-      // end of a direction's values it is some other pair, whose weight is zero.
+      // end of a direction's values it is another pair; its weight is zero.
       const auto read = [&](int first_value, uint32_t(&pairs)[steps / 2]) {
         const int place = first_value + 2 * t;
         Walk<T, aligned> walk(projections + (place < p.per_direction ? place : 0), fed, p_pitch);
 #pragma unroll
         for (int j = 0; j < steps / 2; ++j) pairs[j] = word_at(walk(j));
       };
-      // A row of weights that is 1 at value n of the 8, zero elsewhere: this lane's pair of it.
+      // This lane's pair of a row of weights that is 1 at value n of the 8 and 0 elsewhere.
       const auto selector = [&](int n) {
         const uint32_t one = std::is_same_v<T, half> ? 0x3c00u : 0x3f80u;
         return (n >> 1) == t ? (n & 1 ? one << 16 : one) : 0u;
@@ -322,13 +250,13 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
             w[1] = word_at(weights + p.rank + r);
           }
 #pragma unroll
-          for (int j = 0; j < steps / 2; ++j) multiply<T>(products[j], w, pairs[j]);
+          for (int j = 0; j < steps / 2; ++j) ptx::mma_m16n8k8<T>(products[j], w, pairs[j]);
           if constexpr (one_state)
             if (r + 8 >= values) {
               const uint32_t selectors[2] = {selector(p.rank - r), selector(p.rank - r + 1)};
               float selected[steps / 2][4] = {};
 #pragma unroll
-              for (int j = 0; j < steps / 2; ++j) multiply<T>(selected[j], selectors, pairs[j]);
+              for (int j = 0; j < steps / 2; ++j) ptx::mma_m16n8k8<T>(selected[j], selectors, pairs[j]);
 #pragma unroll
               for (int j = 0; j < steps / 2; ++j) {
                 B[2 * j] = selected[j][0];
@@ -379,7 +307,7 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
           }
         }
       }
-      if (p.dt_weight == nullptr) {  // heads: channels share the dt of theirs
+      if (p.dt_weight == nullptr) {  // Mamba-2: the channels of a head share its dt
         const int per_head = p.channels / p.rank;
         const T *dt0 = projections + c / per_head, *dt1 = projections + (c + 1) / per_head;
 #pragma unroll
@@ -389,8 +317,8 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
         }
       }
 
-      // Where the steps' y go, in order. In shared memory an aligned map's rows are padded: by what lies
-      // before the chunk, and down a column by one more a step.
+      // Addresses of the steps' y, in order. In shared memory the rows of an aligned map are padded: the
+      // chunk starts behind the padding of the rows above it, and a step down a column crosses one more.
       float* y_next = y;
       int y_advance = 0;
       if constexpr (aligned) {
@@ -416,7 +344,8 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
         }
         return reinterpret_cast<float2*>(here);
       };
-      // Adds value(i, before) = both channels' y, given what is there before, to the chunk's pixels.
+      // Stores value(i, before) for the chunk's pixels: both channels' y added to `before`, what is stored
+      // there.
       const auto write = [&](auto value) {
         if (!inside || first >= sequence) return;
         if (p.round) {
@@ -430,7 +359,7 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
           }
         } else if (round > 0) {
           float2* to[steps];
-          float2 before[steps];  // read before the first is written: they are other pixels
+          float2 before[steps];  // all loads before the first store: the pixels differ
 #pragma unroll
           for (int i = 0; i < steps; ++i) {
             to[i] = y_walk(i);
@@ -450,14 +379,14 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
           }
         }
       };
-      // h before the chunk, from the chunk's own (a, b) and all that comes before it, for both channels of
-      // the `count` states from n on. One barrier.
+      // h at the chunk's start, from the chunks' (a, b), for both channels of the `count` states from n on.
+      // One barrier.
       const auto enter = [&]<int count>(int n, const float(&a)[count][2], const float(&b)[count][2],
                                         float(&h)[count][2]) {
         Prefix prefix[count][2];
         float4* half = aggregates + turn * warps * 8 * count;
         turn ^= 1;
-        if constexpr (clustered) cluster_wait();
+        if constexpr (clustered) ptx::cluster_wait();
 #pragma unroll
         for (int m = 0; m < count; ++m) {
           prefix[m][0] = combine_lanes(a[m][0], b[m][0], t);
@@ -467,14 +396,14 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
               make_float4(prefix[m][0].all_a, prefix[m][0].all_b, prefix[m][1].all_a, prefix[m][1].all_b);
           float4* const to = half + (warp * count + m) * 8 + g;
           if constexpr (clustered) {
-            for (int later = part; later < parts; ++later) store_in_block(later, to, whole);
+            for (int later = part; later < parts; ++later) ptx::st_shared_cluster(later, to, whole);
           } else {
             *to = whole;
           }
         }
         if constexpr (clustered) {
-          cluster_arrive();
-          cluster_wait();
+          ptx::cluster_arrive();
+          ptx::cluster_wait();
         } else {
           __syncthreads();
         }
@@ -496,7 +425,7 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
 #pragma unroll
         for (int m = 0; m < count; ++m) {
           const Prefix &p0 = prefix[m][0], &p1 = prefix[m][1];
-          // The last warp passes on what the supertile leaves behind.
+          // The last warp stores h at the supertile's end for the next.
           if (warp == warps - 1 && t == 3)
             carries[(((super + 1) & 1) * p.states + n + m) * 8 + g] =
                 make_float2(fmaf(p0.all_a, h[m][0], p0.all_b), fmaf(p1.all_a, h[m][1], p1.all_b));
@@ -549,7 +478,8 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
           sum[1][i] = skip1 * xv.y;
         }
         const float *A0s = p.A + int64_t{kd} * p.states, *A1s = A0s + p.states;
-        // Two states at a time, whose pairs of Bmat and Cmat are moved together, one turn ahead of their use.
+        // Two states at a time: their pairs of Bmat and Cmat are loaded together, one iteration ahead of
+        // their use.
         const T *Bs = projections + p.rank, *Cs = Bs + p.states;
         Pair<T> B_pairs[steps], C_pairs[steps];
         const auto read_states = [&](int n, Pair<T>(&B_to)[steps], Pair<T>(&C_to)[steps]) {
@@ -582,7 +512,7 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
                 own[m][j] = fmaf(d, own[m][j], Bn[m] * input[j][i]);
               }
           }
-          if constexpr (aligned)  // no line starts inside: the product of the decays is the decay of the sum
+          if constexpr (aligned)  // no line starts inside a chunk: Π 2^(A·l) = 2^(A·Σl)
 #pragma unroll
             for (int m = 0; m < 2; ++m)
 #pragma unroll
@@ -609,12 +539,13 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
         write([&](int i, float2 before) { return make_float2(sum[0][i] + before.x, sum[1][i] + before.y); });
       }
     }
-    if (!shared_y && !split) __syncthreads();  // the next direction reads what other threads wrote
+    if (!shared_y && !split)
+      __syncthreads();  // the next direction accumulates onto what other threads stored
   }
 
   if (shared_y) {
     __syncthreads();
-    const int pair = threadIdx.x & 7, out_channel = blockIdx.x * slab + 2 * pair;
+    const int pair = threadIdx.x & 7, out_channel = blockIdx.x * block_channels + 2 * pair;
     const int padding = plane_row(p.width, aligned) - p.width;
     const float* from = planes + plane_offset(pair, planes_pitch);
     float* to = p.y + b * pixels * p.channels + out_channel;
@@ -626,37 +557,17 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
   }
 }
 
-// Whether this device has clusters, and the code that it runs was built for them.
+// Whether the device has clusters and the code that it runs was built for them.
 template <class T>
-bool has_clusters(void (*kernel)(Scan<T>)) {
+bool has_clusters(void (*kernel)(Scan<T>), const DeviceProperties& device) {
   cudaFuncAttributes attributes{};
   CUDA_CALL(cudaFuncGetAttributes(&attributes, kernel));
-  return device_attribute(cudaDevAttrClusterLaunch) != 0 && attributes.ptxVersion >= 90;
-}
-
-// As `launch` of device.cuh, `parts` blocks along x a cluster.
-template <class T>
-void launch_clusters(void (*kernel)(Scan<T>), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
-                     int parts, const Scan<T>& p) {
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = parts;
-  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  CUDA_CALL(cudaLaunchKernelEx(&config, kernel, p));
+  return device.clusters && attributes.ptxVersion >= 90;
 }
 
 template <class T, bool one_state, bool aligned>
-void launch_for(const Scan<T>& p, cudaStream_t stream) {
-  const int most_shared = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+void chunked_scan_as(const Scan<T>& p, const Stream& stream) {
+  const size_t most_shared = static_cast<size_t>(stream.device().block_shared_bytes);
   const bool split = p.directions != nullptr;
   const int tiles = (p.height * p.width + tile_steps - 1) / tile_steps;
   const size_t y_bytes = size_t{8} * plane_floats(p.height, p.width, aligned) * sizeof(float) + 128;
@@ -664,48 +575,48 @@ void launch_for(const Scan<T>& p, cudaStream_t stream) {
     return size_t{2} * warps * (one_state ? 1 : 2) * 8 * sizeof(float4) +
            size_t{2} * p.states * 8 * sizeof(float2);
   };
-  const bool shared_y = !split && bytes_for(one_state_warps) + y_bytes <= static_cast<size_t>(most_shared);
-  // Small blocks hide each other's barriers; a block that fills the multiprocessor anyway takes all warps.
+  const bool shared_y = !split && bytes_for(one_state_warps) + y_bytes <= most_shared;
+  // Several small blocks on a multiprocessor hide each other's barriers; a block whose y leaves no room for
+  // others takes all warps.
   int most = one_state ? one_state_warps : many_states_warps;
-  if (!split && (one_state ? 4 : 2) * y_bytes < static_cast<size_t>(most_shared)) most = 4;
+  if (!split && (one_state ? small_blocks_one_state : small_blocks_many_states) * y_bytes < most_shared)
+    most = small_block_warps;
   const int supertiles = (tiles + most - 1) / most, warps = (tiles + supertiles - 1) / supertiles;
-  const dim3 grid(blocks_for(p.channels, slab), p.batch, split ? p.count : 1);
-  const auto start = [&](auto kernel, int block_warps, int parts, size_t bytes) {
-    CUDA_CALL(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
-    if (parts > 1)
-      launch_clusters(kernel, dim3(grid.x * parts, grid.y, grid.z), block_warps * 32, bytes, stream, parts,
-                      p);
-    else
-      launch(kernel, grid, block_warps * 32, bytes, stream, p);
-  };
+  const dim3 grid(blocks_for(p.channels, block_channels), p.batch, split ? p.count : 1);
   if constexpr (one_state) {
-    // Few blocks, long sequences: as many blocks to a sequence as keep every multiprocessor at one.
+    // Few blocks and long sequences: as many blocks a sequence as give each multiprocessor at most one.
     const int64_t blocks = int64_t{grid.x} * grid.y * grid.z;
-    const int room = static_cast<int>(device_attribute(cudaDevAttrMultiProcessorCount) / blocks);
-    const int most_parts = std::max(1, std::min(8, room)), part_warps = (tiles + most_parts - 1) / most_parts;
-    const auto clustered = fast_scan_kernel<T, true, aligned, false, true>;
+    const int room = static_cast<int>(stream.device().multiprocessors / blocks);
+    const int most_parts = std::max(1, std::min(max_cluster, room)),
+              part_warps = (tiles + most_parts - 1) / most_parts;
+    const auto clustered = chunked_scan_kernel<T, true, aligned, false, true>;
     if (split && supertiles > 1 && most_parts > 1 && part_warps <= one_state_warps &&
-        has_clusters<T>(clustered)) {
+        has_clusters<T>(clustered, stream.device())) {
       const int parts = (tiles + part_warps - 1) / part_warps;
-      return start(clustered, part_warps, parts, bytes_for(parts * part_warps));
+      return launch(clustered,
+                    {.grid = dim3(grid.x * parts, grid.y, grid.z),
+                     .block = part_warps * 32,
+                     .shared_bytes = bytes_for(parts * part_warps),
+                     .cluster = parts},
+                    stream, p);
     }
   }
-  start(shared_y ? fast_scan_kernel<T, one_state, aligned, true, false>
-                 : fast_scan_kernel<T, one_state, aligned, false, false>,
-        warps, 1, bytes_for(warps) + (shared_y ? y_bytes : 0));
+  launch(shared_y ? chunked_scan_kernel<T, one_state, aligned, true, false>
+                  : chunked_scan_kernel<T, one_state, aligned, false, false>,
+         {.grid = grid, .block = warps * 32, .shared_bytes = bytes_for(warps) + (shared_y ? y_bytes : 0)},
+         stream, p);
 }
 
 }  // namespace
 
 template <class T>
-void launch_fast_scan(const Scan<T>& p, cudaStream_t stream) {
+void chunked_scan(const Scan<T>& p, const Stream& stream) {
   const bool lines = p.direction[0].per_line || p.direction[0].mirrored_output;
   const bool aligned = p.height % steps == 0 && p.width % steps == 0 && !lines;
   if (p.states == 1)
-    aligned ? launch_for<T, true, true>(p, stream) : launch_for<T, true, false>(p, stream);
+    aligned ? chunked_scan_as<T, true, true>(p, stream) : chunked_scan_as<T, true, false>(p, stream);
   else
-    aligned ? launch_for<T, false, true>(p, stream) : launch_for<T, false, false>(p, stream);
+    aligned ? chunked_scan_as<T, false, true>(p, stream) : chunked_scan_as<T, false, false>(p, stream);
 }
 
 }  // namespace vmamba::cuda

@@ -2,6 +2,6 @@
 
 namespace vmamba::cuda {
 
-template void launch_fast_scan(const Scan<bfloat16>&, cudaStream_t);
+template void chunked_scan(const Scan<bfloat16>&, const Stream&);
 
 }  // namespace vmamba::cuda

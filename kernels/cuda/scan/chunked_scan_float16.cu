@@ -2,6 +2,6 @@
 
 namespace vmamba::cuda {
 
-template void launch_fast_scan(const Scan<half>&, cudaStream_t);
+template void chunked_scan(const Scan<half>&, const Stream&);
 
 }  // namespace vmamba::cuda

@@ -2,6 +2,6 @@
 
 namespace vmamba::cuda {
 
-template void launch_fast_scan(const Scan<float>&, cudaStream_t);
+template void chunked_scan(const Scan<float>&, const Stream&);
 
 }  // namespace vmamba::cuda

@@ -1,5 +1,5 @@
-// Which kernel a selective scan takes, and the sequential one: one thread a channel and direction walks the
-// sequence as the equations of kernels.h stand.
+// The choice of a scan kernel, and the plain one: one thread a channel and direction runs through the
+// sequence as the equations of kernels.h say. x (B,H,W,D), y_k (K,B,H,W,D), y (B,H,W,D).
 #include "kernels/cuda/scan/scan.cuh"
 
 #include "kernels/cuda/launchers.h"
@@ -7,6 +7,66 @@
 namespace vmamba::cuda {
 namespace {
 
+namespace plain_scan = tuning::plain_scan;
+
+template <class T>
+__global__ void __launch_bounds__(plain_scan::threads) plain_scan_kernel(Scan<T> p) {
+  wait_for_previous();
+  const int d = blockIdx.x * plain_scan::threads + threadIdx.x, k = blockIdx.z;
+  const int64_t b = blockIdx.y, pixels = int64_t{p.height} * p.width;
+  if (d >= p.channels) return;
+  const ScanDirection direction = p.direction[k];
+  const int64_t length = direction.per_line ? (direction.columns ? p.height : p.width) : pixels;
+  const int64_t kd = int64_t{k} * p.channels + d;
+  const auto at = [&](int64_t step) {
+    return direction.columns ? step % p.height * p.width + step / p.height : step;
+  };
+  float* out = p.directions + (int64_t{k} * p.batch + b) * pixels * p.channels + d;
+
+  for (int first = 0; first < p.states; first += plain_scan::states) {
+    const int count = min(plain_scan::states, p.states - first);
+    for (int64_t line = 0; line < pixels; line += length) {
+      float h[plain_scan::states];
+#pragma unroll
+      for (int n = 0; n < plain_scan::states; ++n) h[n] = 0;
+      for (int64_t i = 0; i < length; ++i) {
+        const int64_t from = at(line + (direction.reversed ? length - 1 - i : i));
+        const int64_t to = direction.mirrored_output ? at(line + i) : from;
+        const T* projection =
+            p.projections + (b * pixels + from) * p.projections_stride + k * p.per_direction;
+        float dt = 0;
+        if (p.dt_weight != nullptr)
+          for (int r = 0; r < p.rank; ++r)
+            dt = fmaf(to_float(p.dt_weight[kd * p.rank + r]), to_float(projection[r]), dt);
+        else
+          dt = to_float(projection[d / (p.channels / p.rank)]);
+        const float z = rounded<T>(dt) + p.dt_bias[kd];
+        const float delta = z > 20.0f ? z : log1pf(expf(z));
+        const float x = to_float(p.x[(b * pixels + from) * p.x_stride + d]);
+        float sum = first == 0 ? p.D[kd] * x : out[to * p.channels];
+#pragma unroll
+        for (int n = 0; n < plain_scan::states; ++n)
+          if (n < count) {
+            const int state = first + n;
+            h[n] = fmaf(expf(delta * p.A[kd * p.states + state]), h[n],
+                        delta * to_float(projection[p.rank + state]) * x);
+            sum = fmaf(to_float(projection[p.rank + p.states + state]), h[n], sum);
+          }
+        out[to * p.channels] = p.round && first + plain_scan::states >= p.states ? rounded<T>(sum) : sum;
+      }
+    }
+  }
+}
+
+__global__ void merge_directions_kernel(const float* directions, int count, float* y, int64_t elements) {
+  wait_for_previous();
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= elements) return;
+  const auto of = [&](int k) { return directions[k * elements + i]; };
+  y[i] = count == 2 ? of(0) + of(1) : (of(0) + of(2)) + (of(1) + of(3));
+}
+
+// --- Launchers.
 template <class T>
 Scan<T> scan_of(const SelectiveScan2d& s, float* directions) {
   Scan<T> scan{s.x.as<T>(),
@@ -27,7 +87,7 @@ Scan<T> scan_of(const SelectiveScan2d& s, float* directions) {
                static_cast<int>(s.A.dim(2)),
                0,
                direction_count(s.order),
-               s.round_directions,
+               s.direction_rounding == DirectionRounding::storage,
                Divisor(s.x.dim(1)),
                Divisor(s.x.dim(2)),
                {}};
@@ -37,68 +97,8 @@ Scan<T> scan_of(const SelectiveScan2d& s, float* directions) {
   return scan;
 }
 
-constexpr int sequential_threads = 64;
-constexpr int state_group = 16;  // states held in registers; more take another walk
-
-template <class T>
-__global__ void __launch_bounds__(sequential_threads) sequential_scan_kernel(Scan<T> p) {
-  wait_for_previous();
-  const int d = blockIdx.x * sequential_threads + threadIdx.x, k = blockIdx.z;
-  const int64_t b = blockIdx.y, pixels = int64_t{p.height} * p.width;
-  if (d >= p.channels) return;
-  const ScanDirection direction = p.direction[k];
-  const int64_t length = direction.per_line ? (direction.columns ? p.height : p.width) : pixels;
-  const int64_t kd = int64_t{k} * p.channels + d;
-  const auto at = [&](int64_t step) {
-    return direction.columns ? step % p.height * p.width + step / p.height : step;
-  };
-  float* out = p.directions + (int64_t{k} * p.batch + b) * pixels * p.channels + d;
-
-  for (int first = 0; first < p.states; first += state_group) {
-    const int count = min(state_group, p.states - first);
-    for (int64_t line = 0; line < pixels; line += length) {
-      float h[state_group];
-#pragma unroll
-      for (int n = 0; n < state_group; ++n) h[n] = 0;
-      for (int64_t i = 0; i < length; ++i) {
-        const int64_t from = at(line + (direction.reversed ? length - 1 - i : i));
-        const int64_t to = direction.mirrored_output ? at(line + i) : from;
-        const T* projection =
-            p.projections + (b * pixels + from) * p.projections_stride + k * p.per_direction;
-        float dt = 0;
-        if (p.dt_weight != nullptr)
-          for (int r = 0; r < p.rank; ++r)
-            dt = fmaf(to_float(p.dt_weight[kd * p.rank + r]), to_float(projection[r]), dt);
-        else
-          dt = to_float(projection[d / (p.channels / p.rank)]);
-        const float z = rounded<T>(dt) + p.dt_bias[kd];
-        const float delta = z > 20.0f ? z : log1pf(expf(z));
-        const float x = to_float(p.x[(b * pixels + from) * p.x_stride + d]);
-        float sum = first == 0 ? p.D[kd] * x : out[to * p.channels];
-#pragma unroll
-        for (int n = 0; n < state_group; ++n)
-          if (n < count) {
-            const int state = first + n;
-            h[n] = fmaf(expf(delta * p.A[kd * p.states + state]), h[n],
-                        delta * to_float(projection[p.rank + state]) * x);
-            sum = fmaf(to_float(projection[p.rank + p.states + state]), h[n], sum);
-          }
-        out[to * p.channels] = p.round && first + state_group >= p.states ? rounded<T>(sum) : sum;
-      }
-    }
-  }
-}
-
-__global__ void merge_directions_kernel(const float* directions, int count, float* y, int64_t elements) {
-  wait_for_previous();
-  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (i >= elements) return;
-  const auto of = [&](int k) { return directions[k * elements + i]; };
-  y[i] = count == 2 ? of(0) + of(1) : (of(0) + of(2)) + (of(1) + of(3));
-}
-
-// Whether pairs of values can be moved together and offsets inside an image fit 32 bits.
-bool can_chunk(const SelectiveScan2d& s) {
+// Whether chunked_scan takes it: values are loaded in pairs, offsets inside an image are 32 bits.
+bool can_scan_chunked(const SelectiveScan2d& s) {
   const int64_t states = s.A.dim(2), rank = s.projections.channels() / direction_count(s.order) - 2 * states;
   const int64_t pixels = s.x.dim(1) * s.x.dim(2), channels = s.x.dim(3);
   const bool pairs = channels % 2 == 0 && rank % 2 == 0 && (states == 1 || states % 2 == 0) &&
@@ -107,57 +107,51 @@ bool can_chunk(const SelectiveScan2d& s) {
   return pairs && pixels * widest < (int64_t{1} << 31) && s.x.dim(0) < 65536;
 }
 
-// Whether stream_scan takes what can_chunk took.
-bool can_stream(const SelectiveScan2d& s) {
+// Whether serial_scan takes what chunked_scan takes.
+bool can_scan_serial(const SelectiveScan2d& s, const DeviceProperties& device) {
   const int64_t states = s.A.dim(2), rank = s.projections.channels() / direction_count(s.order) - 2 * states;
   const ScanDirection direction = scan_direction(s.order, 0);
-  return s.x.dtype != DType::float32 && s.dt_weight && !s.round_directions && (states == 1 || states == 16) &&
-         rank <= 64 && s.x.dim(1) * s.x.dim(2) > 1 && !direction.per_line && !direction.mirrored_output &&
-         packs_of(s.x, 8) && packs_of(s.projections, 8) &&
-         device_attribute(cudaDevAttrComputeCapabilityMajor) >= 8;
-}
-
-// Warps of 32 channels a multiprocessor from which on threads that walk whole sequences beat chunks, and
-// below which they need the directions side by side (as where none is another's reverse): where the measured
-// times cross on an H200.
-constexpr double stream_one_state_from = 2.5, stream_many_states_from = 0.6, stream_maps_below = 8;
-
-double warps_a_multiprocessor(const SelectiveScan2d& s) {
-  return static_cast<double>(s.x.dim(0) * ((s.x.dim(3) + 31) / 32)) /
-         device_attribute(cudaDevAttrMultiProcessorCount);
+  return s.x.dtype != DType::float32 && s.dt_weight && s.direction_rounding == DirectionRounding::none &&
+         (states == 1 || states == 16) && rank <= 64 && s.x.dim(1) * s.x.dim(2) > 1 && !direction.per_line &&
+         !direction.mirrored_output && packs_of(s.x, 8) && packs_of(s.projections, 8) && device.major >= 8;
 }
 
 }  // namespace
 
-ScanPlan plan_scan(const SelectiveScan2d& s) {
-  if (s.backend == ScanBackend::torch || !can_chunk(s)) return {ScanKernel::sequential, true};
+ScanPlan plan_scan(const SelectiveScan2d& s, const DeviceProperties& device) {
+  namespace tune = tuning::serial_scan;
+  if (s.backend == ScanBackend::torch || !can_scan_chunked(s)) return {ScanKernel::plain, true};
   const bool one_state = s.A.dim(2) == 1, wants_maps = s.directions || s.backend == ScanBackend::mamba;
-  const double warps = warps_a_multiprocessor(s);
-  if (warps >= (one_state ? stream_one_state_from : stream_many_states_from) && can_stream(s))
-    return {ScanKernel::stream, wants_maps || warps < stream_maps_below || s.order == ScanOrder::unidi};
+  const double warps_per_multiprocessor =
+      static_cast<double>(s.x.dim(0) * ((s.x.dim(3) + 31) / 32)) / device.multiprocessors;
+  if (warps_per_multiprocessor >= (one_state ? tune::one_state_from : tune::many_states_from) &&
+      can_scan_serial(s, device))
+    // unidi: no direction is another's reverse, so two can't share a block from both ends.
+    return {ScanKernel::serial,
+            wants_maps || warps_per_multiprocessor < tune::maps_below || s.order == ScanOrder::unidi};
   // Few blocks: the directions run side by side.
-  const bool few = s.x.dim(0) * ((s.x.dim(3) + 15) / 16) < device_attribute(cudaDevAttrMultiProcessorCount);
-  return {ScanKernel::chunks, wants_maps || few};
+  const bool few = s.x.dim(0) * ((s.x.dim(3) + 15) / 16) < device.multiprocessors;
+  return {ScanKernel::chunked, wants_maps || few};
 }
 
 void selective_scan_2d(const ScanPlan& plan, const SelectiveScan2d& scan, float* directions,
-                       cudaStream_t stream) {
+                       const Stream& stream) {
   dispatch(scan.x.dtype, [&]<class T>(Type<T>) {
     const Scan<T> p = scan_of<T>(scan, directions);
-    if (plan.kernel == ScanKernel::sequential) {
-      const dim3 grid(blocks_for(p.channels, sequential_threads), p.batch, p.count);
-      launch(sequential_scan_kernel<T>, grid, sequential_threads, 0, stream, p);
-    } else if (plan.kernel == ScanKernel::chunks) {
-      launch_fast_scan(p, stream);
+    if (plan.kernel == ScanKernel::plain) {
+      const dim3 grid(blocks_for(p.channels, plain_scan::threads), p.batch, p.count);
+      launch(plain_scan_kernel<T>, {.grid = grid, .block = plain_scan::threads}, stream, p);
+    } else if (plan.kernel == ScanKernel::chunked) {
+      chunked_scan(p, stream);
     } else if constexpr (!is_float<T>) {
-      launch_stream_scan(p, stream);
+      serial_scan(p, stream);
     }
   });
 }
 
-void merge_directions(const float* directions, int count, const View& y, cudaStream_t stream) {
-  launch(merge_directions_kernel, blocks_for(y.elements(), 256), 256, 0, stream, directions, count,
-         y.as<float>(), y.elements());
+void merge_directions(const float* directions, int count, const View& y, const Stream& stream) {
+  launch(merge_directions_kernel, {.grid = blocks_for(y.elements(), 256), .block = 256}, stream, directions,
+         count, y.as<float>(), y.elements());
 }
 
 }  // namespace vmamba::cuda

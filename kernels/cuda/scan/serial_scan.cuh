@@ -1,41 +1,39 @@
-// The fast 2-D selective scan in 16 bits where images and channels fill the GPU (kernels.h has the
-// equations). Letters: L = H·W pixels, D channels, N states (1 or 16), R dt_rank. A thread owns one channel
-// or two and walks a direction with their N states in registers, 8 steps at a time: nothing is computed
-// twice, no thread waits for another's h. What a warp's channels read of 8 pixels is copied to shared memory
-// two tiles ahead; dt_proj of a tile is a product on the tensor cores, weights in registers, whose result
-// changes hands through shared memory. The directions run side by side, each into its own map, or two at a
-// time from both ends of the sequence, and are added up in y. In base 2, as in fast_scan.cuh: l = log2(1 +
-// e^z), the decay 2^(A·l), Δ·B·x = l·(ln2·B)·x.
+// The 2-D selective scan with one thread a channel (or two), for batches that fill the GPU (kernels.h has the
+// equations, scan.cuh the notation and the step in base 2). 16-bit dtypes, N 1 or 16, R up to 64.
+//
+// A thread runs through a direction with its channel's N states in registers, 8 steps at a time: no work is
+// done twice and no thread waits for another's h. A warp copies what its channels read of 8 pixels to shared
+// memory two tiles ahead (cp.async). dt_proj of a tile is a product on the tensor cores with the weights in
+// registers; its result is transposed through shared memory. The directions run side by side, each into its
+// own map, or two at a time from both ends of the sequence, accumulated in y.
 #pragma once
 #include <cuda_pipeline.h>
 
-#include "kernels/cuda/scan/chunked_scan.cuh"
+#include "kernels/cuda/scan/scan.cuh"
 
 namespace vmamba::cuda {
 namespace {
 
-constexpr int stream_tile = 8;    // steps
-constexpr int stream_stages = 3;  // tiles in shared memory: one in use, two on their way
-constexpr int stream_warps = 2;   // of a block
+using namespace tuning::serial_scan;
 
-// Shared memory of a warp of 32 · each channels: z, Bmat and Cmat of a tile in float32, the stages. Pitches
-// are in 32-bit words and spread rows over the banks.
+// Shared memory of a warp of 32 · each channels: z, Bmat and Cmat of a tile in float32, then the stages.
+// Pitches are in 32-bit words and avoid bank conflicts between rows.
 template <int N, int rank_eighths, int each>
-struct StreamLayout {
+struct SharedLayout {
   // A row is copied in aligned packs of 8 values: up to 7 more before and after it.
   static constexpr int packs = (7 + 8 * rank_eighths + 2 * N + 7) / 8;
   static constexpr int projection_pitch = (packs | 1) * 4;
-  static constexpr int z_pitch = stream_tile + 4, bc_pitch = N == 1 ? 2 : 2 * N + 8;
-  static constexpr int bc = 32 * each * z_pitch * 4, stages = bc + stream_tile * bc_pitch * 4;
+  static constexpr int z_pitch = tile_steps + 4, bc_pitch = N == 1 ? 2 : 2 * N + 8;
+  static constexpr int bc = 32 * each * z_pitch * 4, stages = bc + tile_steps * bc_pitch * 4;
   // A stage: x [step][channel], the steps' pixels, projections [step].
-  static constexpr int pixels = stream_tile * 32 * each * 2, projections = pixels + stream_tile * 4;
-  static constexpr int stage = projections + stream_tile * projection_pitch * 4;
-  static constexpr int bytes = stages + stream_stages * stage;
+  static constexpr int pixels = tile_steps * 32 * each * 2, projections = pixels + tile_steps * 4;
+  static constexpr int stage = projections + tile_steps * projection_pitch * 4;
+  static constexpr int bytes = stages + tile_stages * stage;
 };
 
-// Both warps of a block have been here before one goes on, and what they stored is there.
+// Both warps of a block wait here for each other, and see what the other stored before.
 __device__ inline void meet_other_warp() {
-  asm volatile("barrier.sync 1, %0;" ::"n"(32 * stream_warps) : "memory");
+  ptx::barrier_sync<1, 32 * block_warps>();
 }
 
 __device__ inline void write_to(float* y, const float (&values)[1]) {
@@ -44,7 +42,7 @@ __device__ inline void write_to(float* y, const float (&values)[1]) {
 __device__ inline void write_to(float* y, const float (&values)[2]) {
   *reinterpret_cast<float2*>(y) = make_float2(values[0], values[1]);
 }
-// One thread adds to a place at a time; nobody waits for the sum.
+// Reductions without a result, so that no thread waits. Only one thread at a time adds to an element.
 __device__ inline void add_to(float* y, const float (&values)[1]) {
   atomicAdd(y, values[0]);
 }
@@ -57,17 +55,17 @@ __device__ inline void add_to(float* y, const float (&values)[2]) {
 #endif
 }
 
-// rank_eighths: R in eighths, rounded up, or more. each: neighbouring channels of a thread. maps: every warp
-// has channels and a direction of its own. Otherwise the two warps of a block walk the same channels from
-// both ends, directions 0 and 2, then 1 and 3; where they meet they wait for each other, so that who writes a
-// pixel first is settled. One state needs few registers, so that more warps hide each other's latencies.
+// rank_eighths: ⌈R / 8⌉ or more. each: neighbouring channels a thread. maps: every warp has its own channels
+// and direction. Otherwise the two warps of a block run through the same channels from both ends, directions
+// 0 and 2, then 1 and 3; where they meet they synchronise, which fixes the order of additions to each pixel,
+// hence the bits of the result.
 template <class T, int N, int rank_eighths, bool maps, int each>
-__global__ void __launch_bounds__(stream_warps * 32, N == 1 && each == 1 ? 12 : 8)
-    stream_scan_kernel(const __grid_constant__ Scan<T> p) {
+__global__ void __launch_bounds__(block_warps * 32, least_blocks(N, each))
+    serial_scan_kernel(const __grid_constant__ Scan<T> p) {
   wait_for_previous();
-  using Layout = StreamLayout<N, rank_eighths, each>;
+  using Layout = SharedLayout<N, rank_eighths, each>;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
-  const int first_channel = (maps ? blockIdx.x * stream_warps + warp : blockIdx.x) * (32 * each);
+  const int first_channel = (maps ? blockIdx.x * block_warps + warp : blockIdx.x) * (32 * each);
   if (first_channel >= p.channels) return;
   const bool inside = first_channel + each * lane < p.channels;
   const int c = inside ? first_channel + each * lane : p.channels - each;
@@ -79,15 +77,15 @@ __global__ void __launch_bounds__(stream_warps * 32, N == 1 && each == 1 ? 12 : 
   float* const z_written = reinterpret_cast<float*>(mine) + g * Layout::z_pitch + 2 * t;  // [channel][step]
   const float* const z_read = reinterpret_cast<float*>(mine) + lane * Layout::z_pitch;
   float* const bc_rows = reinterpret_cast<float*>(mine + Layout::bc);  // [step][ln2·Bmat (N), Cmat (N)]
-  // What products read beyond a row must be finite.
-  for (int i = lane * 4; i < stream_stages * Layout::stage; i += 128)
+  // Products read beyond a row, times a weight of zero: what is there must be finite.
+  for (int i = lane * 4; i < tile_stages * Layout::stage; i += 128)
     *reinterpret_cast<int*>(mine + Layout::stages + i) = 0;
   __syncwarp();
 
   const int rounds = maps ? 1 : 2;
   const auto direction_of = [&](int round) { return maps ? static_cast<int>(blockIdx.z) : round + 2 * warp; };
   const char* const x = reinterpret_cast<const char*>(p.x + image * p.x_stride);
-  int x_at[each];  // of the packs that this lane copies
+  int x_at[each];  // byte offsets of the packs that this lane copies
 #pragma unroll
   for (int i = 0; i < each; ++i) x_at[i] = 2 * min(first_channel + (t + 4 * i) * 8, p.channels - 8);
   const char* const projections =
@@ -99,8 +97,8 @@ __global__ void __launch_bounds__(stream_warps * 32, N == 1 && each == 1 ? 12 : 
       c);
   const int y_pitch = p.channels * 4;
 
-  // Copies the next tile of the walk over all rounds: lane (g, t) a quarter of step g. Steps beyond the end
-  // stay on the map.
+  // Starts copying the next tile, over all rounds: lane (g, t) a quarter of step g. Steps beyond the end of
+  // the sequence are clamped to the map.
   int staged_round = -1, staged_step = length, packs = 0;
   char* staged_at = mine + Layout::stages;
   const char* from_row = nullptr;
@@ -134,21 +132,21 @@ __global__ void __launch_bounds__(stream_warps * 32, N == 1 && each == 1 ? 12 : 
 #pragma unroll
       for (int i = 0; i < Layout::packs; i += 4)
         if (i < packs) __pipeline_memcpy_async(to + i * 16, from + i * 16, 16);
-      staged_step += stream_tile;
+      staged_step += tile_steps;
       staged_at += Layout::stage;
       if (staged_at == mine + Layout::bytes) staged_at = mine + Layout::stages;
     }
     __pipeline_commit();
   };
 #pragma unroll 1
-  for (int i = 0; i < stream_stages - 1; ++i) stage();
+  for (int i = 0; i < tile_stages - 1; ++i) stage();
 
   const char* tile = mine + Layout::stages;
   for (int round = 0; round < rounds; ++round) {
     const int k = direction_of(round), kd = k * p.channels;
-    // Row q of the product, of 32 · each, is the channel each·(q % 32) + q / 32: lane's are rows lane, lane
-    // + 32.
-    uint32_t weights[2 * each][rank_eighths][2];  // rows g, g + 8 of sixteen each
+    // Row q of the product's 32 · each is channel each·(q % 32) + q / 32: a lane's channels are rows lane,
+    // lane + 32.
+    uint32_t weights[2 * each][rank_eighths][2];  // rows g, g + 8 of each 16
     float bias[2 * each][2];
 #pragma unroll
     for (int m = 0; m < 2 * each; ++m)
@@ -179,12 +177,12 @@ __global__ void __launch_bounds__(stream_warps * 32, N == 1 && each == 1 ? 12 : 
     const int bc_at =
         N == 1 ? row_at + (lane & 7) * Layout::projection_pitch * 4 + p.rank * 2 : dt_at + p.rank * 2;
 
-    // One step: y from x, z = dt_proj(dt) + bias and the step's Bmat and Cmat.
+    // One step: y from x, z = dt_proj(dt) + bias, Bmat and Cmat.
     const auto advance = [&](int j, float x_value, float z, const float* bc) {
       const float l = softplus2<false>(z), input = l * x_value;
       if constexpr (N == 1) {
         const float2 pair = *reinterpret_cast<const float2*>(bc);
-        h[j][0] = fmaf(exp2_fast(A[j][0] * l), h[j][0], pair.x * input);
+        h[j][0] = fmaf(ptx::ex2_approx(A[j][0] * l), h[j][0], pair.x * input);
         return fmaf(pair.y, h[j][0], skip[j] * x_value);
       } else {
         const float4 *B = reinterpret_cast<const float4*>(bc), *C = B + N / 4;
@@ -192,10 +190,10 @@ __global__ void __launch_bounds__(stream_warps * 32, N == 1 && each == 1 ? 12 : 
 #pragma unroll
         for (int n = 0; n < N; n += 4) {
           const float4 b = B[n / 4], c4 = C[n / 4];
-          h[j][n] = fmaf(exp2_fast(A[j][n] * l), h[j][n], b.x * input);
-          h[j][n + 1] = fmaf(exp2_fast(A[j][n + 1] * l), h[j][n + 1], b.y * input);
-          h[j][n + 2] = fmaf(exp2_fast(A[j][n + 2] * l), h[j][n + 2], b.z * input);
-          h[j][n + 3] = fmaf(exp2_fast(A[j][n + 3] * l), h[j][n + 3], b.w * input);
+          h[j][n] = fmaf(ptx::ex2_approx(A[j][n] * l), h[j][n], b.x * input);
+          h[j][n + 1] = fmaf(ptx::ex2_approx(A[j][n + 1] * l), h[j][n + 1], b.y * input);
+          h[j][n + 2] = fmaf(ptx::ex2_approx(A[j][n + 2] * l), h[j][n + 2], b.z * input);
+          h[j][n + 3] = fmaf(ptx::ex2_approx(A[j][n + 3] * l), h[j][n + 3], b.w * input);
           parts[0] = fmaf(c4.x, h[j][n], parts[0]);
           parts[1] = fmaf(c4.y, h[j][n + 1], parts[1]);
           parts[2] = fmaf(c4.z, h[j][n + 2], parts[2]);
@@ -215,9 +213,9 @@ __global__ void __launch_bounds__(stream_warps * 32, N == 1 && each == 1 ? 12 : 
         add_to(place(pixel), values);
     };
 
-    for (int first = 0; first < length; first += stream_tile) {
-      __pipeline_wait_prior(stream_stages - 2);
-      __syncwarp();  // the tile is there, and the tile before it is read no more
+    for (int first = 0; first < length; first += tile_steps) {
+      __pipeline_wait_prior(tile_stages - 2);
+      __syncwarp();  // the tile has arrived, and nobody reads the one before it any more
       stage();
 
       float products[2 * each][4];
@@ -230,7 +228,7 @@ __global__ void __launch_bounds__(stream_warps * 32, N == 1 && each == 1 ? 12 : 
       for (int e = 0; e < rank_eighths; ++e) {
         const uint32_t pair = *reinterpret_cast<const uint32_t*>(tile + dt_at + 16 * e);
 #pragma unroll
-        for (int m = 0; m < 2 * each; ++m) multiply<T>(products[m], weights[m][e], pair);
+        for (int m = 0; m < 2 * each; ++m) ptx::mma_m16n8k8<T>(products[m], weights[m][e], pair);
       }
 #pragma unroll
       for (int m = 0; m < 2 * each; ++m)
@@ -238,7 +236,7 @@ __global__ void __launch_bounds__(stream_warps * 32, N == 1 && each == 1 ? 12 : 
         for (int i = 0; i < 2; ++i)
           *reinterpret_cast<float2*>(z_written + (16 * m + 8 * i) * Layout::z_pitch) =
               make_float2(products[m][2 * i], products[m][2 * i + 1]);
-      if constexpr (N == 1) {  // four lanes do the same
+      if constexpr (N == 1) {  // four lanes each store the same
         const float2 pair = to_float2(pair_at(reinterpret_cast<const T*>(tile + bc_at)));
         *reinterpret_cast<float2*>(bc_rows + 2 * (lane & 7)) = make_float2(pair.x * ln_2, pair.y);
       } else {
@@ -259,34 +257,34 @@ __global__ void __launch_bounds__(stream_warps * 32, N == 1 && each == 1 ? 12 : 
           values[j] = advance(j, x_values[j], z[j], bc_rows + i * Layout::bc_pitch);
       };
       const int* const pixels = reinterpret_cast<const int*>(tile + Layout::pixels);
-      if (first + stream_tile <= length) {
-        float z[stream_tile][each], values[stream_tile][each];
-        int to[stream_tile];
+      if (first + tile_steps <= length) {
+        float z[tile_steps][each], values[tile_steps][each];
+        int to[tile_steps];
 #pragma unroll
         for (int j = 0; j < each; ++j)
 #pragma unroll
-          for (int i = 0; i < stream_tile; i += 4) {
+          for (int i = 0; i < tile_steps; i += 4) {
             const float4 z4 = *reinterpret_cast<const float4*>(z_read + j * 32 * Layout::z_pitch + i);
             z[i][j] = z4.x, z[i + 1][j] = z4.y, z[i + 2][j] = z4.z, z[i + 3][j] = z4.w;
           }
 #pragma unroll
-        for (int i = 0; i < stream_tile; ++i) values_of(i, z[i], values[i]);
+        for (int i = 0; i < tile_steps; ++i) values_of(i, z[i], values[i]);
 #pragma unroll
-        for (int i = 0; i < stream_tile; i += 4) {
+        for (int i = 0; i < tile_steps; i += 4) {
           const int4 to4 = *reinterpret_cast<const int4*>(pixels + i);
           to[i] = to4.x, to[i + 1] = to4.y, to[i + 2] = to4.z, to[i + 3] = to4.w;
         }
-        const bool meets = !maps && first <= meeting && meeting < first + stream_tile;
+        const bool meets = !maps && first <= meeting && meeting < first + tile_steps;
         if (meets) {
 #pragma unroll
-          for (int i = 0; i < stream_tile; ++i) put(first + i, to[i], values[i]);
+          for (int i = 0; i < tile_steps; ++i) put(first + i, to[i], values[i]);
         } else if (maps || (round == 0 && first < meeting)) {
           if (inside)
 #pragma unroll
-            for (int i = 0; i < stream_tile; ++i) write_to(place(to[i]), values[i]);
+            for (int i = 0; i < tile_steps; ++i) write_to(place(to[i]), values[i]);
         } else if (inside) {
 #pragma unroll
-          for (int i = 0; i < stream_tile; ++i) add_to(place(to[i]), values[i]);
+          for (int i = 0; i < tile_steps; ++i) add_to(place(to[i]), values[i]);
         }
       } else {
 #pragma unroll 1
@@ -306,47 +304,44 @@ __global__ void __launch_bounds__(stream_warps * 32, N == 1 && each == 1 ? 12 : 
 }
 
 template <class T, int N, int rank_eighths, bool maps, int each>
-void launch_stream(const Scan<T>& p, cudaStream_t stream) {
-  const auto kernel = stream_scan_kernel<T, N, rank_eighths, maps, each>;
-  constexpr int bytes = stream_warps * StreamLayout<N, rank_eighths, each>::bytes;
-  CUDA_CALL(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  const dim3 grid(blocks_for(p.channels, 32 * each * (maps ? stream_warps : 1)), p.batch, maps ? p.count : 1);
-  launch(kernel, grid, 32 * stream_warps, size_t{bytes}, stream, p);
+void launch_serial(const Scan<T>& p, const Stream& stream) {
+  const dim3 grid(blocks_for(p.channels, 32 * each * (maps ? block_warps : 1)), p.batch, maps ? p.count : 1);
+  launch(serial_scan_kernel<T, N, rank_eighths, maps, each>,
+         {.grid = grid,
+          .block = 32 * block_warps,
+          .shared_bytes = block_warps * SharedLayout<N, rank_eighths, each>::bytes},
+         stream, p);
 }
 
-// Warps of 32 channels and a direction a multiprocessor from which on a thread takes two channels: they share
-// what a step costs, and half as many warps still hide each other's latencies (measured on an H200).
-constexpr double two_channels_from = 16;
-
 template <class T, int N, int rank_eighths>
-void launch_stream_as(const Scan<T>& p, cudaStream_t stream) {
+void serial_scan_of_rank(const Scan<T>& p, const Stream& stream) {
   const bool maps = p.directions != nullptr;
   if constexpr (N == 1 && rank_eighths <= 6) {
-    const double warps = static_cast<double>(p.batch * ((p.channels + 31) / 32) * p.count) /
-                         device_attribute(cudaDevAttrMultiProcessorCount);
-    if (!maps) return launch_stream<T, N, rank_eighths, false, 2>(p, stream);
-    if (warps >= two_channels_from) return launch_stream<T, N, rank_eighths, true, 2>(p, stream);
-    launch_stream<T, N, rank_eighths, true, 1>(p, stream);
+    const double warps =
+        static_cast<double>(p.batch * ((p.channels + 31) / 32) * p.count) / stream.device().multiprocessors;
+    if (!maps) return launch_serial<T, N, rank_eighths, false, 2>(p, stream);
+    if (warps >= two_channels_from) return launch_serial<T, N, rank_eighths, true, 2>(p, stream);
+    launch_serial<T, N, rank_eighths, true, 1>(p, stream);
   } else {
-    maps ? launch_stream<T, N, rank_eighths, true, 1>(p, stream)
-         : launch_stream<T, N, rank_eighths, false, 1>(p, stream);
+    maps ? launch_serial<T, N, rank_eighths, true, 1>(p, stream)
+         : launch_serial<T, N, rank_eighths, false, 1>(p, stream);
   }
 }
 
 template <class T, int N>
-void launch_stream_for(const Scan<T>& p, cudaStream_t stream) {
-  if (p.rank <= 8) return launch_stream_as<T, N, 1>(p, stream);
-  if (p.rank <= 16) return launch_stream_as<T, N, 2>(p, stream);
-  if (p.rank <= 24) return launch_stream_as<T, N, 3>(p, stream);
-  if (p.rank <= 48) return launch_stream_as<T, N, 6>(p, stream);
-  return launch_stream_as<T, N, 8>(p, stream);
+void serial_scan_of_states(const Scan<T>& p, const Stream& stream) {
+  if (p.rank <= 8) return serial_scan_of_rank<T, N, 1>(p, stream);
+  if (p.rank <= 16) return serial_scan_of_rank<T, N, 2>(p, stream);
+  if (p.rank <= 24) return serial_scan_of_rank<T, N, 3>(p, stream);
+  if (p.rank <= 48) return serial_scan_of_rank<T, N, 6>(p, stream);
+  return serial_scan_of_rank<T, N, 8>(p, stream);
 }
 
 }  // namespace
 
 template <class T>
-void launch_stream_scan(const Scan<T>& p, cudaStream_t stream) {
-  p.states == 1 ? launch_stream_for<T, 1>(p, stream) : launch_stream_for<T, 16>(p, stream);
+void serial_scan(const Scan<T>& p, const Stream& stream) {
+  p.states == 1 ? serial_scan_of_states<T, 1>(p, stream) : serial_scan_of_states<T, 16>(p, stream);
 }
 
 }  // namespace vmamba::cuda

@@ -2,6 +2,6 @@
 
 namespace vmamba::cuda {
 
-template void launch_stream_scan(const Scan<half>&, cudaStream_t);
+template void serial_scan(const Scan<half>&, const Stream&);
 
 }  // namespace vmamba::cuda

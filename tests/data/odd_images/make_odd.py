@@ -13,9 +13,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 PHOTO = os.path.join(HERE, "..", "images", "rgb.bmp")
 
 
-# Pillow reads these; this program does not: pixels of 1 bit taken for ones of 8, no palette, a cut in the sum that shows
-# whether the pixels are right, colours that need a colour profile.
-REFUSED = ("one_black.bmp", "no_palette.png", "cut_zlib_sum.png", "lab.tif", "ycbcr_raw.tif")
+# Pillow reads these; this program does not: pixels of 8 bits taken for ones of 1, no palette, a cut in the sum that shows
+# whether the pixels are right, scans that are guessed, colours that need a colour profile.
+REFUSED = ("one_black.bmp", "no_palette.png", "cut_zlib_sum.png", "progressive_few_scans.jpg", "lab.tif", "ycbcr_raw.tif")
 
 
 def fnv(data):
@@ -73,6 +73,7 @@ def write_bmp():
     write("short_palette_8bit.bmp", bmp(8, 16, 16, rows(8, 16, 16, lambda x, y: y * 16 + x), colors=COLORS[:5], count=5))
     write("short_palette_4bit.bmp", bmp(4, 16, 2, rows(4, 16, 2, lambda x, y: x), colors=COLORS[:3], count=3))
     write("one_black.bmp", bmp(8, 16, 16, rows(8, 16, 16, lambda x, y: y * 16 + x), colors=[(0, 0, 0)], count=1))
+    write("one_black_1bit.bmp", bmp(1, 13, 3, rows(1, 13, 3, lambda x, y: x + y), colors=[(0, 0, 0)], count=1))
     grey = [(i, i, i) for i in range(256)]
     write("grey.bmp", bmp(8, 16, 16, rows(8, 16, 16, lambda x, y: y * 16 + x), colors=grey))
     write("grey_ramp_of_nine.bmp", bmp(8, 16, 16, rows(8, 16, 16, lambda x, y: y * 16 + x), colors=grey[:9], count=9))
@@ -274,6 +275,7 @@ def write_jpeg():
         write(name + "_no_end.jpg", data[:-2])
         write(name + "_text_after.jpg", data + b"and more")
         write(name + "_cut.jpg", data[:len(data) * 2 // 3])
+    write("progressive_few_scans.jpg", progressive[:progressive.rindex(b"\xff\xc4")] + b"\xff\xd9")
 
 
 # --- PNM
@@ -365,6 +367,7 @@ def write_tiff():
         write(f"rgb_16bit_{name}.tif", tiff(9, 5, 16, 3, 2, words(135, order), order))
     write("rgba.tif", tiff(9, 5, 8, 4, 2, values(180), extra=(2,)))
     write("rgba_premultiplied.tif", tiff(9, 5, 8, 4, 2, values(180, 11), extra=(1,)))
+    write("rgba_unexplained.tif", tiff(9, 5, 8, 4, 2, values(180)))
     write("rgbx.tif", tiff(9, 5, 8, 4, 2, values(180), extra=(0,)))
     write("rgba_16bit.tif", tiff(9, 5, 16, 4, 2, words(180), extra=(2,)))
     write("cmyk.tif", tiff(9, 5, 8, 4, 5, values(180)))

@@ -1,5 +1,6 @@
-// What the kernels share: conversions between T (float, half, bfloat16) and float, vector loads and stores,
-// activations. Arithmetic is float32; T is only how values are stored.
+// What the kernels share: conversions between T (float, half or bfloat16: how values are stored) and float
+// (how they are computed with), loads and stores of several values, activations, dispatch on a dtype,
+// division by a constant.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -11,9 +12,10 @@
 #include <type_traits>
 
 #include "kernels/cuda/cuda_call.h"
+#include "kernels/cuda/ptx.cuh"
 #include "kernels/kernels.h"
 
-namespace vmamba {
+namespace vmamba::cuda {
 
 using bfloat16 = __nv_bfloat16;
 
@@ -80,13 +82,14 @@ __device__ inline Pair<T> from_float2(float a, float b) {
     return make_float2(a, b);
 }
 
-// n consecutive values, moved in accesses of up to 16 bytes.
+// n consecutive values, loaded and stored in accesses of up to 16 bytes.
 template <class T, int n>
 struct alignas(sizeof(T) * n < 16 ? sizeof(T) * n : 16) Pack {
   T values[n];
 };
 
-// A pack moved whole: pairs of 16-bit values copy themselves one by one, in accesses of 4 bytes.
+// Packs are moved in whole words: the copy constructors of half2 and bfloat162 would access 4 bytes at a
+// time.
 template <class P>
 using WordOf =
     std::conditional_t<sizeof(P) % 16 == 0, uint4,
@@ -138,24 +141,11 @@ __device__ inline void store(T* to, const float (&from)[n]) {
   }
 }
 
-// 2^x and 1 / x in one instruction each, within a few units of the last place; what is too small for a normal
-// number is 0.
-__device__ inline float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-__device__ inline float inverse_fast(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 constexpr float log2_e = 1.4426950408889634f;
 
-// x · Φ(x), Φ the normal distribution, within 1.3e-5: erf(x / √2) = tanh(p(x)) with p fitted (minimax over
-// the error of the product), so Φ(x) = 1 / (1 + e^(−2p(x))), which keeps its relative precision on both
-// sides. n values abreast, as each step waits for the one before.
+// GELU(x) = x · Φ(x), Φ the normal distribution, within 1.3e-5: erf(x / √2) = tanh(p(x)), p an odd polynomial
+// fitted to the least largest error of the product, so Φ(x) = 1 / (1 + e^(−2p(x))), whose relative error
+// stays small for negative x too. n values are interleaved to hide the latency of each step.
 template <int n>
 __device__ inline void fast_gelu(float (&x)[n]) {
   constexpr float scale = -2.0f * log2_e;
@@ -169,9 +159,9 @@ __device__ inline void fast_gelu(float (&x)[n]) {
     v[i] = x[i] * p;
   }
 #pragma unroll
-  for (int i = 0; i < n; ++i) v[i] = exp2_fast(v[i]);
+  for (int i = 0; i < n; ++i) v[i] = ptx::ex2_approx(v[i]);
 #pragma unroll
-  for (int i = 0; i < n; ++i) v[i] = inverse_fast(1.0f + v[i]);
+  for (int i = 0; i < n; ++i) v[i] = ptx::rcp_approx(1.0f + v[i]);
 #pragma unroll
   for (int i = 0; i < n; ++i) x[i] *= v[i];
 }
@@ -181,10 +171,10 @@ __device__ inline float fast_gelu(float x) {
   return v[0];
 }
 __device__ inline float fast_silu(float x) {
-  return x * inverse_fast(1.0f + exp2_fast(x * -log2_e));
+  return x * ptx::rcp_approx(1.0f + ptx::ex2_approx(x * -log2_e));
 }
 
-// Exact to float32 (precise), or far below what 16 bits store.
+// precise: to float32's precision; otherwise to an error far below the rounding to 16 bits.
 template <bool precise>
 __device__ inline float activated(Activation act, float x) {
   switch (act) {
@@ -225,7 +215,7 @@ void dispatch(DType dtype, F&& f) {
   }
 }
 
-// A View as kernels take it: rows `stride` elements apart.
+// A View as a kernel takes it: rows are `stride` elements apart.
 template <class T>
 struct Rows {
   T* data;
@@ -243,7 +233,8 @@ inline bool packs_of(const View& view, int n) {
           reinterpret_cast<uintptr_t>(view.data) % std::min<size_t>(16, n * size_of(view.dtype)) == 0);
 }
 
-// n / by for 0 <= n < 2^31, from floor((2^32 − 1) / by), which makes the estimate at most 1 too small.
+// n / by for 0 <= n < 2^31 by a multiplication with floor((2^32 − 1) / by), whose estimate is at most 1 too
+// small.
 struct Divisor {
   int by = 1;
   uint32_t inverse = 0;
@@ -256,44 +247,4 @@ __device__ inline int operator/(int n, const Divisor& d) {
   return quotient + (n - quotient * d.by >= d.by);
 }
 
-// Of the current device.
-inline int device_attribute(cudaDeviceAttr attribute) {
-  int device = 0, value = 0;
-  CUDA_CALL(cudaGetDevice(&device));
-  CUDA_CALL(cudaDeviceGetAttribute(&value, attribute, device));
-  return value;
-}
-
-inline unsigned blocks_for(int64_t work, int64_t a_block) {
-  const int64_t blocks = (work + a_block - 1) / a_block;
-  if (blocks >= (int64_t{1} << 31)) fail_unsupported("a launch of 2^31 blocks");
-  return static_cast<unsigned>(blocks);
-}
-
-// On Hopper and later a kernel is made ready while the one before it in the stream finishes, which hides most
-// of a launch. A kernel started by `launch` therefore calls wait_for_previous() before it touches memory. From
-// there on the next kernel may take its place too; all wait in their turn, so that order holds if each does.
-__device__ inline void wait_for_previous() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  cudaTriggerProgrammaticLaunchCompletion();
-  cudaGridDependencySynchronize();
-#endif
-}
-
-template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
-            const Arguments&... arguments) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = overlaps_launches() ? 1 : 0;
-  CUDA_CALL(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
-}
-
-}  // namespace vmamba
+}  // namespace vmamba::cuda

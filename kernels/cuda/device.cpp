@@ -1,0 +1,89 @@
+#include "kernels/cuda/device.h"
+
+#include "kernels/cuda/cuda_call.h"
+#include "kernels/error.h"
+
+namespace vmamba::cuda {
+namespace {
+
+// The values of CUresult are those of cudaError_t.
+void check_driver(CUresult result, const char* call, int device = -1) {
+  if (result != CUDA_SUCCESS) fail_cuda(static_cast<cudaError_t>(result), call, __FILE__, __LINE__, device);
+}
+
+struct Driver {
+  template <class Function>
+  static void find(const char* name, Function& function) {
+    function = reinterpret_cast<Function>(driver_function(name));
+    if (function == nullptr) fail_machine("CUDA: the driver has no {}: update the NVIDIA driver", name);
+  }
+  Driver() {
+    find("cuDeviceGet", device_get);
+    find("cuDevicePrimaryCtxRetain", retain);
+    find("cuCtxPushCurrent", push);
+    find("cuCtxPopCurrent", pop);
+  }
+  decltype(&cuDeviceGet) device_get;
+  decltype(&cuDevicePrimaryCtxRetain) retain;
+  decltype(&cuCtxPushCurrent) push;
+  decltype(&cuCtxPopCurrent) pop;
+};
+const Driver& driver() {
+  static const Driver found;  // never changed
+  return found;
+}
+
+}  // namespace
+
+void* driver_function(const char* name) {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found{};
+#if CUDART_VERSION >= 12050
+  CUDA_CALL(cudaGetDriverEntryPointByVersion(name, &function, 12000, cudaEnableDefault, &found));
+#else
+  CUDA_CALL(cudaGetDriverEntryPoint(name, &function, cudaEnableDefault, &found));
+#endif
+  return found == cudaDriverEntryPointSuccess ? function : nullptr;
+}
+
+DeviceProperties device_properties(int index) {
+  cudaDeviceProp all{};
+  CUDA_CALL(cudaGetDeviceProperties(&all, index));
+  int clusters = 0;
+  CUDA_CALL(cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, index));
+  return {all.name,
+          all.totalGlobalMem,
+          all.major,
+          all.minor,
+          all.multiProcessorCount,
+          static_cast<int>(all.sharedMemPerBlockOptin),
+          all.l2CacheSize,
+          clusters != 0};
+}
+
+std::string description(const DeviceProperties& device) {
+  return fmt::format("{}, sm_{}{}, {:.1f} GiB", device.name, device.major, device.minor,
+                     static_cast<double>(device.memory_bytes) / 0x1p30);
+}
+
+CUcontext primary_context(int index) {
+  CUdevice device = 0;
+  CUcontext context = nullptr;
+  check_driver(driver().device_get(&device, index), "cuDeviceGet", index);
+  check_driver(driver().retain(&context, device), "cuDevicePrimaryCtxRetain", index);
+  return context;
+}
+
+DeviceScope::DeviceScope(CUcontext context) : pushed_(true) {
+  check_driver(driver().push(context), "cuCtxPushCurrent");
+}
+
+DeviceScope::DeviceScope(CUcontext context, std::nothrow_t) noexcept
+    : pushed_(driver().push(context) == CUDA_SUCCESS) {}
+
+DeviceScope::~DeviceScope() {
+  CUcontext context = nullptr;
+  if (pushed_) driver().pop(&context);
+}
+
+}  // namespace vmamba::cuda

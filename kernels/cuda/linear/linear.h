@@ -1,0 +1,51 @@
+// y = act(x · wᵀ + bias) + residual, or with gamma and beta y = act(LayerNorm(x) · wᵀ + bias): x (M,K), w
+// (N,K), bias (N) float32, residual and y (M,N). The choice of a kernel, and the kernels.
+#pragma once
+#include <optional>
+
+#include "kernels/cuda/resources.h"
+#include "kernels/kernels.h"
+
+namespace vmamba::cuda {
+
+struct LinearProduct {
+  View x, gamma, beta;
+  float epsilon = 0;
+  View w, bias;
+  Activation act = Activation::none;
+  View residual, y;
+};
+
+enum class LinearKernel {
+  small_m,     // latency-bound: few rows, 16 bits; with norm, activation and residual
+  gelu_sm90a,  // many rows, short K, GELU, 16 bits, on compute capability 9.0
+  cublaslt,    // all others; activation and norm are kernels of their own
+};
+struct SmallMTile {
+  int tall = 1, deep = 3;    // a warp's rows in units of 16; its values of K in registers in units of 32
+  int parts = 1, depth = 0;  // a block splits K into parts of `depth`, one a warp
+  int across = 1;            // warps of a block side by side, 32 columns of y each
+};
+struct LinearChoice {
+  LinearKernel kernel;
+  SmallMTile tile;  // of small_m
+};
+LinearChoice choose_linear(const LinearProduct& product, const DeviceProperties& device);
+
+// The tile with which small_m_linear is faster than cuBLASLt and what else it takes; none where none is.
+std::optional<SmallMTile> choose_small_m_tile(const LinearProduct& product, const DeviceProperties& device);
+// w, bias, gamma and beta are read before the kernels ahead in the stream have finished.
+void small_m_linear(const SmallMTile& tile, const LinearProduct& product, const Stream& stream);
+
+// Whether gelu_linear_sm90a takes it and is faster than cuBLASLt and the GELU kernel.
+#ifdef VMAMBA_HOPPER
+bool can_gelu_linear_sm90a(const LinearProduct& product, const DeviceProperties& device);
+void gelu_linear_sm90a(const LinearProduct& product, const Stream& stream);
+#else
+inline bool can_gelu_linear_sm90a(const LinearProduct&, const DeviceProperties&) {
+  return false;
+}
+inline void gelu_linear_sm90a(const LinearProduct&, const Stream&) {}
+#endif
+
+}  // namespace vmamba::cuda
