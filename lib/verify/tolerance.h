@@ -43,6 +43,7 @@ class ErrorProbe {
   ~ErrorProbe();
   // Of each step that starts from `a`'s values, where `a` has them; both sides' roundings together.
   ErrorModels own(const TapValues& a, const HostTensor& input);
+  TapValues taps(const HostTensor& input);  // of the model in float32
   // Of a run from the input on whose every step has the errors `own`.
   ErrorModels drift(const ErrorModels& own, const HostTensor& input);
 

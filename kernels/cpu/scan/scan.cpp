@@ -1,7 +1,7 @@
 // Which file's algorithm a scan backend names.
 #include "kernels/cpu/scan/scan.h"
 
-namespace vmamba {
+namespace vmamba::cpu {
 
 using Scan = void(const ScanArgs& args, ScratchMemory& memory, int threads);
 // The plain recurrence, one step after the other.
@@ -24,4 +24,4 @@ void run_scan(ScanBackend backend, const ScanArgs& args, ScratchMemory& memory, 
   }
 }
 
-}  // namespace vmamba
+}  // namespace vmamba::cpu
