@@ -483,7 +483,7 @@ Command add_check_equal(CLI::App& app) {
       ->add_option(
           "--a", options->a,
           "The reference: forward_core_version, selective_scan_backend, device, dtype, forward_type, config, "
-          "weights, threads (default, without --b: forward_core_version=v0, in float32, float16 and bfloat16)")
+          "weights, threads (default, without --b: forward_core_version=v0, in every dtype unless --dtype is given)")
       ->type_name("KEY=VALUE,…")
       ->group(what);
   parser

@@ -1,7 +1,7 @@
 // The operations of a VMamba forward: the one interface that every device implements.
 //
 // Notation: B batch, H W height and width of a feature map, C or D channels, M = B·H·W rows, N = d_state, R =
-// dt_rank, K scan directions, T the storage dtype (float32, float16 or bfloat16). Feature maps are NHWC.
+// dt_rank, K scan directions, T the storage dtype (DTypeRow::storage). Feature maps are NHWC.
 //
 // An operation takes a struct, which states its formula, shapes and dtypes once; an absent View (no data)
 // leaves the optional operand out. The public functions check shapes and dtypes (std::logic_error with wanted

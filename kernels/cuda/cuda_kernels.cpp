@@ -228,8 +228,8 @@ class CudaKernels final : public Kernels {
   }
 
   void do_linear(const Linear& op) override {
-    const DeviceScope scope(context_);
     const auto& [x, w, bias, act, residual, y] = op;
+    const DeviceScope scope(context_);
     if (y.elements() == 0) return;
     const LinearProduct product{x, {}, {}, 0, w, bias, act, residual, y};
     const LinearChoice choice = choose_linear(product, stream_.device());
@@ -258,8 +258,8 @@ class CudaKernels final : public Kernels {
   }
 
   void do_norm_linear(const NormLinear& op) override {
-    const DeviceScope scope(context_);
     const auto& [norm, linear] = op;
+    const DeviceScope scope(context_);
     if (linear.y.elements() == 0) return;
     const LinearProduct product{norm.x,      norm.gamma, norm.beta, norm.epsilon, linear.w,
                                 linear.bias, linear.act, {},        linear.y};
@@ -269,8 +269,8 @@ class CudaKernels final : public Kernels {
   }
 
   void do_conv2d(const Conv2d& op) override {
-    const DeviceScope scope(context_);
     const auto& [x, w, bias, stride, padding, y] = op;
+    const DeviceScope scope(context_);
     if (y.elements() == 0) return;
     const int64_t patch = w.elements() / w.dim(0);
     if (cuda::can_stem(x, w, stride, padding))
@@ -291,8 +291,8 @@ class CudaKernels final : public Kernels {
   }
 
   void do_conv2d_norm(const Conv2dNorm& op) override {
-    const DeviceScope scope(context_);
     const auto& [conv, norm] = op;
+    const DeviceScope scope(context_);
     if (cuda::can_stem(conv.x, conv.w, conv.stride, conv.padding))
       cuda::stem(conv.x, conv.w, conv.bias, norm.gamma, norm.beta, norm.epsilon, norm.act, norm.y, stream_);
     else
@@ -307,8 +307,8 @@ class CudaKernels final : public Kernels {
       cuda::merge_directions(directions, direction_count(scan.order), scan.y, stream_);
   }
   void do_selective_scan_2d_norm(const SelectiveScan2dNorm& op) override {
-    const DeviceScope scope(context_);
     const auto& [scan, norm] = op;
+    const DeviceScope scope(context_);
     if (scan.y.elements() == 0) return;
     View y = scan.y;
     float* directions = scanned_directions(scan);
@@ -324,13 +324,13 @@ class CudaKernels final : public Kernels {
   }
 
  private:
-  // As op says, but of `x`: one map, or the first of `maps` that are to be added up.
+  // As op says, but of x: one map, or the first of `maps` maps that are summed first.
   void layer_norm_of(const LayerNorm& op, const View& x, int maps) {
     cuda::layer_norm(x, op.gamma, op.beta, op.epsilon, op.act, op.gate, op.rounding == Rounding::each_step,
                      op.y, maps, stream_);
   }
 
-  // Scans, into scan.y (null) or into one map a direction, which is returned and remains to be added up.
+  // Scans into scan.y and returns null, or into a map for each direction, which the caller must sum.
   float* scanned_directions(const SelectiveScan2d& scan) {
     const ScanPlan plan = plan_scan(scan, stream_.device());
     float* directions = scan.directions.as<float>();

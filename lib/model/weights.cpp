@@ -63,7 +63,7 @@ struct SpecBuilder {
       add(op + "dt_projs_bias", {K, R});
       return;
     }
-    // The class registers the two in another order where it draws A itself.
+    // The class registers A_logs first if it initialises A itself.
     const bool a_first = config.ssm_init == SsmInit::v0 || config.forward.old_block;
     if (a_first) add(op + "A_logs", {K * D, N});
     add(op + "Ds", {K * D});

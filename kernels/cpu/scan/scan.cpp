@@ -1,15 +1,14 @@
-// Which file's algorithm a scan backend names.
+// Selects the scan backend.
 #include "kernels/cpu/scan/scan.h"
 
 namespace vmamba::cpu {
 
 using Scan = void(const ScanArgs& args, ScratchMemory& memory, int threads);
-// The plain recurrence, one step after the other.
+// The recurrence step by step.
 Scan scan_torch;
-// Sequences cut into chunks: each chunk's scan from h = 0 in parallel, then the chunks' starts, then the
-// outputs.
+// Chunked: each chunk from h = 0 in parallel, then the initial states of the chunks, then the outputs.
 Scan scan_mamba;
-// Lanes are channels, directions merged as they are written.
+// Sequences in parallel over channels; directions are summed into y as they are computed.
 Scan scan_oflex;
 
 void run_scan(ScanBackend backend, const ScanArgs& args, ScratchMemory& memory, int threads) {
