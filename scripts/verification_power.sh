@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # How many planted mistakes check-equal sees, how many it names, and how often it accuses a right run: the tables of
 # docs/verification.md, and every false alarm.
-#   scripts/verification_power.sh [--seeds 5] [--configs 250] [--reference FOLDER] [--targets "AVX2 AVX3 …"]
+#   scripts/verification_power.sh [--seeds 5] [--configs 250] [--dtype float32] [--reference FOLDER] [--targets "AVX2 AVX3 …"]
 # FOLDER: of PyTorch's dumps (a folder each: config.json, weights.safetensors, io.safetensors); left out, tests/data/models.
 # Right runs run once more on each of the SIMD targets. Exit status 0: all that was asked of it holds.
 set -euo pipefail
@@ -15,10 +15,11 @@ while [[ $# -gt 0 ]]; do
   case $1 in
     --seeds) export VMAMBA_POWER_SEEDS=$2 ;;
     --configs) export VMAMBA_POWER_CONFIGS=$2 ;;
+    --dtype) export VMAMBA_POWER_DTYPE=$2 ;; # of b, of the planted mistakes
     --reference) export VMAMBA_POWER_REFERENCE=$2 ;;
     --targets) targets=$2 ;;
     *)
-      echo "usage: scripts/verification_power.sh [--seeds N] [--configs N] [--reference FOLDER] [--targets \"AVX2 …\"]" >&2
+      echo "usage: scripts/verification_power.sh [--seeds N] [--configs N] [--dtype D] [--reference FOLDER] [--targets \"AVX2 …\"]" >&2
       exit 2
       ;;
   esac

@@ -123,8 +123,8 @@ void compare_chunk(const Side* side_a, const TapValues& a, const HostTensor* uno
     const TapValues& handed = mistakes.mended ? *mistakes.mended : a;
     if (input.a.dims[1] == input.b.dims[1] && !mistakes.explain_all) {
       if (!judge.probe)
-        judge.probe = std::make_unique<ErrorProbe>(side_b.config, *side_b.weights, side_b.choice,
-                                                   judge.arithmetic);
+        judge.probe =
+            std::make_unique<ErrorProbe>(side_b.config, *side_b.weights, side_b.choice, judge.arithmetic);
       const ErrorModels own = judge.probe->own(handed, input.a);
       CompareOptions how = options;
       how.deviations = own_deviations;
@@ -257,8 +257,13 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
   const auto stored = stored_in_16_bits(taps_a);
   if (stored && storage_dtype(b.choice.precision) == DType::float32) allow_rounding(result, *stored, options);
   // Values that were rounded to 16 bits when they were saved are, to the step that reads them, a 16-bit run's.
-  Judge judge{b, run_b, {arithmetic_of(stored.value_or(DType::float32)), arithmetic_of(b.choice.precision)}, nullptr};
-  compare_chunk(nullptr, taps_a, taps_a.find("logits"), judge, input, compare_options(result, options), result);
+  Judge judge{
+      b,
+      run_b,
+      {stored ? arithmetic_of(*stored) : arithmetic_of(options.reference), arithmetic_of(b.choice.precision)},
+      nullptr};
+  compare_chunk(nullptr, taps_a, taps_a.find("logits"), judge, input, compare_options(result, options),
+                result);
   const bool nothing = std::all_of(result.taps.begin(), result.taps.end(),
                                    [](const Diff& diff) { return diff.name == "input"; });
   if (taps_a.all().size() == 1 && taps_a.find("logits"))

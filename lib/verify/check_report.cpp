@@ -18,7 +18,8 @@ using Json = nlohmann::ordered_json;
 // The nearer of its two bounds: "0.0015 of 0.01", "relative L2 0.003 of 0.005"; "12 not finite".
 std::string of_bound(const Diff& diff) {
   if (diff.differing_nonfinite > 0) return fmt::format("{} not finite", diff.differing_nonfinite);
-  if (diff.share() * diff.bound <= diff.nearest) return fmt::format("{:.2g} of {:.2g}", diff.nearest, diff.bound);
+  if (diff.share() * diff.bound <= diff.nearest)
+    return fmt::format("{:.2g} of {:.2g}", diff.nearest, diff.bound);
   return fmt::format("relative L2 {:.2g} of {:.2g}", diff.relative_l2(), diff.l2_bound);
 }
 
@@ -168,8 +169,8 @@ std::string summary(const CheckResult& result) {
 namespace {
 
 std::string head(const CheckResult& result) {
-  return fmt::format("a          {}\nb          {}\ninput      {}\ntolerance  {}\n\n", side_a(result), side_b(result),
-                     result.input, tolerance_line(result));
+  return fmt::format("a          {}\nb          {}\ninput      {}\ntolerance  {}\n\n", side_a(result),
+                     side_b(result), result.input, tolerance_line(result));
 }
 
 std::string table(const CheckResult& result, bool all) {
@@ -196,11 +197,12 @@ std::string table(const CheckResult& result, bool all) {
       continue;
     }
     const Diff* own = find_diff(result.own, diff.name);
-    line("{:<{}} {:>9.3g} {:>9.3g} {:>9.3g} {:>9.3g} {:>12.9f} {:>7} {:>9} {:>10} {:>8}{}{}", diff.name, width,
-         diff.max_abs, diff.max_rel, diff.mean_abs(), diff.relative_l2(), diff.cosine(),
+    line("{:<{}} {:>9.3g} {:>9.3g} {:>9.3g} {:>9.3g} {:>12.9f} {:>7} {:>9} {:>10} {:>8}{}{}", diff.name,
+         width, diff.max_abs, diff.max_rel, diff.mean_abs(), diff.relative_l2(), diff.cosine(),
          std::isinf(diff.psnr()) ? "inf" : fmt::format("{:.1f}", diff.psnr()),
          percent(diff.outside, diff.elements), own ? fmt::format("{:.3g}", own->max_abs) : "",
-         own ? fmt::format("{:.2g}", own->share()) : "", result.within(diff) ? "" : "  <-", nonfinite_note(diff));
+         own ? fmt::format("{:.2g}", own->share()) : "", result.within(diff) ? "" : "  <-",
+         nonfinite_note(diff));
   }
   return text + '\n';
 }

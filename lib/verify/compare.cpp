@@ -215,8 +215,9 @@ Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const
   }
   diff.bound = nearest_bound;
   if (errors) {
-    const double norm = options.deviations.norm +
-                        options.deviations.more / std::sqrt(static_cast<double>(std::max<int64_t>(diff.finite, 1)));
+    const double norm =
+        options.deviations.norm +
+        options.deviations.more / std::sqrt(static_cast<double>(std::max<int64_t>(diff.finite, 1)));
     diff.sum_allowed = norm * norm * allowed;
     diff.l2_bound = relative(diff.sum_allowed, diff.sum_aa);
   }

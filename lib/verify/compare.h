@@ -55,7 +55,7 @@ struct CompareOptions {
 struct Diff {
   std::string name;
   std::string problem;  // why the values could not be compared ("shape (1, 2) against (1, 3)"); else empty
-  std::vector<int64_t> dims;                                  // (B, H, W, C) or (B, C)
+  std::vector<int64_t> dims;  // (B, H, W, C) or (B, C)
   // Of the element that is nearest to its bound: |a − b|, and the bound. Which is one for all, or each its own.
   double nearest = 0, bound = 0;
   double l2_bound = std::numeric_limits<double>::infinity();  // of relative_l2()

@@ -49,7 +49,8 @@ Matrix compare_all(const Side& model, const MatrixAxes& axes, const CheckInput& 
   std::map<Precision, ErrorModels> errors;
   const auto errors_of = [&](Precision precision) -> const ErrorModel* {
     if (!errors.contains(precision)) {
-      ErrorProbe probe(model.config, *model.weights, {.device = axes.devices.front(), .threads = model.choice.threads},
+      ErrorProbe probe(model.config, *model.weights,
+                       {.device = axes.devices.front(), .threads = model.choice.threads},
                        {arithmetic_of(precision), arithmetic_of(precision)});
       errors[precision] = probe.drift(probe.own(probe.taps(input.b), input.b), input.b);
     }

@@ -142,8 +142,9 @@ StepRounding rounding_of(std::string_view tap, const Config& config, int64_t pix
   const double inner = std::max(1, config.d_inner(at)), hidden = std::max(1, config.mlp_hidden(at));
   if (tap == "patch_embed") {
     const double side = config.patch_size;
-    return config.patchembed_version == PatchEmbedVersion::v1 ? StepRounding{config.in_chans * side * side, true, 2}
-                                             : StepRounding{9 * std::max<double>(channels / 2, config.in_chans), true, 4};
+    return config.patchembed_version == PatchEmbedVersion::v1
+               ? StepRounding{config.in_chans * side * side, true, 2}
+               : StepRounding{9 * std::max<double>(channels / 2, config.in_chans), true, 4};
   }
   if (is("pos_embed", "blocks")) return {1, false, 1};
   if (is("downsample")) return {9 * channels, true, 2};

@@ -16,8 +16,8 @@ namespace vmamba {
 
 // Unit roundoffs of one side's arithmetic; sums are kept in float32.
 struct Arithmetic {
-  double storage = 0;  // of what is kept between steps, and of weights
-  double product = 0;  // of the factors of matrix products
+  double storage = 0;   // of what is kept between steps, and of weights
+  double product = 0;   // of the factors of matrix products
   double smallest = 0;  // normal number that is stored: what is smaller is rounded as if it were it
 };
 Arithmetic arithmetic_of(DType storage);
@@ -25,9 +25,9 @@ Arithmetic arithmetic_of(Precision precision);
 
 // What a step rounds, by the kind of its tap.
 struct StepRounding {
-  double terms = 1;      // of its longest sum
-  bool products = true;  // of matrices: TF32 rounds their factors
-  int stores = 1;        // times that a value is stored on the way
+  double terms = 1;        // of its longest sum
+  bool products = true;    // of matrices: TF32 rounds their factors
+  int stores = 1;          // times that a value is stored on the way
   bool activated = false;  // ends in an activation, which lets some elements' errors through and others' not
 };
 // `pixels`: of the map that it reads.

@@ -71,7 +71,8 @@ class MistakenKernels : public Kernels {
     if (otherwise) norm.act = Activation::none, norm.gate = {};
     plain_->layer_norm(norm);
     if (mistaken_.unbiased && right.act == Activation::none && !gate)
-      each(right.y, [&, shrink = std::sqrt(1 - 1 / static_cast<float>(right.x.channels()))](float& v, int64_t, int64_t c) {
+      each(right.y, [&, shrink = std::sqrt(1 - 1 / static_cast<float>(right.x.channels()))](float& v, int64_t,
+                                                                                            int64_t c) {
         const float shift = right.beta ? right.beta.as<float>()[c] : 0;
         v = (v - shift) * shrink + shift;
       });
@@ -125,7 +126,8 @@ class MistakenKernels : public Kernels {
     return result;
   }
   static View dense(HostTensor& values, const View& like) {
-    return View(values.values.data(), DType::float32, Device{}, {like.dim(0), like.dim(1), like.dim(2), like.dim(3)});
+    return View(values.values.data(), DType::float32, Device{},
+                {like.dim(0), like.dim(1), like.dim(2), like.dim(3)});
   }
   static View flat(const View& view) {
     View result(view.data, view.dtype, view.device, {view.rows(), view.channels()});
@@ -160,73 +162,8 @@ class MistakenTaps : public Taps {
   std::string& last_tap_;
 };
 
-// --- The scan, in plain loops that can be led astray.
-struct ScanMistake {
-  std::array<int, 4> path{0, 1, 2, 3};
-  std::array<bool, 4> forward{}, unflipped{};
-  bool untransposed = false;
-  double (*delta)(double dt, double bias) = [](double dt, double bias) { return softplus(dt + bias); };
-  double (*A)(double) = [](double right) { return right; };
-  double (*decay)(double) = [](double x) { return std::exp(x); };
-  double (*input)(double delta, double A) = [](double right, double) { return right; };
-  double skip = 1;                        // D's factor
-  bool swap_B_C = false;
-  std::array<double, 4> weight{1, 1, 1, 1};  // of the merge
-  static double softplus(double x) { return x > 20 ? x : std::log1p(std::exp(x)); }
-};
-
-void scan(const ScanMistake& m, const SelectiveScan2d& s) {
-  const int64_t B = s.x.dim(0), H = s.x.dim(1), W = s.x.dim(2), D = s.x.dim(3), N = s.A.dim(2), L = H * W;
-  const int K = direction_count(s.order);
-  const int64_t per = s.projections.channels() / K, R = per - 2 * N;
-  const bool path = s.order == ScanOrder::cross;
-  std::vector<float> y(static_cast<size_t>(K * B * L * D));
-  std::vector<double> h(static_cast<size_t>(N));
-  for (int k = 0; k < K; ++k) {
-    const size_t at_k = static_cast<size_t>(k);
-    ScanDirection direction = scan_direction(s.order, path ? m.path[at_k] : k);
-    if (path && m.forward[at_k]) direction.reversed = false;
-    const int64_t lines = direction.per_line ? (direction.columns ? W : H) : 1, length = L / lines;
-    const auto at = [&](int64_t line, int64_t i) {
-      const int64_t step = line * length + i;
-      return direction.columns ? step % H * W + step / H : step;
-    };
-    for (int64_t b = 0; b < B; ++b)
-      for (int64_t line = 0; line < lines; ++line)
-        for (int64_t d = 0; d < D; ++d) {
-          std::fill(h.begin(), h.end(), 0.0);
-          const int64_t kd = k * D + d;
-          for (int64_t i = 0; i < length; ++i) {
-            const int64_t from = at(line, direction.reversed ? length - 1 - i : i);
-            int64_t to = direction.mirrored_output || (path && m.unflipped[at_k]) ? at(line, i) : from;
-            if (path && m.untransposed && direction.columns) to = direction.reversed ? length - 1 - i : i;
-            const float* p = s.projections.as<float>() + (b * L + from) * s.projections.row_stride + k * per;
-            const double x = s.x.as<float>()[(b * L + from) * s.x.row_stride + d];
-            double dt = s.dt_weight ? 0 : p[d / (D / R)];
-            if (s.dt_weight)
-              for (int64_t r = 0; r < R; ++r)
-                dt += static_cast<double>(s.dt_weight.as<float>()[kd * R + r]) * p[r];
-            const double delta = m.delta(static_cast<float>(dt), s.dt_bias.as<float>()[kd]);
-            double sum = m.skip * s.D.as<float>()[kd] * x;
-            for (int64_t n = 0; n < N; ++n) {
-              const double A = m.A(s.A.as<float>()[kd * N + n]);
-              const double in = p[R + (m.swap_B_C ? N : 0) + n], out = p[R + (m.swap_B_C ? 0 : N) + n];
-              double& state = h[static_cast<size_t>(n)];
-              state = m.decay(delta * A) * state + m.input(delta, A) * in * x;
-              sum += out * state;
-            }
-            y[static_cast<size_t>(((k * B + b) * L + to) * D + d)] = static_cast<float>(sum);
-          }
-        }
-  }
-  const int64_t all = B * L * D;
-  for (int64_t i = 0; i < all; ++i) {
-    const auto of = [&](int k) {
-      return static_cast<float>(m.weight[static_cast<size_t>(k)]) * y[static_cast<size_t>(k * all + i)];
-    };
-    s.y.as<float>()[i] = K == 2 ? of(0) + of(1) : (of(0) + of(2)) + (of(1) + of(3));
-  }
-  if (s.directions) std::memcpy(s.directions.data, y.data(), y.size() * sizeof(float));
+double softplus(double x) {
+  return x > 20 ? x : std::log1p(std::exp(x));
 }
 
 // --- Making mistakes.
@@ -238,9 +175,10 @@ Make in_scan(void (*change)(ScanMistake&), bool only_cross = false) {
   change(mistake);
   return [=](Mistaken& run) {
     if (run.config.ssm_ratio <= 0) return false;
-    if (only_cross && (run.config.forward.order != ScanOrder::cross || run.config.forward.core == Core::cascade))
+    if (only_cross &&
+        (run.config.forward.order != ScanOrder::cross || run.config.forward.core == Core::cascade))
       return false;
-    run.scan = [=](const SelectiveScan2d& s) { scan(mistake, s); };
+    run.scan = [=](const SelectiveScan2d& s) { mistaken_scan(mistake, s); };
     return true;
   };
 }
@@ -250,7 +188,8 @@ bool ends(std::string_view name, std::string_view end) {
 }
 
 // Changes the values of every tensor whose name ends so; false: none, or nothing changed.
-bool change(StateDict& weights, std::string_view end, const std::function<void(HostTensor&)>& edit, bool first_only = false) {
+bool change(StateDict& weights, std::string_view end, const std::function<void(HostTensor&)>& edit,
+            bool first_only = false) {
   StateDict result;
   result.where = weights.where;
   bool any = false;
@@ -319,9 +258,6 @@ Make rounded_at(std::string end, DType dtype) {
     for (float& v : value.values) v = round_to(dtype, v);
   });
 }
-float to_tf32(float value) {
-  return std::bit_cast<float>((std::bit_cast<uint32_t>(value) + 0x1000u) & ~0x1fffu);
-}
 // Every block's output, and the residual stream that it started from.
 Make at_blocks(std::function<void(HostTensor& block, const HostTensor& stream)> edit) {
   return [=](Mistaken& run) {
@@ -378,12 +314,10 @@ std::vector<Mistake> catalogue() {
   add("GELU left out", with_gelu([](float x) { return x; }));
   add("SiLU by a hard sigmoid", with_silu([](float x) { return x * std::clamp(x / 6 + 0.5f, 0.0f, 1.0f); }));
   add("sigmoid in place of SiLU", with_silu(sigmoid));
-  add("GELU in place of SiLU",
-      with_silu([](float x) { return 0.5f * x * (1 + std::erf(x * 0.70710678f)); }));
+  add("GELU in place of SiLU", with_silu([](float x) { return 0.5f * x * (1 + std::erf(x * 0.70710678f)); }));
   add("SiLU left out", with_silu([](float x) { return x; }));
-  add("SiLU with exp in 11 bits", with_silu([](float x) {
-        return x / (1 + round_to(DType::float16, std::exp(-x)));
-      }));
+  add("SiLU with exp in 11 bits",
+      with_silu([](float x) { return x / (1 + round_to(DType::float16, std::exp(-x))); }));
   // Norms.
   add("LayerNorm's epsilon 1e-6", with_epsilon(1e-6f));
   add("LayerNorm's epsilon 1e-3", with_epsilon(1e-3f));
@@ -394,9 +328,8 @@ std::vector<Mistake> catalogue() {
   add("out_norm after the gate", [](Mistaken& run) {
     return run.gated_first = run.config.forward.gated && run.config.forward.out_norm == OutNorm::layer_norm;
   });
-  add("out_norm's bias left out", in_weights("out_norm.bias", [](HostTensor& t) {
-        std::fill(t.values.begin(), t.values.end(), 0.0f);
-      }));
+  add("out_norm's bias left out",
+      in_weights("out_norm.bias", [](HostTensor& t) { std::fill(t.values.begin(), t.values.end(), 0.0f); }));
   add("classifier.norm left out", [](Mistaken& run) {
     run.tap = [](const std::string& tap, HostTensor& value, const TapValues& before) {
       if (tap == "classifier.norm") value = before.all().back().second;
@@ -431,41 +364,57 @@ std::vector<Mistake> catalogue() {
         m.input = [](double delta, double A) { return A == 0 ? delta : std::expm1(delta * A) / A; };
       }));
   add("B not multiplied by delta",
-      in_scan([](ScanMistake& m) { m.input = [](double, double) { return 1.0; }; }), "not multiplied by delta");
+      in_scan([](ScanMistake& m) { m.input = [](double, double) { return 1.0; }; }),
+      "not multiplied by delta");
   add("softplus left out",
       in_scan([](ScanMistake& m) { m.delta = [](double dt, double bias) { return dt + bias; }; }),
       "softplus is left out");
   add("softplus linear above 1", in_scan([](ScanMistake& m) {
-        m.delta = [](double dt, double bias) {
-          return dt + bias > 1 ? dt + bias : ScanMistake::softplus(dt + bias);
-        };
+        m.delta = [](double dt, double bias) { return dt + bias > 1 ? dt + bias : softplus(dt + bias); };
       }));
-  add("softplus as exp", in_scan([](ScanMistake& m) {
-        m.delta = [](double dt, double bias) { return std::exp(dt + bias); };
-      }));
+  add("softplus as exp",
+      in_scan([](ScanMistake& m) { m.delta = [](double dt, double bias) { return std::exp(dt + bias); }; }));
   add("dt's bias left out",
-      in_scan([](ScanMistake& m) { m.delta = [](double dt, double) { return ScanMistake::softplus(dt); }; }),
+      in_scan([](ScanMistake& m) { m.delta = [](double dt, double) { return softplus(dt); }; }),
       "dt_projs_bias is left out");
-  add("dt's bias after softplus", in_scan([](ScanMistake& m) {
-        m.delta = [](double dt, double bias) { return ScanMistake::softplus(dt) + bias; };
-      }));
+  add("dt's bias after softplus",
+      in_scan([](ScanMistake& m) { m.delta = [](double dt, double bias) { return softplus(dt) + bias; }; }));
   add("dt's bias twice", in_scan([](ScanMistake& m) {
-        m.delta = [](double dt, double bias) { return ScanMistake::softplus(dt + 2 * bias); };
+        m.delta = [](double dt, double bias) { return softplus(dt + 2 * bias); };
       }));
   add("D left out", in_scan([](ScanMistake& m) { m.skip = 0; }), "the skip Ds * x is left out");
   add("D 0.1 % too large", in_scan([](ScanMistake& m) { m.skip = 1.001; }));
   add("B and C swapped", in_scan([](ScanMistake& m) { m.swap_B_C = true; }));
-  add("k0 and k1 swapped", in_scan([](ScanMistake& m) { m.path = {1, 0, 2, 3}; }, true), "k0 and k1 are swapped");
-  add("k1 and k3 swapped", in_scan([](ScanMistake& m) { m.path = {0, 3, 2, 1}; }, true), "k1 and k3 are swapped");
-  add("k2 and k3 swapped", in_scan([](ScanMistake& m) { m.path = {0, 1, 3, 2}; }, true), "k2 and k3 are swapped");
+  add("k0 and k1 swapped",
+      in_scan(
+          [](ScanMistake& m) {
+            m.path = {1, 0, 2, 3};
+          },
+          true),
+      "k0 and k1 are swapped");
+  add("k1 and k3 swapped",
+      in_scan(
+          [](ScanMistake& m) {
+            m.path = {0, 3, 2, 1};
+          },
+          true),
+      "k1 and k3 are swapped");
+  add("k2 and k3 swapped",
+      in_scan(
+          [](ScanMistake& m) {
+            m.path = {0, 1, 3, 2};
+          },
+          true),
+      "k2 and k3 are swapped");
   add("k2 not flipped", in_scan([](ScanMistake& m) { m.forward[2] = true; }, true), "k2 is not reversed");
   add("k3 not flipped", in_scan([](ScanMistake& m) { m.forward[3] = true; }, true), "k3 is not reversed");
-  add("k2 not flipped back", in_scan([](ScanMistake& m) { m.unflipped[2] = true; }, true), "not flipped back");
-  add("k3 not flipped back", in_scan([](ScanMistake& m) { m.unflipped[3] = true; }, true), "not flipped back");
+  add("k2 not flipped back", in_scan([](ScanMistake& m) { m.unflipped[2] = true; }, true),
+      "not flipped back");
+  add("k3 not flipped back", in_scan([](ScanMistake& m) { m.unflipped[3] = true; }, true),
+      "not flipped back");
   add("columns not transposed back", in_scan([](ScanMistake& m) { m.untransposed = true; }, true),
       "not transposed back");
-  add("a direction left out of the merge",
-      in_scan([](ScanMistake& m) { m.weight = {1, 0, 1, 1}; }));
+  add("a direction left out of the merge", in_scan([](ScanMistake& m) { m.weight = {1, 0, 1, 1}; }));
   add("the merge as a mean", in_scan([](ScanMistake& m) { m.weight = {0.25, 0.25, 0.25, 0.25}; }));
   add("dt's ranks in reverse order", [](Mistaken& run) {
     return change(run.weights, "dt_projs_weight", [](HostTensor& t) {
@@ -476,7 +425,8 @@ std::vector<Mistake> catalogue() {
   add("x_proj's parts as B, C, dt", [](Mistaken& run) {
     const int64_t N = run.config.ssm_d_state;
     return change(run.weights, "x_proj_weight", [&](HostTensor& t) {
-      const int64_t rows = t.dims.size() == 3 ? t.dims[0] * t.dims[1] : t.dims[0], per = rows / 4, R = per - 2 * N;
+      const int64_t rows = t.dims.size() == 3 ? t.dims[0] * t.dims[1] : t.dims[0], per = rows / 4,
+                    R = per - 2 * N;
       permute_rows(t, rows, [&](int64_t row) {
         const int64_t in = row % per;
         return row - in + (in < 2 * N ? R + in : in - 2 * N);
@@ -489,9 +439,9 @@ std::vector<Mistake> catalogue() {
         for (float& v : t.values) v *= 1.001f;
       }));
   // Weights.
-  for (const char* tensor : {"patch_embed.0.weight", "in_proj.weight", "conv2d.weight", "x_proj_weight",
-                             "dt_projs_weight", "out_proj.weight", "mlp.fc1.weight", "mlp.fc2.weight",
-                             "classifier.head.weight"})
+  for (const char* tensor :
+       {"patch_embed.0.weight", "in_proj.weight", "conv2d.weight", "x_proj_weight", "dt_projs_weight",
+        "out_proj.weight", "mlp.fc1.weight", "mlp.fc2.weight", "classifier.head.weight"})
     add(fmt::format("one element of {} off by 0.1 %", tensor), one_element(tensor));
   add("the depthwise kernel flipped", in_weights(".conv2d.weight", [](HostTensor& t) {
         const int64_t k = t.dims.back() * t.dims[t.dims.size() - 2];
@@ -526,7 +476,8 @@ std::vector<Mistake> catalogue() {
     auto& tensors = run.weights.tensors;
     for (auto& x : tensors)
       for (auto& y : tensors)
-        if (ends(x.first, "blocks.0.norm.weight") && y.first == x.first.substr(0, x.first.size() - 11) + "norm2.weight" &&
+        if (ends(x.first, "blocks.0.norm.weight") &&
+            y.first == x.first.substr(0, x.first.size() - 11) + "norm2.weight" &&
             x.second.to_float32().values != y.second.to_float32().values) {
           std::swap(x.second, y.second);
           return true;
@@ -536,16 +487,15 @@ std::vector<Mistake> catalogue() {
   add("a bias of patch_embed left out", in_weights("patch_embed.0.bias", [](HostTensor& t) {
         std::fill(t.values.begin(), t.values.end(), 0.0f);
       }));
-  add("fc1's bias left out", in_weights("fc1.bias", [](HostTensor& t) {
-        std::fill(t.values.begin(), t.values.end(), 0.0f);
-      }));
+  add("fc1's bias left out",
+      in_weights("fc1.bias", [](HostTensor& t) { std::fill(t.values.begin(), t.values.end(), 0.0f); }));
   for (const DType dtype : {DType::float16, DType::bfloat16}) {
     const auto name = to_string(dtype);
     add(fmt::format("weights in {}", name), in_weights("weight", [=](HostTensor& t) {
           for (float& v : t.values) v = round_to(dtype, v);
         }));
-    for (const char* tap : {"blocks.0.norm", "op.in_proj", "op.conv2d", "op.x_proj", "op.scan", "op.gated", "mlp.fc1",
-                            "classifier.norm"})
+    for (const char* tap : {"blocks.0.norm", "op.in_proj", "op.conv2d", "op.x_proj", "op.scan", "op.gated",
+                            "mlp.fc1", "classifier.norm"})
       add(fmt::format("{} rounded to {}", tap, name), rounded_at(tap, dtype));
   }
   add("in_proj through TF32", with_factors("layers.0.blocks.0.norm", to_tf32));
@@ -558,7 +508,8 @@ std::vector<Mistake> catalogue() {
   add("the residual doubled", at_blocks([](HostTensor& block, const HostTensor& stream) {
         for (size_t i = 0; i < block.values.size(); ++i) block.values[i] += stream.values[i];
       }));
-  add("the pool's maximum in place of its mean", at_tap("classifier.pool", [](HostTensor& value, const TapValues& before) {
+  add("the pool's maximum in place of its mean",
+      at_tap("classifier.pool", [](HostTensor& value, const TapValues& before) {
         const HostTensor& map = before.all().back().second;
         const int64_t channels = map.dims.back(), pixels = map.elements() / channels / map.dims[0];
         for (int64_t i = 0; i < value.elements(); ++i) {
@@ -568,7 +519,8 @@ std::vector<Mistake> catalogue() {
           value.values[i] = largest;
         }
       }));
-  add("the pool over one pixel too many", at_tap("classifier.pool", [](HostTensor& value, const TapValues& before) {
+  add("the pool over one pixel too many",
+      at_tap("classifier.pool", [](HostTensor& value, const TapValues& before) {
         const HostTensor& map = before.all().back().second;
         const float pixels = static_cast<float>(map.dims[1] * map.dims[2]);
         for (float& v : value.values) v *= pixels / (pixels + 1);
@@ -591,26 +543,88 @@ std::vector<Mistake> catalogue() {
   add("mean 0.5 in place of 0.485", in_input([](HostTensor& t) {
         for (int64_t i = 0, plane = t.dims[2] * t.dims[3]; i < t.elements(); ++i)
           if (i / plane % t.dims[1] == 0) t.values[i] -= 0.015f / 0.229f;
-      }), preprocess);
+      }),
+      preprocess);
   add("std 0.225 in place of 0.229", in_input([](HostTensor& t) {
         for (int64_t i = 0, plane = t.dims[2] * t.dims[3]; i < t.elements(); ++i)
           if (i / plane % t.dims[1] == 0) t.values[i] *= 0.229f / 0.225f;
-      }), preprocess);
+      }),
+      preprocess);
   add("BGR", in_input([](HostTensor& t) {
         const int64_t plane = t.dims[2] * t.dims[3];
         for (int64_t b = 0; b < t.dims[0]; ++b)
           std::swap_ranges(t.values.begin() + b * 3 * plane, t.values.begin() + (b * 3 + 1) * plane,
                            t.values.begin() + (b * 3 + 2) * plane);
-      }), preprocess);
-  add("the crop one pixel aside", in_input([](HostTensor& t) {
-        std::rotate(t.values.begin(), t.values.begin() + 1, t.values.end());
-      }), preprocess);
-  add("an 8-bit step in one value", in_input([](HostTensor& t) { t.values[t.values.size() / 2] += 1 / 255.f / 0.229f; }),
+      }),
       preprocess);
+  add("the crop one pixel aside",
+      in_input([](HostTensor& t) { std::rotate(t.values.begin(), t.values.begin() + 1, t.values.end()); }),
+      preprocess);
+  add("an 8-bit step in one value",
+      in_input([](HostTensor& t) { t.values[t.values.size() / 2] += 1 / 255.f / 0.229f; }), preprocess);
   return all;
 }
 
 }  // namespace
+
+float to_tf32(float value) {
+  return std::bit_cast<float>((std::bit_cast<uint32_t>(value) + 0x1000u) & ~0x1fffu);
+}
+
+void mistaken_scan(const ScanMistake& m, const SelectiveScan2d& s) {
+  const int64_t B = s.x.dim(0), H = s.x.dim(1), W = s.x.dim(2), D = s.x.dim(3), N = s.A.dim(2), L = H * W;
+  const int K = direction_count(s.order);
+  const int64_t per = s.projections.channels() / K, R = per - 2 * N;
+  const bool path = s.order == ScanOrder::cross;
+  std::vector<float> y(static_cast<size_t>(K * B * L * D));
+  std::vector<double> h(static_cast<size_t>(N));
+  for (int k = 0; k < K; ++k) {
+    const size_t at_k = static_cast<size_t>(k);
+    ScanDirection direction = scan_direction(s.order, path ? m.path[at_k] : k);
+    if (path && m.forward[at_k]) direction.reversed = false;
+    const int64_t lines = direction.per_line ? (direction.columns ? W : H) : 1, length = L / lines;
+    const auto at = [&](int64_t line, int64_t i) {
+      const int64_t step = line * length + i;
+      return direction.columns ? step % H * W + step / H : step;
+    };
+    for (int64_t b = 0; b < B; ++b)
+      for (int64_t line = 0; line < lines; ++line)
+        for (int64_t d = 0; d < D; ++d) {
+          std::fill(h.begin(), h.end(), 0.0);
+          const int64_t kd = k * D + d;
+          for (int64_t i = 0; i < length; ++i) {
+            const int64_t from = at(line, direction.reversed ? length - 1 - i : i);
+            int64_t to = direction.mirrored_output || (path && m.unflipped[at_k]) ? at(line, i) : from;
+            if (path && m.untransposed && direction.columns) to = direction.reversed ? length - 1 - i : i;
+            const float* p = s.projections.as<float>() + (b * L + from) * s.projections.row_stride + k * per;
+            const double x = s.x.as<float>()[(b * L + from) * s.x.row_stride + d];
+            double dt = s.dt_weight ? 0 : p[d / (D / R)];
+            if (s.dt_weight)
+              for (int64_t r = 0; r < R; ++r)
+                dt += static_cast<double>(s.dt_weight.as<float>()[kd * R + r]) * p[r];
+            const double delta = m.delta ? m.delta(static_cast<float>(dt), s.dt_bias.as<float>()[kd])
+                                         : softplus(static_cast<float>(dt) + s.dt_bias.as<float>()[kd]);
+            double sum = m.skip * s.D.as<float>()[kd] * x;
+            for (int64_t n = 0; n < N; ++n) {
+              const double A = m.A(s.A.as<float>()[kd * N + n]);
+              const double in = p[R + (m.swap_B_C ? N : 0) + n], out = p[R + (m.swap_B_C ? 0 : N) + n];
+              double& state = h[static_cast<size_t>(n)];
+              state = m.decay(delta * A) * state + m.input(delta, A) * in * x;
+              sum += out * state;
+            }
+            y[static_cast<size_t>(((k * B + b) * L + to) * D + d)] = static_cast<float>(sum);
+          }
+        }
+  }
+  const int64_t all = B * L * D;
+  for (int64_t i = 0; i < all; ++i) {
+    const auto of = [&](int k) {
+      return static_cast<float>(m.weight[static_cast<size_t>(k)]) * y[static_cast<size_t>(k * all + i)];
+    };
+    s.y.as<float>()[i] = K == 2 ? of(0) + of(1) : (of(0) + of(2)) + (of(1) + of(3));
+  }
+  if (s.directions) std::memcpy(s.directions.data, y.data(), y.size() * sizeof(float));
+}
 
 const std::vector<Mistake>& mistakes() {
   static const std::vector<Mistake> all = catalogue();
@@ -619,7 +633,8 @@ const std::vector<Mistake>& mistakes() {
 
 StateDict run_mistaken(const Mistaken& run) {
   std::string last_tap;
-  Runner runner(run.config, run.weights, std::make_unique<MistakenKernels>(run, last_tap), Precision::float32);
+  Runner runner(run.config, run.weights, std::make_unique<MistakenKernels>(run, last_tap),
+                Precision::float32);
   MistakenTaps taps(runner.kernels(), run, last_tap);
   runner.run(run.input, &taps);
   StateDict file;
