@@ -1,7 +1,6 @@
 #include "lib/verify/check_equal.h"
 
 #include <algorithm>
-#include <cmath>
 #include <set>
 
 #include "kernels/error.h"
@@ -189,13 +188,10 @@ void choose_tolerance(CheckResult& result, const CheckOptions& options,
 }
 
 // The reference was rounded to 16 bits when it was saved: by so much each of its values may be off.
-void allow_rounding(CheckResult& result, DType dtype, const CheckOptions& options) {
-  const bool half = dtype == DType::float16;
-  const int bits = half ? 11 : 8;
-  const double unit = std::ldexp(1, -bits);
+void allow_rounding(CheckResult& result, DType dtype) {
   result.reference_dtype = dtype;
-  const bool asked = options.absolute || options.relative;
-  if (!asked) {
+  if (result.derived) {
+    const double unit = arithmetic_of(dtype).storage;
     result.tolerance.relative += unit;
     result.tolerance.relative_l2 += unit;
     result.tolerance_source += fmt::format(", and the reference's own rounding to {}", to_string(dtype));
@@ -203,8 +199,7 @@ void allow_rounding(CheckResult& result, DType dtype, const CheckOptions& option
   result.notes.push_back(fmt::format(
       "every value of the reference is a {0} number: it was saved in {0}{1}; a model that computed in {0} is "
       "compared with --dtype {0}",
-      to_string(dtype),
-      asked ? "" : fmt::format(", and 2^-{} of each tensor's largest value is allowed for that", bits)));
+      to_string(dtype), result.derived ? ", and its rounding is allowed for" : ""));
 }
 
 CompareOptions compare_options(const CheckResult& result, const CheckOptions& options) {
@@ -255,7 +250,7 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
     if (name != "input") taps_a.add(name, tensor.to_float32());
   choose_tolerance(result, options, {b.choice});
   const auto stored = stored_in_16_bits(taps_a);
-  if (stored && storage_dtype(b.choice.precision) == DType::float32) allow_rounding(result, *stored, options);
+  if (stored && storage_dtype(b.choice.precision) == DType::float32) allow_rounding(result, *stored);
   // Values that were rounded to 16 bits when they were saved are, to the step that reads them, a 16-bit run's.
   Judge judge{
       b,
