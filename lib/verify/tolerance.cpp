@@ -256,7 +256,8 @@ ErrorModels ErrorProbe::drift(const ErrorModels& own, const HostTensor& input) {
   ErrorModels models;
   if (!(largest > 0)) return models;
 
-  const double louder = move / largest;  // the errors are put in so many times louder
+  // The errors are put in so many times louder; never softer than they are, where a step is no longer linear in them.
+  const double louder = std::max(1.0, move / largest);
   std::map<std::string, Spread, std::less<>> spreads;
   for (int probe = 0; probe < probes; ++probe) {
     Signs signs(static_cast<uint64_t>(probe) + 100);
