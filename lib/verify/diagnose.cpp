@@ -347,7 +347,10 @@ Cause mistaken_step(const CheckResult& result, const DiagnosisInput& e, const Di
     std::vector<std::string> tensors;
     for (const char* tensor : step.tensors)
       if (weights.find(block + "." + tensor)) tensors.push_back(block + "." + tensor);
-    if (tensors.empty()) return {};
+    if (tensors.empty())
+      return fmt::format(
+          "{} differs by itself, from the same input, and has no weights: another function, or rounding",
+          first.name);
     if (step.input && first.one_channel >= 0) {
       const HostTensor *a = e.taps_a->find(first.name), *b = e.own_b ? e.own_b->find(first.name) : nullptr,
                        *input = of_a(step.input);

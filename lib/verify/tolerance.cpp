@@ -16,7 +16,7 @@ constexpr double u32 = 0x1p-24;
 constexpr double move = 0x1p-10;
 constexpr int probes = 2;
 // exp, erf, softplus and the rest are good to as many units in the last place.
-constexpr double function_ulps = 4;
+constexpr double function_ulps = 2;
 
 // +1 or −1, as an xorshift draws them.
 class Signs {
@@ -86,6 +86,7 @@ class Spread {
         rows_[r] += difference * difference;
         channels_[c] += difference * difference;
         all_ += difference * difference;
+        values_ += static_cast<double>(from.values[r * channels + c]) * from.values[r * channels + c];
       }
   }
   // An element's is its row's times its channel's over the whole's. A row or channel of few samples leans on the
@@ -108,10 +109,12 @@ class Spread {
       result.channels[c] = static_cast<float>(part(channels_[c], of_channel));
     return result;
   }
+  // As a part of the values.
+  double relative() const { return values_ > 0 ? std::sqrt(all_ / values_) : 0; }
 
  private:
   std::vector<double> rows_, channels_;
-  double all_ = 0;
+  double all_ = 0, values_ = 0;
   int samples_ = 0;
 };
 
@@ -135,7 +138,7 @@ StepRounding rounding_of(std::string_view tap, const Config& config, int64_t pix
   const auto is = [&](auto... names) { return ((kind == names) || ...); };
   const auto place = in_block(tap);
   size_t stage = place ? place->stage : 0;
-  if (kind == "downsample") stage = static_cast<size_t>(tap[7] - '0');
+  if (kind == "downsample") stage = std::stoul(std::string(tap.substr(std::string_view("layers.").size())));
   if (tap == "logits" || tap.starts_with("classifier")) stage = config.dims.size() - 1;
   const double channels = config.dims[stage];
   const int at = static_cast<int>(stage);
@@ -272,7 +275,12 @@ ErrorModels ErrorProbe::drift(const ErrorModels& own, const HostTensor& input) {
     });
     plain_->run(input, &moving);
   }
-  for (const auto& [name, spread] : spreads) models.emplace(name, spread.model(1 / louder, false));
+  for (const auto& [name, spread] : spreads) {
+    ErrorModel model = spread.model(1 / louder, false);
+    // What stands out of its row and channel (a softmax's largest) carries as much of its error.
+    model.of_value = spread.relative() / louder;
+    models.emplace(name, std::move(model));
+  }
   return models;
 }
 
