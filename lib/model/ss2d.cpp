@@ -51,7 +51,7 @@ View scan(const Forward& f, const Ss2dWeights& op, const ScanStep& step) {
   const int count = direction_count(step.order);
   SelectiveScan2d s = projected(f, op, step);
   const ArenaScope scope(f.arena);
-  if (f.looks_inside() && f.wants(step.tap_prefix, direction_name(0)))
+  if (f.looks_inside() && f.wants(step.tap_prefix, direction_name(step.first)))
     s.directions = f.arena.take(DType::float32, {count, batch, height, width, channels});
   f.kernels.selective_scan_2d(s);
   if (s.directions)

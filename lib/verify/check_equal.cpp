@@ -1,7 +1,6 @@
 #include "lib/verify/check_equal.h"
 
 #include <algorithm>
-#include <cmath>
 #include <set>
 
 #include "kernels/error.h"
@@ -10,6 +9,7 @@
 #include "lib/tensors/torch_random.h"
 #include "lib/verify/diagnose.h"
 #include "lib/verify/reference_mistakes.h"
+#include "lib/verify/tolerance.h"
 
 namespace vmamba {
 namespace {
@@ -77,20 +77,41 @@ TapValues own_values(const CheckResult& chunk, const TapValues& a, const HostTen
   return values;
 }
 
+// What judges one b, chunk after chunk. The probe is made once it is needed.
+struct Judge {
+  const Side& side;
+  Runner& run;
+  std::vector<Arithmetic> arithmetic;  // of both sides
+  std::unique_ptr<ErrorProbe> probe;
+};
+
 // Compares one chunk of images: b runs, beside the kept taps of a. `side_a` is null if a is a file.
-void compare_chunk(const Side* side_a, const TapValues& a, const HostTensor* unobserved_a, const Side& side_b,
-                   Runner& b, const CheckInput& input, const CompareOptions& options, CheckResult& result) {
+void compare_chunk(const Side* side_a, const TapValues& a, const HostTensor* unobserved_a, Judge& judge,
+                   const CheckInput& input, const CompareOptions& options, CheckResult& result) {
+  const Side& side_b = judge.side;
+  Runner& b = judge.run;
   CheckResult chunk = result;
   chunk.taps.clear();
   chunk.own.clear();
-  TapComparison comparison(b.kernels(), a, options);
-  const HostTensor logits_b = b.run(input.b, &comparison);
-  chunk.taps.push_back(compare_tensors("input", nhwc(input.a), nhwc(input.b), options));
-  std::move(comparison.diffs.begin(), comparison.diffs.end(), std::back_inserter(chunk.taps));
-
-  // Without taps a device may fuse steps, and run what it captured: that is what other commands run.
-  if (unobserved_a)
-    chunk.taps.push_back(compare_tensors("logits without taps", *unobserved_a, b.run(input.b), options));
+  std::vector<std::string> extra;
+  HostTensor logits_b;
+  const auto compare_all = [&](const ErrorModels* errors) {
+    CompareOptions how = options;
+    how.deviations = drift_deviations;
+    TapComparison comparison(b.kernels(), a, how);
+    comparison.errors = errors;
+    logits_b = b.run(input.b, &comparison);
+    chunk.taps.clear();
+    chunk.taps.push_back(compare_tensors("input", nhwc(input.a), nhwc(input.b), options));
+    std::move(comparison.diffs.begin(), comparison.diffs.end(), std::back_inserter(chunk.taps));
+    extra = std::move(comparison.extra);
+    // Without taps a device may fuse steps, and run what it captured: that is what other commands run.
+    if (!unobserved_a) return;
+    if (errors)
+      if (const auto model = errors->find("logits"); model != errors->end()) how.errors = &model->second;
+    chunk.taps.push_back(compare_tensors("logits without taps", *unobserved_a, b.run(input.b), how));
+  };
+  compare_all(nullptr);
 
   // With nothing but logits no step is handed a's values.
   const bool logits_only = !side_a && a.all().size() == 1 && a.find("logits");
@@ -99,12 +120,23 @@ void compare_chunk(const Side* side_a, const TapValues& a, const HostTensor* uno
     if (!side_a && result.causes.empty() && chunk.first_outside())
       mistakes = reference_mistakes(a, chunk.taps, logits_b, input.b, b, options);
     const TapValues& handed = mistakes.mended ? *mistakes.mended : a;
-    if (input.a.dims[1] == input.b.dims[1] && !logits_only && !mistakes.explain_all) {
-      CompareOptions own = options;
-      if (result.reference_dtype) own.tolerance = looser(own.tolerance, result.table);
-      TapComparison restarted(b.kernels(), handed, own, true);
-      b.run(input.a, &restarted);
-      chunk.own = std::move(restarted.diffs);
+    if (input.a.dims[1] == input.b.dims[1] && !mistakes.explain_all) {
+      if (!judge.probe)
+        judge.probe =
+            std::make_unique<ErrorProbe>(side_b.config, *side_b.weights, side_b.choice, judge.arithmetic);
+      const ErrorModels own = judge.probe->own(handed, input.a);
+      CompareOptions how = options;
+      how.deviations = own_deviations;
+      TapComparison restarted(b.kernels(), handed, how, true);
+      restarted.errors = &own;
+      if (!logits_only) {
+        b.run(input.a, &restarted);
+        chunk.own = std::move(restarted.diffs);
+      }
+      if (result.derived) {
+        const ErrorModels drift = judge.probe->drift(own, input.b);
+        compare_all(&drift);
+      }
     }
     if (result.causes.empty()) {
       result.causes = std::move(mistakes.causes);
@@ -128,7 +160,7 @@ void compare_chunk(const Side* side_a, const TapValues& a, const HostTensor* uno
   };
   for (const auto& [name, value] : a.all())
     if (!in_b.contains(name)) add_once(result.only_in_a, name);
-  for (const std::string& name : comparison.extra) add_once(result.only_in_b, name);
+  for (const std::string& name : extra) add_once(result.only_in_b, name);
 
   if (const HostTensor* logits_a = a.find("logits"); logits_a && logits_a->dims == logits_b.dims) {
     const Agreement agreed = agreement(logits_b.dims.back(), logits_a->values, logits_b.values);
@@ -150,22 +182,16 @@ void choose_tolerance(CheckResult& result, const CheckOptions& options,
           fmt::format("{} {}", to_string(choice.device.type), to_string(choice.precision));
     result.tolerance = looser(result.tolerance, row);
   }
-  result.table = result.tolerance;
   result.tolerance = overridden(result.tolerance, options.absolute, options.relative);
-  if (options.absolute || options.relative) result.tolerance_source = "as asked";
+  result.derived = !options.absolute && !options.relative;
+  if (!result.derived) result.tolerance_source = "as asked";
 }
 
 // The reference was rounded to 16 bits when it was saved: by so much each of its values may be off.
-void allow_rounding(CheckResult& result, DType dtype, const CheckOptions& options) {
-  const bool half = dtype == DType::float16;
-  const int bits = half ? 11 : 8;
-  const double unit = std::ldexp(1, -bits);
+void allow_rounding(CheckResult& result, DType dtype) {
   result.reference_dtype = dtype;
-  // A step that is handed such values differs as in a run of that dtype.
-  result.table =
-      looser(result.table, tolerance_of(DeviceType::cpu, half ? Precision::float16 : Precision::bfloat16));
-  const bool asked = options.absolute || options.relative;
-  if (!asked) {
+  if (result.derived) {
+    const double unit = arithmetic_of(dtype).storage;
     result.tolerance.relative += unit;
     result.tolerance.relative_l2 += unit;
     result.tolerance_source += fmt::format(", and the reference's own rounding to {}", to_string(dtype));
@@ -173,8 +199,7 @@ void allow_rounding(CheckResult& result, DType dtype, const CheckOptions& option
   result.notes.push_back(fmt::format(
       "every value of the reference is a {0} number: it was saved in {0}{1}; a model that computed in {0} is "
       "compared with --dtype {0}",
-      to_string(dtype),
-      asked ? "" : fmt::format(", and 2^-{} of each tensor's largest value is allowed for that", bits)));
+      to_string(dtype), result.derived ? ", and its rounding is allowed for" : ""));
 }
 
 CompareOptions compare_options(const CheckResult& result, const CheckOptions& options) {
@@ -193,6 +218,7 @@ CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, c
   result.input = input.description;
   choose_tolerance(result, options, {a.choice, b.choice});
   const CompareOptions how = compare_options(result, options);
+  Judge judge{b, run_b, {arithmetic_of(a.choice.precision), arithmetic_of(b.choice.precision)}, nullptr};
   const bool read_here = input.a.values.empty();
   const int64_t total = read_here ? static_cast<int64_t>(input.files.size()) : input.a.dims[0];
   for (int64_t begin = 0; begin < total; begin += options.batch_size) {
@@ -206,7 +232,7 @@ CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, c
     run_a.run(part.a, &store);
     const TapValues taps_a = store.take();
     const HostTensor unobserved_a = run_a.run(part.a);
-    compare_chunk(&a, taps_a, &unobserved_a, b, run_b, part, how, result);
+    compare_chunk(&a, taps_a, &unobserved_a, judge, part, how, result);
   }
   return result;
 }
@@ -223,9 +249,15 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
   for (const auto& [name, tensor] : reference.tensors)
     if (name != "input") taps_a.add(name, tensor.to_float32());
   choose_tolerance(result, options, {b.choice});
-  if (storage_dtype(b.choice.precision) == DType::float32)
-    if (const auto dtype = stored_in_16_bits(taps_a)) allow_rounding(result, *dtype, options);
-  compare_chunk(nullptr, taps_a, taps_a.find("logits"), b, run_b, input, compare_options(result, options),
+  const auto stored = stored_in_16_bits(taps_a);
+  if (stored && storage_dtype(b.choice.precision) == DType::float32) allow_rounding(result, *stored);
+  // Values that were rounded to 16 bits when they were saved are, to the step that reads them, a 16-bit run's.
+  Judge judge{
+      b,
+      run_b,
+      {stored ? arithmetic_of(*stored) : arithmetic_of(options.reference), arithmetic_of(b.choice.precision)},
+      nullptr};
+  compare_chunk(nullptr, taps_a, taps_a.find("logits"), judge, input, compare_options(result, options),
                 result);
   const bool nothing = std::all_of(result.taps.begin(), result.taps.end(),
                                    [](const Diff& diff) { return diff.name == "input"; });

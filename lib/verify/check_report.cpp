@@ -15,28 +15,23 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-double share_of_bound(double value, double bound) {
-  return value == 0 ? 0 : bound == 0 ? HUGE_VAL : value / bound;
-}
-// What is not finite on one side alone is the worst there is.
-double share_of_bound(const Diff& diff) {
-  if (diff.differing_nonfinite > 0) return HUGE_VAL;
-  return std::max(share_of_bound(diff.max_abs, diff.bound),
-                  share_of_bound(diff.relative_l2(), diff.l2_bound));
-}
 // The nearer of its two bounds: "0.0015 of 0.01", "relative L2 0.003 of 0.005"; "12 not finite".
 std::string of_bound(const Diff& diff) {
   if (diff.differing_nonfinite > 0) return fmt::format("{} not finite", diff.differing_nonfinite);
-  if (share_of_bound(diff.max_abs, diff.bound) >= share_of_bound(diff.relative_l2(), diff.l2_bound))
-    return fmt::format("{:.2g} of {:.2g}", diff.max_abs, diff.bound);
+  if (diff.share() * diff.bound <= diff.nearest)
+    return fmt::format("{:.2g} of {:.2g}", diff.nearest, diff.bound);
   return fmt::format("relative L2 {:.2g} of {:.2g}", diff.relative_l2(), diff.l2_bound);
 }
 
-// The tap that is nearest to its bound, or farthest beyond; null: none could be compared.
+// The tap, or step by itself, that is nearest to its bound, or farthest beyond; null: none could be compared.
 const Diff* largest_share(const CheckResult& result) {
   const Diff* worst = nullptr;
-  for (const Diff& diff : result.taps)
-    if (diff.problem.empty() && (!worst || share_of_bound(diff) > share_of_bound(*worst))) worst = &diff;
+  const auto look = [&](const std::vector<Diff>& diffs) {
+    for (const Diff& diff : diffs)
+      if (diff.problem.empty() && (!worst || diff.share() > worst->share())) worst = &diff;
+  };
+  look(result.taps);
+  if (result.derived) look(result.own);
   return worst;
 }
 
@@ -111,8 +106,11 @@ Json to_json(const Diff& diff, const Diff* own) {
   json["first_nonfinite"] = {{"a", place(diff, diff.first_nonfinite_a)},
                              {"b", place(diff, diff.first_nonfinite_b)}};
   if (own)
-    json["by_itself"] = {
-        {"identical", own->identical()}, {"max_abs", own->max_abs}, {"outside", own->outside}};
+    json["by_itself"] = {{"identical", own->identical()},
+                         {"within", own->within()},
+                         {"max_abs", own->max_abs},
+                         {"outside", own->outside},
+                         {"share_of_bound", own->share()}};
   return json;
 }
 
@@ -147,17 +145,23 @@ std::string side_b(const CheckResult& result) {
   return result.choice_b + (result.choice_b.empty() ? "" : ": ") + to_string(result.report_b);
 }
 
+std::string tolerance_line(const CheckResult& result) {
+  if (!result.derived) return fmt::format("{} ({})", to_string(result.tolerance), result.tolerance_source);
+  return fmt::format("what rounding explains, of each step by itself and of the whole ({}); of the input {}",
+                     result.tolerance_source, to_string(result.tolerance));
+}
+
 std::string summary(const CheckResult& result) {
   int64_t within = 0, identical = 0;
   for (const Diff& diff : result.taps) {
-    within += diff.within();
+    within += result.within(diff);
     identical += diff.identical();
   }
   const Diff* worst = largest_share(result);
   std::string text =
       fmt::format("{}: {} of {} taps within tolerance, {} bit for bit",
                   result.equal() ? "equal" : "different", within, result.taps.size(), identical);
-  if (worst && share_of_bound(*worst) > 0)
+  if (worst && worst->share() > 0)
     text += fmt::format("; worst against its bound: {} ({})", worst->name, of_bound(*worst));
   return text;
 }
@@ -165,8 +169,8 @@ std::string summary(const CheckResult& result) {
 namespace {
 
 std::string head(const CheckResult& result) {
-  return fmt::format("a          {}\nb          {}\ninput      {}\ntolerance  {} ({})\n\n", side_a(result),
-                     side_b(result), result.input, to_string(result.tolerance), result.tolerance_source);
+  return fmt::format("a          {}\nb          {}\ninput      {}\ntolerance  {}\n\n", side_a(result),
+                     side_b(result), result.input, tolerance_line(result));
 }
 
 std::string table(const CheckResult& result, bool all) {
@@ -184,8 +188,8 @@ std::string table(const CheckResult& result, bool all) {
   size_t width = 20;
   for (const Diff& diff : result.taps)
     if (shown(diff)) width = std::max(width, diff.name.size());
-  line("{:<{}} {:>9} {:>9} {:>9} {:>9} {:>12} {:>7} {:>9} {:>10}", "tap", width, "max abs", "max rel",
-       "mean abs", "rel L2", "cosine", "PSNR", "outside", "by itself");
+  line("{:<{}} {:>9} {:>9} {:>9} {:>9} {:>12} {:>7} {:>9} {:>10} {:>8}", "tap", width, "max abs", "max rel",
+       "mean abs", "rel L2", "cosine", "PSNR", "outside", "by itself", "of bound");
   for (const Diff& diff : result.taps) {
     if (!shown(diff)) continue;
     if (!diff.problem.empty()) {
@@ -193,11 +197,12 @@ std::string table(const CheckResult& result, bool all) {
       continue;
     }
     const Diff* own = find_diff(result.own, diff.name);
-    line("{:<{}} {:>9.3g} {:>9.3g} {:>9.3g} {:>9.3g} {:>12.9f} {:>7} {:>9} {:>10}{}{}", diff.name, width,
-         diff.max_abs, diff.max_rel, diff.mean_abs(), diff.relative_l2(), diff.cosine(),
+    line("{:<{}} {:>9.3g} {:>9.3g} {:>9.3g} {:>9.3g} {:>12.9f} {:>7} {:>9} {:>10} {:>8}{}{}", diff.name,
+         width, diff.max_abs, diff.max_rel, diff.mean_abs(), diff.relative_l2(), diff.cosine(),
          std::isinf(diff.psnr()) ? "inf" : fmt::format("{:.1f}", diff.psnr()),
          percent(diff.outside, diff.elements), own ? fmt::format("{:.3g}", own->max_abs) : "",
-         diff.within() ? "" : "  <-", nonfinite_note(diff));
+         own ? fmt::format("{:.2g}", own->share()) : "", result.within(diff) ? "" : "  <-",
+         nonfinite_note(diff));
   }
   return text + '\n';
 }
@@ -214,12 +219,15 @@ std::string verdict(const CheckResult& result) {
       line("{}: in the reference, but no tap of this model", name);
   line("{}", summary(result));
   if (differing) line("first to differ: {}", differing->name);
+  // A step may be wrong by less than the whole may drift.
+  const bool drifted = outside && !find_diff(result.taps, outside->name)->within();
+  const char* by_itself = drifted ? "" : "by itself ";
   if (outside && outside->problem.empty() && outside->outside == 0)
-    line("first outside its tolerance: {}, relative L2 {:.3g} of {:.3g}", outside->name,
+    line("first outside its tolerance: {}, {}relative L2 {:.3g} of {:.3g}", outside->name, by_itself,
          outside->relative_l2(), outside->l2_bound);
   else if (outside && outside->problem.empty())
-    line("first outside its tolerance: {}, first at {}, most at {}: {:g} against {:g}", outside->name,
-         outside->place(outside->first_outside), outside->place(outside->worst), outside->worst_a,
+    line("first outside its tolerance: {}, {}first at {}, most at {}: {:g} against {:g}", outside->name,
+         by_itself, outside->place(outside->first_outside), outside->place(outside->worst), outside->worst_a,
          outside->worst_b);
   else if (outside)
     line("first outside its tolerance: {}", outside->name);
@@ -250,6 +258,7 @@ Json to_json(const CheckResult& result) {
   json["input"] = result.input;
   json["tolerance"] = to_json(result.tolerance);
   json["tolerance"]["source"] = result.tolerance_source;
+  json["tolerance"]["derived"] = result.derived;
   const auto name = [](const Diff* diff) { return diff ? Json(diff->name) : Json(); };
   json["first_differing"] = name(result.first_differing());
   json["first_outside"] = name(result.first_outside());
@@ -299,8 +308,8 @@ Json dtypes_json(const std::vector<NamedResult>& cases) {
 
 std::string stress_report(const std::vector<NamedResult>& cases) {
   const CheckResult& first = cases.front().result;
-  std::string text = fmt::format("a          {}\nb          {}\ntolerance  {} ({})\n\n", side_a(first),
-                                 side_b(first), to_string(first.tolerance), first.tolerance_source);
+  std::string text = fmt::format("a          {}\nb          {}\ntolerance  {}\n\n", side_a(first),
+                                 side_b(first), tolerance_line(first));
   std::vector<std::array<std::string, 5>> table{
       {"case", "verdict", "worst against its bound", "at", "first outside its tolerance"}};
   std::string overflow;

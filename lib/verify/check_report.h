@@ -15,6 +15,8 @@ namespace vmamba {
 
 // "|a - b| <= max(1e-05, 1e-05 * max|a|) and ||a - b|| <= 1e-05 * ||a||"
 std::string to_string(const Tolerance& tolerance);
+// Which tolerance a comparison is judged by, and why.
+std::string tolerance_line(const CheckResult& result);
 
 // `all`: every tap; else the output of each block and downsample, and every tap of the blocks where the two
 // begin to differ and where they leave their tolerance.

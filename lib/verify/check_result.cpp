@@ -14,9 +14,15 @@ const Diff* CheckResult::first_differing() const {
   return found == taps.end() ? nullptr : &*found;
 }
 
+bool CheckResult::within(const Diff& tap) const {
+  const Diff* by_itself = derived ? find_diff(own, tap.name) : nullptr;
+  return tap.within() && (!by_itself || by_itself->within());
+}
+
 const Diff* CheckResult::first_outside() const {
-  const auto found = std::find_if(taps.begin(), taps.end(), [](const Diff& diff) { return !diff.within(); });
-  return found == taps.end() ? nullptr : &*found;
+  for (const Diff& tap : taps)
+    if (!within(tap)) return tap.within() ? find_diff(own, tap.name) : &tap;
+  return nullptr;
 }
 
 bool equal(const std::vector<NamedResult>& cases) {

@@ -31,8 +31,9 @@ struct CheckInput {
 struct CheckOptions {
   std::optional<double> absolute, relative;  // absent: the table's
   bool equal_nan = false;
-  bool maps = false;   // heat maps and histograms, for a report
-  int batch_size = 1;  // images at a time; the taps of so many are held in memory
+  Precision reference = Precision::float32;  // how the reference was computed; values of 16 bits are seen
+  bool maps = false;                         // heat maps and histograms, for a report
+  int batch_size = 1;                        // images at a time; the taps of so many are held in memory
 };
 
 struct CheckResult {
@@ -41,8 +42,8 @@ struct CheckResult {
   RunReport report_a, report_b;  // what ran
   std::string input;             // on what
   std::string tolerance_source;  // "cpu float32", or the options
-  Tolerance tolerance;
-  Tolerance table;  // what rounding may do to a step, whatever was asked for
+  Tolerance tolerance;           // of the input; of every tap where it was asked for
+  bool derived = false;  // the taps' bounds are derived from what computes, each step's own among them
   std::optional<DType>
       reference_dtype;     // the 16 bits that every value of a reference was rounded to; else none
   std::vector<Diff> taps;  // "input" first, "logits" last
@@ -53,10 +54,11 @@ struct CheckResult {
   std::vector<std::string> causes;  // most certain first
   std::vector<std::string> notes;   // what the verdict must be read with
 
-  // Within tolerance everywhere; a reference file's taps must all be there.
+  // Within tolerance everywhere, each step by itself too where bounds are derived; a reference file's taps must all be there.
   bool equal() const;
   const Diff* first_differing() const;  // null: bit for bit the same
-  const Diff* first_outside() const;
+  const Diff* first_outside() const;    // of a tap, or of its step by itself
+  bool within(const Diff& tap) const;
 };
 
 // A comparison among others: a stress, a dtype.

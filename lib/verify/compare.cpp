@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "kernels/error.h"
 #include "lib/tensors/state_dict.h"
@@ -46,16 +47,44 @@ Tolerance overridden(Tolerance table, std::optional<double> absolute, std::optio
   return {absolute.value_or(table.absolute), relative.value_or(table.relative)};
 }
 
+bool ErrorModel::fits(const std::vector<int64_t>& dims) const {
+  const int64_t count = static_cast<int64_t>(rows.size() * channels.size());
+  return !dims.empty() && static_cast<int64_t>(channels.size()) == dims.back() &&
+         std::accumulate(dims.begin(), dims.end(), int64_t{1}, std::multiplies<>()) == count;
+}
+
+double ErrorModel::variance(int64_t element, double value) const {
+  const auto width = static_cast<int64_t>(channels.size());
+  const double of_place = static_cast<double>(rows[static_cast<size_t>(element / width)]) *
+                          channels[static_cast<size_t>(element % width)];
+  const double of_stored = of_value * std::max(std::abs(value), smallest);
+  return of_place * of_place + of_stored * of_stored;
+}
+
+static double share_of(double value, double bound) {
+  return value == 0 ? 0 : bound == 0 ? HUGE_VAL : value / bound;
+}
+
+double Diff::share() const {
+  if (differing_nonfinite > 0) return HUGE_VAL;  // not finite on one side alone: the worst there is
+  return std::max(share_of(nearest, bound), share_of(relative_l2(), l2_bound));
+}
+
 double Diff::mean_abs() const {
   return finite == 0 ? 0 : sum_abs / static_cast<double>(finite);
 }
 
+static double relative(double squares, double of) {
+  if (squares == 0) return 0;
+  return of == 0 ? std::numeric_limits<double>::infinity() : std::sqrt(squares / of);
+}
+
 double Diff::relative_l2() const {
-  if (sum_squares == 0) return 0;
-  return sum_aa == 0 ? std::numeric_limits<double>::infinity() : std::sqrt(sum_squares / sum_aa);
+  return relative(sum_squares, sum_aa);
 }
 
 bool Diff::within_l2() const {
+  if (sum_allowed >= 0) return sum_squares <= sum_allowed;
   // Sums of squares that a rounding of 16 bits below its normal range leaves are nobody's error: 2^-24 an
   // element.
   const double floor = 0x1p-24 * std::sqrt(static_cast<double>(finite));
@@ -115,6 +144,8 @@ Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const
   diff.bound = options.tolerance.bound(max_reference);
   diff.l2_bound = options.tolerance.relative_l2;
   const double floor = diff.max_reference / 1000;
+  const ErrorModel* errors = options.errors && options.errors->fits(dims) ? options.errors : nullptr;
+  double allowed = 0, nearest_share = 0, nearest_bound = diff.bound;
   int64_t channel_differing = none, channel_outside = none;
 
   for (int64_t i = 0; i < diff.elements; ++i) {
@@ -139,6 +170,12 @@ Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const
       diff.sum_ab += static_cast<double>(va) * vb;
       ++diff.finite;
     }
+    double bound = diff.bound;
+    if (errors) {
+      const double variance = errors->variance(i, finite ? va : 0);
+      allowed += variance;
+      bound = options.deviations.element * std::sqrt(variance);
+    }
     if (va == vb || (options.equal_nan && std::isnan(va) && std::isnan(vb))) continue;
 
     const double distance = std::abs(static_cast<double>(va) - vb);
@@ -146,7 +183,7 @@ Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const
     diff.differing_nonfinite += !finite;
     note(channel_differing, i % channels);
     if (diff.first_differing < 0) diff.first_differing = i;
-    if (!(distance <= diff.bound)) {
+    if (!(distance <= bound)) {
       ++diff.outside;
       note(channel_outside, i % channels);
       if (diff.first_outside < 0) diff.first_outside = i;
@@ -154,6 +191,11 @@ Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const
     if (finite) {
       diff.sum_abs += distance;
       diff.sum_squares += distance * distance;
+      if (const double share = share_of(distance, bound); share > nearest_share) {
+        nearest_share = share;
+        diff.nearest = distance;
+        nearest_bound = bound;
+      }
       if (distance > diff.max_abs) {
         diff.max_abs = distance;
         diff.worst = i;
@@ -170,6 +212,14 @@ Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const
         cell = std::max(cell, shown);
       }
     }
+  }
+  diff.bound = nearest_bound;
+  if (errors) {
+    const double norm =
+        options.deviations.norm +
+        options.deviations.more / std::sqrt(static_cast<double>(std::max<int64_t>(diff.finite, 1)));
+    diff.sum_allowed = norm * norm * allowed;
+    diff.l2_bound = relative(diff.sum_allowed, diff.sum_aa);
   }
   const int64_t one = diff.outside > 0 ? channel_outside : channel_differing;
   diff.one_channel = one >= 0 ? one : -1;
@@ -204,7 +254,10 @@ void merge(Diff& diff, const Diff& next) {
     diff.one_channel = next.one_channel;
   else if (decisive(next) == decisive(diff) && next.one_channel != diff.one_channel)
     diff.one_channel = -1;
-  diff.bound = std::max(diff.bound, next.bound);
+  if (share_of(next.nearest, next.bound) > share_of(diff.nearest, diff.bound)) {
+    diff.nearest = next.nearest;
+    diff.bound = next.bound;
+  }
   diff.l2_bound = std::max(diff.l2_bound, next.l2_bound);
   diff.max_abs = std::max(diff.max_abs, next.max_abs);
   diff.max_rel = std::max(diff.max_rel, next.max_rel);
@@ -224,6 +277,10 @@ void merge(Diff& diff, const Diff& next) {
   diff.sum_aa += next.sum_aa;
   diff.sum_bb += next.sum_bb;
   diff.sum_ab += next.sum_ab;
+  if (diff.sum_allowed >= 0 && next.sum_allowed >= 0) {
+    diff.sum_allowed += next.sum_allowed;
+    diff.l2_bound = relative(diff.sum_allowed, diff.sum_aa);
+  }
   for (size_t e = 0; e < diff.histogram.size(); ++e) diff.histogram[e] += next.histogram[e];
   for (size_t i = 0; i < diff.heat.size() && i < next.heat.size(); ++i)
     diff.heat[i] = std::max(diff.heat[i], next.heat[i]);

@@ -28,8 +28,25 @@ Tolerance looser(Tolerance one, Tolerance other);
 // As --atol and --rtol ask, which replace the table's bound of an element and its ‖a − b‖ alike.
 Tolerance overridden(Tolerance table, std::optional<double> absolute, std::optional<double> relative);
 
+// The standard deviation of each element's error by rounding (lib/verify/tolerance.h): that of its row (pixel) times
+// its channel's, and a part of the value.
+struct ErrorModel {
+  std::vector<float> rows, channels;
+  double of_value = 0, smallest = 0;  // … of no less than this: below it float16 rounds to fixed steps
+  bool fits(const std::vector<int64_t>& dims) const;
+  double variance(int64_t element, double value) const;
+};
+// Errors are within it if each is at most so many standard deviations, and the norm of n so many, and more / √n more,
+// of the whole's.
+struct Deviations {
+  double element = 0, norm = 0, more = 0;
+};
+inline constexpr Deviations own_deviations{8, 1.5, 6}, drift_deviations{16, 3, 12};
+
 struct CompareOptions {
   Tolerance tolerance;
+  const ErrorModel* errors = nullptr;  // in place of `tolerance`
+  Deviations deviations;
   bool equal_nan = false;
   bool maps = false;  // also heat map and histogram
 };
@@ -38,9 +55,11 @@ struct CompareOptions {
 struct Diff {
   std::string name;
   std::string problem;  // why the values could not be compared ("shape (1, 2) against (1, 3)"); else empty
-  std::vector<int64_t> dims;                                  // (B, H, W, C) or (B, C)
-  double bound = 0;                                           // of an element; the largest of the chunks
+  std::vector<int64_t> dims;  // (B, H, W, C) or (B, C)
+  // Of the element that is nearest to its bound: |a − b|, and the bound. Which is one for all, or each its own.
+  double nearest = 0, bound = 0;
   double l2_bound = std::numeric_limits<double>::infinity();  // of relative_l2()
+  double sum_allowed = -1;  // bound of sum_squares, by an ErrorModel; −1: l2_bound came first
   int64_t elements = 0;
   int64_t differing = 0;            // not the same number
   int64_t outside = 0;              // outside tolerance
@@ -66,6 +85,7 @@ struct Diff {
   bool within() const { return problem.empty() && outside == 0 && within_l2(); }
   bool within_l2() const;
   bool identical() const { return problem.empty() && differing == 0; }
+  double share() const;  // of the nearer of its two bounds, used up
   bool nonfinite() const { return nan_a + nan_b + inf_a + inf_b > 0; }
   double mean_abs() const;
   double relative_l2() const;  // ‖a − b‖ / ‖a‖

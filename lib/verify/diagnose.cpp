@@ -347,7 +347,10 @@ Cause mistaken_step(const CheckResult& result, const DiagnosisInput& e, const Di
     std::vector<std::string> tensors;
     for (const char* tensor : step.tensors)
       if (weights.find(block + "." + tensor)) tensors.push_back(block + "." + tensor);
-    if (tensors.empty()) return {};
+    if (tensors.empty())
+      return fmt::format(
+          "{} differs by itself, from the same input, and has no weights: another function, or rounding",
+          first.name);
     if (step.input && first.one_channel >= 0) {
       const HostTensor *a = e.taps_a->find(first.name), *b = e.own_b ? e.own_b->find(first.name) : nullptr,
                        *input = of_a(step.input);
@@ -377,12 +380,19 @@ Cause mistaken_step(const CheckResult& result, const DiagnosisInput& e, const Di
 
 // --- Arithmetic.
 
-// Whether rounding explains it: the table's tolerance holds, whatever --atol and --rtol ask.
-bool as_the_table_allows(const Diff& diff, const Tolerance& table) {
-  Diff judged = diff;
-  judged.l2_bound = table.relative_l2;
-  return diff.problem.empty() && diff.differing_nonfinite == 0 &&
-         diff.max_abs <= table.bound(diff.max_reference) && judged.within_l2();
+// A step that is within its bound, but far nearer to it than the others: the same rounding does not explain both.
+Cause sticking_out(const CheckResult& result) {
+  constexpr double far = 8, small = 0.1;
+  std::vector<std::pair<double, const Diff*>> shares;
+  for (const Diff& diff : result.own)
+    if (diff.problem.empty() && diff.max_abs > 0) shares.emplace_back(diff.share(), &diff);
+  if (shares.size() < 5) return {};
+  std::sort(shares.begin(), shares.end());
+  const auto& [largest, step] = shares.back();
+  const double middle = shares[shares.size() / 2].first;
+  if (!step->within() || largest < small || largest < far * middle) return {};
+  return fmt::format("{} is off by itself, within its bound, but {:.0f} times as far into it as other steps",
+                     step->name, largest / middle);
 }
 
 // The step that adds most by itself, relative to its largest value; null: none adds anything.
@@ -457,11 +467,12 @@ std::vector<std::string> diagnose(const CheckResult& result, const DiagnosisInpu
     if (!scan && !diff.identical() && !direction_of(diff.name).empty()) scan = &diff;
   const Cause rounding = scan ? rounded_scan(result, e, *scan) : Cause();
   add(rounding);
-  const auto beyond = std::find_if(result.own.begin(), result.own.end(), [&](const Diff& diff) {
-    return !as_the_table_allows(diff, result.table);
-  });
-  if (beyond == result.own.end() || result.equal()) {
-    if (!rounding) add(arithmetic(result));
+  const auto beyond =
+      std::find_if(result.own.begin(), result.own.end(), [](const Diff& diff) { return !diff.within(); });
+  if (beyond == result.own.end()) {
+    const Cause step = sticking_out(result);
+    add(step);
+    if (!rounding && !step) add(arithmetic(result));
     add(tolerance_that_holds(result));
   } else if (e.a) {  // from one state dict: no weights are to be compared
     if (const Cause config = different_config(e))

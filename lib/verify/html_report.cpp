@@ -305,7 +305,7 @@ std::string html_report(const std::vector<NamedResult>& cases, const Provenance&
   row("a", side_a(result));
   row("b", side_b(result));
   row("input", result.input);
-  row("tolerance", fmt::format("{} ({})", to_string(result.tolerance), result.tolerance_source));
+  row("tolerance", tolerance_line(result));
   const auto name = [](const Diff* diff) { return diff ? diff->name : std::string("none"); };
   row("first to differ", name(result.first_differing()));
   row("first outside", name(result.first_outside()));

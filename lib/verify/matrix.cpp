@@ -1,8 +1,10 @@
 #include "lib/verify/matrix.h"
 
 #include <algorithm>
+#include <map>
 
 #include "kernels/error.h"
+#include "lib/verify/tolerance.h"
 
 namespace vmamba {
 
@@ -43,15 +45,29 @@ Matrix compare_all(const Side& model, const MatrixAxes& axes, const CheckInput& 
     fail_input(
         "--matrix: nothing to compare: the options leave one way to run: give fewer of --device, --dtype, "
         "--selective-scan-backend, --forward-core-version");
+  // What rounding explains of two sides, the coarser of which computes so (Precision's order is from fine to coarse).
+  std::map<Precision, ErrorModels> errors;
+  const auto errors_of = [&](Precision precision) -> const ErrorModel* {
+    if (!errors.contains(precision)) {
+      ErrorProbe probe(model.config, *model.weights,
+                       {.device = axes.devices.front(), .threads = model.choice.threads},
+                       {arithmetic_of(precision), arithmetic_of(precision)});
+      errors[precision] = probe.drift(probe.own(probe.taps(input.b), input.b), input.b);
+    }
+    const auto found = errors[precision].find("logits");
+    return found == errors[precision].end() ? nullptr : &found->second;
+  };
   for (size_t i = 0; i < logits.size(); ++i) {
     std::vector<Diff>& row = matrix.pairs.emplace_back();
     for (size_t j = 0; j < i; ++j) {
       const Variant &a = matrix.variants[j], &b = matrix.variants[i];
-      const Tolerance tolerance = overridden(
-          looser(tolerance_of(a.device.type, a.precision), tolerance_of(b.device.type, b.precision)),
-          options.absolute, options.relative);
-      row.push_back(compare("logits", logits[i].dims, logits[j].values, logits[i].values,
-                            {.tolerance = tolerance, .equal_nan = options.equal_nan}));
+      CompareOptions how{.tolerance = overridden(looser(tolerance_of(a.device.type, a.precision),
+                                                        tolerance_of(b.device.type, b.precision)),
+                                                 options.absolute, options.relative),
+                         .deviations = drift_deviations,
+                         .equal_nan = options.equal_nan};
+      if (!options.absolute && !options.relative) how.errors = errors_of(std::max(a.precision, b.precision));
+      row.push_back(compare("logits", logits[i].dims, logits[j].values, logits[i].values, how));
     }
   }
   return matrix;

@@ -80,7 +80,10 @@ void TapComparison::at(std::string_view name, const View& value) {
     diffs.push_back(std::move(diff));
     return;
   }
-  diffs.push_back(compare(std::string(name), b.dims, a->values, b.values, options_));
+  CompareOptions options = options_;
+  if (errors)
+    if (const auto model = errors->find(name); model != errors->end()) options.errors = &model->second;
+  diffs.push_back(compare(std::string(name), b.dims, a->values, b.values, options));
   if (observer) observer(diffs.back(), *a, b);
   if (restart_) transfer_.upload(*a, value);
 }

@@ -3,6 +3,7 @@
 #pragma once
 #include <deque>
 #include <functional>
+#include <map>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -67,6 +68,8 @@ class TapComparison : public Taps {
   bool wants(std::string_view name) override { return reference_.find(name) != nullptr; }
   void at(std::string_view name, const View& value) override;
 
+  const std::map<std::string, ErrorModel, std::less<>>* errors =
+      nullptr;                     // by tap, in place of the tolerance
   Observer observer;               // sees every compared tap, if set
   std::vector<Diff> diffs;         // in order of appearance
   std::vector<std::string> extra;  // taps that the reference doesn't have

@@ -1,0 +1,287 @@
+#include "lib/verify/tolerance.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/error.h"
+#include "lib/config/names.h"
+#include "lib/model/weights.h"
+
+namespace vmamba {
+namespace {
+
+constexpr double u32 = 0x1p-24;
+// Everything is moved by this part of itself, of `smallest` at least: far above float32's roundings, and small enough
+// for every step to be as good as linear.
+constexpr double move = 0x1p-10;
+constexpr int probes = 2;
+// exp, erf, softplus and the rest are good to as many units in the last place.
+constexpr double function_ulps = 2;
+
+// +1 or −1, as an xorshift draws them.
+class Signs {
+ public:
+  explicit Signs(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u + 1) {}
+  float next() {
+    state_ ^= state_ << 13;
+    state_ ^= state_ >> 7;
+    state_ ^= state_ << 17;
+    return static_cast<int64_t>(state_) < 0 ? -1.0f : 1.0f;
+  }
+  void move_all(std::vector<float>& values, double smallest) {
+    for (float& value : values)
+      value += next() * static_cast<float>(move) * std::max(std::abs(value), static_cast<float>(smallest));
+  }
+
+ private:
+  uint64_t state_;
+};
+
+StateDict moved(const StateDict& weights, double smallest) {
+  StateDict result;
+  result.where = weights.where;
+  Signs signs(1);
+  for (const auto& [name, tensor] : weights.tensors) {
+    if (!is_floating(tensor.dtype)) {
+      result.tensors.emplace_back(name, tensor);
+      continue;
+    }
+    HostTensor values = tensor.to_float32();
+    signs.move_all(values.values, smallest);
+    result.add(name, values);
+  }
+  return result;
+}
+
+// Shows each tap's value, and puts another in its place.
+class Replacing : public Taps {
+ public:
+  using Replace = std::function<void(std::string_view, HostTensor&)>;
+  Replacing(Kernels& kernels, Replace replace) : transfer_(kernels), replace_(std::move(replace)) {}
+  bool wants(std::string_view) override { return true; }
+  void at(std::string_view name, const View& value) override {
+    HostTensor host = transfer_.download(value);
+    replace_(name, host);
+    transfer_.upload(host, value);
+  }
+
+ private:
+  Transfer transfer_;
+  Replace replace_;
+};
+
+// Mean squares of differences by row (pixel) and by channel.
+class Spread {
+ public:
+  void add(const HostTensor& from, const HostTensor& to) {
+    const size_t channels = static_cast<size_t>(from.dims.back());
+    rows_.resize(from.values.size() / channels);
+    channels_.resize(channels);
+    ++samples_;
+    for (size_t r = 0; r < rows_.size(); ++r)
+      for (size_t c = 0; c < channels; ++c) {
+        const double difference =
+            static_cast<double>(to.values[r * channels + c]) - from.values[r * channels + c];
+        if (!std::isfinite(difference)) continue;
+        rows_[r] += difference * difference;
+        channels_[c] += difference * difference;
+        all_ += difference * difference;
+        values_ += static_cast<double>(from.values[r * channels + c]) * from.values[r * channels + c];
+      }
+  }
+  // An element's is its row's times its channel's over the whole's. A row or channel of few samples leans on the
+  // whole, since a difference may be small by chance; one that is activated in few places is not taken for quieter
+  // than the whole.
+  ErrorModel model(double scale, bool activated) const {
+    constexpr double lean = 16;
+    ErrorModel result{std::vector<float>(rows_.size()), std::vector<float>(channels_.size()), 0};
+    const double of_row = samples_ * static_cast<double>(channels_.size()),
+                 of_channel = samples_ * static_cast<double>(rows_.size());
+    const double mean = all_ / (of_row * static_cast<double>(rows_.size()));
+    if (!(mean > 0)) return result;
+    const auto part = [&](double squares, double samples) {
+      const double share = (squares / mean + lean) / (samples + lean);
+      return std::sqrt(activated ? std::max(share, 1.0) : share);
+    };
+    for (size_t r = 0; r < rows_.size(); ++r)
+      result.rows[r] = static_cast<float>(scale * std::sqrt(mean) * part(rows_[r], of_row));
+    for (size_t c = 0; c < channels_.size(); ++c)
+      result.channels[c] = static_cast<float>(part(channels_[c], of_channel));
+    return result;
+  }
+  // As a part of the values.
+  double relative() const { return values_ > 0 ? std::sqrt(all_ / values_) : 0; }
+
+ private:
+  std::vector<double> rows_, channels_;
+  double all_ = 0, values_ = 0;
+  int samples_ = 0;
+};
+
+}  // namespace
+
+Arithmetic arithmetic_of(DType storage) {
+  if (storage == DType::float16) return {0x1p-11, 0x1p-11, 0x1p-14};
+  if (storage == DType::bfloat16) return {0x1p-8, 0x1p-8};
+  return {u32, u32};
+}
+
+Arithmetic arithmetic_of(Precision precision) {
+  Arithmetic result = arithmetic_of(storage_dtype(precision));
+  // TF32 keeps 10 bits of a factor, and some devices cut the rest off.
+  if (row_of(precision).tf32) result.product = 0x1p-10;
+  return result;
+}
+
+StepRounding rounding_of(std::string_view tap, const Config& config, int64_t pixels) {
+  const std::string_view kind = kind_of(tap);
+  const auto is = [&](auto... names) { return ((kind == names) || ...); };
+  const auto place = in_block(tap);
+  size_t stage = place ? place->stage : 0;
+  if (kind == "downsample") stage = std::stoul(std::string(tap.substr(std::string_view("layers.").size())));
+  if (tap == "logits" || tap.starts_with("classifier")) stage = config.dims.size() - 1;
+  const double channels = config.dims[stage];
+  const int at = static_cast<int>(stage);
+  const double inner = std::max(1, config.d_inner(at)), hidden = std::max(1, config.mlp_hidden(at));
+  if (tap == "patch_embed") {
+    const double side = config.patch_size;
+    return config.patchembed_version == PatchEmbedVersion::v1
+               ? StepRounding{config.in_chans * side * side, true, 2}
+               : StepRounding{9 * std::max<double>(channels / 2, config.in_chans), true, 4};
+  }
+  if (is("pos_embed", "blocks")) return {1, false, 1};
+  if (is("downsample")) return {9 * channels, true, 2};
+  if (is("classifier.norm")) return {channels, false, 1};
+  if (is("classifier.pool")) return {static_cast<double>(pixels), false, 1};
+  if (is("mlp.fc1")) return {channels, true, 1, true};
+  if (is("logits", "op.in_proj")) return {channels, true, 1};
+  if (is("norm")) return {channels, false, 1};
+  if (is("norm2")) return {std::max(channels, inner), true, 2};
+  if (is("mlp.fc2")) return {hidden, true, 2};
+  if (is("op.out_proj")) return {inner, true, 1};
+  if (is("op.conv2d")) return {static_cast<double>(config.ssm_conv * config.ssm_conv), false, 1, true};
+  if (kind.ends_with(".x_proj")) return {inner, true, 1};
+  if (kind.ends_with(".scan") || !direction_of(tap).empty())
+    return {static_cast<double>(config.dt_rank(at) + config.ssm_d_state), false, 1};
+  if (is("op.out_norm", "op.gated"))
+    return {config.forward.out_norm == OutNorm::softmax ? static_cast<double>(pixels) : inner, false, 3,
+            config.forward.out_act};
+  return {std::max(inner, hidden), true, 2};  // a block's sum
+}
+
+ErrorProbe::ErrorProbe(const Config& config, const StateDict& weights, const RunChoice& choice,
+                       std::vector<Arithmetic> sides)
+    : config_(config), sides_(std::move(sides)) {
+  for (const Arithmetic& side : sides_) smallest_ = std::max(smallest_, side.smallest);
+  const StateDict canonical = canonical_weights(config, weights);
+  RunChoice float32 = choice;
+  float32.precision = Precision::float32;
+  plain_ = std::make_unique<Runner>(config, canonical, float32);
+  moved_ = std::make_unique<Runner>(config, moved(canonical, smallest_), float32);
+}
+
+ErrorProbe::~ErrorProbe() = default;
+
+ErrorModels ErrorProbe::own(const TapValues& a, const HostTensor& input) {
+  const auto start_of = [&](std::string_view name, HostTensor& value) {
+    const HostTensor* given = a.find(name);
+    if (given && given->dims == value.dims) value.values = given->values;
+    return given != nullptr;
+  };
+  TapValues exact;
+  Replacing still(plain_->kernels(), [&](std::string_view name, HostTensor& value) {
+    exact.add(std::string(name), value);
+    start_of(name, value);
+  });
+  plain_->run(input, &still);
+
+  std::map<std::string, Spread, std::less<>> spreads;
+  for (int probe = 0; probe < probes; ++probe) {
+    Signs signs(static_cast<uint64_t>(probe) + 2);
+    HostTensor moved_input = input;
+    signs.move_all(moved_input.values, smallest_);
+    Replacing moving(moved_->kernels(), [&](std::string_view name, HostTensor& value) {
+      spreads[std::string(name)].add(*exact.find(name), value);
+      start_of(name, value);
+      signs.move_all(value.values, smallest_);
+    });
+    moved_->run(moved_input, &moving);
+  }
+
+  ErrorModels models;
+  StepRounding chain{0, false, 0};  // of the steps since the last value of a's
+  int64_t pixels = 1;
+  for (const auto& [name, value] : exact.all()) {
+    const StepRounding step = rounding_of(name, config_, pixels);
+    if (value.dims.size() == 4) pixels = value.dims[1] * value.dims[2];
+    chain.terms = std::max(chain.terms, step.terms);
+    chain.products |= step.products;
+    chain.stores = std::max(chain.stores, step.stores);
+    double operands = 0, results = 0;  // variances, as parts of the operands and of the result
+    for (const Arithmetic& side : sides_) {
+      const double u = chain.products ? side.product : side.storage;
+      operands += u * u + (function_ulps * function_ulps + chain.terms) * u32 * u32;
+      results += chain.stores * side.storage * side.storage + chain.terms / 3 * u32 * u32;
+    }
+    ErrorModel model = spreads.at(name).model(std::sqrt(operands) / move, step.activated);
+    model.of_value = std::sqrt(results);
+    model.smallest = smallest_;
+    models.emplace(name, std::move(model));
+    if (a.find(name)) chain = {0, false, 0};
+  }
+  return models;
+}
+
+TapValues ErrorProbe::taps(const HostTensor& input) {
+  TapStore store(plain_->kernels());
+  plain_->run(input, &store);
+  return store.take();
+}
+
+ErrorModels ErrorProbe::drift(const ErrorModels& own, const HostTensor& input) {
+  TapValues exact;
+  double largest = 0;  // of a step's error as a part of its values
+  Replacing still(plain_->kernels(), [&](std::string_view name, HostTensor& value) {
+    const auto model = own.find(name);
+    if (model != own.end() && model->second.fits(value.dims)) {
+      double errors = 0, squares = 0;
+      for (int64_t i = 0; i < value.elements(); ++i) {
+        const double v = value.values[static_cast<size_t>(i)];
+        if (!std::isfinite(v)) continue;
+        errors += model->second.variance(i, v);
+        squares += v * v;
+      }
+      if (squares > 0) largest = std::max(largest, std::sqrt(errors / squares));
+    }
+    exact.add(std::string(name), value);
+  });
+  plain_->run(input, &still);
+  ErrorModels models;
+  if (!(largest > 0)) return models;
+
+  // The errors are put in so many times louder; never softer than they are, where a step is no longer linear in them.
+  const double louder = std::max(1.0, move / largest);
+  std::map<std::string, Spread, std::less<>> spreads;
+  for (int probe = 0; probe < probes; ++probe) {
+    Signs signs(static_cast<uint64_t>(probe) + 100);
+    Replacing moving(plain_->kernels(), [&](std::string_view name, HostTensor& value) {
+      const auto model = own.find(name);
+      if (model != own.end() && model->second.fits(value.dims))
+        for (int64_t i = 0; i < value.elements(); ++i) {
+          float& v = value.values[static_cast<size_t>(i)];
+          v += signs.next() * static_cast<float>(louder * std::sqrt(model->second.variance(i, v)));
+        }
+      spreads[std::string(name)].add(*exact.find(name), value);
+    });
+    plain_->run(input, &moving);
+  }
+  for (const auto& [name, spread] : spreads) {
+    ErrorModel model = spread.model(1 / louder, false);
+    // What stands out of its row and channel (a softmax's largest) carries as much of its error.
+    model.of_value = spread.relative() / louder;
+    models.emplace(name, std::move(model));
+  }
+  return models;
+}
+
+}  // namespace vmamba
