@@ -183,7 +183,8 @@ CompareOptions compare_options(const CheckResult& result, const CheckOptions& op
 
 }  // namespace
 
-CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, const CheckOptions& options) {
+CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, const CheckOptions& options,
+                        Truth* truth) {
   Runner run_a(a.config, *a.weights, a.choice), run_b(b.config, *b.weights, b.choice);
   CheckResult result;
   result.choice_a = a.given;
@@ -193,6 +194,7 @@ CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, c
   result.input = input.description;
   choose_tolerance(result, options, {a.choice, b.choice});
   const CompareOptions how = compare_options(result, options);
+  if (truth) result.truth = truth->report(truth_side(a.choice), truth_side(b.choice));
   const bool read_here = input.a.values.empty();
   const int64_t total = read_here ? static_cast<int64_t>(input.files.size()) : input.a.dims[0];
   for (int64_t begin = 0; begin < total; begin += options.batch_size) {
@@ -207,12 +209,14 @@ CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, c
     const TapValues taps_a = store.take();
     const HostTensor unobserved_a = run_a.run(part.a);
     compare_chunk(&a, taps_a, &unobserved_a, b, run_b, part, how, result);
+    if (truth)
+      truth->judge({.run = &run_a, .input = &part.a}, {.run = &run_b, .input = &part.b}, *result.truth);
   }
   return result;
 }
 
 CheckResult check_reference(const StateDict& reference, const Side& b, const CheckInput& input,
-                            const CheckOptions& options) {
+                            const CheckOptions& options, Truth* truth) {
   Runner run_b(b.config, *b.weights, b.choice);
   CheckResult result;
   result.reference = reference.where;
@@ -223,7 +227,7 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
   for (const auto& [name, tensor] : reference.tensors)
     if (name != "input") taps_a.add(name, tensor.to_float32());
   choose_tolerance(result, options, {b.choice});
-  if (storage_dtype(b.choice.precision) == DType::float32)
+  if (size_of(storage_dtype(b.choice.precision)) > 2)
     if (const auto dtype = stored_in_16_bits(taps_a)) allow_rounding(result, *dtype, options);
   compare_chunk(nullptr, taps_a, taps_a.find("logits"), b, run_b, input, compare_options(result, options),
                 result);
@@ -239,6 +243,11 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
         "{}: nothing to compare: no tensor of it is a tap of this model ({} is not): taps are named "
         "logits, layers.0.blocks.0, …",
         reference.where, in_quotes(taps_a.all().front().first));
+  if (truth) {
+    result.truth =
+        truth->report(truth_side(result.reference_dtype.value_or(DType::float32)), truth_side(b.choice));
+    truth->judge({.file = &reference}, {.run = &run_b, .input = &input.b}, *result.truth);
+  }
   return result;
 }
 

@@ -10,6 +10,7 @@
 #include "lib/model/runner.h"
 #include "lib/tensors/state_dict.h"
 #include "lib/verify/compare.h"
+#include "lib/verify/truth.h"
 
 namespace vmamba {
 
@@ -52,6 +53,7 @@ struct CheckResult {
   Agreement agreement;
   std::vector<std::string> causes;  // most certain first
   std::vector<std::string> notes;   // what the verdict must be read with
+  std::optional<TruthReport> truth;
 
   // Within tolerance everywhere; a reference file's taps must all be there.
   bool equal() const;
