@@ -291,11 +291,12 @@ std::string table_text(const std::string& model, const std::string& weights, con
 }
 
 int run_bench(const Options& options) {
-  const ModelFiles files = find_model(options.model);
+  ModelFiles files = find_model(options.model);
   ModelOptions one = options.model;
   one.selective_scan_backend.clear();
   const Config base = load_model_config(one, files);
-  const std::string model = base.name.empty() ? files.config.filename().string() : base.name;
+  const std::string model =
+      base.name.empty() ? std::filesystem::path(files.config_name()).filename().string() : base.name;
   const StateDict weights = files.weights.empty() ? init_weights(base, 0) : read_weights(files);
   const std::string weights_text =
       files.weights.empty() ? "weights from seed 0" : "weights " + files.weights.filename().string();

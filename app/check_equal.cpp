@@ -58,6 +58,8 @@ struct Use {
 };
 constexpr Use uses[] = {
     {"--weights", "crmsfnt"},
+    {"--key", "crmsfnt"},
+    {"--prefix", "crmsfnt"},
     {"--device", "crmsfnt"},
     {"--dtype", "crmsfnt"},
     {"--selective-scan-backend", "crmsfnt"},
@@ -193,12 +195,12 @@ ReadySide make_side(const Options& options, const SideOptions& chosen, const Rea
   ReadySide ready;
   Side& side = ready.side;
   side.given = chosen.text;
-  const ModelFiles files = find_model(chosen.model);
+  ModelFiles files = find_model(chosen.model);
   side.config = load_model_config(chosen.model, files);
   if (!chosen.forward_type.empty()) {
     // Through the config's own text, so that everything a config is checked for is checked of this one too.
-    const std::string where = files.config.string() + " with forward_type " + chosen.forward_type;
-    const std::string text = with_member(read_file(files.config), files.config.string(), "forward_type",
+    const std::string where = files.config_name() + " with forward_type " + chosen.forward_type;
+    const std::string text = with_member(files.config_text(), files.config_name(), "forward_type",
                                          nlohmann::json(chosen.forward_type).dump());
     const Config changed = parse_config(text, where);
     side.config.forward_type = changed.forward_type;
@@ -225,7 +227,7 @@ ReadySide make_side(const Options& options, const SideOptions& chosen, const Rea
                    same_files && other_chosen->forward_type == chosen.forward_type
                        ? other->made_of.weights_sha256
                        : weights_sha256(side.config, *side.weights),
-                   files.config.string(), config_sha256(side.config), side.choice.threads};
+                   files.config_name(), config_sha256(side.config), side.choice.threads};
   return ready;
 }
 
@@ -297,14 +299,14 @@ Provenance provenance_of(const Options& options, const ReadySide* a, const Ready
 }
 
 // The float64 run that says who is right; none: not asked for. `a` is null if a is a file.
-std::optional<Truth> make_truth(const Options& options, const Side* a, const Side& b) {
+std::optional<TruthRun> make_truth(const Options& options, const Side* a, const Side& b) {
   if (!options.truth) return {};
   for (const Side* side : {a, &b})
     if (side && side->choice.precision == Precision::float64)
       fail_input("--truth: {} runs in {} itself, as the truth does: give it another dtype",
                  side == &b ? "b" : "a", to_string(Precision::float64));
   const Side& of = a ? *a : b;
-  return std::make_optional<Truth>(of.config, *of.weights, of.choice.threads, a ? 'a' : 'b');
+  return std::make_optional<TruthRun>(of.config, *of.weights, of.choice.threads, a ? 'a' : 'b');
 }
 
 // Prints the report, with what it rests on.
@@ -364,10 +366,10 @@ int run_find_precision(const Options& options, const SideOptions& chosen, const 
                        const CheckInput& input, const Provenance& provenance) {
   const PrecisionSearch search = find_precision(side, input, options.check);
   if (search.found && !options.output.empty()) {
-    const std::filesystem::path config = find_model(chosen.model).config;
+    const ModelFiles files = find_model(chosen.model);
     std::vector<std::string> quoted;
     for (const std::string& step : search.float32_ops) quoted.push_back('"' + step + '"');
-    write_file(options.output, with_member(read_file(config), config.string(), "float32_ops",
+    write_file(options.output, with_member(files.config_text(), files.config_name(), "float32_ops",
                                            fmt::format("[{}]", fmt::join(quoted, ", "))));
   }
   return told(options, provenance, text_report(search), json_report(search), search.found);
@@ -399,7 +401,7 @@ int run_one_side(Options& options, const Mode& mode) {
     default:
       break;
   }
-  std::optional<Truth> truth = make_truth(options, nullptr, b.side);
+  std::optional<TruthRun> truth = make_truth(options, nullptr, b.side);
   const CheckResult result =
       check_reference(*reference, b.side, input, options.check, truth ? &*truth : nullptr);
   if (!options.html.empty()) write_file(options.html, html_report({{"", result}}, provenance));
@@ -411,7 +413,7 @@ int run_one_side(Options& options, const Mode& mode) {
 // v0 against v1 where neither side is given; Mamba-2 has one core: its backends. True: v0 against v1.
 bool default_sides(Options& options) {
   if (!options.a.empty() || !options.b.empty()) return false;
-  const bool mamba2 = load_config(find_model(options.model).config.string()).forward.core == Core::mamba2;
+  const bool mamba2 = load_model_config({}, find_model(options.model)).forward.core == Core::mamba2;
   options.a = mamba2 ? "selective_scan_backend=torch" : "forward_core_version=v0";
   options.b = mamba2 ? "" : "forward_core_version=v1";
   return !mamba2;
@@ -430,7 +432,7 @@ int run_two_sides(Options& options, const Mode& mode) {
     Provenance provenance{this_program(), 0, Provenance::Model{}, Provenance::Model{}, {}, {}};
     for (int i = 0; i < 2; ++i) {
       Provenance::Model& model = i == 0 ? *provenance.a : *provenance.b;
-      model.config = find_model(chosen[i].model).config.string();
+      model.config = find_model(chosen[i].model).config_name();
       model.config_sha256 = config_sha256(config_of(chosen[i]));
     }
     return told(options, provenance, text_report(parting), json_report(parting), !parting);
@@ -453,7 +455,7 @@ int run_two_sides(Options& options, const Mode& mode) {
   // In float32 v0 and v1 are the same by construction: what may set them apart is looked at in 16 bits.
   const bool every_dtype = v0_and_v1 && !options.given("--dtype");
   std::vector<NamedResult> cases;
-  std::optional<Truth> truth = make_truth(options, &a.side, b.side);
+  std::optional<TruthRun> truth = make_truth(options, &a.side, b.side);
   const auto check = [&] {
     return check_sides(a.side, b.side, input, options.check, truth ? &*truth : nullptr);
   };

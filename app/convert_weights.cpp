@@ -5,8 +5,8 @@
 #include <optional>
 
 #include "app/commands.h"
+#include "app/model_options.h"
 #include "kernels/error.h"
-#include "lib/model/names.h"
 #include "lib/support/text.h"
 #include "lib/tensors/state_dict.h"
 
@@ -30,7 +30,7 @@ DType parse_dtype(const std::string& text) {
 
 Command add_convert_weights(CLI::App& app) {
   struct Options {
-    std::string input, output, key;
+    std::string input, output, key, prefix;
     std::optional<DType> dtype;
   };
   auto options = std::make_shared<Options>();
@@ -44,13 +44,9 @@ Command add_convert_weights(CLI::App& app) {
           "--dtype", [options](const std::string& text) { options->dtype = parse_dtype(text); },
           dtype_words() + " (default: as they are)")
       ->type_name("DTYPE");
-  command
-      ->add_option(
-          "--key", options->key,
-          "The state dict inside a checkpoint (default: model_ema, model, state_dict or the file itself)")
-      ->type_name("KEY");
+  add_checkpoint_options(*command, options->key, options->prefix);
   return {command, [options] {
-            StateDict weights = with_current_names(read_state_dict(options->input, options->key));
+            StateDict weights = read_weights(options->input, options->key, options->prefix);
             if (options->dtype) weights = converted(weights, *options->dtype);
             write_safetensors(options->output, weights);
             spdlog::info("{}: {} tensors", options->output, weights.tensors.size());

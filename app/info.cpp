@@ -81,7 +81,7 @@ std::string text(const Facts& facts) {
     out += fmt::format("{:<24}{}\n", name, value);
   };
   line("Model", config.name.empty() ? "(no name)" : config.name);
-  line("Config", facts.files.config.string());
+  line("Config", facts.files.config_name());
   line("Forward type", config.forward_type);
   line("Forward core version", std::string(to_string(config.forward_core_version)));
   line("Selective scan backend", std::string(to_string(config.selective_scan_backend)));
@@ -110,10 +110,12 @@ std::string text(const Facts& facts) {
                        giga(stage.published_count));
   }
   if (!facts.weights) return out;
+  if (facts.files.config.empty()) out += "\nConfig read off the weights:\n" + facts.files.inferred;
 
   const WeightsReport& report = *facts.weights;
   out += fmt::format("\nWeights {}: {} tensors, ", facts.files.weights.string(), facts.tensors);
   if (report.ok()) return out + "all that the config wants and no other\n";
+  if (report.backbone) return out + fmt::format("{}\n", report.likely_cause);
   out += fmt::format("{} missing, {} unexpected, {} misshapen\n", report.missing.size(),
                      report.unexpected.size(), report.misshapen.size());
   if (!report.likely_cause.empty())
@@ -132,7 +134,7 @@ Json json(const Facts& facts) {
   const Config& config = facts.config;
   const ModelSummary& summary = facts.summary;
   Json out{{"name", config.name},
-           {"config", facts.files.config.string()},
+           {"config", facts.files.config.empty() ? Json(nullptr) : Json(facts.files.config.string())},
            {"forward_type", config.forward_type},
            {"forward_core_version", nullptr},
            {"selective_scan_backend", nullptr},
@@ -176,9 +178,11 @@ Json json(const Facts& facts) {
     for (const auto& [name, wanted, got] : report.misshapen) {
       misshapen.push_back({{"name", name}, {"wanted", wanted}, {"got", got}});
     }
+    if (facts.files.config.empty()) out["inferred_config"] = Json::parse(facts.files.inferred);
     out["weights"] = {{"file", facts.files.weights.string()},
                       {"tensors", facts.tensors},
                       {"fits", report.ok()},
+                      {"backbone", report.backbone},
                       {"missing", report.missing},
                       {"unexpected", report.unexpected},
                       {"misshapen", misshapen},
@@ -189,12 +193,14 @@ Json json(const Facts& facts) {
 
 int run(const Arguments& arguments) {
   const Facts facts = gather(arguments);
-  if (arguments.format == "json") {
+  if (arguments.format == "config") {
+    fmt::print("{}", facts.files.config_text());
+  } else if (arguments.format == "json") {
     fmt::print("{}\n", json(facts).dump(2, ' ', false, Json::error_handler_t::replace));
   } else {
     fmt::print("{}", text(facts));
   }
-  return !facts.weights || facts.weights->ok() ? 0 : 1;
+  return !facts.weights || facts.weights->ok() || facts.weights->backbone ? 0 : 1;
 }
 
 }  // namespace
@@ -213,9 +219,9 @@ Command add_info(CLI::App& app) {
                    "SIDE or HEIGHTxWIDTH in pixels (default: the config's imgsize)")
       ->type_name("S")
       ->expected(1, 2);
-  command->add_option("--format", arguments->format, "text or json")
+  command->add_option("--format", arguments->format, "text, json or config (the config alone)")
       ->type_name("FORMAT")
-      ->check(CLI::IsMember({"text", "json"}).description(""))
+      ->check(CLI::IsMember({"text", "json", "config"}).description(""))
       ->capture_default_str();
   return {command, [arguments] { return run(*arguments); }};
 }

@@ -3,11 +3,17 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
+#include <fstream>
+#include <map>
 #include <utility>
 
 #include "kernels/error.h"
+#include "lib/model/infer_config.h"
+#include "lib/model/names.h"
 #include "lib/support/files.h"
+#include "lib/support/json.h"
 #include "lib/support/text.h"
 
 namespace vmamba {
@@ -37,11 +43,14 @@ void add_model_options(CLI::App& command, ModelOptions& options, ModelOptionsUse
   command.add_option("--config", options.config, "Config file, or the name of a published model")
       ->type_name("FILE|NAME")
       ->group(group);
-  command.add_option("--weights", options.weights, "Weights: .safetensors, .pth or .pt")
+  command
+      .add_option("--weights", options.weights, "Weights: .safetensors, its .index.json, .pth, .pt or .ckpt")
       ->type_name("FILE")
       ->group(group);
+  add_checkpoint_options(command, options.key, options.prefix);
   if (used.labels)
-    command.add_option("--labels", options.labels, "Names of the classes, one a line")
+    command
+        .add_option("--labels", options.labels, "Names of the classes: one a line, JSON, or a Python dict")
         ->type_name("FILE")
         ->group(group);
   command.add_option("--device", options.device, device_words())
@@ -69,6 +78,18 @@ void add_model_options(CLI::App& command, ModelOptions& options, ModelOptionsUse
         ->group(group);
 }
 
+void add_checkpoint_options(CLI::App& command, std::string& key, std::string& prefix) {
+  command
+      .add_option(
+          "--key", key,
+          "The state dict inside a checkpoint (default: an average's, model, state_dict, the file itself)")
+      ->type_name("PATH")
+      ->group("Model");
+  command.add_option("--prefix", prefix, "Only the tensors whose names begin so, without it")
+      ->type_name("P")
+      ->group("Model");
+}
+
 namespace {
 
 // The first of `candidates` that is there; empty: none.
@@ -81,6 +102,7 @@ fs::path first_existing(std::initializer_list<fs::path> candidates) {
 
 fs::path with_ending(const fs::path& path, const char* ending) {
   fs::path result = path;
+  if (path.string().ends_with(".index.json")) result.replace_extension().replace_extension();
   result.replace_extension();
   result += ending;
   return result;
@@ -96,14 +118,70 @@ ModelFiles shipped_model() {
   return {*stand_in / "config.json", *stand_in / "weights.safetensors", {}};
 }
 
+// A file of weights given as --config.
+void refuse_weights(const fs::path& path) {
+  std::error_code error;
+  if (!fs::is_regular_file(path, error)) return;  // what is read from a pipe is gone
+  std::array<char, 9> head{};
+  std::ifstream file(path, std::ios::binary);
+  file.read(head.data(), head.size());
+  const std::string_view bytes(head.data(), static_cast<size_t>(file.gcount()));
+  const bool safetensors =
+      bytes.size() == 9 && bytes[8] == '{' && bytes.substr(4, 4) == std::string_view("\0\0\0\0", 4);
+  if (safetensors || bytes.starts_with("PK") || bytes.starts_with('\x80')) {
+    fail_input("{}: a file of weights, not a config: it is given with --weights (were the two swapped?)",
+               path.string());
+  }
+}
+
+// The hub's library (transformers) has a config.json of its own keys beside every model.
+bool is_of_the_hub(const fs::path& path) {
+  const std::string text = read_file(path, 1 << 20);
+  const JsonDocument json(text, path.string());
+  return json.root().type == JsonType::object && json.find(0, "model_type") >= 0;
+}
+
+// The config that the tensors tell. What a checkpoint told once is not read out of it again.
+void infer(ModelFiles& files) {
+  static std::map<std::string, std::string> known;
+  const std::string source = fmt::format("{}\n{}\n{}", files.weights.string(), files.key, files.prefix);
+  std::string& text = known[source];
+  if (text.empty()) {
+    files.read = std::make_shared<StateDict>(read_weights(files.weights, files.key, files.prefix));
+    const InferredConfig found = infer_config(*files.read, files.weights.stem().string());
+    text = found.text;
+    spdlog::log(
+        found.doubtful ? spdlog::level::warn : spdlog::level::info,
+        "{}: no config of this program given or beside it ({}, config.json): read off the tensors{}; assumed: {} (--config "
+        "says otherwise)",
+        files.weights.string(), with_ending(files.weights, ".json").filename().string(),
+        found.published.empty() ? "" : ", which are those of " + found.published,
+        fmt::join(found.assumed, "; "));
+  }
+  files.inferred = text;
+}
+
 }  // namespace
+
+std::string ModelFiles::config_name() const {
+  return config.empty() ? weights.string() + " (the config read off its tensors)" : config.string();
+}
+
+std::string ModelFiles::config_text() const {
+  return config.empty() ? inferred : read_file(config);
+}
 
 ModelFiles find_model(const ModelOptions& options) {
   ModelFiles files;
+  if (options.weights.empty() && !(options.key.empty() && options.prefix.empty())) {
+    fail_input("{} goes with --weights FILE", options.key.empty() ? "--prefix" : "--key");
+  }
   if (options.config.empty() && options.weights.empty()) {
     files = shipped_model();
   } else {
     files.weights = options.weights;
+    files.key = options.key;
+    files.prefix = options.prefix;
     std::error_code error;
     if (!files.weights.empty() && !fs::exists(files.weights, error))
       fail_input("{}: no such weights file", files.weights.string());
@@ -111,13 +189,14 @@ ModelFiles find_model(const ModelOptions& options) {
       fail_input("{}: is a folder, not a weights file", files.weights.string());
     if (!options.config.empty()) {
       files.config = find_config(options.config);
+      refuse_weights(files.config);
     } else {
-      const fs::path named = with_ending(files.weights, ".json"),
-                     plain = files.weights.parent_path() / "config.json";
-      files.config = first_existing({named, plain});
-      if (files.config.empty())
-        fail_input("{}: no config beside these weights ({} or config.json): give --config FILE|NAME",
-                   files.weights.string(), named.filename().string());
+      files.config =
+          first_existing({with_ending(files.weights, ".json"), files.weights.parent_path() / "config.json"});
+      if (files.config.empty() || is_of_the_hub(files.config)) {
+        files.config.clear();
+        infer(files);
+      }
     }
     if (!files.weights.empty())
       files.labels = first_existing(
@@ -128,7 +207,8 @@ ModelFiles find_model(const ModelOptions& options) {
 }
 
 Config load_model_config(const ModelOptions& options, const ModelFiles& files) {
-  Config config = load_config(files.config.string());
+  Config config = files.config.empty() ? parse_config(files.inferred, files.config_name())
+                                       : load_config(files.config.string());
   if (!options.selective_scan_backend.empty())
     config.selective_scan_backend = parse_scan_backend(options.selective_scan_backend);
   if (!options.forward_core_version.empty())
@@ -139,11 +219,19 @@ Config load_model_config(const ModelOptions& options, const ModelFiles& files) {
   return config;
 }
 
-StateDict read_weights(const ModelFiles& files) {
+StateDict read_weights(ModelFiles& files) {
   if (files.weights.empty())
     fail_input("{}: no weights for this config: give --weights FILE, or make some with init-weights",
                files.config.string());
-  return read_state_dict(files.weights);
+  if (files.read) return std::move(*std::exchange(files.read, nullptr));
+  return read_weights(files.weights, files.key, files.prefix);
+}
+
+StateDict read_weights(const fs::path& path, const std::string& key, const std::string& prefix) {
+  std::vector<std::string> remarks;
+  StateDict weights = with_current_names(read_state_dict(path, key, prefix), &remarks);
+  for (const std::string& remark : remarks) spdlog::info("{}: {}", path.string(), remark);
+  return weights;
 }
 
 RunChoice choose_run(const ModelOptions& options) {

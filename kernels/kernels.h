@@ -81,7 +81,7 @@ struct Conv2dNorm {
   LayerNorm norm;  // in place: norm.x and norm.y are conv.y; with gamma and beta, without gate
 };
 
-// One k × k kernel a channel, stride 1, padding (k − 1) / 2, k odd, then act.
+// One k × k kernel per channel, stride 1, padding (k − 1) / 2, k odd, then act.
 struct DepthwiseConv2d {
   View x;     // (B, H, W, D) T or S, row-strided
   View w;     // (k, k, D) S

@@ -74,8 +74,8 @@ void parallel_claims(int threads, int64_t count, const Body& body) {
     return;
   }
   struct alignas(64) Share {
-    std::atomic<int64_t> next;
-    int64_t end;
+    std::atomic<int64_t> next = 0;
+    int64_t end = 0;
   };
   const Team team(threads);
   const int share_count = team.size;

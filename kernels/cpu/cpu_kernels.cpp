@@ -198,7 +198,8 @@ class CpuKernels final : public Kernels {
     if (amx_) {
       amx_->linear(shape, x.dtype, in.data, source(w), values_or_null(bias), result.data);
     } else {
-      with_onednn([&] { onednn_.linear(shape, in.data, source(w), values_or_null(bias), result.data); });
+      with_onednn(
+          [&] { onednn_.linear(shape, in.data, source(op.w), values_or_null(op.bias), result.data); });
     }
     if (!fused) {
       PointwiseArgs args;
@@ -234,7 +235,8 @@ class CpuKernels final : public Kernels {
     if (amx_) {
       amx_->conv2d(shape, x.dtype, in.data, source(w), values_or_null(bias), out.rows.data);
     } else {
-      with_onednn([&] { onednn_.conv2d(shape, in.data, source(w), values_or_null(bias), out.rows.data); });
+      with_onednn(
+          [&] { onednn_.conv2d(shape, in.data, source(op.w), values_or_null(op.bias), out.rows.data); });
     }
     finish(out);
   }

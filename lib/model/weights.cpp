@@ -1,13 +1,14 @@
 #include "lib/model/weights.h"
 
 #include <algorithm>
-#include <array>
 #include <map>
 #include <optional>
 #include <set>
 #include <span>
 
 #include "kernels/error.h"
+#include "lib/model/names.h"
+#include "lib/model/traits.h"
 
 namespace vmamba {
 namespace {
@@ -133,105 +134,6 @@ struct SpecBuilder {
   }
 };
 
-// --- Inference of a config from names and shapes. It is applied to the file and to the config's own
-// parameters, so that a difference can be reported in terms of config keys.
-
-using Shapes = std::map<std::string, Dims, std::less<>>;
-
-struct Traits {
-  std::vector<int64_t> depths, dims;
-  std::string patchembed_version, downsample_version, norm, out_norm, core;
-  std::optional<bool> patch_norm, posembed, ssm, gated, ssm_conv_bias, gmlp;
-  std::optional<int64_t> num_classes, in_chans, patch_kernel, ssm_conv, d_state, dt_rank;
-  std::optional<double> ssm_ratio, mlp_ratio;
-};
-
-// The shape of `name` if it has that rank and plausible sizes (an empty tensor of a hostile file may state
-// any).
-const Dims* find(const Shapes& shapes, const std::string& name, size_t rank) {
-  const auto place = shapes.find(name);
-  if (place == shapes.end() || place->second.size() != rank) return nullptr;
-  const bool sane =
-      std::all_of(place->second.begin(), place->second.end(), [](int64_t dim) { return dim < 1 << 30; });
-  return sane ? &place->second : nullptr;
-}
-
-void read_ss2d(const Shapes& shapes, const std::string& op, int64_t C, Traits& traits) {
-  const Dims* in_proj = find(shapes, op + "in_proj.weight", 2);
-  const Dims* out_proj = find(shapes, op + "out_proj.weight", 2);
-  if (out_proj == nullptr || C == 0 || (*out_proj)[1] == 0) return;
-  const int64_t D = (*out_proj)[1];
-  traits.ssm_ratio = static_cast<double>(D) / static_cast<double>(C);
-  if (in_proj != nullptr) traits.gated = (*in_proj)[0] == 2 * D;
-  for (const char* name : {"conv2d", "conv2d.1"}) {
-    if (const Dims* conv = find(shapes, op + name + ".weight", 4)) {
-      traits.ssm_conv = (*conv)[3];
-      traits.ssm_conv_bias = shapes.contains(op + name + ".bias");
-    }
-  }
-  if (!traits.ssm_conv) traits.ssm_conv = 0;
-  const Dims* dt = find(shapes, op + "dt_projs_weight", 3);
-  traits.core = dt != nullptr ? "v" : "m0";
-  const Dims* a = find(shapes, op + "A_logs", 2);
-  const Dims* x_proj = find(shapes, op + "x_proj_weight", 3);
-  if (dt != nullptr) {
-    traits.dt_rank = (*dt)[2];
-    if (a != nullptr) traits.d_state = (*a)[1];
-  } else if (a != nullptr && x_proj != nullptr) {
-    traits.dt_rank = (*a)[1];
-    traits.d_state = ((*x_proj)[1] - (*a)[1]) / 2;
-  }
-  const bool affine = find(shapes, op + "out_norm.weight", 1) != nullptr;
-  const bool cnorm = find(shapes, op + "out_norm.2.weight", 4) != nullptr;
-  const bool dwconv3 = find(shapes, op + "out_norm.1.weight", 4) != nullptr;
-  traits.out_norm = affine ? "" : cnorm ? "_oncnorm" : dwconv3 ? "_ondwconv3" : "none";
-}
-
-Traits read_traits(const Shapes& shapes) {
-  Traits traits;
-  for (const auto& [name, dims] : shapes) {
-    const auto place = in_block(name);
-    if (!place) continue;
-    if (place->stage >= traits.depths.size()) traits.depths.resize(place->stage + 1);
-    int64_t& depth = traits.depths[place->stage];
-    depth = std::max(depth, static_cast<int64_t>(place->block) + 1);
-  }
-  if (traits.depths.empty()) return traits;
-  for (size_t i = 0; i < traits.depths.size(); ++i) {
-    const std::string block = block_name(static_cast<int64_t>(i), 0) + ".";
-    const Dims* norm = find(shapes, block + "norm.weight", 1);
-    if (norm == nullptr) norm = find(shapes, block + "norm2.weight", 1);
-    traits.dims.push_back(norm != nullptr ? (*norm)[0] : 0);
-  }
-  if (const Dims* first = find(shapes, "patch_embed.0.weight", 4)) {
-    traits.in_chans = (*first)[1];
-    traits.patch_kernel = (*first)[3];
-    traits.patchembed_version = shapes.contains("patch_embed.5.weight") ? "v2" : "v1";
-    traits.patch_norm = shapes.contains("patch_embed.2.weight");
-  }
-  traits.posembed = shapes.contains("pos_embed");
-  if (shapes.contains(downsample_name(0) + ".reduction.weight")) traits.downsample_version = "v1";
-  if (const Dims* conv = find(shapes, downsample_name(0) + ".1.weight", 4)) {
-    traits.downsample_version = (*conv)[3] == 2 ? "v2" : "v3";
-  }
-  if (shapes.contains("classifier.norm.weight")) {
-    traits.norm = shapes.contains("classifier.norm.running_mean") ? "bn" : "ln or ln2d";
-  }
-  if (const Dims* head = find(shapes, "classifier.head.weight", 2)) traits.num_classes = (*head)[0];
-
-  const std::string block = block_name(0, 0) + ".";
-  traits.ssm = shapes.contains(block + "op.out_proj.weight");
-  read_ss2d(shapes, block + "op.", traits.dims[0], traits);
-  const Dims* fc1 = find(shapes, block + "mlp.fc1.weight", 2);
-  const Dims* fc2 = find(shapes, block + "mlp.fc2.weight", 2);
-  traits.mlp_ratio = 0.0;
-  if (fc1 != nullptr && fc2 != nullptr && traits.dims[0] > 0) {
-    traits.mlp_ratio = static_cast<double>((*fc2)[1]) / static_cast<double>(traits.dims[0]);
-    traits.gmlp = (*fc1)[0] == 2 * (*fc2)[1];
-  }
-  return traits;
-}
-
 std::string list(const std::vector<int64_t>& values) {
   return fmt::format("[{}]", fmt::join(values, ","));
 }
@@ -254,8 +156,10 @@ std::string likely_cause(const Config& config, const Shapes& file, const Shapes&
   if (got.depths.empty()) {
     for (const auto& [name, dims] : file) {
       if (const size_t at = name.find("layers."); at != std::string::npos && at > 0) {
-        return fmt::format("names begin with \"{}\": these are weights of a larger model around VMamba",
-                           name.substr(0, at));
+        return fmt::format(
+            "names begin with \"{0}\": these are weights of a larger model around VMamba (--prefix {0} takes "
+            "its part)",
+            name.substr(0, at));
       }
     }
     return "no tensor is named layers.I.blocks.J.…: these are no weights of a VMamba classifier";
@@ -350,7 +254,10 @@ Matched match(const Config& config, const StateDict& weights) {
   const std::vector<ParameterSpec> specs = parameter_specs(config);
   Matched matched;
   std::vector<std::string> file_order;
-  for (auto& [name, tensor] : with_current_names(weights).tensors) {
+  StateDict current = with_current_names(weights);
+  const std::string_view foreign = foreign_model(current);
+  const bool backbone = is_backbone(current);
+  for (auto& [name, tensor] : current.tensors) {
     file_order.push_back(name);
     matched.tensors.emplace(std::move(name), std::move(tensor));
   }
@@ -371,6 +278,8 @@ Matched match(const Config& config, const StateDict& weights) {
     }
     if (place == matched.tensors.end()) {
       matched.report.missing.push_back(spec.name);
+    } else if (!place->second.unreadable.empty()) {
+      fail_input("{}", place->second.unreadable);
     } else if (Dims got = place->second.dims; !fits(spec, place->second)) {
       matched.report.misshapen.push_back({spec.name, spec.dims, std::move(got)});
     }
@@ -378,16 +287,21 @@ Matched match(const Config& config, const StateDict& weights) {
   for (const std::string& name : file_order) {
     if (!known.contains(name)) matched.report.unexpected.push_back(name);
   }
-  if (!matched.report.ok()) {
-    Shapes file, wanted;
-    for (const auto& [name, tensor] : matched.tensors) {
-      Dims dims = tensor.dims;
-      const bool projection = name.ends_with("_proj.weight") || name.find(".mlp.fc") != std::string::npos;
-      if (projection && dims.size() == 4 && dims[2] == 1 && dims[3] == 1) dims.resize(2);
-      file.emplace(name, std::move(dims));
-    }
+  WeightsReport& report = matched.report;
+  const auto of_classifier = [](const std::string& name) { return name.starts_with("classifier."); };
+  const auto of_backbone = [](const std::string& name) { return name.starts_with("outnorm"); };
+  if (!foreign.empty()) {
+    report.likely_cause = fmt::format("these are weights of another model: {}", foreign);
+  } else if (backbone && report.misshapen.empty() && std::ranges::all_of(report.missing, of_classifier) &&
+             std::ranges::all_of(report.unexpected, of_backbone)) {
+    report.backbone = true;
+    report.likely_cause =
+        "a backbone: the norms of its outputs (outnorm…) and no classifier; to classify, give the checkpoint "
+        "of the whole classifier";
+  } else if (!report.ok()) {
+    Shapes wanted;
     for (const ParameterSpec& spec : specs) wanted.emplace(spec.name, spec.dims);
-    matched.report.likely_cause = likely_cause(config, file, wanted);
+    report.likely_cause = likely_cause(config, shapes_of(matched.tensors), wanted);
   }
   return matched;
 }
@@ -455,7 +369,6 @@ StateDict canonical_weights(const Config& config, const StateDict& weights) {
   result.metadata = weights.metadata;
   for (const ParameterSpec& spec : parameter_specs(config)) {
     StoredTensor& tensor = matched.tensors.at(spec.name);
-    if (!tensor.unreadable.empty()) fail_input("{}", tensor.unreadable);
     if (!is_floating(tensor.dtype)) {
       fail_input("{}: tensor {} is {}: weights are floating-point numbers", weights.where, spec.name,
                  to_string(tensor.dtype));

@@ -28,6 +28,7 @@ struct WeightsReport {
   };
   std::vector<Misshapen> misshapen;
   std::string likely_cause;  // one sentence, if the pattern as a whole suggests one; else empty
+  bool backbone = false;     // all is there but the classifier: a model without its head
   bool ok() const { return missing.empty() && unexpected.empty() && misshapen.empty(); }
 };
 // The three functions below accept the names of old checkpoints (with_current_names), and `out_norm.0` or

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <unordered_map>
 
+#include "kernels/choices.h"
 #include "kernels/error.h"
 #include "lib/support/text.h"
 
@@ -65,8 +66,6 @@ constexpr std::array storages{
     StorageRow{"ShortStorage", DType::int16},       StorageRow{"CharStorage", DType::int8},
     StorageRow{"ByteStorage", DType::uint8},        StorageRow{"BoolStorage", DType::boolean},
 };
-constexpr std::array dtypes{DType::float32, DType::float16, DType::bfloat16, DType::float64, DType::int64,
-                            DType::int32,   DType::int16,   DType::int8,     DType::uint8,   DType::boolean};
 
 // Modules, and functions of Python's own, that no checkpoint has a reason to call.
 constexpr std::array<std::string_view, 10> suspect_modules{"os",     "posix",  "nt",    "subprocess", "sys",
@@ -466,14 +465,16 @@ class Interpreter {
 
   // callable(*arguments), as far as it makes tensors and dicts; nothing is called.
   void call(uint32_t callable, uint32_t arguments) {
-    const std::vector<uint32_t>& items = node(arguments).items;
     Role role = node(arguments).kind == Kind::tuple ? role_of(callable) : Role::object;
     if (role == Role::from_type) {  // (function, class, its arguments, …): a tensor with attributes
-      const bool known = items.size() >= 3 && node(items[2]).kind == Kind::tuple;
-      role = known ? role_of(items[0]) : Role::object;
-      if (role == Role::tensor || role == Role::tensor_v3) return push_tensor(node(items[2]).items, role);
-      return push_unreadable("a tensor of its own class");
+      const std::vector<uint32_t>& inner = node(arguments).items;
+      const bool known = inner.size() >= 3 && node(inner[2]).kind == Kind::tuple;
+      role = known ? role_of(inner[0]) : Role::object;
+      if (role != Role::tensor && role != Role::tensor_v3 && role != Role::parameter)
+        return push_unreadable("a tensor of its own class");
+      arguments = inner[2];
     }
+    const std::vector<uint32_t>& items = node(arguments).items;
     switch (role) {
       case Role::tensor:
       case Role::tensor_v3:
@@ -528,11 +529,11 @@ class Interpreter {
       if (arguments.size() < 7 || node(arguments[6]).kind != Kind::global)
         return push_unreadable("a tensor without a dtype");
       const std::string_view name = name_of(node(arguments[6]));
-      const auto* dtype = std::ranges::find(dtypes, name, [](DType known) { return to_string(known); });
-      if (dtype == dtypes.end()) {
+      const auto* dtype = std::ranges::find(table_of<DType>, name, &DTypeRow::name);
+      if (dtype == table_of<DType>.end()) {
         tensor.text = name;
       } else {
-        tensor.dtype = *dtype;
+        tensor.dtype = dtype->value;
       }
       options = 7;
     } else if (storage.untyped) {
@@ -543,7 +544,8 @@ class Interpreter {
         rank > max_rank || !holds_integers(arguments[2]) || !holds_integers(arguments[3])) {
       return push_unreadable("sizes and strides that are not those of at most 8 dimensions");
     }
-    if (options < arguments.size() && node(arguments[options]).kind == Kind::dict) {
+    if (options < arguments.size() && node(arguments[options]).kind != Kind::none) {
+      if (node(arguments[options]).kind != Kind::dict) return push_unreadable("a tensor of unknown marks");
       const std::vector<uint32_t>& pairs_given = node(arguments[options]).items;
       charge(pairs_given.size());  // the dict may be given to many
       for (size_t i = 0; i + 1 < pairs_given.size(); i += 2) {
@@ -562,7 +564,8 @@ class Interpreter {
     const std::vector<uint32_t>& items = node(id).items;
     if (node(id).kind != Kind::tuple || items.size() < 5 || node(items[0]).text != "storage" ||
         node(items[1]).kind != Kind::global || node(items[2]).kind != Kind::text ||
-        node(items[4]).kind != Kind::integer || node(items[4]).integer < 0) {
+        node(items[4]).kind != Kind::integer || node(items[4]).integer < 0 ||
+        (items.size() > 5 && node(items[5]).kind != Kind::none)) {  // a view of another storage: before 0.4
       return push({.kind = Kind::object});
     }
     PickleNode storage{.kind = Kind::storage, .integer = node(items[4]).integer, .items = {items[2]}};

@@ -7,12 +7,14 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstring>
 #include <fstream>
 #include <map>
 #include <memory>
 #include <optional>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "kernels/error.h"
 #include "lib/support/files.h"
@@ -94,6 +96,13 @@ class Archive {
             "{}: a TorchScript archive: save torch.jit.load(FILE).state_dict() with torch.save instead",
             where_);
       }
+      if (name.ends_with(".npy")) {
+        fail_input(
+            "{0}: an archive of NumPy arrays (.npz), not weights: python3 -c \"import numpy, torch; "
+            "torch.save({{k: torch.from_numpy(v) for k, v in numpy.load('{0}').items()}}, 'weights.pth')\" "
+            "turns it into some",
+            where_);
+      }
       if (!name.ends_with(pickle)) continue;
       if (!prefix_.empty()) fail_input("{}: the archive has two data.pkl", where_);
       prefix_ = name.substr(0, name.size() - pickle.size() + 1);
@@ -171,10 +180,8 @@ void gather(const Strides& tensor, const char* storage, size_t width, Buffer& ou
 // In place; PyTorch's lazy negation of integers wraps around.
 void negate(Buffer& bytes, DType dtype) {
   const size_t width = size_of(dtype);
-  const bool floating = dtype == DType::float64 || dtype == DType::float32 || dtype == DType::float16 ||
-                        dtype == DType::bfloat16;
   for (size_t i = 0; i + width <= bytes.size(); i += width) {
-    if (floating) {
+    if (is_floating(dtype)) {
       bytes[i + width - 1] = static_cast<char>(bytes[i + width - 1] ^ 0x80);
     } else if (dtype != DType::boolean) {
       int64_t value = 0;
@@ -194,15 +201,17 @@ class Loader {
     std::ifstream file(path, std::ios::binary);
     file.read(head.data(), head.size());
     const std::string_view bytes(head.data(), static_cast<size_t>(file.gcount()));
-    if (bytes.starts_with('\x80') && bytes.size() > 1 && bytes.substr(2).starts_with(legacy_number)) {
+    // After the protocol, and from protocol 4 on a frame's length.
+    if (bytes.starts_with('\x80') && bytes.substr(0, 30).find(legacy_number) != std::string_view::npos) {
       open_legacy(path);
       return;
     }
     if (bytes.starts_with('\x80')) fail_input("{}: a bare pickle, not a file of torch.save", where_);
     if (bytes.size() == head.size() && bytes.substr(257, 5) == "ustar") {
       fail_input(
-          "{0}: written in PyTorch's format of 2016; rewrite it: python3 -c \"import torch; "
-          "torch.save(torch.load('{0}', map_location='cpu', weights_only=True), 'new.pth')\"",
+          "{0}: written in PyTorch's format of 2016, which only PyTorch reads, and executes: if you trust it, "
+          "python3 -c \"import torch; torch.save(torch.load('{0}', map_location='cpu', weights_only=False), "
+          "'new.pth')\" rewrites it",
           where_);
     }
     open_archive(path);
@@ -215,28 +224,27 @@ class Loader {
           "PyTorch would",
           where_, tree_.suspect);
     }
-    const PickleNode& dict = choose(key);
+    const PickleNode& dict = tree_.nodes[choose(key)];
     StateDict result;
     result.where = where_;
     std::unordered_map<std::string_view, size_t> places;  // a name given twice: the last stands, as in Python
-    for (size_t i = 0; i + 1 < dict.items.size(); i += 2) {
-      const PickleNode& name = tree_.nodes[dict.items[i]];
-      const PickleNode& value = tree_.nodes[dict.items[i + 1]];
-      if (name.kind != Kind::text || value.kind != Kind::tensor) continue;
-      if (name.text.size() > 500 || std::ranges::any_of(name.text, [](char c) {
+    for (const auto& [name, index] : entries(dict)) {
+      const PickleNode& value = tree_.nodes[index];
+      if (value.kind != Kind::tensor) continue;
+      if (name.size() > 500 || std::ranges::any_of(name, [](char c) {
             return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
           })) {
-        fail_input("{}: {} is no tensor's name", where_, in_quotes(name.text));
+        fail_input("{}: {} is no tensor's name", where_, in_quotes(name));
       }
-      const auto [place, inserted] = places.emplace(name.text, result.tensors.size());
+      const auto [place, inserted] = places.emplace(name, result.tensors.size());
       StoredTensor tensor;
       try {
-        tensor = tensor_of(value, std::string(name.text));
+        tensor = tensor_of(value, std::string(name));
       } catch (const InputError& error) {  // it matters if the model has such a tensor
         tensor.unreadable = error.what();
       }
       if (inserted) {
-        result.tensors.emplace_back(name.text, std::move(tensor));
+        result.tensors.emplace_back(name, std::move(tensor));
       } else {
         result.tensors[place->second].second = std::move(tensor);
       }
@@ -308,52 +316,172 @@ class Loader {
     }
   }
 
-  bool holds_tensors(const PickleNode& node) const {
-    if (node.kind != Kind::dict) return false;
-    for (size_t i = 0; i + 1 < node.items.size(); i += 2) {
-      if (tree_.nodes[node.items[i]].kind == Kind::text &&
-          tree_.nodes[node.items[i + 1]].kind == Kind::tensor) {
-        return true;
+  // --- Which dict of the checkpoint.
+
+  struct Entry {
+    std::string_view key;
+    uint32_t value;
+  };
+  // A dict's text keys; of an object what it was given by key, and its attributes.
+  std::vector<Entry> entries(const PickleNode& node) const {
+    std::vector<Entry> found;
+    const auto add = [&](const std::vector<uint32_t>& items) {
+      for (size_t i = 0; i + 1 < items.size(); i += 2) {
+        if (tree_.nodes[items[i]].kind == Kind::text) {
+          found.push_back({tree_.nodes[items[i]].text, items[i + 1]});
+        }
       }
+    };
+    if (node.kind == Kind::dict || node.kind == Kind::object) add(node.items);
+    if (node.kind == Kind::object && node.state != PickleNode::no_state) {
+      if (tree_.nodes[node.state].kind == Kind::dict) add(tree_.nodes[node.state].items);
     }
-    return false;
+    return found;
   }
 
-  // The state dict: under `key`, or under the first of the usual keys, or the file itself.
-  const PickleNode& choose(const std::string& key) const {
-    constexpr std::array<std::string_view, 3> usual_keys{"model_ema", "model", "state_dict"};
-    const PickleNode& root = tree_.nodes[tree_.root];
-    std::map<std::string_view, const PickleNode*> dicts;
-    for (size_t i = 0; root.kind == Kind::dict && i + 1 < root.items.size(); i += 2) {
-      const PickleNode& name = tree_.nodes[root.items[i]];
-      const PickleNode& value = tree_.nodes[root.items[i + 1]];
-      if (name.kind == Kind::text && holds_tensors(value)) dicts[name.text] = &value;
+  struct Candidate {
+    std::string path;  // "model", "ema.module"; empty: the file itself
+    uint32_t node = 0;
+    bool dotted = false;  // has a tensor of a dotted name, as a module's are
+  };
+  struct Survey {
+    std::vector<Candidate> candidates;
+    std::string module;  // the class of a whole pickled module that was met; else empty
+    std::unordered_set<uint32_t> seen;
+  };
+  void survey(uint32_t index, const std::string& path, int depth, Survey& out) const {
+    constexpr int max_depth = 6;
+    constexpr size_t longest_key = 200, most_candidates = 1000;
+    const PickleNode& node = tree_.nodes[index];
+    if (depth > max_depth || out.candidates.size() >= most_candidates || !out.seen.insert(index).second)
+      return;
+    const std::vector<Entry> inside = entries(node);
+    if (std::ranges::any_of(inside, [](const Entry& entry) { return entry.key == "_parameters"; })) {
+      if (out.module.empty()) out.module = class_of(node);
+      return;
     }
-    const auto names = [&] {
-      std::string text;
-      for (const auto& [name, dict] : dicts) text += (text.empty() ? "" : ", ") + in_quotes(name);
-      return text.empty() ? "none" : text;
-    };
-    if (!key.empty()) {
-      const auto place = dicts.find(key);
-      if (place == dicts.end()) {
-        fail_input("{}: no dict of tensors under the key {}; there are: {}", where_, in_quotes(key), names());
+    Candidate candidate{path, index};
+    bool any = false;
+    for (const auto& [key, value] : inside) {
+      if (tree_.nodes[value].kind != Kind::tensor) continue;
+      any = true;
+      candidate.dotted = candidate.dotted || key.find('.') != std::string_view::npos;
+    }
+    if (any) out.candidates.push_back(candidate);
+    for (const auto& [key, value] : inside) {
+      const Kind kind = tree_.nodes[value].kind;
+      if ((kind != Kind::dict && kind != Kind::object) || key.size() > longest_key) continue;
+      survey(value, path.empty() ? std::string(key) : fmt::format("{}.{}", path, key), depth + 1, out);
+    }
+  }
+  std::string class_of(const PickleNode& object) const {
+    const PickleNode& type = tree_.nodes[static_cast<size_t>(object.integer)];
+    if (object.kind != Kind::object || type.kind != Kind::global) return "of an unknown class";
+    return printable(fmt::format("{}.{}", tree_.nodes[type.items[0]].text, tree_.nodes[type.items[1]].text));
+  }
+
+  // Averaged weights before those that were trained on, whatever their key; then the usual keys, the file
+  // itself, and what else there is.
+  static int rank(const Candidate& candidate) {
+    constexpr int other = 4;
+    if (candidate.path.empty()) return other - 1;
+    int best = other;
+    size_t begin = 0;
+    while (begin <= candidate.path.size()) {
+      const size_t end = std::min(candidate.path.find('.', begin), candidate.path.size());
+      const std::string word = lower_case(candidate.path.substr(begin, end - begin));
+      begin = end + 1;
+      if (("_" + word + "_").find("_ema_") != std::string::npos) best = 0;
+      if (word == "model") best = std::min(best, 1);
+      if (word == "state_dict" || word == "model_state_dict") best = std::min(best, 2);
+    }
+    return best;
+  }
+
+  static std::string paths(const std::vector<Candidate>& candidates, const Candidate* but = nullptr) {
+    std::string text;
+    size_t left = 0, shown = 0;
+    for (const Candidate& candidate : candidates) {
+      if (&candidate == but) continue;
+      if (++shown > 8) {
+        ++left;
+        continue;
       }
-      return *place->second;
+      text += text.empty() ? "" : ", ";
+      text += candidate.path.empty() ? "the file itself" : in_quotes(candidate.path);
     }
-    for (const std::string_view usual : usual_keys) {
-      const auto place = dicts.find(usual);
-      if (place == dicts.end()) continue;
-      if (dicts.size() > 1) spdlog::info("{}: reading \"{}\" of {} (--key chooses)", where_, usual, names());
-      return *place->second;
+    if (left > 0) text += fmt::format(" and {} more", left);
+    return text.empty() ? "none" : text;
+  }
+
+  // The value under a dotted path, whose keys may hold dots themselves; empty: there is none.
+  std::optional<uint32_t> under(uint32_t index, std::string_view path) const {
+    const PickleNode& node = tree_.nodes[index];
+    std::vector<Entry> inside = entries(node);
+    if (node.kind == Kind::list || node.kind == Kind::tuple) {
+      const std::string_view word = path.substr(0, path.find('.'));
+      size_t number = 0;
+      const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), number);
+      if (error == std::errc() && end == word.data() + word.size() && number < node.items.size()) {
+        inside.push_back({word, node.items[number]});
+      }
     }
-    if (!holds_tensors(root)) {
+    for (const auto& [key, value] : inside) {
+      if (key == path) return value;
+    }
+    for (const auto& [key, value] : inside) {
+      if (key.empty() || !path.starts_with(key) || path[key.size()] != '.') continue;
+      if (const auto found = under(value, path.substr(key.size() + 1))) return found;
+    }
+    return std::nullopt;
+  }
+
+  uint32_t choose(const std::string& key) const {
+    Survey all;
+    uint32_t root = tree_.root;
+    if (!key.empty()) {
+      const auto found = under(root, key);
+      if (found) survey(*found, key, 0, all);
+      if (all.candidates.empty() && all.module.empty()) {
+        survey(tree_.root, "", 0, all);
+        fail_input("{}: no dict of tensors under the key {}; there are: {}", where_, in_quotes(key),
+                   paths(all.candidates));
+      }
+      root = *found;
+    } else {
+      survey(root, "", 0, all);
+    }
+    if (all.candidates.empty() && !all.module.empty()) {
       fail_input(
-          "{}: no state dict: neither the file itself nor model_ema, model or state_dict in it; dicts of "
-          "tensors under other keys (--key chooses): {}",
-          where_, names());
+          "{0}: a whole pickled module ({1}; torch.save(model)), not a state dict: where its class can be "
+          "imported, python3 -c \"import torch; torch.save(torch.load('{0}', map_location='cpu', "
+          "weights_only=False).state_dict(), 'state_dict.pth')\" writes one",
+          where_, all.module);
     }
-    return root;
+    if (all.candidates.empty()) fail_input("{}: no state dict: there are no tensors by name in it", where_);
+
+    std::vector<Candidate> likely = all.candidates;
+    if (std::ranges::any_of(likely, &Candidate::dotted)) {
+      std::erase_if(likely, [](const Candidate& candidate) { return !candidate.dotted; });
+    }
+    const auto of_optimizer = [](const Candidate& candidate) {
+      return candidate.path.find("optim") != std::string::npos;
+    };
+    if (!std::ranges::all_of(likely, of_optimizer)) std::erase_if(likely, of_optimizer);
+    const auto order = [&](const Candidate& candidate) {
+      // Under a key that was given its own tensors are meant.
+      return std::pair(candidate.node == root && !key.empty() ? -1 : rank(candidate),
+                       std::ranges::count(candidate.path, '.'));
+    };
+    const Candidate& best = *std::ranges::min_element(likely, {}, order);
+    if (std::ranges::count(likely, order(best), order) > 1) {
+      fail_input("{}: several dicts of tensors: {}; --key chooses", where_, paths(likely));
+    }
+    if (likely.size() > 1) {
+      spdlog::info("{}: reading {}; also there: {} (--key chooses)", where_,
+                   best.path.empty() ? "the file's own tensors" : in_quotes(best.path), paths(likely, &best));
+    }
+    return best.node;
   }
 
   std::vector<int64_t> integers(uint32_t tuple) const {

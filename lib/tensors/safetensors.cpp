@@ -14,10 +14,12 @@
 #include <optional>
 #include <set>
 #include <string_view>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "kernels/error.h"
 #include "lib/support/files.h"
+#include "lib/support/json.h"
 #include "lib/support/text.h"
 #include "lib/tensors/state_dict.h"
 
@@ -192,13 +194,13 @@ StoredTensor entry_tensor(const std::string& where, const HeaderEntry& entry, si
   need(entry.offsets.has_value() && entry.offsets->size() == 2, "data_offsets of two numbers");
   StoredTensor tensor;
   const auto* named = std::ranges::find(table_of<DType>, *entry.dtype, &DTypeRow::safetensors);
-  if (named == table_of<DType>.end()) {
-    std::vector<std::string_view> known;
-    for (const DTypeRow& row : table_of<DType>) known.push_back(row.safetensors);
-    fail_input("{}: tensor {} has the dtype {}; known are {}", where, entry.name, printable(*entry.dtype),
-               fmt::join(known, ", "));
+  const bool known = named != table_of<DType>.end();
+  if (known) {
+    tensor.dtype = named->value;
+  } else {
+    tensor.unreadable = fmt::format("{}: tensor {} has the dtype {}, which is not read", where, entry.name,
+                                    printable(*entry.dtype));
   }
-  tensor.dtype = named->value;
   tensor.dims = *entry.shape;
   auto bytes = static_cast<int64_t>(size_of(tensor.dtype));
   for (const int64_t dim : tensor.dims) {
@@ -213,11 +215,11 @@ StoredTensor entry_tensor(const std::string& where, const HeaderEntry& entry, si
     fail_input("{}: tensor {} lies at [{}, {}) of {} bytes of data: the file is cut off or damaged", where,
                entry.name, begin, end, data_size);
   }
-  if (end - begin != static_cast<uint64_t>(bytes)) {
+  if (known && end - begin != static_cast<uint64_t>(bytes)) {
     fail_input("{}: tensor {} {} {} needs {} bytes, its data_offsets give {}", where, entry.name,
                *entry.dtype, shape_string(tensor.dims), bytes, end - begin);
   }
-  tensor.data = data + begin;
+  if (known) tensor.data = data + begin;
   return tensor;
 }
 
@@ -225,9 +227,9 @@ StateDict parse_safetensors(const fs::path& path, const std::shared_ptr<const Ma
   const std::string where = path.string();
   if (mapping->size < 8) fail_input("{}: {} bytes are no file of weights", where, mapping->size);
   const uint64_t header_size = read_u64(mapping->data);
-  if (header_size > max_header_bytes) {
-    fail_input("{}: neither a safetensors file (its header would have {} bytes) nor one of torch.save", where,
-               header_size);
+  const bool begins = mapping->size > 8 && mapping->data[8] == '{';
+  if (header_size > max_header_bytes || (!begins && header_size > mapping->size - 8)) {
+    fail_input("{}: neither a safetensors file nor one of torch.save", where);
   }
   if (header_size > mapping->size - 8) {
     fail_input("{}: cut off: a header of {} bytes in a file of {}", where, header_size, mapping->size);
@@ -280,27 +282,130 @@ StateDict read_safetensors(const fs::path& path) {
   return parse_safetensors(path, std::make_shared<const Mapping>(path));
 }
 
-StateDict read_state_dict(const fs::path& path, const std::string& key) {
+namespace {
+
+// What people give for weights and is none: what it is, and how to mend it. Empty: not known.
+std::string other_kind(std::string_view bytes) {
+  const auto holds = [&](size_t at, std::string_view text) {
+    return bytes.size() > at && bytes.substr(at).starts_with(text);
+  };
+  constexpr std::string_view from_pytorch =
+      ": give the .pth or safetensors file that it was made from, or save model.state_dict() with torch.save";
+  if (holds(0, "version https://git-lfs")) {
+    return "is a Git LFS pointer, not the weights: git lfs pull fetches them";
+  }
+  if (holds(0, "<")) return "is a web page, not weights: download it again";
+  if (holds(0, "\x89HDF\r\n")) return fmt::format("is HDF5 (Keras), not weights of PyTorch{}", from_pytorch);
+  if (holds(0, "GGUF")) return fmt::format("is a GGUF file (llama.cpp){}", from_pytorch);
+  if (holds(0, "\x93NUMPY"))
+    return fmt::format("is one NumPy array (.npy), not a model's weights{}", from_pytorch);
+  if (holds(0, "\x1f\x8b")) return "is compressed with gzip: unpack it with gunzip";
+  if (holds(0,
+            "\xfd"
+            "7zXZ"))
+    return "is compressed with xz: unpack it with unxz";
+  if (holds(0, "\x89PNG") || holds(0, "\xff\xd8\xff")) return "is an image, not weights";
+  if (holds(4, "TFL3")) return fmt::format("is a TensorFlow Lite model{}", from_pytorch);
+  if (holds(0, "\x08") && bytes.size() > 3 && bytes[1] > 0 && bytes[1] < 32 &&
+      (bytes[2] == '\x12' || bytes[2] == ':')) {  // ModelProto: ir_version, then producer_name or graph
+    return fmt::format("is an ONNX model{}", from_pytorch);
+  }
+  const size_t first = bytes.find_first_not_of(" \t\r\n");
+  const std::string_view text = bytes.substr(first == std::string_view::npos ? bytes.size() : first);
+  if (text.starts_with('{')) return "is JSON, not weights: a config is given with --config";
+  const std::string_view head = text.substr(0, 4096);
+  if (head.starts_with("MODEL:") || head.find("\nMODEL:") != std::string_view::npos) {
+    return "is a YAML config, not weights: `vmamba-cli migrate-config` turns it into one for --config";
+  }
+  return {};
+}
+
+constexpr size_t max_index_bytes = 2 << 20;  // 10,000 names
+
+// A model in several files: {"weight_map": {NAME: FILE}}, the files beside it.
+StateDict read_shards(const fs::path& index_path, const JsonDocument& index, int weight_map) {
+  const std::string where = index_path.string();
+  StateDict result;
+  result.where = where;
+  std::map<std::string, StateDict> shards;
+  std::map<std::string, std::unordered_map<std::string_view, const StoredTensor*>> tensors;
+  for (const int entry : index.children(weight_map)) {
+    const JsonValue& value = index[entry];
+    if (value.type != JsonType::string) fail_input("{}: expected the name of a file", index.place(entry));
+    const std::string& file = value.text;
+    const bool inside = !file.empty() && file != "." && file != ".." &&
+                        file.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
+    if (!inside) {
+      fail_input("{}: {} is no file beside the index; only such are read", index.place(entry),
+                 in_quotes(file));
+    }
+    if (!shards.contains(file)) {
+      if (file.ends_with(".index.json")) fail_input("{}: an index within an index", index.place(entry));
+      const StateDict& shard =
+          shards.emplace(file, read_state_dict(index_path.parent_path() / file)).first->second;
+      for (const auto& [name, tensor] : shard.tensors) tensors[file].emplace(name, &tensor);
+    }
+    const auto found = tensors[file].find(value.key);
+    if (found == tensors[file].end()) {
+      fail_input("{}: {} has no tensor {}", where, printable(file), printable(value.key));
+    }
+    result.tensors.emplace_back(value.key, *found->second);
+  }
+  return result;
+}
+
+StateDict read_any(const fs::path& path, const std::string& key) {
   const auto mapping = std::make_shared<const Mapping>(path);
   const std::string_view bytes(reinterpret_cast<const char*>(mapping->data), mapping->size);
   const auto holds = [&](size_t at, std::string_view text) {
     return bytes.size() > at && bytes.substr(at).starts_with(text);
   };
-  if (!holds(8, "{")) {
-    // A zip archive, a pickle, or a tar archive; and what people download instead of weights.
-    if (holds(0, "PK") || holds(0, "\x80") || holds(257, "ustar")) {
-      return read_pth(path, key);
+  const bool safetensors = holds(8, "{") && read_u64(mapping->data) <= max_header_bytes;
+  if (!safetensors) {
+    // A zip archive, a pickle, or a tar archive.
+    if (holds(0, "PK") || holds(0, "\x80") || holds(257, "ustar")) return read_pth(path, key);
+    if (bytes.size() <= max_index_bytes && bytes.find("\"weight_map\"") != std::string_view::npos) {
+      const JsonDocument index(bytes, path.string());
+      const int weight_map = index.root().type == JsonType::object ? index.find(0, "weight_map") : -1;
+      if (weight_map < 0 || index[weight_map].type != JsonType::object) {
+        fail_input("{}: an index of weights without an object weight_map", path.string());
+      }
+      if (!key.empty())
+        fail_input("{}: an index has no dicts for the key {} to choose", path.string(), in_quotes(key));
+      return read_shards(path, index, weight_map);
     }
-    if (holds(0, "version https://git-lfs")) {
-      fail_input("{} is a Git LFS pointer, not the weights: git lfs pull fetches them", path.string());
-    }
-    if (holds(0, "<")) fail_input("{} is a web page, not weights: download it again", path.string());
+    const std::string kind = other_kind(bytes);
+    if (!kind.empty()) fail_input("{} {}", path.string(), kind);
   }
   if (!key.empty()) {
     fail_input("{} is a safetensors file: it has no dicts for the key {} to choose", path.string(),
                in_quotes(key));
   }
   return parse_safetensors(path, mapping);
+}
+
+}  // namespace
+
+StateDict read_state_dict(const fs::path& path, const std::string& key, const std::string& prefix) {
+  StateDict all = read_any(path, key);
+  if (prefix.empty()) return all;
+  StateDict result;
+  result.where = all.where;
+  result.metadata = all.metadata;
+  const std::string dotted = prefix.ends_with('.') ? prefix : prefix + ".";
+  std::set<std::string> beginnings;
+  for (auto& [name, tensor] : all.tensors) {
+    if (name.starts_with(dotted) && name.size() > dotted.size()) {
+      result.tensors.emplace_back(name.substr(dotted.size()), std::move(tensor));
+    } else if (beginnings.size() < 20) {
+      beginnings.insert(printable(name.substr(0, name.find('.'))));
+    }
+  }
+  if (result.tensors.empty()) {
+    fail_input("{}: no tensor's name begins with {}; they begin with {}", all.where, in_quotes(dotted),
+               fmt::join(beginnings, ", "));
+  }
+  return result;
 }
 
 void write_safetensors(const fs::path& path, const StateDict& tensors) {

@@ -39,10 +39,12 @@ struct StateDict {
   void add(std::string name, const View& host_tensor);    // a copy in its own dtype
 };
 
-// By content, not by name's ending: safetensors, or a torch.save zip. Names as in the file. `key` chooses the
-// dict inside a .pth ("model_ema", "model", "state_dict"; empty: the first of these that is there, else the
-// top level).
-StateDict read_state_dict(const std::filesystem::path& path, const std::string& key = {});
+// By content, not by name's ending: safetensors, an index of such files (paths in it stay inside its folder),
+// or one of torch.save. Names as in the file. `key`: the dotted path of the dict inside a checkpoint; empty:
+// averaged weights (model_ema, state_dict_ema, ema, …), else model, state_dict, the file itself, or the one
+// dict of tensors that there is. `prefix`: only tensors whose names begin with it, which goes.
+StateDict read_state_dict(const std::filesystem::path& path, const std::string& key = {},
+                          const std::string& prefix = {});
 StateDict read_safetensors(const std::filesystem::path& path);
 StateDict read_pth(const std::filesystem::path& path, const std::string& key = {});
 // Written beside and renamed; the same tensors give the same bytes.

@@ -184,7 +184,7 @@ CompareOptions compare_options(const CheckResult& result, const CheckOptions& op
 }  // namespace
 
 CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, const CheckOptions& options,
-                        Truth* truth) {
+                        TruthRun* truth) {
   Runner run_a(a.config, *a.weights, a.choice), run_b(b.config, *b.weights, b.choice);
   CheckResult result;
   result.choice_a = a.given;
@@ -216,7 +216,7 @@ CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, c
 }
 
 CheckResult check_reference(const StateDict& reference, const Side& b, const CheckInput& input,
-                            const CheckOptions& options, Truth* truth) {
+                            const CheckOptions& options, TruthRun* truth) {
   Runner run_b(b.config, *b.weights, b.choice);
   CheckResult result;
   result.reference = reference.where;

@@ -18,7 +18,7 @@ class DoubleTaps final : public Taps {
   void at(std::string_view name, const View& value) override {
     if (!wants(name)) return;
     check(value.dtype == DType::float64, "{}: the truth is not in float64", name);
-    Truth::Value kept;
+    TruthRun::Value kept;
     kept.tensor.dims.assign(value.dims.begin(), value.dims.begin() + value.rank);
     kept.tensor.values.reserve(static_cast<size_t>(value.elements()));
     for (int64_t row = 0; row < value.rows(); ++row) {
@@ -33,14 +33,15 @@ class DoubleTaps final : public Taps {
     values.emplace_back(name, std::move(kept));
   }
 
-  Truth::Values values;
+  TruthRun::Values values;
 
  private:
   const StateDict* wanted_;
 };
 
 template <class Real>
-TruthError error_of(const Truth::Value& truth, const std::vector<Real>& values, const Tolerance& tolerance) {
+TruthError error_of(const TruthRun::Value& truth, const std::vector<Real>& values,
+                    const Tolerance& tolerance) {
   TruthError error;
   for (size_t i = 0; i < values.size(); ++i) {
     const double t = truth.tensor.values[i], x = values[i];
@@ -67,7 +68,7 @@ using Errors = std::map<std::string, TruthError, std::less<>>;
 // The errors of a run, of its taps as they appear.
 class ErrorTaps final : public Taps {
  public:
-  ErrorTaps(Kernels& kernels, const Truth::Values& truth, const Tolerance& tolerance)
+  ErrorTaps(Kernels& kernels, const TruthRun::Values& truth, const Tolerance& tolerance)
       : transfer_(kernels), tolerance_(tolerance) {
     for (const auto& [name, value] : truth) truth_.emplace(name, &value);
   }
@@ -87,10 +88,10 @@ class ErrorTaps final : public Taps {
  private:
   Transfer transfer_;
   const Tolerance& tolerance_;
-  std::map<std::string, const Truth::Value*, std::less<>> truth_;
+  std::map<std::string, const TruthRun::Value*, std::less<>> truth_;
 };
 
-Errors errors_of(const Judged& side, Kernels& of_truth, const Truth::Values& truth,
+Errors errors_of(const Judged& side, Kernels& of_truth, const TruthRun::Values& truth,
                  const Tolerance& tolerance) {
   ErrorTaps taps(side.run ? side.run->kernels() : of_truth, truth, tolerance);
   if (side.run) {
@@ -144,14 +145,14 @@ TruthSide truth_side(DType file) {
   return truth_side(RunChoice{.precision = row->value});
 }
 
-Truth::Truth(const Config& config, const StateDict& weights, int threads, char of)
+TruthRun::TruthRun(const Config& config, const StateDict& weights, int threads, char of)
     : run_(config, weights, RunChoice{.precision = Precision::float64, .threads = threads}), of_(of) {}
 
-TruthReport Truth::report(const TruthSide& a, const TruthSide& b) const {
+TruthReport TruthRun::report(const TruthSide& a, const TruthSide& b) const {
   return {of_, run_.report(), a, b, {}};
 }
 
-const Truth::Values& Truth::values(const HostTensor& input, const StateDict* wanted) {
+const TruthRun::Values& TruthRun::values(const HostTensor& input, const StateDict* wanted) {
   if (!values_.empty() && input_.dims == input.dims && input_.values == input.values) return values_;
   DoubleTaps taps(wanted);
   run_.run(input, &taps);
@@ -164,7 +165,7 @@ const Truth::Values& Truth::values(const HostTensor& input, const StateDict* wan
   return values_;
 }
 
-void Truth::judge(const Judged& a, const Judged& b, TruthReport& report) {
+void TruthRun::judge(const Judged& a, const Judged& b, TruthReport& report) {
   const Values& truth = values(of_ == 'a' ? *a.input : *b.input, a.file);
   const Errors of_a = errors_of(a, run_.kernels(), truth, report.a.tolerance),
                of_b = errors_of(b, run_.kernels(), truth, report.b.tolerance);

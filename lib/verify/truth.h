@@ -54,10 +54,10 @@ struct Judged {
   const StateDict* file = nullptr;
 };
 
-class Truth {
+class TruthRun {
  public:
   // `of`: the side ('a' or 'b') whose config and weights these are, and whose input it runs on.
-  Truth(const Config& config, const StateDict& weights, int threads, char of);
+  TruthRun(const Config& config, const StateDict& weights, int threads, char of);
   TruthReport report(const TruthSide& a, const TruthSide& b) const;
   // Adds the errors of one chunk of images.
   void judge(const Judged& a, const Judged& b, TruthReport& report);

@@ -5,7 +5,7 @@
 Beside NAME.pth lies NAME.safetensors with what a reader should find in it: the state dict under
 "model" (or "state_dict", or the file itself), names without a leading "module.", every tensor
 contiguous, its dtype as stored. NAME.ema.safetensors holds the one under "model_ema".
-The files under unsafe_* and broken_* must be refused, without anything being executed.
+Nothing of the files under unsafe_* must be executed; those under broken_* must be refused.
 """
 
 import argparse
@@ -110,6 +110,22 @@ def parameters_state():
     return collections.OrderedDict((k, torch.nn.Parameter(v)) for k, v in state.items())
 
 
+def negated_state():
+    """Tensors whose negation PyTorch 2 and newer leave to whoever reads them."""
+    return collections.OrderedDict(
+        (k, torch.complex(torch.zeros_like(v), -v).conj().imag) for k, v in small_state(10).items()
+    )
+
+
+def marked_state():
+    """Tensors and parameters with attributes of their own."""
+    state = small_state(11)
+    for i, name in enumerate(state):
+        state[name] = torch.nn.Parameter(state[name]) if i % 2 else state[name]
+        state[name]._no_weight_decay = True
+    return state
+
+
 def training_checkpoint():
     state = small_state(3)
     weight = state["classifier.head.weight"].clone()
@@ -163,6 +179,8 @@ def cases():
     yield "types", (t := types_state()), t, {}
     yield "parameters", (p := parameters_state()), p, {}
     yield "half", (h := small_state(6, torch.float16)), h, {}
+    yield "negated", (n := negated_state()), n, {}
+    yield "marked", (m := marked_state()), m, {}
     for protocol in (2, 3, 4, 5):
         checkpoint = training_checkpoint()
         yield f"protocol{protocol}", checkpoint, checkpoint["model"], {"pickle_protocol": protocol}
@@ -186,7 +204,7 @@ def write(folder, name, value, expected, options):
 
 
 def save_expected(path, state):
-    tensorfile.save(path, {k: v.detach().cpu().contiguous() for k, v in state.items()})
+    tensorfile.save(path, {k: v.detach().cpu().resolve_neg().contiguous() for k, v in state.items()})
 
 
 def write_broken(folder, prefix):

@@ -176,3 +176,26 @@ TEST_CASE("info refuses bad input with one line") {
   check_error(run_cli({"info", "--config", model + "/config.json", "--weights", folder.path().string()}), 2,
               {});
 }
+
+TEST_CASE("info takes a backbone's weights, and says that they are one") {
+  const std::string model = testing::data("models/s1_ln2d").string();
+  testing::TemporaryDirectory folder;
+  StateDict weights = read_state_dict(model + "/weights.safetensors");
+  std::erase_if(weights.tensors, [](const auto& tensor) { return tensor.first.starts_with("classifier."); });
+  for (auto& [name, tensor] : weights.tensors) name.insert(0, "backbone.");
+  weights.add("backbone.outnorm0.weight", HostTensor{{1}, {1}});
+  weights.add("neck.conv.weight", HostTensor{{1}, {1}});
+  write_safetensors(folder / "w.safetensors", weights);
+  const auto text =
+      run_cli({"info", "--config", model + "/config.json", "--weights", folder / "w.safetensors"});
+  CHECK(text.exit_code == 0);
+  CHECK(text.out.find("a backbone") != std::string::npos);
+  CHECK(text.err.find("around the model (neck") != std::string::npos);
+  CHECK(info({"--weights", folder / "w.safetensors"})["weights"]["backbone"] == true);
+  CHECK(run_cli({"convert-weights", "-q", folder / "w.safetensors", folder / "out.safetensors"}).exit_code ==
+        0);
+  CHECK(read_safetensors(folder / "out.safetensors").find("outnorm0.weight") != nullptr);
+  check_error(
+      run_cli({"classify", "--weights", folder / "w.safetensors", testing::data("chelsea.png").string()}), 2,
+      {"a backbone", "no classifier"});
+}

@@ -787,8 +787,8 @@ TEST_CASE("cuda: two devices, a thread each, then one thread for both") {
   // One that outlives the other.
   auto kernels_a = make_kernels(a);
   const auto kernels_b = make_kernels(b);
-  const Map x = random_map(DType::float16, {7, 64});
-  const Copy on_device_b(*kernels_b, x), result(*kernels_b, Map(DType::float16, {7, 64}));
+  const Map x = random_map(DType::float16, {7, 64}), nothing(DType::float16, {7, 64});
+  const Copy on_device_b(*kernels_b, x), result(*kernels_b, nothing);
   const auto graph = kernels_b->capture([&] { kernels_b->cast(on_device_b, result); });
   kernels_a.reset();
   graph->launch();

@@ -178,9 +178,10 @@ TEST_CASE("the likely cause is told in the config's words") {
 TEST_CASE("what is no classifier's state dict is said, and long lists are shortened") {
   const Config config = config_with("");
   StateDict detector = zeros(config);
-  for (auto& [name, found] : detector.tensors) name.insert(0, "backbone.");
-  CHECK(check_weights(config, detector).likely_cause.find("names begin with \"backbone.\"") !=
-        std::string::npos);
+  for (auto& [name, found] : detector.tensors) name.insert(0, "student.");
+  const std::string cause = check_weights(config, detector).likely_cause;
+  CHECK(cause.find("names begin with \"student.\"") != std::string::npos);
+  CHECK(cause.find("--prefix student.") != std::string::npos);
   StateDict other;
   other.where = "file";
   other.add("conv1.weight", HostTensor{{1}, {0.0f}});

@@ -161,7 +161,7 @@ TEST_CASE("every file of torch.save loads to PyTorch's own bytes") {
     }
     ++files;
   }
-  CHECK(files >= 23);
+  CHECK(files >= 25);
 }
 
 TEST_CASE("files that PyTorch would not read are refused") {
@@ -302,14 +302,50 @@ TEST_CASE("which dict of a checkpoint is read") {
   CHECK(first("state_dict") == 1);
   CHECK(first("other") == 4);
   CHECK_THROWS_WITH_AS(first("nothing"),
-                       doctest::Contains("\"model\", \"model_ema\", \"other\", \"state_dict\""), InputError);
+                       doctest::Contains("\"state_dict\", \"model\", \"model_ema\", \"other\""), InputError);
   CHECK_THROWS_WITH_AS(first("epoch"), doctest::Contains("epoch"), InputError);
 
   write_zip(folder / "b.pth", archive(dict({{"model_ema", "N"}, {"model", weights(1)}})));
   CHECK(read_state_dict(folder / "b.pth").at("w").to_float32().values.at(0) == 2);
-  check_refused(refusal_of(archive(dict({{"weights", weights(1)}}))),
-                {"no state dict", "\"weights\"", "--key"});
-  check_refused(refusal_of(archive("]")), {"no state dict", "none"});
+  check_refused(refusal_of(archive("]")), {"no state dict"});
+  check_refused(refusal_of(archive(dict({{"a", "N"}, {"b", "]"}}))), {"no state dict"});
+
+  // Averaged weights first, whatever their key; the one dict of tensors under any.
+  const auto taken = [&](const std::vector<std::pair<std::string, std::string>>& items,
+                         const std::string& key = "") {
+    write_zip(folder / "c.pth", archive(dict(items)));
+    return read_state_dict(folder / "c.pth", key).at("w").to_float32().values.at(0);
+  };
+  for (const char* key : {"state_dict_ema", "ema", "ema_state_dict", "params_ema", "model_ema"})
+    CHECK(taken({{"state_dict", weights(0)}, {key, weights(1)}, {"model", weights(2)}}) == 2);
+  CHECK(taken({{"weights", weights(1)}}) == 2);
+  CHECK(taken({{"epoch", "N"}, {"ema", dict({{"module", weights(4)}})}}) == 5);
+  CHECK(taken({{"model_state_dict", weights(1)}, {"other", weights(2)}}) == 2);
+  // A module's tensors have dotted names: what has none stands beside them.
+  const std::string named = dict({{"a.b", tensor(6, 3, {1}, {1})}, {"w", tensor(6, 4, {1}, {1})}});
+  CHECK(taken({{"best", named}, {"loss", tensor(6, 0, {1}, {1})}, {"optimizer", dict({{"s", named}})}}) == 5);
+  CHECK_THROWS_WITH_AS(taken({{"one", weights(0)}, {"two", weights(1)}}),
+                       doctest::Contains("several dicts of tensors: \"one\", \"two\"; --key chooses"),
+                       InputError);
+  // Paths: into dicts, lists, attributes, and keys with dots.
+  const std::string object = global("a", "B") + ")\x81" + dict({{"best", weights(3)}}) + "b";
+  const std::vector<std::pair<std::string, std::string>> deep{
+      {"x", dict({{"y.z", weights(1)}, {"y", dict({{"v", weights(2)}})}})},
+      {"list", "](" + weights(4) + weights(5) + "e"},
+      {"trainer", object}};
+  CHECK(taken(deep, "x.y.z") == 2);
+  CHECK(taken(deep, "x.y.v") == 3);
+  CHECK(taken(deep, "x.y") == 3);
+  CHECK(taken(deep, "list.1") == 6);
+  CHECK(taken(deep, "trainer.best") == 4);
+  CHECK_THROWS_WITH_AS(taken(deep, "list.2"),
+                       doctest::Contains("no dict of tensors under the key \"list.2\""), InputError);
+  // A module that was pickled whole.
+  const std::string module =
+      global("net", "VSSM") + ")\x81" + dict({{"_parameters", weights(0)}, {"_modules", "}"}}) + "b";
+  for (const std::string& value : {module, dict({{"model", module}, {"epoch", "N"}})})
+    check_refused(refusal_of(archive(value)), {"a whole pickled module (net.VSSM", "state_dict()"});
+  check_refused(refusal_of({{"a/weights.npy", "x"}}), {"NumPy arrays", "torch.save"});
 }
 
 TEST_CASE("plain objects beside the weights are stepped over") {
@@ -321,6 +357,23 @@ TEST_CASE("plain objects beside the weights are stepped over") {
                  tuple({integer(3), text("<"), "N", "N", "N", integer(-1), integer(-1), integer(0)}) + "b",
              "C\x08"s + std::string(8, '\0')}) +
       "R";
+  const std::string date = global("datetime", "date") +
+                           tuple({global("_codecs", "encode") + tuple({text("x"), text("latin1")}) + "R"}) +
+                           "R";
+  const std::string enumeration =
+      global("torchvision.transforms.functional", "InterpolationMode") + tuple({text("bicubic")}) + "R";
+  const std::string omegaconf = global("omegaconf.dictconfig", "DictConfig") + ")\x81" +
+                                dict({{"_content", dict({{"a", global("typing", "Any")}})}}) + "b";
+  const std::string history =
+      global("mmengine.logging.history_buffer", "HistoryBuffer") + ")\x81" +
+      dict({{"mean", global("__builtin__", "getattr") + tuple({global("a", "B"), text("mean")}) + "R"}}) +
+      "b";
+  const std::string float8 =
+      global("torch._utils", "_rebuild_tensor_v3") +
+      tuple({storage(2, "9", "storage.UntypedStorage"), integer(0), integers({2}), integers({1}), "\x89",
+             global("collections", "OrderedDict") + ")R", global("torch", "float8_e4m3fn")}) +
+      "R";
+  const std::string sparse = global("torch._utils", "_rebuild_sparse_tensor") + tuple({"N", "N"}) + "R";
   const std::string path = global("pathlib", "PosixPath") + tuple({text("a"), text("b")}) + "R";
   const TemporaryDirectory folder;
   write_zip(folder / "a.pth", archive(dict({{"config", node},
@@ -329,6 +382,13 @@ TEST_CASE("plain objects beside the weights are stepped over") {
                                             {"big", "\x8a\x0c"s + std::string(12, '\x7f')},
                                             {"bytes", "B"s + little_endian(3, 4) + "abc"},
                                             {"set", "\x8f(K\x01K\x02\x90"},
+                                            {"date", date},
+                                            {"enum", enumeration},
+                                            {"config", omegaconf},
+                                            {"history", history},
+                                            {"dtype", global("torch", "bool")},
+                                            {"float8", float8},
+                                            {"sparse", sparse},
                                             {"model", dict({{"w", tensor(6, 0, {2, 3}, {3, 1})}})}})));
   CHECK(read_state_dict(folder / "a.pth").at("w").to_float32().values ==
         std::vector<float>{1, 2, 3, 4, 5, 6});
@@ -374,6 +434,38 @@ TEST_CASE("nothing that a pickle names is called") {
     CHECK(refusal(data(std::string("pth/") + name + ".pth")).empty());
     CHECK_FALSE(fs::exists("/tmp/vmamba_unsafe_pth"));
   }
+}
+
+TEST_CASE(
+    "a dict of tensors may be of another kind; a tensor of one that is not read is told when it is asked for") {
+  const TemporaryDirectory folder;
+  const std::string odd = global("torch._utils", "_rebuild_qtensor") + "(tR";
+  const std::string kind = global("collections", "defaultdict") + global("builtins", "list") + "\x85R(" +
+                           text("a.w") + tensor(6, 1, {1}, {1}) + text("b") + odd + "u";
+  const std::string untyped =
+      global("torch._utils", "_rebuild_tensor_v3") +
+      tuple({tuple({text("storage"), global("torch.storage", "UntypedStorage"), text("0"), text("cpu"),
+                    integer(24)}) +
+                 "Q",
+             integer(2), integers({2}), integers({1}), "\x89", "N", global("torch", "float32")}) +
+      "R";
+  write_zip(folder / "a.pth", archive(dict({{"model", kind}})));
+  const StateDict got = read_state_dict(folder / "a.pth");
+  REQUIRE(got.tensors.size() == 2);
+  CHECK(got.at("a.w").to_float32().values == std::vector<float>{2});
+  CHECK_THROWS_WITH_AS(got.at("b").to_float32(), doctest::Contains("tensor b: _rebuild_qtensor"), InputError);
+  CHECK_THROWS_WITH_AS(write_safetensors(folder / "b", got), doctest::Contains("tensor b"), InputError);
+  write_zip(folder / "v3.pth", archive(dict({{"w", untyped}})));
+  CHECK(read_state_dict(folder / "v3.pth").at("w").to_float32().values == std::vector<float>{3, 4});
+  // A tensor with attributes.
+  const std::string attributes =
+      global("torch._tensor", "_rebuild_from_type_v2") +
+      tuple({global("torch._utils", "_rebuild_tensor_v2"), global("torch", "Tensor"),
+             tuple({storage(6), integer(4), integers({2}), integers({1}), "\x89", "N"}),
+             dict({{"mark", "\x88"}})}) +
+      "R";
+  write_zip(folder / "c.pth", archive(dict({{"w", attributes}})));
+  CHECK(read_state_dict(folder / "c.pth").at("w").to_float32().values == std::vector<float>{5, 6});
 }
 
 TEST_CASE("tensors that don't fit their storage, or ask for more than a file holds, are refused") {

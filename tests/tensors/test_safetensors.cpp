@@ -150,7 +150,8 @@ TEST_CASE("safetensors: lies of the header are refused, each with its reason") {
   refuse(R"({"a":{"dtype":"U8","shape":[-1],"data_offsets":[0,0]}})", 0, {"shape of tensor a", "-1"});
   refuse(R"({"a":{"dtype":"U8","shape":[1.5],"data_offsets":[0,0]}})", 0, {"shape of tensor a", "1.5"});
   refuse(R"({"a":{"dtype":"U8","shape":[[1]],"data_offsets":[0,0]}})", 0, {"shape of tensor a", "a list"});
-  refuse(R"({"a":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}})", 1, {"a", "F8_E4M3", "BF16"});
+  refuse(R"({"a":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}})", 1,
+         {"tensor a", "F8_E4M3", "not read"});
   refuse(R"({"a":{"dtype":"F32","shape":[1]}})", 4, {"tensor a", "data_offsets"});
   refuse(R"({"a":{"dtype":"F32","data_offsets":[0,4]}})", 4, {"tensor a", "shape"});
   refuse(R"({"a":{"shape":[1],"data_offsets":[0,4]}})", 4, {"tensor a", "dtype"});
@@ -193,6 +194,68 @@ TEST_CASE("safetensors: what is no file of weights is said in one line") {
   CHECK_THROWS_WITH_AS(read_state_dict(folder.path()), doctest::Contains("is a folder"), InputError);
   CHECK_THROWS_WITH_AS(read_state_dict(folder / "nothing"), doctest::Contains("No such file"), InputError);
   CHECK_THROWS_WITH_AS(read_state_dict("/dev/null"), doctest::Contains("not a regular file"), InputError);
+  // What else people give for weights.
+  const std::string rest(100, '\0');
+  refuse("\x89HDF\r\n\x1a\n" + rest, {"HDF5", "torch.save"});
+  refuse("GGUF\x03" + rest, {"GGUF", "torch.save"});
+  refuse("\x93NUMPY\x01" + rest, {"NumPy"});
+  refuse("\x08\x08\x12\x07pytorch" + rest, {"ONNX", "torch.save"});
+  refuse("\x1f\x8b\x08" + rest, {"gzip", "gunzip"});
+  refuse("\x89PNG\r\n" + rest, {"an image"});
+  refuse("{\"depths\": [1], \"dims\": 8}", {"is JSON", "--config"});
+  refuse("\n {\n}        ", {"is JSON", "--config"});
+  refuse("MODEL:\n  TYPE: vssm\n", {"YAML", "migrate-config"});
+  // No number of a header that is none.
+  for (const char* bytes : {"\xff\xff\xff\xff\xff\xff\xff\xff{}", "any text that is no model"}) {
+    const std::string message = refusal(folder / "file", bytes);
+    CHECK(message.find("neither a safetensors file nor one of torch.save") != std::string::npos);
+    CHECK(message.find_first_of("0123456789", message.rfind('/')) == std::string::npos);
+  }
+}
+
+TEST_CASE("safetensors in several files are read by their index, whose files lie beside it") {
+  const TemporaryDirectory folder;
+  StateDict a, b;
+  a.add("one", HostTensor{{2}, {1, 2}});
+  a.add("unused", HostTensor{{1}, {9}});
+  b.add("two", HostTensor{{1}, {3}});
+  write_safetensors(folder / "a.safetensors", a);
+  write_safetensors(folder / "b.safetensors", b);
+  const auto read = [&](const std::string& map) {
+    return refusal(folder / "model.safetensors.index.json", R"({"metadata": {}, "weight_map": )" + map + "}");
+  };
+  CHECK(read(R"({"two": "b.safetensors", "one": "a.safetensors"})").empty());
+  const StateDict all = read_state_dict(folder / "model.safetensors.index.json");
+  REQUIRE(all.tensors.size() == 2);
+  CHECK(all.tensors[0].first == "two");
+  CHECK(all.at("one").to_float32().values == std::vector<float>{1, 2});
+  check_refused(read(R"({"two": "a.safetensors"})"), {"a.safetensors has no tensor two"});
+  for (const char* file :
+       {"../a.safetensors", "/etc/passwd", "x/a.safetensors", "..", "", "a\\\\b", "a\\u0000b"}) {
+    CAPTURE(file);
+    check_refused(read(std::string(R"({"one": ")") + file + "\"}"), {"beside the index"});
+  }
+  check_refused(read(R"({"one": "none.safetensors"})"), {"none.safetensors", "No such file"});
+  check_refused(read(R"({"one": "model.safetensors.index.json"})"), {"an index within an index"});
+  check_refused(read(R"({"one": 5})"), {"the name of a file"});
+  check_refused(read("[]"), {"weight_map"});
+  check_refused(read(R"({"one": {"weight_map": {}}})"), {"the name of a file"});
+}
+
+TEST_CASE("a prefix chooses tensors, and goes") {
+  const TemporaryDirectory folder;
+  StateDict both;
+  both.add("student.w", HostTensor{{1}, {1}});
+  both.add("teacher.w", HostTensor{{1}, {2}});
+  both.add("teachers", HostTensor{{1}, {3}});
+  write_safetensors(folder / "a.safetensors", both);
+  for (const char* prefix : {"teacher", "teacher."}) {
+    const StateDict one = read_state_dict(folder / "a.safetensors", "", prefix);
+    REQUIRE(one.tensors.size() == 1);
+    CHECK(one.at("w").to_float32().values == std::vector<float>{2});
+  }
+  CHECK_THROWS_WITH_AS(read_state_dict(folder / "a.safetensors", "", "tea"),
+                       doctest::Contains("begin with student, teacher, teachers"), InputError);
 }
 
 TEST_CASE("safetensors: cut anywhere or with any bit flipped, a file is refused or read, never more") {

@@ -50,6 +50,7 @@ class ChannelScan {
   static_assert(vectors == 1 || full);
 
  public:
+  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-member-init): delta_ and decay_ are workspace
   ChannelScan(const ScanArgs& args, int k, int64_t b, int64_t channel, float* workspace)
       : args_(args),
         count_(std::min(vectors * lane_count(), args.channels - channel)),
