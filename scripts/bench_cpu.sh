@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# One model here and in PyTorch, on this machine, turn and turn about in one run; prints both and the ratio.
+# Times one model in vmamba-cli and in PyTorch on this machine, alternating in one run; prints both times and the ratio.
 #   scripts/bench_cpu.sh [--threads 2] [--batch 1] [--rounds 5] [--runs 20] [--python PYTHON]...
-# VMamba-T [s1l8] at 224², float32. PYTHON: an interpreter that has torch; may be given several times. Without it,
-# python3 with Debian's python3-torch, installed where it is missing. PyTorch runs scripts/reference/vssm.py in the
-# fastest of its modes on this machine (eager, traced, optimised, compiled), with OpenMP's wait policy left alone
-# or passive, whichever is faster.
+# VMamba-T [s1l8] at 224², float32. PYTHON: an interpreter that has torch; may be given several times. Default: python3
+# with Debian's python3-torch, which is installed if missing. PyTorch runs scripts/reference/vssm.py in its fastest mode
+# on this machine (eager, traced, optimised, compiled), with OpenMP's default or passive wait policy, whichever is
+# faster.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 threads=2 batch=1 rounds=5 runs=20

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by run.sh and test.sh: choose a preset, install what is missing, configure. Talks on stderr only.
+# Sourced by run.sh and test.sh: selects a preset, installs missing packages, configures. Writes to stderr only.
 
 packages=(
   g++ cmake ninja-build
@@ -7,14 +7,14 @@ packages=(
   libtiff-dev libwebp-dev libdnnl-dev libhwy-dev libzip-dev libsleef-dev libyaml-cpp-dev
 )
 
-# The CUDA toolkit's usual place, where PATH does not name another.
+# The CUDA toolkit's default location, if nvcc is not in PATH.
 if ! command -v nvcc >/dev/null && [[ -x /usr/local/cuda/bin/nvcc ]]; then
   PATH=$PATH:/usr/local/cuda/bin
 fi
 
 say() { echo "$*" >&2; }
 
-# cuda where a GPU answers and nvcc is there, else cpu; VMAMBA_PRESET overrides.
+# cuda if a GPU and nvcc are available, else cpu; VMAMBA_PRESET overrides.
 choose_preset() {
   if [[ -n ${VMAMBA_PRESET:-} ]]; then
     echo "$VMAMBA_PRESET"
@@ -25,7 +25,7 @@ choose_preset() {
   fi
 }
 
-# Debian packages that are not there, through apt; with sudo where we are not root.
+# Installs missing Debian packages with apt, using sudo if not root.
 install_missing() {
   command -v dpkg-query >/dev/null || return 0 # not Debian: CMake names what is missing
   local missing=() package

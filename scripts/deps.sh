@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The libraries without root and without network on the machine that builds:
-#   scripts/deps.sh download   where Debian 12's packages are reachable: fetches them into .deps/debs (11 MiB)
-#   scripts/deps.sh unpack     anywhere (dpkg-deb): unpacks them into .deps, for cmake -DVMAMBA_DEPS_DIR=.deps
+# Provides the libraries on a build machine without root or network:
+#   scripts/deps.sh download   on a machine with access to Debian 12's packages: downloads them to .deps/debs (11 MiB)
+#   scripts/deps.sh unpack     on any machine with dpkg-deb: unpacks them to .deps, for cmake -DVMAMBA_DEPS_DIR=.deps
 #   scripts/deps.sh            both
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,24 +1,24 @@
 #!/usr/bin/env python3
-"""What a PyTorch VMamba computes, as files that `vmamba-cli check-equal --reference` reads.
+"""Saves what a PyTorch VMamba computes, in files that `vmamba-cli check-equal --reference` reads.
 
     dump_reference.py --repository VMamba/classification/models --kwargs model.json [--weights checkpoint.pth]
                       [--input input.safetensors | --seed 0 --size 224] [--device cuda] [-o folder]
     vmamba-cli check-equal --config folder/config.json --weights folder/weights.safetensors \
                            --reference folder/io.safetensors
 
-Writes folder/config.json (this project's config, from the model itself), folder/weights.safetensors and
-folder/io.safetensors (tensors input, logits and one a tap, under the names that check-equal uses).
+Writes folder/config.json (vmamba-cli's config, derived from the model), folder/weights.safetensors and
+folder/io.safetensors (tensors input, logits and one per tap, with check-equal's names).
 
-The model is the class VSSM of the public repository (MzeroMiko/VMamba), of classification/models/vmamba.py or of the
-one-file vmamba.py at its root, built from the JSON of --kwargs. A model of your own is dumped from Python:
+The model is the class VSSM of the public repository (MzeroMiko/VMamba), from classification/models/vmamba.py or the
+single-file vmamba.py at its root, built from the JSON of --kwargs. To dump your own model, call from Python:
 
     from dump_reference import dump
     dump(model, x, "folder", forward_type="v05_noz")
 
-Needs PyTorch, from 1.13 on. The public code's folder stays as it is; on a CPU its GPU kernels are left aside, and of the
-packages that it imports only einops is needed, for forward type m0.
+Needs PyTorch 1.13 or newer. The public code's folder is not modified. On a CPU its GPU kernels are not used; of the packages
+that it imports only einops is needed, for forward type m0.
 
-Exit status: 0 written; 2 what was asked for cannot be run: one line says why, and how to mend it.
+Exit status: 0 files written; 2 the request cannot be run, with one line that gives the reason and the fix.
 """
 
 import argparse

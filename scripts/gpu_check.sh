@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# On a machine with an NVIDIA GPU: builds for it and prints one table of what was checked and measured.
+# Builds for this machine's NVIDIA GPU, tests and measures, and prints a table of the results.
 #   scripts/gpu_check.sh             test, bench and folder: about 7 minutes on an H200 with 32 cores
 #   scripts/gpu_check.sh test        the tests; every reference model in four precisions and with three backends;
 #                                    both forward cores on the GPU and the CPU
 #   scripts/gpu_check.sh bench       published models, batches, image sizes
 #   scripts/gpu_check.sh folder      a folder of 4,096 JPEGs end to end
-#   scripts/gpu_check.sh sanitize [TOOL…]   compute-sanitizer (memcheck, racecheck, initcheck) on each of the kernels'
-#                                    tests by itself, eight at a time; not part of the whole
-# Exit 1 where something differs. Without network there: scripts/deps.sh download here, carry .deps/debs along.
+#   scripts/gpu_check.sh sanitize [TOOL…]   compute-sanitizer (memcheck, racecheck, initcheck) on each kernel test
+#                                    separately, eight at a time; not part of the default run
+# Exit code 1 if a check fails. For a machine without network, run scripts/deps.sh download elsewhere and copy .deps/debs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-all}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# vmamba-cli from the sources: installs what is missing (Debian), builds, and runs it with these arguments.
+# Runs vmamba-cli from the sources: installs missing packages (Debian), builds, and passes on its arguments.
 #   scripts/run.sh classify photo.jpg
-# VMAMBA_PRESET=cpu|cuda|… chooses the build (CMakePresets.json); else cuda where a GPU answers.
+# VMAMBA_PRESET=cpu|cuda|… selects the build (CMakePresets.json); default: cuda if a GPU and nvcc are available, else cpu.
 set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."

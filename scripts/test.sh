@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The tests: installs what is missing (Debian), builds, and runs CTest with these arguments.
+# Runs the tests: installs missing packages (Debian), builds, and passes its arguments to CTest.
 #   scripts/test.sh                 all
-#   scripts/test.sh -L config       those of one label (ctest --print-labels: scripts/test.sh --print-labels)
-# VMAMBA_PRESET=cpu|cuda|ci|asan chooses the build (CMakePresets.json); else cuda where a GPU answers.
+#   scripts/test.sh -L config       the tests with one label (scripts/test.sh --print-labels lists them)
+# VMAMBA_PRESET=cpu|cuda|ci|asan selects the build (CMakePresets.json); default: cuda if a GPU and nvcc are available, else cpu.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/common.sh

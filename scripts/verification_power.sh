@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# How many planted mistakes check-equal sees, how many it names, and how often it accuses a right run: the tables of
-# docs/verification.md, and every false alarm.
+# Counts how many planted mistakes check-equal detects, how many it identifies, and how often it reports a correct run
+# as different. Prints the tables of docs/verification.md and every false alarm.
 #   scripts/verification_power.sh [--seeds 5] [--configs 250] [--dtype float32] [--reference FOLDER] [--targets "AVX2 AVX3 …"]
-# FOLDER: of PyTorch's dumps (a folder each: config.json, weights.safetensors, io.safetensors); left out, tests/data/models.
-# Right runs run once more on each of the SIMD targets. Exit status 0: all that was asked of it holds.
+# FOLDER: PyTorch dumps, one folder each (config.json, weights.safetensors, io.safetensors); default: tests/data/models.
+# Correct runs are repeated on each of the SIMD targets. Exit status 0 if all checks hold.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 targets=""

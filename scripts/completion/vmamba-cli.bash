@@ -1,7 +1,6 @@
-# bash completion for vmamba-cli. Commands, options and their values come from the program's own --help, so nothing is
-# listed twice.
+# bash completion for vmamba-cli. Commands, options and values are read from the program's --help.
 
-_vmamba_cli_words() { # the words of `vmamba-cli [COMMAND] --help` in the column where commands and options stand
+_vmamba_cli_words() { # the words of `vmamba-cli [COMMAND] --help` in the column of commands and options
   "$1" "${@:2}" --help 2>/dev/null | awk '
     /^  -/ { n = split($1, names, ","); for (i = 1; i <= n; ++i) print names[i] }
     /^Subcommands:/ { commands = 1; next }
@@ -14,7 +13,7 @@ _vmamba_cli_values() { # the words of the list "A, B or C" that the program's or
       on = 0
       n = split($1, names, ",")
       for (i = 1; i <= n; ++i) on += names[i] == option
-      $0 = substr($0, 29) # the description stands from column 31 on, or in the lines below
+      $0 = substr($0, 29) # the description starts in column 31, or in the lines below
       if (!/^  /) next
     }
     /^$/ || /^[^ ]/ { on = 0 }

@@ -3,8 +3,8 @@
     bench_cpu.py [--threads 2] [--batch 1] [--size 224] [--config FILE] [--runs 20] [--mode best]
 
 Modes: eager; trace: torch.jit.trace and freeze; optimize: torch.jit.optimize_for_inference on top;
-compile: torch.compile with freezing, all but the scan; best: every one that works here, the fastest reported.
-Weights are random: the time does not depend on them.
+compile: torch.compile with freezing, except the scan; best: tries all modes that work and reports the fastest.
+Weights are random; the time does not depend on them.
 """
 
 import argparse

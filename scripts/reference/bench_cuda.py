@@ -1,9 +1,9 @@
-"""Times VMamba-T [s1l8] in PyTorch on a GPU, in 16 bits, replayed as a CUDA graph; prints one JSON line a batch size.
+"""Times VMamba-T [s1l8] in PyTorch on a GPU, in 16 bits, replayed as a CUDA graph; prints one JSON line per batch size.
 
     bench_cuda.py [--batch 1,128] [--dtype float16] [--runs 60]
 
 The model is vssm.py with the scan and the depthwise convolution of scripts/train (Triton), its blocks compiled
-(torch.compile), all weights in `dtype`: the fastest that we made of PyTorch. Weights are random.
+(torch.compile) and all weights in `dtype`. Weights are random.
 """
 
 import argparse

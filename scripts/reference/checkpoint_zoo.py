@@ -1,11 +1,11 @@
-"""Writes one state dict in many ways, as training scripts leave theirs, and has vmamba-cli load each.
+"""Writes one state dict in many forms, as training scripts save them, and loads each with vmamba-cli.
 
     checkpoint_zoo.py VMAMBA_CLI [FOLDER]
 
-What is loaded is what `vmamba-cli convert-weights` writes: names, shapes and bytes must be those of the plain state
-dict (or of the averaged one, where the file has one). Files that are no checkpoints must be refused by name. Prints a
-table and the counts; exits 1 where a file is not read as it should be. Works with PyTorch 1.13 and newer; omegaconf,
-yacs, easydict and safetensors are used where they are installed.
+The output of `vmamba-cli convert-weights` must have the names, shapes and bytes of the plain state dict (or of the
+averaged one, if the file has one). Files that are not checkpoints must be refused by name. Prints a table and counts;
+exits with 1 if a file is not handled correctly. Works with PyTorch 1.13 and newer; omegaconf,
+yacs, easydict and safetensors are used if installed.
 """
 
 import argparse

@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Compares what this program and Pillow (Image.open(…).convert("RGB")) make of every image in a folder.
+"""Compares the pixels that this project and Pillow (Image.open(…).convert("RGB")) decode from every image in a folder.
 
     cmake --build --preset cpu --target print_pixels
     compare_with_pillow.py build/cpu/print_pixels FOLDER        (needs pillow and numpy)
 
-Files are taken by their endings. Prints a table by format: identical, refused by both, refused by us, read by us alone,
-different; then the files of the last three kinds, with the reason. Exit code 1 where one is different or read by us
-alone.
+Files are selected by extension. Prints a table by format: identical, refused by both, refused by us, read by us alone,
+different; then the files of the last three kinds, with the reason. Exit code 1 if one is different or read by us alone.
 """
 import collections
 import os

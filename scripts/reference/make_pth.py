@@ -1,11 +1,11 @@
-"""Writes small .pth files, as torch.save leaves them, for the tests of the .pth reader.
+"""Writes small .pth files with torch.save for the tests of the .pth reader.
 
     make_pth.py FOLDER [--prefix torch2_] [--cuda-only]
 
-Beside NAME.pth lies NAME.safetensors with what a reader should find in it: the state dict under
+For each NAME.pth, NAME.safetensors contains what a reader must find in it: the state dict under
 "model" (or "state_dict", or the file itself), names without a leading "module.", every tensor
 contiguous, its dtype as stored. NAME.ema.safetensors holds the one under "model_ema".
-Nothing of the files under unsafe_* must be executed; those under broken_* must be refused.
+Code in the files unsafe_* must not be executed; the files broken_* must be refused.
 """
 
 import argparse

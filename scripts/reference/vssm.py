@@ -2,8 +2,8 @@
 
     x (B, 3, H, W) -> patch embed -> stages of blocks, downsampling between them -> head -> logits
 
-Maps are NHWC throughout, whatever norm_layer says: the names and the mathematics of the weights are
-the same. Letters: B batch, H W map, L = H*W, C channels of the stage, D = d_inner, N = d_state,
+Feature maps are NHWC for every norm_layer; names and results are the same.
+Notation: B batch, H W map, L = H*W, C channels of the stage, D = d_inner, N = d_state,
 R = dt_rank, K = 4 scan directions (k0 rows, k1 columns, k2 and k3 the same backwards).
 """
 

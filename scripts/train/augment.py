@@ -1,6 +1,6 @@
 """Augmentation of a batch on the device: uint8 images in, normalised float images and mixed labels out.
 
-Everything is drawn per image, without a host round trip, so that the whole can be captured in a graph.
+All random values are drawn per image on the device, so that the augmentation can be captured in a graph.
 """
 
 import functools

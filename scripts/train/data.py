@@ -1,7 +1,7 @@
 """Tiny ImageNet as two uint8 tensors (images, 3, 64, 64) and their labels.
 
-A folder holds train-*.npz (arrays blob: encoded images one after the other, offsets, labels), val.tar.xz
-(JPEG files in a folder a class) and classes.tsv (id, tab, names; the order of the labels).
+A folder contains train-*.npz (arrays blob: encoded images, concatenated; offsets; labels), val.tar.xz
+(JPEG files, one folder per class) and classes.tsv (id, tab, names; the order of the labels).
 """
 
 import concurrent.futures
@@ -75,7 +75,7 @@ def load_val(folder, workers):
 
 def load_cached(folder, cache, workers):
     """-> (train images, labels), (val images, labels); decoded once, then kept in the file `cache`.
-    The folder 'random' stands for noise, to time a step without data."""
+    The folder name 'random' selects noise, to time a step without data."""
     if folder == "random":
         noise = torch.randint(0, 256, (4096, 3, SIDE, SIDE), dtype=torch.uint8)
         return ((noise, torch.arange(4096) % 200),) * 2

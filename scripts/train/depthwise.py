@@ -1,8 +1,8 @@
 """Depthwise 3x3 convolution and SiLU over NHWC maps, in Triton, with their gradient.
 
 `depthwise_silu` here replaces vssm.depthwise_act. A program takes BP pixels and BC channels at a time;
-the nine neighbours come from the cache. The weight's gradient is summed by each program over a stretch
-of pixels, then over programs.
+the nine neighbours come from the cache. Each program sums the weight's gradient over a range of pixels;
+the sums of all programs are then added.
 """
 
 import json

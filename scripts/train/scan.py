@@ -1,14 +1,14 @@
 """The selective scan over a map in four directions, in Triton, with its gradient (d_state 1).
 
-`selective_scan_2d` here replaces vssm.selective_scan_2d where gradients or a GPU are wanted.
+`selective_scan_2d` here replaces vssm.selective_scan_2d when gradients or a GPU are used.
 
-Letters: B batch, H W map, L = H*W, D channels, R dt_rank, K = 4 directions. One program (a warp) takes
+Notation: B batch, H W map, L = H*W, D channels, R dt_rank, K = 4 directions. One program (a warp) takes
 one image, one direction and BD channels, and walks the L positions BL at a time: the loads of BL
-positions first, then the recurrence. No map is ever permuted: a direction is a function from the
+positions first, then the recurrence. No map is permuted: a direction is a function from the
 position on its path to the pixel.
     h_l = a_l h_(l-1) + delta_l Bmat_l x_l,  a = exp(delta A),  delta = softplus(dt + bias),  y_l = Cmat_l h_l + Ds x_l
-Forward leaves the state at every BL-th position; backward starts from these, recomputes the BL states,
-and walks back: e_l = Cmat_l gy_l + a_(l+1) e_(l+1) is the gradient of h_l.
+Forward stores the state at every BL-th position; backward starts from these, recomputes the BL states
+and walks backwards: e_l = Cmat_l gy_l + a_(l+1) e_(l+1) is the gradient of h_l.
 """
 
 import json

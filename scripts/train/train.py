@@ -2,9 +2,9 @@
 
     train.py --data FOLDER --out FOLDER [--seconds 720] [--stop-after 560] …      (see README.md)
 
-The learning rate follows the share of --seconds that has been spent, so the schedule always reaches its
-end. A run stopped by --stop-after continues from OUT/state.pt when the same command is given again.
-OUT receives train.log.jsonl, the averaged weights as float16 safetensors, and predictions.npz.
+The learning rate is a function of the elapsed share of --seconds, so the schedule always completes. A run
+stopped by --stop-after continues from OUT/state.pt when the same command is given again.
+--out receives train.log.jsonl, the averaged weights as float16 safetensors, and predictions.npz.
 """
 
 import argparse

@@ -3,7 +3,7 @@ the best as VSSM_TILES, a variable that both files read.
 
     tune.py [--batch 512] [--config vmamba-tiny-imagenet.json]
 
-Each variant is compiled by a process of its own first, so that compiling takes as long as the slowest.
+Variants are first compiled in parallel, each in its own process.
 """
 
 import argparse
