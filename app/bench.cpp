@@ -120,8 +120,7 @@ Row measure(Runner& runner, const Options& options, int64_t batch, int64_t heigh
 std::vector<ProfiledOperation> profile(const Config& config, const StateDict& weights,
                                        const RunChoice& choice, int64_t batch, int64_t height,
                                        int64_t width) {
-  auto owned = std::make_unique<ProfilingKernels>(
-      make_kernels(choice.device, {.threads = choice.threads, .allow_tf32 = row_of(choice.precision).tf32}));
+  auto owned = std::make_unique<ProfilingKernels>(kernels_for(choice));
   ProfilingKernels& profiling = *owned;
   Runner runner(config, weights, std::move(owned), choice.precision);
   runner.run(noise(batch, config.in_chans, height, width), &profiling);

@@ -36,7 +36,7 @@ struct Options {
   std::optional<uint64_t> seed;
   bool seed_weights = false;  // weights that are named count; without any, the seed initialises them
   CheckOptions check;
-  bool all = false, matrix = false, stress = false, find_precision = false, init_order = false;
+  bool truth = false, all = false, matrix = false, stress = false, find_precision = false, init_order = false;
   int repeat = 0;
 
   bool given(const std::string& option) const { return parser->get_option(option)->count() > 0; }
@@ -69,6 +69,7 @@ constexpr Use uses[] = {
     {"--atol", "crmsf"},
     {"--rtol", "crmsf"},
     {"--equal-nan", "crm"},
+    {"--truth", "cr"},
     {"--seed", "crmsfnt"},
     {"--images", "crmfnt"},
     {"--input-tensor", "cmfnt"},
@@ -297,6 +298,17 @@ Provenance provenance_of(const Options& options, const ReadySide* a, const Ready
   return provenance;
 }
 
+// The float64 run that says who is right; none: not asked for. `a` is null if a is a file.
+std::optional<TruthRun> make_truth(const Options& options, const Side* a, const Side& b) {
+  if (!options.truth) return {};
+  for (const Side* side : {a, &b})
+    if (side && side->choice.precision == Precision::float64)
+      fail_input("--truth: {} runs in {} itself, as the truth does: give it another dtype",
+                 side == &b ? "b" : "a", to_string(Precision::float64));
+  const Side& of = a ? *a : b;
+  return std::make_optional<TruthRun>(of.config, *of.weights, of.choice.threads, a ? 'a' : 'b');
+}
+
 // Prints the report, with what it rests on.
 int told(const Options& options, const Provenance& provenance, const std::string& text, Json json,
          bool is_equal) {
@@ -318,7 +330,10 @@ MatrixAxes matrix_axes(const ModelOptions& given, const Side& side) {
     axes.devices = {side.choice.device};
   }
   if (given.dtype == "auto")
-    for (const PrecisionRow& row : table_of<Precision>) axes.precisions.push_back(row.value);
+    for (const PrecisionRow& row : table_of<Precision>) {
+      // float64 is slow, and the same for any backend and core: only where it is asked for.
+      if (row.storage != DType::float64) axes.precisions.push_back(row.value);
+    }
   else
     axes.precisions = {side.choice.precision};
   if (given.selective_scan_backend.empty())
@@ -386,7 +401,9 @@ int run_one_side(Options& options, const Mode& mode) {
     default:
       break;
   }
-  const CheckResult result = check_reference(*reference, b.side, input, options.check);
+  std::optional<TruthRun> truth = make_truth(options, nullptr, b.side);
+  const CheckResult result =
+      check_reference(*reference, b.side, input, options.check, truth ? &*truth : nullptr);
   if (!options.html.empty()) write_file(options.html, html_report({{"", result}}, provenance));
   return told(options, provenance, text_report(result, options.all), json_report(result), result.equal());
 }
@@ -438,13 +455,17 @@ int run_two_sides(Options& options, const Mode& mode) {
   // In float32 v0 and v1 are the same by construction: what may set them apart is looked at in 16 bits.
   const bool every_dtype = v0_and_v1 && !options.given("--dtype");
   std::vector<NamedResult> cases;
+  std::optional<TruthRun> truth = make_truth(options, &a.side, b.side);
+  const auto check = [&] {
+    return check_sides(a.side, b.side, input, options.check, truth ? &*truth : nullptr);
+  };
   if (every_dtype) {
     for (const Precision precision : {Precision::float32, Precision::float16, Precision::bfloat16}) {
       a.side.choice.precision = b.side.choice.precision = precision;
-      cases.push_back({std::string(to_string(precision)), check_sides(a.side, b.side, input, options.check)});
+      cases.push_back({std::string(to_string(precision)), check()});
     }
   } else {
-    cases.push_back({"", check_sides(a.side, b.side, input, options.check)});
+    cases.push_back({"", check()});
   }
   if (every_dtype || (v0_and_v1 && b.side.choice.precision == Precision::float32))
     cases[0].result.notes.emplace_back(
@@ -510,6 +531,10 @@ Command add_check_equal(CLI::App& app) {
   tolerance("--atol", options->check.absolute, "Tolerance: |a - b| up to this,");
   tolerance("--rtol", options->check.relative, "or up to this times the largest |a| of the tap");
   parser->add_flag("--equal-nan", options->check.equal_nan, "NaN equals NaN")->group(what);
+  parser
+      ->add_flag("--truth", options->truth,
+                 "Also run a's model (with --reference: b's) in float64, and tell which side is nearer to it")
+      ->group(what);
   parser
       ->add_option_function<std::vector<std::string>>(
           "--seed",

@@ -109,6 +109,15 @@ bool ClassifiedBatches::next(ImageBatch& batch, std::vector<float>& logits) {
   return true;
 }
 
+void warn_not_finite(size_t count, size_t images) {
+  if (count > 0)
+    spdlog::warn(
+        "{} of {} images have logits that are not finite; {} overflows above {}: try --dtype {} or {}, or "
+        "--forward-core-version v0",
+        count, images, to_string(DType::float16), row_of(DType::float16).largest, to_string(DType::bfloat16),
+        to_string(DType::float32));
+}
+
 Json report_json(const Classifier& classifier) {
   Json json{{"model", classifier.config.name}, {"weights", classifier.files.weights.string()}};
   json.update(Json(classifier.runner->report()));

@@ -61,6 +61,9 @@ class ClassifiedBatches {
   bool have_current_ = false, running_ = false;
 };
 
+// Says that `count` of the images have logits that are not finite, and what may help; nothing where none has.
+void warn_not_finite(size_t count, size_t images);
+
 // What really ran, for the reports.
 Json report_json(const Classifier& classifier);
 

@@ -263,12 +263,7 @@ int run_classify(const Options& options) {
   if (outputs.images > 1) {
     spdlog::info("{} images in {:.2f} s, loading included", outputs.images, seconds.count());
   }
-  if (outputs.not_finite > 0)
-    spdlog::warn(
-        "{} of {} images have logits that are not finite; {} overflows above {}: try --dtype {} or {}, or "
-        "--forward-core-version v0",
-        outputs.not_finite, outputs.images, to_string(DType::float16), row_of(DType::float16).largest,
-        to_string(DType::bfloat16), to_string(DType::float32));
+  warn_not_finite(outputs.not_finite, outputs.images);
   if (outputs.failed > 0)
     spdlog::warn("{} of {} inputs could not be read", outputs.failed, outputs.failed + outputs.images);
   return outputs.failed > 0 ? 1 : 0;

@@ -1,4 +1,4 @@
-// eval: top-1 and top-5 accuracy on a folder that holds a folder of images for each class.
+// eval: top-1 and top-5 accuracy on a folder of images for each class, or on one folder and a file with the truth.
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
@@ -17,6 +17,7 @@
 #include "lib/images/image.h"
 #include "lib/labels/accuracy.h"
 #include "lib/labels/predictions.h"
+#include "lib/labels/truth.h"
 #include "lib/support/files.h"
 #include "lib/support/sha256.h"
 #include "lib/support/text.h"
@@ -28,21 +29,74 @@ namespace fs = std::filesystem;
 
 struct Options {
   ModelOptions model;
-  std::string directory, format = "text", output, confusion, results;
+  std::string directory, truth, format = "text", output, confusion, results;
   int batch_size = 0;
   size_t limit = 0;
 };
 
 struct Picture {
-  fs::path file;     // inside the directory
-  size_t truth = 0;  // its class
+  fs::path file;             // inside the directory
+  std::vector<int> classes;  // one, or those that are right each
 };
 
 struct DataSet {
-  std::vector<std::string> folders;  // sorted
+  std::vector<std::string> folders;  // sorted; none with a truth
   std::vector<int> classes;          // of the folders
   std::vector<Picture> pictures;     // folder by folder, sorted
+  std::string truth_sum;             // SHA-256 of the truth's file
+  std::string truth_form;            // empty: the folders are the truth
+  bool several = false;              // classes may be right of an image: top-1 alone is defined
+  size_t not_counted = 0;            // images of which no class is right
 };
+
+// Folders of a data set's splits are no classes, unless the labels name them.
+void check_splits(const std::string& directory, const std::vector<std::string>& folders,
+                  const Labels& labels) {
+  const auto is_folder = [&](std::string_view name) {
+    return std::ranges::find(folders, name) != folders.end();
+  };
+  constexpr std::string_view splits[] = {"val", "validation", "valid", "test", "train"};
+  const auto split = std::ranges::find_if(splits, is_folder);
+  if (split == std::end(splits)) return;
+  const bool only_splits = std::ranges::all_of(
+      folders, [&](const std::string& name) { return std::ranges::find(splits, name) != std::end(splits); });
+  if (!only_splits && !(is_folder("train") && *split != "train")) return;
+  for (const auto* known : {&labels.ids, &labels.names})
+    if (std::ranges::find(*known, *split) != known->end()) return;
+  fail_input("{}: holds the folders {}, which are no classes: eval {}", directory,
+             joined({folders.begin(),
+                     folders.begin() + static_cast<std::ptrdiff_t>(std::min<size_t>(folders.size(), 5))}),
+             (fs::path(directory) / *split).string());
+}
+
+DataSet read_with_truth(const std::string& directory, const fs::path& truth_file, const Labels& labels,
+                        int num_classes) {
+  constexpr size_t max_truth_bytes = size_t{256} << 20;
+  const FolderFiles files = folder_files(directory);
+  log_left_out(directory, files.others);
+  if (files.images.empty()) fail_input("{}: no image files ({}) in it", directory, image_endings);
+  std::vector<std::string> names;
+  for (const fs::path& file : files.images) names.push_back(file.lexically_relative(directory).string());
+  const std::string text = read_file(truth_file, max_truth_bytes);
+  Truth truth = parse_truth(text, truth_file.string(), names, labels, num_classes);
+  DataSet data;
+  data.truth_form = truth.form;
+  data.truth_sum = sha256(text);
+  data.several = truth.several;
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (truth.classes[i].empty())
+      ++data.not_counted;
+    else
+      data.pictures.push_back({names[i], std::move(truth.classes[i])});
+  }
+  spdlog::log(truth.guessed ? spdlog::level::warn : spdlog::level::info, "{}: {}", truth_file.string(),
+              data.truth_form);
+  if (data.not_counted > 0)
+    spdlog::info("{}: says no class of {} images, which are not counted", truth_file.string(),
+                 data.not_counted);
+  if (data.pictures.empty()) fail_input("{}: says no class of any image", truth_file.string());
+  return data;
+}
 
 DataSet read_data_set(const std::string& directory, const Labels& labels, int num_classes) {
   DataSet data;
@@ -54,8 +108,9 @@ DataSet read_data_set(const std::string& directory, const Labels& labels, int nu
     if (entry.is_directory(error) && !name.starts_with('.')) data.folders.push_back(name);
   }
   if (data.folders.empty())
-    fail_input("{}: holds no folders; wanted a folder of images for each class", directory);
+    fail_input("{}: holds no folders; wanted a folder of images for each class, or --truth FILE", directory);
   std::sort(data.folders.begin(), data.folders.end());
+  check_splits(directory, data.folders, labels);
   data.classes = classes_of_folders(data.folders, labels, num_classes, directory);
   size_t others = 0;
   for (size_t i = 0; i < data.folders.size(); ++i) {
@@ -64,7 +119,7 @@ DataSet read_data_set(const std::string& directory, const Labels& labels, int nu
     if (files.images.empty())
       spdlog::warn("{}: no image files in it", shown((fs::path(directory) / data.folders[i]).string()));
     for (const fs::path& file : files.images)
-      data.pictures.push_back({file.lexically_relative(directory), static_cast<size_t>(data.classes[i])});
+      data.pictures.push_back({file.lexically_relative(directory), {data.classes[i]}});
   }
   log_left_out(directory, others);
   if (data.pictures.empty()) fail_input("{}: no image files ({}) in its folders", directory, image_endings);
@@ -74,12 +129,24 @@ DataSet read_data_set(const std::string& directory, const Labels& labels, int nu
 // `limit` pictures spread over the classes: the first of each, the second of each, …
 std::vector<Picture> spread(const std::vector<Picture>& pictures, size_t limit) {
   std::vector<std::pair<size_t, size_t>> order;  // (how many of its class stand before it, place)
-  std::unordered_map<size_t, size_t> seen;
-  for (size_t i = 0; i < pictures.size(); ++i) order.emplace_back(seen[pictures[i].truth]++, i);
+  std::unordered_map<int, size_t> seen;
+  for (size_t i = 0; i < pictures.size(); ++i) order.emplace_back(seen[pictures[i].classes[0]]++, i);
   std::sort(order.begin(), order.end());
   std::vector<Picture> chosen;
   for (size_t i = 0; i < std::min(limit, order.size()); ++i) chosen.push_back(pictures[order[i].second]);
   return chosen;
+}
+
+// An object with `key`, the name, and, where U+FFFD stands for bytes of it, `key`_bytes to all of them.
+Json named(const std::string& key, const fs::path& name) {
+  Json json;
+  json[key] = Json::parse(dump_json(name.string()));
+  if (json[key] != name.string()) {
+    std::string bytes;
+    for (const unsigned char byte : name.string()) bytes += fmt::format("{:02x}", byte);
+    json[key + "_bytes"] = std::move(bytes);
+  }
+  return json;
 }
 
 // --results: one JSON line an image, after a first line that says what model answered. A later run of the
@@ -106,8 +173,8 @@ class ResultLog {
   ResultLog& operator=(const ResultLog&) = delete;
 
   // The answer that an earlier run gave; null: none.
-  const std::vector<int>* find(const std::string& file) const {
-    const auto found = answers_.find(file);
+  const std::vector<int>* find(const fs::path& file) const {
+    const auto found = answers_.find(key(named("file", file)));
     return found == answers_.end() ? nullptr : &found->second;
   }
   size_t size() const { return answers_.size(); }
@@ -166,18 +233,24 @@ class ResultLog {
     compare(flat_was);
   }
 
+  // Two names that differ only in bytes that are no UTF-8 have two keys.
+  static std::string key(const Json& line) {
+    const Json bytes = line.value("file_bytes", Json());
+    return line["file"].get<std::string>() + (bytes.is_string() ? '\0' + bytes.get<std::string>() : "");
+  }
+
+  // An answer without a probability was made of NaN: it is none, though older versions wrote one.
   void take(const Json& line, int number) {
     std::vector<int> top;
-    const Json& file = line.value("file", Json());
-    const Json& list = line["top"];
-    bool good = file.is_string() && list.is_array() && !list.empty();
+    const Json list = line.value("probability", Json()).is_null() ? Json::array() : line["top"];
+    bool good = line.value("file", Json()).is_string() && list.is_array();
     for (size_t i = 0; good && i < list.size(); ++i) {
       good =
           list[i].is_number_integer() && list[i].get<int64_t>() >= 0 && list[i].get<int64_t>() < num_classes_;
       if (good) top.push_back(list[i].get<int>());
     }
     if (!good) fail_input("{}:{}: not a line that eval wrote: give another file", path_, number);
-    answers_[file.get<std::string>()] = std::move(top);
+    answers_[key(line)] = std::move(top);
   }
 
   std::string path_;
@@ -186,11 +259,6 @@ class ResultLog {
   size_t complete_ = 0;  // bytes of whole lines
   std::unordered_map<std::string, std::vector<int>> answers_;
 };
-
-std::string utf8(const fs::path& file) {
-  const std::string quoted = dump_json(file.string());
-  return Json::parse(quoted).get<std::string>();
-}
 
 // A line on the terminal that renews itself; nothing where stderr is no terminal.
 class Progress {
@@ -224,11 +292,13 @@ class Progress {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now(), shown_ = start_;
 };
 
-std::string class_name(const Classifier& classifier, const DataSet& data, size_t index) {
-  if (!classifier.labels.empty()) return classifier.labels.names[index];
-  const auto place = std::find(data.classes.begin(), data.classes.end(), static_cast<int>(index));
-  return place == data.classes.end() ? fmt::format("class {}", index)
-                                     : data.folders[static_cast<size_t>(place - data.classes.begin())];
+std::vector<std::string> class_names(const Classifier& classifier, const DataSet& data) {
+  if (!classifier.labels.empty()) return classifier.labels.names;
+  std::vector<std::string> names;
+  for (int i = 0; i < classifier.config.num_classes; ++i) names.push_back(fmt::format("class {}", i));
+  for (size_t i = 0; i < data.folders.size(); ++i)
+    names[static_cast<size_t>(data.classes[i])] = data.folders[i];
+  return names;
 }
 
 double share(int64_t part, int64_t whole) {
@@ -237,22 +307,33 @@ double share(int64_t part, int64_t whole) {
 
 struct Outcome {
   Accuracy accuracy;
-  size_t failed = 0, from_earlier = 0;
+  size_t failed = 0, from_earlier = 0, not_finite = 0;
   double seconds = 0;  // of this run's images
 };
 
-void write_text(std::ostream& out, const Outcome& outcome, const Classifier& classifier,
-                const DataSet& data) {
+void write_text(std::ostream& out, const Outcome& outcome, const DataSet& data,
+                const std::vector<std::string>& names) {
   const ClassCounts& total = outcome.accuracy.total();
   const auto& classes = outcome.accuracy.classes();
   const auto with_images =
       std::count_if(classes.begin(), classes.end(), [](const auto& c) { return c.images > 0; });
   const auto line = [&](const char* what, int64_t count) {
-    out << fmt::format("{:<12}{:6.2f} %   {} of {}\n", what, 100 * share(count, total.images), count,
-                       total.images);
+    const Interval interval = wilson_interval(count, total.images);
+    out << fmt::format("{:<12}{:6.2f} %   {} of {}, 95 % interval {:.2f} to {:.2f} %\n", what,
+                       100 * share(count, total.images), count, total.images, 100 * interval.low,
+                       100 * interval.high);
   };
   line("top-1", total.top1);
-  line("top-5", total.top5);
+  if (data.several)
+    out << "top-5       is not defined where several classes are right\n";
+  else
+    line("top-5", total.top5);
+  if (total.no_answer > 0)
+    out << fmt::format("no answer   {:6.2f} %   {} of {}, whose logits are NaN\n",
+                       100 * share(total.no_answer, total.images), total.no_answer, total.images);
+  if (!data.truth_form.empty()) out << fmt::format("truth       {}\n", data.truth_form);
+  if (data.not_counted > 0) out << fmt::format("not counted {} images without a class\n", data.not_counted);
+  if (data.several) return;
   out << fmt::format("{:<12}{:6.2f} %   over {} classes\n", "class mean",
                      100 * outcome.accuracy.mean_class_top1(), with_images);
   std::vector<size_t> hardest;
@@ -264,36 +345,47 @@ void write_text(std::ostream& out, const Outcome& outcome, const Classifier& cla
   if (hardest.size() > 5) hardest.resize(5);
   if (!hardest.empty()) out << "hardest classes\n";
   for (const size_t i : hardest) {
-    const int mistake = outcome.accuracy.usual_mistake(static_cast<int>(i));
-    const int64_t times = outcome.accuracy.confused(static_cast<int>(i), mistake);
-    out << fmt::format("{:18.2f} %   {}, {} of {} taken for {}\n",
-                       100 * share(classes[i].top1, classes[i].images),
-                       shown(class_name(classifier, data, i)), times, classes[i].images,
-                       shown(class_name(classifier, data, static_cast<size_t>(mistake))));
+    out << fmt::format("{:18.2f} %   {}", 100 * share(classes[i].top1, classes[i].images), shown(names[i]));
+    if (const int mistake = outcome.accuracy.usual_mistake(static_cast<int>(i)); mistake >= 0)
+      out << fmt::format(", {} of {} taken for {}", outcome.accuracy.answers(static_cast<int>(i)).at(mistake),
+                         classes[i].images, shown(names[static_cast<size_t>(mistake)]));
+    out << '\n';
   }
 }
 
-void write_json(std::ostream& out, const Outcome& outcome, const Classifier& classifier,
-                const DataSet& data) {
+Json to_json(const Interval& interval) {
+  return {interval.low, interval.high};
+}
+
+void write_json(std::ostream& out, const Outcome& outcome, const Classifier& classifier, const DataSet& data,
+                const std::vector<std::string>& names) {
   const ClassCounts& total = outcome.accuracy.total();
   Json document = report_json(classifier);
   document["images"] = total.images;
   document["failed"] = outcome.failed;
+  document["no_answer"] = total.no_answer;
+  if (!data.truth_form.empty()) {
+    document["truth"] = data.truth_form;
+    document["not_counted"] = data.not_counted;
+  }
   document["top1"] = share(total.top1, total.images);
-  document["top5"] = share(total.top5, total.images);
+  document["top5"] = data.several ? Json() : Json(share(total.top5, total.images));
+  document["top1_interval"] = to_json(wilson_interval(total.top1, total.images));
+  document["top5_interval"] = data.several ? Json() : to_json(wilson_interval(total.top5, total.images));
   document["top1_count"] = total.top1;
-  document["top5_count"] = total.top5;
-  document["mean_class_top1"] = outcome.accuracy.mean_class_top1();
+  document["top5_count"] = data.several ? Json() : Json(total.top5);
+  document["mean_class_top1"] = data.several ? Json() : Json(outcome.accuracy.mean_class_top1());
   document["seconds"] = outcome.seconds;
   document["classes"] = Json::array();
   for (size_t i = 0; i < outcome.accuracy.classes().size(); ++i) {
     const ClassCounts& counts = outcome.accuracy.classes()[i];
     if (counts.images == 0) continue;
     Json entry{{"class", i},
-               {"label", class_name(classifier, data, i)},
+               {"label", names[i]},
                {"images", counts.images},
                {"top1", share(counts.top1, counts.images)},
-               {"top5", share(counts.top5, counts.images)}};
+               {"top5", share(counts.top5, counts.images)},
+               {"no_answer", counts.no_answer}};
     const int mistake = outcome.accuracy.usual_mistake(static_cast<int>(i));
     entry["most_confused_with"] = mistake < 0 ? Json() : Json(mistake);
     document["classes"].push_back(std::move(entry));
@@ -301,20 +393,21 @@ void write_json(std::ostream& out, const Outcome& outcome, const Classifier& cla
   out << dump_json(document, 2) << '\n';
 }
 
-void write_csv(std::ostream& out, const Outcome& outcome, const Classifier& classifier, const DataSet& data) {
-  out << "class,label,images,top1,top5,most_confused_with\n";
+void write_csv(std::ostream& out, const Outcome& outcome, const std::vector<std::string>& names) {
+  out << "class,label,images,top1,top5,most_confused_with,no_answer\n";
   for (size_t i = 0; i < outcome.accuracy.classes().size(); ++i) {
     const ClassCounts& counts = outcome.accuracy.classes()[i];
     if (counts.images == 0) continue;
     const int mistake = outcome.accuracy.usual_mistake(static_cast<int>(i));
-    out << fmt::format("{},{},{},{},{},{}\n", i, csv_field(class_name(classifier, data, i)), counts.images,
+    out << fmt::format("{},{},{},{},{},{},{}\n", i, csv_field(names[i]), counts.images,
                        share(counts.top1, counts.images), share(counts.top5, counts.images),
-                       mistake < 0 ? "" : std::to_string(mistake));
+                       mistake < 0 ? "" : std::to_string(mistake), counts.no_answer);
   }
 }
 
 // What decides the answers, and who began the file: that may be another. The config stands here whole, so that a run of another one is told which key it is.
-Json log_header(const Classifier& classifier, const std::string& weights_sum, const std::string& directory) {
+Json log_header(const Classifier& classifier, const std::string& weights_sum, const std::string& directory,
+                const std::string& truth_sum) {
   const RunReport report = classifier.runner->report();
   const fs::path& labels = classifier.files.labels;
   std::error_code error;
@@ -322,16 +415,18 @@ Json log_header(const Classifier& classifier, const std::string& weights_sum, co
   made_by["device_name"] = report.device_name;
   made_by["threads"] = classifier.choice.threads;
   made_by["batch"] = classifier.batch_size;
-  return {{"eval", utf8(fs::weakly_canonical(directory, error))},
-          {"weights_sha256", weights_sum},
-          {"config", Json::parse(dump_json(effective_config(classifier.config)))},
-          {"config_sha256", config_sha256(classifier.config)},
-          {"labels_sha256", labels.empty() ? Json() : Json(sha256(read_file(labels)))},
-          {"device", report.device},
-          {"dtype", report.dtype},
-          {"selective_scan_backend", report.selective_scan_backend},
-          {"forward_core", report.forward_core},
-          {"made_by", std::move(made_by)}};
+  Json header = named("eval", fs::weakly_canonical(directory, error));
+  if (!truth_sum.empty()) header["truth_sha256"] = truth_sum;
+  header.update({{"weights_sha256", weights_sum},
+                 {"config", Json::parse(dump_json(effective_config(classifier.config)))},
+                 {"config_sha256", config_sha256(classifier.config)},
+                 {"labels_sha256", labels.empty() ? Json() : Json(sha256(read_file(labels)))},
+                 {"device", report.device},
+                 {"dtype", report.dtype},
+                 {"selective_scan_backend", report.selective_scan_backend},
+                 {"forward_core", report.forward_core},
+                 {"made_by", std::move(made_by)}});
+  return header;
 }
 
 Outcome evaluate(const Options& options, Classifier& classifier, const std::string& weights_sum,
@@ -341,16 +436,22 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
       options.limit > 0 ? spread(data.pictures, options.limit) : data.pictures;
   std::optional<ResultLog> log;
   if (!options.results.empty())
-    log.emplace(options.results, log_header(classifier, weights_sum, options.directory),
+    log.emplace(options.results, log_header(classifier, weights_sum, options.directory, data.truth_sum),
                 classifier.config.num_classes);
 
   Outcome outcome{Accuracy(classifier.config.num_classes)};
+  const auto count = [&](const Picture& picture, const std::vector<int>& top) {
+    if (data.several)
+      outcome.accuracy.add_any(picture.classes, top);
+    else
+      outcome.accuracy.add(picture.classes[0], top);
+  };
   std::vector<Picture> left;
   std::vector<fs::path> files;
   for (const Picture& picture : chosen) {
-    const std::vector<int>* answer = log ? log->find(utf8(picture.file)) : nullptr;
+    const std::vector<int>* answer = log ? log->find(picture.file) : nullptr;
     if (answer != nullptr) {
-      outcome.accuracy.add(static_cast<int>(picture.truth), *answer);
+      count(picture, *answer);
       continue;
     }
     left.push_back(picture);
@@ -373,14 +474,17 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
     size_t place = 0;
     for (const ImageBatch::Item& item : batch.items) {
       const Picture& picture = left[item.index];
-      Json line{{"file", picture.file.string()}, {"class", picture.truth}};
+      Json line = named("file", picture.file);
+      line["class"] = data.several ? Json(picture.classes) : Json(picture.classes[0]);
       if (item.error.empty()) {
         std::vector<int> top;
-        const auto best = top_k(std::span(logits).subspan(place++ * classes, classes), 5);
+        const auto row = std::span(logits).subspan(place++ * classes, classes);
+        const auto best = any_nan(row) ? std::vector<Prediction>() : top_k(row, 5);
         for (const Prediction& prediction : best) top.push_back(prediction.index);
-        outcome.accuracy.add(static_cast<int>(picture.truth), top);
+        count(picture, top);
+        outcome.not_finite += !all_finite(row);
         line["top"] = top;
-        line["probability"] = best[0].probability;
+        line["probability"] = best.empty() ? Json() : Json(best[0].probability);
       } else {
         progress.clear();
         spdlog::error("skipped: {}", shown(item.error));
@@ -397,6 +501,20 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
   return outcome;
 }
 
+// What cannot be written of this data set, before anything is computed.
+void check_outputs(const Options& options, const DataSet& data, size_t num_classes) {
+  if (data.several && (options.format == "csv" || !options.confusion.empty()))
+    fail_input(
+        "{}: several classes are right of an image, so there is nothing to tell class by class: leave out {}",
+        options.truth, options.confusion.empty() ? "--format csv" : "--confusion");
+  constexpr size_t most_classes = 32768;
+  const size_t images = std::min(data.pictures.size(), options.limit > 0 ? options.limit : SIZE_MAX);
+  const size_t classes = std::min(num_classes, 2 * images);  // an image brings its class and its answer
+  if (!options.confusion.empty() && classes > most_classes)
+    fail_input("--confusion: a table of up to {} classes, more than {}: --limit {} makes it small enough",
+               classes, most_classes, most_classes / 2);
+}
+
 int run_eval(const Options& options) {
   const fs::path picture = fs::path(options.confusion).replace_extension(".png");
   if (!options.confusion.empty() && picture == options.confusion)
@@ -406,7 +524,12 @@ int run_eval(const Options& options) {
     fail_input("images have 3 channels, the config's in_chans is {}", classifier.config.in_chans);
   std::string weights_sum;
   load_runner(classifier, options.results.empty() ? nullptr : &weights_sum);
-  const DataSet data = read_data_set(options.directory, classifier.labels, classifier.config.num_classes);
+  const int num_classes = classifier.config.num_classes;
+  const DataSet data =
+      options.truth.empty()
+          ? read_data_set(options.directory, classifier.labels, num_classes)
+          : read_with_truth(options.directory, options.truth, classifier.labels, num_classes);
+  check_outputs(options, data, static_cast<size_t>(num_classes));
   std::optional<OutputFile> file;
   if (!options.output.empty()) file.emplace(options.output);
   if (!options.confusion.empty()) const OutputFile writable(options.confusion);
@@ -416,25 +539,27 @@ int run_eval(const Options& options) {
   if (total.images == 0)
     fail_input("{}: none of its {} images could be read", options.directory, outcome.failed);
   std::ostream& out = file ? file->stream() : std::cout;
+  const std::vector<std::string> names = class_names(classifier, data);
   if (options.format == "json")
-    write_json(out, outcome, classifier, data);
+    write_json(out, outcome, classifier, data, names);
   else if (options.format == "csv")
-    write_csv(out, outcome, classifier, data);
+    write_csv(out, outcome, names);
   else
-    write_text(out, outcome, classifier, data);
+    write_text(out, outcome, data, names);
   out.flush();
   if (!out) fail_machine("the results could not be written");
   if (!options.confusion.empty()) {
-    std::vector<std::string> names;
-    for (size_t i = 0; i < outcome.accuracy.classes().size(); ++i)
-      names.push_back(class_name(classifier, data, i));
     write_confusion_csv(options.confusion, outcome.accuracy, names);
     write_confusion_png(picture, outcome.accuracy);
   }
   if (file) file->commit();
-  const auto answered = static_cast<double>(total.images) - static_cast<double>(outcome.from_earlier);
+  const size_t answered = static_cast<size_t>(total.images) - outcome.from_earlier;
   spdlog::info("{} images in {:.1f} s, {:.1f} a second", answered, outcome.seconds,
-               outcome.seconds > 0 ? answered / outcome.seconds : 0);
+               outcome.seconds > 0 ? static_cast<double>(answered) / outcome.seconds : 0);
+  warn_not_finite(outcome.not_finite, answered);
+  if (total.no_answer > 0)
+    spdlog::warn("{} of {} images have NaN among their logits and are counted as wrong", total.no_answer,
+                 total.images);
   if (outcome.failed > 0) spdlog::warn("{} images could not be read and are not counted", outcome.failed);
   return outcome.failed > 0 ? 1 : 0;
 }
@@ -442,13 +567,18 @@ int run_eval(const Options& options) {
 }  // namespace
 
 Command add_eval(CLI::App& app) {
-  CLI::App* parser =
-      app.add_subcommand("eval", "Measure accuracy on a folder with a folder of images for each class");
+  CLI::App* parser = app.add_subcommand(
+      "eval", "Measure accuracy on a folder with a folder of images for each class, or --truth");
   auto options = std::make_shared<Options>();
   parser
       ->add_option("DIR", options->directory,
                    "The folder; its folders' sorted names are the classes, or --labels'")
       ->required();
+  parser
+      ->add_option("--truth", options->truth,
+                   "What the images of one folder show: a class number a line (in the order of their names), "
+                   "NAME,CLASS lines, or ReaL's JSON")
+      ->type_name("FILE");
   parser
       ->add_option("--batch-size", options->batch_size,
                    "Images at a time (default: 8 to 32 on the CPU, 64 to 256 on CUDA, by the images' size)")

@@ -49,7 +49,8 @@ void add_model_options(CLI::App& command, ModelOptions& options, ModelOptionsUse
       ->group(group);
   add_checkpoint_options(command, options.key, options.prefix);
   if (used.labels)
-    command.add_option("--labels", options.labels, "Names of the classes, one a line")
+    command
+        .add_option("--labels", options.labels, "Names of the classes: one a line, JSON, or a Python dict")
         ->type_name("FILE")
         ->group(group);
   command.add_option("--device", options.device, device_words())

@@ -11,7 +11,8 @@ namespace vmamba {
 
 enum class DType : uint8_t { float32, float16, bfloat16, float64, uint8, int8, int16, int32, int64, boolean };
 // How a model computes: the storage dtype of its feature maps and the arithmetic of its matrix products.
-enum class Precision : uint8_t { float32, tf32, float16, bfloat16 };
+// From fine to coarse.
+enum class Precision : uint8_t { float64, float32, tf32, float16, bfloat16 };
 enum class DeviceType : uint8_t { cpu, cuda };
 // Which algorithm runs the scan. automatic: the fastest of the device (the one `oflex` names).
 enum class ScanBackend : uint8_t { automatic, torch, mamba, oflex };
@@ -31,7 +32,7 @@ inline constexpr auto table_of<DType> = std::to_array<DTypeRow>({
     {DType::float32, "float32", "F32", 4, 0x1.fffffep127, true, {"fp32"}},
     {DType::float16, "float16", "F16", 2, 65504, true, {"fp16", "half"}},
     {DType::bfloat16, "bfloat16", "BF16", 2, 0x1.fep127, true, {"bf16"}},
-    {DType::float64, "float64", "F64", 8, 0x1.fffffffffffffp1023},
+    {DType::float64, "float64", "F64", 8, 0x1.fffffffffffffp1023, true, {"fp64", "double"}},
     {DType::uint8, "uint8", "U8", 1},
     {DType::int8, "int8", "I8", 1},
     {DType::int16, "int16", "I16", 2},
@@ -48,6 +49,10 @@ constexpr bool is_floating(DType dtype) {
 constexpr bool is_storage(DType dtype) {
   return row_of(dtype).storage;
 }
+// What operations on storage of this dtype compute in, and keep what they do not round ("S").
+constexpr DType computed_in(DType storage) {
+  return storage == DType::float64 ? DType::float64 : DType::float32;
+}
 
 struct PrecisionRow {
   Precision value{};
@@ -57,11 +62,12 @@ struct PrecisionRow {
   bool tf32 = false;                  // float32 matrix products through TF32
   std::optional<DeviceType> only_on;  // absent: every device has it
 };
-constexpr PrecisionRow stored_as(Precision value, DType storage) {
-  return {value, row_of(storage).name, row_of(storage).aliases, storage};
+constexpr PrecisionRow stored_as(Precision value, DType storage, std::optional<DeviceType> only_on = {}) {
+  return {value, row_of(storage).name, row_of(storage).aliases, storage, false, only_on};
 }
 template <>
 inline constexpr auto table_of<Precision> = std::to_array<PrecisionRow>({
+    stored_as(Precision::float64, DType::float64, DeviceType::cpu),  // on the scalar kernels
     stored_as(Precision::float32, DType::float32),
     {Precision::tf32, "tf32", {}, DType::float32, true, DeviceType::cuda},
     stored_as(Precision::float16, DType::float16),

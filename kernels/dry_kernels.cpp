@@ -8,7 +8,7 @@ namespace {
 // Memory is an address that is never dereferenced.
 class DryKernels final : public Kernels {
  public:
-  explicit DryKernels(Device device) : Kernels(device) {}
+  explicit DryKernels(Device device) : Kernels(device, true) {}
   std::string description() const override { return "dry run"; }
   void* allocate(size_t) override { return this; }
   void release(void*) noexcept override {}

@@ -8,10 +8,6 @@
 namespace vmamba {
 namespace {
 
-bool is_real(DType dtype) {
-  return is_storage(dtype);
-}
-
 // `wanted` is text, or a function that makes it; neither is formatted unless the check fails.
 template <class Wanted>
 void want(bool holds, std::string_view operation, const Wanted& wanted, std::initializer_list<View> got) {
@@ -30,12 +26,13 @@ bool is_same(const View& a, const View& b) {
   return a.data == b.data && a.dtype == b.dtype && same_shape(a, b) && a.row_stride == b.row_stride;
 }
 
-bool is_vector(const View& view, int64_t length) {
-  return view.dtype == DType::float32 && view.is_dense() && view.elements() == length;
+// `of`: the dtype of what it is computed with.
+bool is_vector(const View& view, int64_t length, DType of) {
+  return view.dtype == computed_in(of) && view.is_dense() && view.elements() == length;
 }
 
-bool is_absent_or_vector(const View& view, int64_t length) {
-  return !view || is_vector(view, length);
+bool is_absent_or_vector(const View& view, int64_t length, DType of) {
+  return !view || is_vector(view, length, of);
 }
 
 }  // namespace
@@ -68,8 +65,8 @@ void Kernels::check_linear(const Linear& op) {
   const auto& [x, w, bias, act, residual, y] = op;
   const int64_t out = y.channels();
   want(is_real(x.dtype) && w.dtype == x.dtype && w.rank == 2 && w.is_dense() && w.dim(0) == out &&
-           w.dim(1) == x.channels() && x.rows() == y.rows() && is_absent_or_vector(bias, out) &&
-           (y.dtype == x.dtype || y.dtype == DType::float32),
+           w.dim(1) == x.channels() && x.rows() == y.rows() && is_absent_or_vector(bias, out, x.dtype) &&
+           (y.dtype == x.dtype || y.dtype == computed_in(x.dtype)),
        "linear", "x (M,in), w (out,in), bias (out) or absent, y (M,out)", {x, w, bias, y});
   want(!residual || (residual.dtype == y.dtype && residual.channels() == out && residual.rows() == y.rows()),
        "linear", "a residual like y", {residual, y});
@@ -101,7 +98,7 @@ void Kernels::check_conv2d(const Conv2d& op) {
   want(x.rank == 4 && w.rank == 4 && y.rank == 4 && is_real(x.dtype) && w.dtype == x.dtype &&
            y.dtype == x.dtype && w.dim(3) == x.dim(3) && w.dim(0) == y.dim(3) && x.dim(0) == y.dim(0) &&
            stride >= 1 && padding >= 0 && x.is_dense() && w.is_dense() && y.is_dense() &&
-           is_absent_or_vector(bias, w.dim(0)),
+           is_absent_or_vector(bias, w.dim(0), x.dtype),
        "conv2d", "x (B,H,W,I), w (O,kh,kw,I), bias (O) or absent, y (B,Ho,Wo,O)", {x, w, bias, y});
   want(y.dim(1) == (x.dim(1) + 2 * padding - w.dim(1)) / stride + 1 &&
            y.dim(2) == (x.dim(2) + 2 * padding - w.dim(2)) / stride + 1,
@@ -133,9 +130,9 @@ void Kernels::do_conv2d_norm(const Conv2dNorm& op) {
 void Kernels::depthwise_conv2d(const DepthwiseConv2d& op) {
   const auto& [x, w, bias, act, y] = op;
   want(x.rank == 4 && is_real(x.dtype) && same_shape(x, y) && y.dtype == x.dtype && w.rank == 3 &&
-           w.dtype == DType::float32 && w.is_dense() && w.dim(0) == w.dim(1) && w.dim(0) % 2 == 1 &&
-           w.dim(2) == x.dim(3) && is_absent_or_vector(bias, x.dim(3)),
-       "depthwise_conv2d", "x (B,H,W,D), w (k,k,D) float32 with odd k, bias (D) or absent, y like x",
+           w.dtype == computed_in(x.dtype) && w.is_dense() && w.dim(0) == w.dim(1) && w.dim(0) % 2 == 1 &&
+           w.dim(2) == x.dim(3) && is_absent_or_vector(bias, x.dim(3), x.dtype),
+       "depthwise_conv2d", "x (B,H,W,D), w (k,k,D) S with odd k, bias (D) or absent, y like x",
        {x, w, bias, y});
   macs_ += static_cast<uint64_t>(y.elements()) * static_cast<uint64_t>(w.dim(0) * w.dim(1));
   do_depthwise_conv2d(op);
@@ -143,8 +140,10 @@ void Kernels::depthwise_conv2d(const DepthwiseConv2d& op) {
 
 void Kernels::check_layer_norm(const LayerNorm& op) {
   const auto& [x, gamma, beta, epsilon, act, gate, rounding, y] = op;
-  want(same_shape(x, y) && is_real(x.dtype) && is_real(y.dtype) && is_absent_or_vector(gamma, x.channels()) &&
-           is_absent_or_vector(beta, x.channels()) && static_cast<bool>(gamma) == static_cast<bool>(beta) &&
+  want(same_shape(x, y) && is_real(x.dtype) && is_real(y.dtype) &&
+           is_absent_or_vector(gamma, x.channels(), x.dtype) &&
+           is_absent_or_vector(beta, x.channels(), x.dtype) &&
+           static_cast<bool>(gamma) == static_cast<bool>(beta) &&
            (!gate || (gate.rows() == y.rows() && gate.channels() == y.channels() && gate.dtype == y.dtype)),
        "layer_norm", "x (…,C), gamma and beta (C) or absent, gate like y or absent, y like x",
        {x, gamma, beta, gate, y});
@@ -157,8 +156,8 @@ void Kernels::layer_norm(const LayerNorm& op) {
 
 void Kernels::channel_affine(const ChannelAffine& op) {
   const auto& [x, scale, shift, act, y] = op;
-  want(same_shape(x, y) && is_real(x.dtype) && is_real(y.dtype) && is_vector(scale, x.channels()) &&
-           is_vector(shift, x.channels()),
+  want(same_shape(x, y) && is_real(x.dtype) && is_real(y.dtype) && is_vector(scale, x.channels(), x.dtype) &&
+           is_vector(shift, x.channels(), x.dtype),
        "channel_affine", "x (…,C), scale and shift (C), y like x", {x, scale, shift, y});
   do_channel_affine(op);
 }
@@ -181,9 +180,9 @@ void Kernels::add(const View& x, const View& other, const View& y) {
 }
 
 void Kernels::softmax_pixels(const View& x, const View& y) {
-  want(x.rank == 4 && x.dtype == DType::float32 && is_real(y.dtype) && same_shape(x, y) && x.is_dense() &&
-           y.is_dense(),
-       "softmax_pixels", "x (B,H,W,C) float32, y like x", {x, y});
+  want(x.rank == 4 && x.dtype == computed_in(y.dtype) && is_real(y.dtype) && same_shape(x, y) &&
+           x.is_dense() && y.is_dense(),
+       "softmax_pixels", "x (B,H,W,C) S, y like x", {x, y});
   do_softmax_pixels(x, y);
 }
 
@@ -196,21 +195,21 @@ void Kernels::merge_patches(const View& x, const View& y) {
 }
 
 void Kernels::mean_pool(const View& x, const View& y) {
-  want(x.rank == 4 && y.rank == 2 && is_real(x.dtype) && y.dtype == DType::float32 && y.dim(0) == x.dim(0) &&
-           y.dim(1) == x.dim(3) && x.is_dense() && y.is_dense(),
-       "mean_pool", "x (B,H,W,C), y (B,C) float32", {x, y});
+  want(x.rank == 4 && y.rank == 2 && is_real(x.dtype) && y.dtype == computed_in(x.dtype) &&
+           y.dim(0) == x.dim(0) && y.dim(1) == x.dim(3) && x.is_dense() && y.is_dense(),
+       "mean_pool", "x (B,H,W,C), y (B,C) S", {x, y});
   do_mean_pool(x, y);
 }
 
 void Kernels::check_scan(const SelectiveScan2d& s) {
   const int k = direction_count(s.order);
   const int64_t channels = s.x.dim(3), states = s.A.dim(2);
-  want(s.x.rank == 4 && is_real(s.x.dtype) && s.y.dtype == DType::float32 && same_shape(s.x, s.y) &&
+  want(s.x.rank == 4 && is_real(s.x.dtype) && s.y.dtype == computed_in(s.x.dtype) && same_shape(s.x, s.y) &&
            s.y.is_dense(),
-       "selective_scan_2d", "x (B,H,W,D), y like x in float32", {s.x, s.y});
-  want(s.A.rank == 3 && s.A.dtype == DType::float32 && s.A.dim(0) == k && s.A.dim(1) == channels &&
-           is_vector(s.D, k * channels) && is_vector(s.dt_bias, k * channels),
-       "selective_scan_2d", [&] { return fmt::format("A ({},D,N), D and dt_bias ({},D), float32", k, k); },
+       "selective_scan_2d", "x (B,H,W,D), y like x in S", {s.x, s.y});
+  want(s.A.rank == 3 && s.A.dtype == computed_in(s.x.dtype) && s.A.dim(0) == k && s.A.dim(1) == channels &&
+           is_vector(s.D, k * channels, s.x.dtype) && is_vector(s.dt_bias, k * channels, s.x.dtype),
+       "selective_scan_2d", [&] { return fmt::format("A ({},D,N), D and dt_bias ({},D), S", k, k); },
        {s.A, s.D, s.dt_bias});
   const int64_t rank = s.projections.channels() / k - 2 * states;
   want(s.projections.rank == 4 && s.projections.dtype == s.x.dtype && s.projections.rows() == s.x.rows() &&
@@ -221,10 +220,10 @@ void Kernels::check_scan(const SelectiveScan2d& s) {
                    : channels % rank == 0,
        "selective_scan_2d", "dt_weight (K,D,R), or none and D divisible by R",
        {s.dt_weight, s.projections, s.x});
-  want(!s.directions ||
-           (s.directions.rank == 5 && s.directions.dtype == DType::float32 && s.directions.dim(0) == k &&
-            s.directions.elements() == k * s.x.elements() && s.directions.is_dense()),
-       "selective_scan_2d", "directions (K,B,H,W,D) float32, or none", {s.directions, s.x});
+  want(!s.directions || (s.directions.rank == 5 && s.directions.dtype == computed_in(s.x.dtype) &&
+                         s.directions.dim(0) == k && s.directions.elements() == k * s.x.elements() &&
+                         s.directions.is_dense()),
+       "selective_scan_2d", "directions (K,B,H,W,D) S, or none", {s.directions, s.x});
   // Per direction, channel and pixel: R for dt; 3N for Δ·B·x, the decay and C·h; 1 for the skip.
   macs_ += static_cast<uint64_t>(k * s.x.elements() * ((s.dt_weight ? rank : 0) + 3 * states + 1));
 }

@@ -1,13 +1,13 @@
 // The operations of a VMamba forward: the one interface that every device implements.
 //
 // Notation: B batch, H W height and width of a feature map, C or D channels, M = B·H·W rows, N = d_state, R =
-// dt_rank, K scan directions, T the storage dtype (DTypeRow::storage). Feature maps are NHWC.
+// dt_rank, K scan directions, T the storage dtype (DTypeRow::storage), S what is computed in: float32, or
+// float64 where T is float64 (computed_in). Feature maps are NHWC.
 //
 // An operation takes a struct, which states its formula, shapes and dtypes once; an absent View (no data)
 // leaves the optional operand out. The public functions check shapes and dtypes (std::logic_error with wanted
 // and got: a wrong shape is a bug of the caller) and count multiply-accumulates; the protected `do_…`
-// compute. Arithmetic is float32; a result is rounded once, when it is stored, unless the struct says
-// otherwise.
+// compute. Arithmetic is in S; a result is rounded once, when it is stored, unless the struct says otherwise.
 //
 // Streams: on a CUDA device calls are asynchronous, and all work of an object is ordered on one stream.
 //
@@ -42,21 +42,21 @@ inline constexpr float layer_norm_epsilon = 1e-5f;
 struct Linear {
   View x;     // (M, in) T, row-strided
   View w;     // (out, in) T
-  View bias;  // (out) float32, or absent
+  View bias;  // (out) S, or absent
   Activation act = Activation::none;
   View residual;  // (M, out) of y's dtype, row-strided, or absent; may be y itself
-  View y;         // (M, out) T or float32, row-strided
+  View y;         // (M, out) T or S, row-strided
 };
 
 // y = act((x − mean) / √(variance + epsilon) · gamma + beta) · gate; mean and variance are those of a row.
 struct LayerNorm {
-  View x;            // (…, C) T or float32, row-strided
-  View gamma, beta;  // (C) float32, or both absent
+  View x;            // (…, C) T or S, row-strided
+  View gamma, beta;  // (C) S, or both absent
   float epsilon = layer_norm_epsilon;
   Activation act = Activation::none;
   View gate;                           // like y, or absent
   Rounding rounding = Rounding::last;  // the steps: norm, act
-  View y;                              // (…, C) T or float32, row-strided; may be x
+  View y;                              // (…, C) T or S, row-strided; may be x
 };
 
 // y = act(LayerNorm(x) · wᵀ + bias).
@@ -69,7 +69,7 @@ struct NormLinear {
 struct Conv2d {
   View x;     // (B, H, W, I) T
   View w;     // (O, kh, kw, I) T
-  View bias;  // (O) float32, or absent
+  View bias;  // (O) S, or absent
   int stride = 1;
   int padding = 0;
   View y;  // (B, (H + 2·padding − kh) / stride + 1, (W + 2·padding − kw) / stride + 1, O) T
@@ -83,33 +83,33 @@ struct Conv2dNorm {
 
 // One k × k kernel per channel, stride 1, padding (k − 1) / 2, k odd, then act.
 struct DepthwiseConv2d {
-  View x;     // (B, H, W, D) T or float32, row-strided
-  View w;     // (k, k, D) float32
-  View bias;  // (D) float32, or absent
+  View x;     // (B, H, W, D) T or S, row-strided
+  View w;     // (k, k, D) S
+  View bias;  // (D) S, or absent
   Activation act = Activation::none;
   View y;  // (B, H, W, D) of x's dtype, row-strided
 };
 
 // y = act(x · scale + shift) per channel: a folded BatchNorm.
 struct ChannelAffine {
-  View x;             // (…, C) T or float32, row-strided
-  View scale, shift;  // (C) float32
+  View x;             // (…, C) T or S, row-strided
+  View scale, shift;  // (C) S
   Activation act = Activation::none;
-  View y;  // (…, C) T or float32, row-strided
+  View y;  // (…, C) T or S, row-strided
 };
 
 // y = act(x) · gate.
 struct Activate {
-  View x;  // (…, C) T or float32, row-strided
+  View x;  // (…, C) T or S, row-strided
   Activation act = Activation::none;
-  View gate;                           // (…, C) T or float32, row-strided, or absent
+  View gate;                           // (…, C) T or S, row-strided, or absent
   Rounding rounding = Rounding::last;  // the step: act
-  View y;                              // (…, C) T or float32, row-strided; may be x or gate
+  View y;                              // (…, C) T or S, row-strided; may be x or gate
 };
 
 // What becomes of each direction's y_k before the directions are summed.
 enum class DirectionRounding : uint8_t {
-  none,     // it stays float32
+  none,     // it stays S
   storage,  // it is rounded to T (forward core v1)
 };
 
@@ -118,21 +118,21 @@ enum class DirectionRounding : uint8_t {
 //   Δ[d] = softplus(round_T(Σ_r dt_weight[k,d,r] · dt[r]) + dt_bias[k,d])
 //   h[d,n] ← exp(Δ[d] · A[k,d,n]) · h[d,n] + Δ[d] · Bmat[n] · x[d],  h = 0 at the start of a sequence
 //   y_k[d] = Σ_n Cmat[n] · h[d,n] + D[k,d] · x[d]
-// and y = Σ_k y_k, summed in float32 at each pixel.
+// and y = Σ_k y_k, summed in S at each pixel.
 // Without dt_weight (Mamba-2), channel d belongs to head d / (D / R) and Δ[d] = softplus(dt[head] +
 // dt_bias[k,d]).
 struct SelectiveScan2d {
   View x;            // (B, H, W, D) T, row-strided
   View projections;  // (B, H, W, K·(R + 2N)) T, row-strided; per direction: dt (R), Bmat (N), Cmat (N)
   View dt_weight;    // (K, D, R) T, or absent
-  View dt_bias;      // (K, D) float32
-  View A;            // (K, D, N) float32: −exp(A_logs)
-  View D;            // (K, D) float32
+  View dt_bias;      // (K, D) S
+  View A;            // (K, D, N) S: −exp(A_logs)
+  View D;            // (K, D) S
   ScanOrder order = ScanOrder::cross;
   ScanBackend backend = ScanBackend::automatic;
   DirectionRounding direction_rounding = DirectionRounding::none;
-  View directions;  // (K, B, H, W, D) float32: receives every y_k; absent unless they are observed
-  View y;           // (B, H, W, D) float32
+  View directions;  // (K, B, H, W, D) S: receives every y_k; absent unless they are observed
+  View y;           // (B, H, W, D) S
 };
 
 // y = act(LayerNorm(scan)) · gate.
@@ -155,7 +155,8 @@ class Kernels {
   Kernels& operator=(const Kernels&) = delete;
 
   Device device() const { return device_; }
-  virtual std::string description() const = 0;  // "Intel(R) Xeon(R) …, 2 threads, AVX3_SPR"
+  bool has_float64() const { return float64_; }  // else float64 is no dtype of any operation
+  virtual std::string description() const = 0;   // "Intel(R) Xeon(R) …, 2 threads, AVX3_SPR"
 
   // --- Memory. allocate throws OutOfMemory; memory is 256-byte aligned and uninitialised.
   virtual void* allocate(size_t bytes) = 0;
@@ -180,7 +181,7 @@ class Kernels {
   void normalize(const View& pixels, const float* mean, const float* std, const View& y);
   // y (B,H,W,C) T from x (B,C,H,W) float32.
   void nchw_to_nhwc(const View& x, const View& y);
-  // Converts between float32, float16 and bfloat16; both row-strided, same shape.
+  // Converts between storage dtypes; both row-strided, same shape.
   void cast(const View& x, const View& y);
   void linear(const Linear& linear);
   void norm_linear(const NormLinear& fused);
@@ -192,12 +193,12 @@ class Kernels {
   void activate(const Activate& activate);
   // y = x + other, same shape or other (1,H,W,C) broadcast over the batch. All T; y may be x.
   void add(const View& x, const View& other, const View& y);
-  // softmax over the H·W pixels of each channel. x (B,H,W,C) float32, y T or float32.
+  // softmax over the H·W pixels of each channel. x (B,H,W,C) S, y T or S.
   void softmax_pixels(const View& x, const View& y);
   // y (B, ceil(H/2), ceil(W/2), 4C): channels of pixels (0,0), (1,0), (0,1), (1,1) [row, column] of each 2×2
   // square of x (B,H,W,C), zero beyond the edge.
   void merge_patches(const View& x, const View& y);
-  // Mean over the pixels: x (B,H,W,C) T, y (B,C) float32.
+  // Mean over the pixels: x (B,H,W,C) T, y (B,C) S.
   void mean_pool(const View& x, const View& y);
   void selective_scan_2d(const SelectiveScan2d& scan);
   void selective_scan_2d_norm(const SelectiveScan2dNorm& fused);
@@ -207,7 +208,7 @@ class Kernels {
   uint64_t multiply_accumulates() const { return macs_; }
 
  protected:
-  explicit Kernels(Device device) : device_(device) {}
+  explicit Kernels(Device device, bool float64 = false) : device_(device), float64_(float64) {}
 
   virtual void do_normalize(const View& pixels, const float* mean, const float* std, const View& y) = 0;
   virtual void do_nchw_to_nhwc(const View& x, const View& y) = 0;
@@ -234,8 +235,10 @@ class Kernels {
   void check_layer_norm(const LayerNorm& norm);
   void check_conv2d(const Conv2d& conv);
   void check_scan(const SelectiveScan2d& scan);
+  bool is_real(DType dtype) const { return is_storage(dtype) && (float64_ || dtype != DType::float64); }
 
   Device device_;
+  bool float64_;
   uint64_t macs_ = 0;
 };
 
@@ -247,8 +250,9 @@ struct KernelOptions {
 // The fast kernels of a device. MachineError, with the reason, if it cannot be used.
 std::unique_ptr<Kernels> make_kernels(Device device, const KernelOptions& options = {});
 // The scalar kernels on the CPU: one loop nest per operation, sums in double. The oracle that the fast
-// kernels are tested against.
-std::unique_ptr<Kernels> make_scalar_kernels();
+// kernels are tested against, and the only ones that have float64. threads 0: all the process may use; the
+// bits are the same for any number.
+std::unique_ptr<Kernels> make_scalar_kernels(int threads = 1);
 // Computes nothing and touches no memory: for sizing the arena and counting multiply-accumulates.
 std::unique_ptr<Kernels> make_dry_kernels(Device device);
 

@@ -15,10 +15,16 @@ one-file vmamba.py at its root, built from the JSON of --kwargs. A model of your
     from dump_reference import dump
     dump(model, x, "folder", forward_type="v05_noz")
 
-Needs PyTorch and what the model itself needs; nothing else.
+Needs PyTorch, from 1.13 on. The public code's folder stays as it is; on a CPU its GPU kernels are left aside, and of the
+packages that it imports only einops is needed, for forward type m0.
+
+Exit status: 0 written; 2 what was asked for cannot be run: one line says why, and how to mend it.
 """
 
 import argparse
+import builtins
+import contextlib
+import ctypes
 import importlib
 import json
 import math
@@ -26,13 +32,31 @@ import os
 import pickle
 import struct
 import sys
+import traceback
+import types
+from unittest import mock
 
-import torch
-from torch import nn
+try:
+    import torch
+    from torch import nn
+except ImportError as error:
+    if __name__ != "__main__":
+        raise
+    print(
+        f"dump_reference.py: needs PyTorch, which {sys.executable} does not have ({error}): pip install torch, on Debian "
+        "apt-get install python3-torch, or run this with the Python that has it",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 
 ACTIVATIONS = {"SiLU": "silu", "GELU": "gelu", "ReLU": "relu", "Sigmoid": "sigmoid"}
-SCAN_MODES = {"cross2d": "v05", "unidi": "v051d", "bidi": "v052d", "cascade2d": "v052dc", 0: "v05", 1: "v051d", 2: "v052d"}
+SCAN_MODES = {"cross2d": "v05", "unidi": "v051d", "bidi": "v052d", "cascade2d": "v052dc"}
+SCAN_MODES |= {0: "v05", 1: "v051d", 2: "v052d"}
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64"}
+
+
+class Refused(Exception):
+    """What was asked for cannot be run; the message is one line, with the way to mend it."""
 
 
 def save_safetensors(path, tensors, metadata=None):
@@ -42,7 +66,7 @@ def save_safetensors(path, tensors, metadata=None):
         header["__metadata__"] = {key: str(value) for key, value in metadata.items()}
     for name, tensor in tensors.items():
         tensor = tensor.detach().contiguous().cpu()
-        data = tensor.view(torch.uint8).numpy().tobytes() if tensor.dim() else tensor.reshape(1).view(torch.uint8).numpy().tobytes()
+        data = ctypes.string_at(tensor.data_ptr(), tensor.numel() * tensor.element_size())  # PyTorch may come without NumPy
         header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, offset + len(data)]}
         chunks.append(data)
         offset += len(data)
@@ -58,15 +82,19 @@ def save_safetensors(path, tensors, metadata=None):
 
 def load_safetensors(path):
     with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
         data = bytearray(file.read())
     dtypes = {name: dtype for dtype, name in DTYPES.items()}
     tensors = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            begin, end = entry["data_offsets"]
-            tensors[name] = torch.frombuffer(data[begin:end], dtype=dtypes[entry["dtype"]]).view(entry["shape"])
+    try:
+        (length,) = struct.unpack_from("<Q", data)
+        header = json.loads(data[8 : 8 + length])
+        del data[: 8 + length]
+        for name, entry in header.items():
+            if name != "__metadata__":
+                begin, end = entry["data_offsets"]
+                tensors[name] = torch.frombuffer(data[begin:end], dtype=dtypes[entry["dtype"]]).view(entry["shape"])
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError, struct.error) as error:
+        raise Refused(f"{path}: no safetensors file that this reads: {type(error).__name__}: {error}")
     return tensors
 
 
@@ -76,9 +104,11 @@ def load_checkpoint(path):
         return load_safetensors(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError) as error:
+        raise Refused(f"{path}: no checkpoint that PyTorch reads: {error}")
     except pickle.UnpicklingError:
         converted = os.path.splitext(os.path.basename(path))[0] + ".safetensors"
-        raise SystemExit(
+        raise Refused(
             f"{path}: holds more than tensors (a training config, say), which PyTorch does not unpickle without executing it. "
             f"vmamba-cli takes the tensors alone: `vmamba-cli convert-weights {path} {converted}`, then --weights {converted}"
         )
@@ -88,14 +118,10 @@ def load_checkpoint(path):
     return checkpoint
 
 
-class UnknownClass(Exception):
-    """The model is not a VSSM of a version that this script knows."""
-
-
 def require(module, where, *names):
     for name in names:
         if not any(hasattr(module, alternative) for alternative in name.split("|")):
-            raise UnknownClass(
+            raise Refused(
                 f"{where} ({type(module).__module__}.{type(module).__name__}) has no {' or '.join(name.split('|'))}: not the "
                 "VSSM of MzeroMiko/VMamba in a version that this script knows (classification/models/vmamba.py, or vmamba.py "
                 "at the root). Load the checkpoint into one of those: they rename what older classes saved"
@@ -112,12 +138,16 @@ def recognise(model):
             where = f"layers.{i}.blocks.{j}"
             require(block, where, "op|mlp")
             if getattr(block, "post_norm", False):
-                raise UnknownClass(f"{where}: post_norm is set, which no published model uses and vmamba-cli does not compute")
+                raise Refused(f"{where}: post_norm is set, which no published model uses and vmamba-cli does not compute")
             if hasattr(block, "op"):
                 require(block, where, "norm")
-                require(block.op, f"{where}.op", "in_proj", "act", "x_proj_weight|x_proj", "dt_projs_bias", "A_logs", "Ds", "out_norm", "out_proj")
+                names = ("in_proj", "act", "x_proj_weight|x_proj", "dt_projs_bias", "A_logs", "Ds", "out_norm", "out_proj")
+                require(block.op, f"{where}.op", *names)
                 if hasattr(block.op, "out_norm_shape"):
-                    raise UnknownClass(f"{where}.op: a class of early 2024, whose out_norm reads other layouts; load the checkpoint into a newer one")
+                    raise Refused(
+                        f"{where}.op: a class of early 2024, whose out_norm reads other layouts; load the checkpoint into a "
+                        "newer one"
+                    )
             if hasattr(block, "mlp"):
                 require(block, where, "norm2")
                 require(block.mlp, f"{where}.mlp", "fc1", "act", "fc2")
@@ -381,6 +411,36 @@ def config_of(model, imgsize, forward_type=None):
     return config
 
 
+def contiguous_chunk_scan(function):
+    """Mamba-2's scan in PyTorch; its callers take a view of what it returns, which einops may leave without one."""
+
+    def scan(*args, **kwargs):
+        y, state = function(*args, **{**kwargs, "backend": "torch"})
+        return y.contiguous(), state
+
+    return scan
+
+
+@contextlib.contextmanager
+def without_gpu_kernels(model):
+    """The public code takes its compiled kernels where they are installed, and enters a CUDA device's context, on a CPU
+    too. While this lasts it does neither."""
+    names = {kind.__module__ for module in model.modules() for kind in type(module).__mro__}
+    helpers = ("cross_scan_fn", "selective_scan_fn", "selective_scan_chunk_fn")
+    users = [sys.modules[name] for name in names if name in sys.modules]
+    names |= {vars(user)[helper].__module__ for user in users for helper in helpers if helper in vars(user)}
+    with contextlib.ExitStack() as changes:
+        changes.enter_context(mock.patch.object(torch.cuda, "device", lambda device: contextlib.nullcontext()))
+        for module in (sys.modules[name] for name in names if name in sys.modules):
+            for switch in [name for name in vars(module) if name == "WITH_TRITON" or name.startswith("WITH_SELECTIVESCAN_")]:
+                changes.enter_context(mock.patch.object(module, switch, False))
+        for user in users:
+            if "selective_scan_chunk_fn" in vars(user):
+                scan = contiguous_chunk_scan(user.selective_scan_chunk_fn)
+                changes.enter_context(mock.patch.object(user, "selective_scan_chunk_fn", scan))
+        yield
+
+
 @torch.no_grad()
 def dump(model, x, folder, forward_type=None, weights=True):
     """Runs model(x) and writes folder/config.json, io.safetensors and weights.safetensors; returns the logits."""
@@ -390,7 +450,8 @@ def dump(model, x, folder, forward_type=None, weights=True):
     parameter = next(model.parameters())
     taps = Taps(model)
     try:
-        logits = model(x.to(parameter.device, parameter.dtype))
+        with without_gpu_kernels(model) if parameter.device.type == "cpu" else contextlib.nullcontext():
+            logits = model(x.to(parameter.device, parameter.dtype))
     finally:
         taps.remove()
     config = config_of(model, x.shape[-1], forward_type)
@@ -405,13 +466,130 @@ def dump(model, x, folder, forward_type=None, weights=True):
     return logits
 
 
+class DropPath(nn.Identity):
+    """timm's, of a model that is not trained."""
+
+    def __init__(self, drop_prob=0.0):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+
+def trunc_normal_(tensor, mean=0.0, std=1.0, a=-2.0, b=2.0):
+    """timm's, draw by draw; PyTorch's own draws otherwise in newer releases."""
+    low, high = (math.erf((bound - mean) / std / math.sqrt(2.0)) for bound in (a, b))
+    with torch.no_grad():
+        return tensor.uniform_(low, high).erfinv_().mul_(std * math.sqrt(2.0)).add_(mean).clamp_(min=a, max=b)
+
+
+class Decorators:
+    """For triton and triton.language while functions are declared with them; those cannot be run."""
+
+    def __getattr__(self, name):
+        return self
+
+    def __call__(self, *args, **kwargs):
+        return self
+
+
+def not_installed(package):
+    def function(*args, **kwargs):
+        raise Refused(f"this model needs {package}, which is not installed: pip install {package}")
+
+    return function
+
+
+def importable(name):
+    try:
+        importlib.import_module(name)
+    except Exception:  # installed but broken is of no more use than absent
+        return False
+    return True
+
+
+# Per module that the public code imports: what stands for it where it is not installed.
+STAND_INS = {
+    "timm.models": {"register_model": lambda function: function},
+    "timm.models.layers": {"DropPath": DropPath, "trunc_normal_": trunc_normal_},
+    "fvcore.nn": dict.fromkeys(("FlopCountAnalysis", "flop_count_str", "flop_count", "parameter_count"), not_installed("fvcore")),
+    "einops": {"rearrange": not_installed("einops"), "repeat": not_installed("einops")},
+}
+
+
+@contextlib.contextmanager
+def stand_ins():
+    """Only while the public code is imported: it keeps what it took, and PyTorch, which looks for such packages too, never
+    sees one that is not there."""
+    modules = {}
+    for name, members in STAND_INS.items():
+        if not importable(name):
+            modules[name] = types.ModuleType(name)
+            vars(modules[name]).update(members)
+    for package in [name.partition(".")[0] for name in modules]:
+        if package not in modules and not importable(package):
+            modules[package] = types.ModuleType(package)
+    with contextlib.ExitStack() as changes:
+        # Without triton the public code goes on in PyTorch, but has used these two names as decorators already.
+        for name in () if importable("triton") else ("triton", "tl"):
+            changes.enter_context(mock.patch.object(builtins, name, Decorators(), create=True))
+        sys.modules.update(modules)
+        try:
+            yield
+        finally:
+            for name in modules:
+                del sys.modules[name]
+
+
 def build(repository, kwargs):
+    if not os.path.isfile(os.path.join(repository, "vmamba.py")):
+        raise Refused(f"{repository}: has no vmamba.py; give the folder classification/models of MzeroMiko/VMamba, or its root")
+    sys.dont_write_bytecode = True  # the folder stays as it is
     sys.path.insert(0, os.path.abspath(repository))
     try:
-        module = importlib.import_module("vmamba")
+        with stand_ins():
+            module = importlib.import_module("vmamba")
     except ImportError as error:
-        raise SystemExit(f"{repository}: no importable vmamba.py ({error}); give classification/models of the public repository")
+        package = (error.name or "").partition(".")[0]
+        raise Refused(f"{repository}/vmamba.py needs what is not installed ({error}): pip install {package}")
     return module.VSSM(**kwargs)
+
+
+def run(args):
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise Refused(f"--device {args.device}: this PyTorch ({torch.__version__}) finds no CUDA device; --device cpu needs none")
+    with open(args.kwargs, encoding="utf-8") as file:
+        try:
+            kwargs = json.load(file)
+        except ValueError as error:
+            raise Refused(f"{args.kwargs}: {error}")
+    torch.manual_seed(args.seed)
+    model = build(args.repository, kwargs)
+    if args.weights:
+        state = load_checkpoint(args.weights)
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise Refused(f"{args.weights} does not fit {args.kwargs}: {error}")
+    if args.input:
+        x = load_safetensors(args.input).get("input")
+        if x is None:
+            raise Refused(f"{args.input}: has no tensor named input; vmamba-cli classify --save-input writes such a file")
+    else:
+        size = args.size or kwargs.get("imgsize", 224)
+        torch.manual_seed(args.seed)
+        x = torch.randn(args.batch, kwargs.get("in_chans", 3), size, size)
+    model = model.to(args.device)
+    if args.half:
+        model = model.half()
+    return dump(model, x, args.output, kwargs.get("forward_type"))
+
+
+def where_in(folder, error):
+    """The line of this folder's code that an exception came out of; none: it came out of this script."""
+    folder = os.path.join(os.path.abspath(folder), "")
+    ours = main.__code__.co_filename
+    frames = traceback.extract_tb(error.__traceback__)
+    last = [frame for frame in frames if frame.filename == ours or frame.filename.startswith(folder)][-1]
+    return f"{last.filename}:{last.lineno}: {last.line}" if last.filename.startswith(folder) else None
 
 
 def main():
@@ -427,29 +605,20 @@ def main():
     parser.add_argument("--half", action="store_true", help="run in float16")
     parser.add_argument("-o", "--output", default="reference", help="folder to write")
     args = parser.parse_args()
-    with open(args.kwargs, encoding="utf-8") as file:
-        kwargs = json.load(file)
-    torch.manual_seed(args.seed)
-    model = build(args.repository, kwargs)
-    if args.weights:
-        try:
-            model.load_state_dict(load_checkpoint(args.weights))
-        except RuntimeError as error:
-            raise SystemExit(f"{args.weights} does not fit {args.kwargs}: {error}")
-    if args.input:
-        x = load_safetensors(args.input)["input"]
-    else:
-        size = args.size or kwargs.get("imgsize", 224)
-        torch.manual_seed(args.seed)
-        x = torch.randn(args.batch, kwargs.get("in_chans", 3), size, size)
-    model = model.to(args.device)
-    if args.half:
-        model = model.half()
     try:
-        logits = dump(model, x, args.output, kwargs.get("forward_type"))
-    except UnknownClass as error:
-        raise SystemExit(f"dump_reference.py: {error}")
-    print(f"{args.output}: config.json, weights.safetensors, io.safetensors; top-1 {logits.argmax(-1).tolist()}")
+        logits = run(args)
+    except (Refused, OSError) as error:
+        message = str(error)
+    except Exception as error:
+        where = where_in(args.repository, error)
+        if not where:
+            raise
+        message = f"the public code does not compute what --kwargs, --input or --half ask for: {where}: {error!r}"
+    else:
+        print(f"{args.output}: config.json, weights.safetensors, io.safetensors; top-1 {logits.argmax(-1).tolist()}")
+        return
+    print("dump_reference.py:", " ".join(message.split()), file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -3,53 +3,26 @@
 // the result into y. Notation and shapes as in kernels.h.
 #include "kernels/cpu/cpu_kernels.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstring>
 #include <fstream>
 #include <optional>
-#include <thread>
 
 #include "kernels/cpu/memory.h"
-#include "kernels/cpu/parallel.h"
 #include "kernels/cpu/products/amx.h"
 #include "kernels/cpu/products/onednn.h"
 #include "kernels/cpu/scan/scan.h"
 #include "kernels/cpu/vector_kernels.h"
 #include "kernels/error.h"
 #include "kernels/half.h"
+#include "kernels/parallel.h"
 
 namespace vmamba::cpu {
 namespace {
 
 // --- The machine.
-
-// Processors that the process may use: its affinity mask, capped by the CPU quota of its cgroup.
-int usable_threads() {
-  cpu_set_t allowed;
-  int threads = sched_getaffinity(0, sizeof allowed, &allowed) == 0
-                    ? CPU_COUNT(&allowed)
-                    : static_cast<int>(std::thread::hardware_concurrency());
-  std::ifstream quota_file("/sys/fs/cgroup/cpu.max");
-  double quota = 0, period = 0;
-  if (quota_file >> quota >> period && quota > 0 && period > 0) {
-    threads = std::min(threads, static_cast<int>(std::max(1.0, quota / period + 0.5)));
-  }
-  return std::max(threads, 1);
-}
-
-// The threads that OpenMP starts if `wanted` are asked for, counted in a parallel region.
-int threads_that_come(int wanted) {
-  const Team team(wanted);
-  int came = 1;
-#pragma omp parallel
-#pragma omp single
-  came = omp_get_num_threads();
-  return came;
-}
 
 std::string processor_name() {
   std::ifstream file("/proc/cpuinfo");
@@ -120,8 +93,7 @@ const float* values_or_null(const View& view) {
 
 class CpuKernels final : public Kernels {
  public:
-  explicit CpuKernels(int threads)
-      : Kernels(Device{}), threads_(threads_that_come(threads > 0 ? threads : usable_threads())) {
+  explicit CpuKernels(int threads) : Kernels(Device{}), threads_(threads_to_use(threads)) {
     if (amx_available()) amx_.emplace(threads_, scratch_);
   }
 
@@ -580,7 +552,6 @@ class CpuKernels final : public Kernels {
 }  // namespace
 
 std::unique_ptr<Kernels> make_cpu_kernels(int threads) {
-  check(threads >= 0, "threads: wanted 0 (all) or more, got {}", threads);
   return std::make_unique<CpuKernels>(threads);
 }
 

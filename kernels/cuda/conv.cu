@@ -121,16 +121,16 @@ void im2col(const View& x, int64_t kernel_height, int64_t kernel_width, int stri
   });
 }
 
-void direct_conv2d(const View& x, const View& w, const View& bias, int stride, int padding, const View& y,
-                   const Stream& stream) {
+void direct_conv2d(const Conv2d& op, const Stream& stream) {
+  const View &x = op.x, &w = op.w, &bias = op.bias, &y = op.y;
   if (y.elements() == 0) return;
   const Patches p{static_cast<int>(x.dim(1)),
                   static_cast<int>(x.dim(2)),
                   static_cast<int>(x.channels()),
                   static_cast<int>(w.dim(1)),
                   static_cast<int>(w.dim(2)),
-                  stride,
-                  padding,
+                  op.stride,
+                  op.padding,
                   static_cast<int>(y.dim(1)),
                   static_cast<int>(y.dim(2))};
   const int outputs = static_cast<int>(y.channels());
@@ -147,8 +147,8 @@ void direct_conv2d(const View& x, const View& w, const View& bias, int stride, i
   });
 }
 
-void plain_linear(const View& x, const View& w, const View& bias, const View& residual, const View& y,
-                  const Stream& stream) {
+void plain_linear(const Linear& op, const Stream& stream) {
+  const View &x = op.x, &w = op.w, &bias = op.bias, &residual = op.residual, &y = op.y;
   if (y.elements() == 0) return;
   const int in = static_cast<int>(x.channels()), out = static_cast<int>(y.channels());
   const dim3 grid(blocks_for(y.rows(), tile), blocks_for(out, tile));

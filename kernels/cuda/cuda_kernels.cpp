@@ -196,11 +196,11 @@ class CudaKernels final : public Kernels {
   }
   void do_channel_affine(const ChannelAffine& op) override {
     const DeviceScope scope(context_);
-    cuda::channel_affine(op.x, op.scale, op.shift, op.act, op.y, stream_);
+    cuda::channel_affine(op, stream_);
   }
   void do_activate(const Activate& op) override {
     const DeviceScope scope(context_);
-    cuda::activate(op.x, op.act, op.gate, op.rounding == Rounding::each_step, op.y, stream_);
+    cuda::activate(op, stream_);
   }
   void do_add(const View& x, const View& other, const View& y) override {
     const DeviceScope scope(context_);
@@ -220,18 +220,18 @@ class CudaKernels final : public Kernels {
   }
   void do_layer_norm(const LayerNorm& op) override {
     const DeviceScope scope(context_);
-    layer_norm_of(op, op.x, 1);
+    cuda::layer_norm(op, 1, stream_);
   }
   void do_depthwise_conv2d(const DepthwiseConv2d& op) override {
     const DeviceScope scope(context_);
-    cuda::depthwise_conv2d(op.x, op.w, op.bias, op.act, op.y, stream_);
+    cuda::depthwise_conv2d(op, stream_);
   }
 
   void do_linear(const Linear& op) override {
     const auto& [x, w, bias, act, residual, y] = op;
     const DeviceScope scope(context_);
     if (y.elements() == 0) return;
-    const LinearProduct product{x, {}, {}, 0, w, bias, act, residual, y};
+    const LinearProduct product{.x = x, .w = w, .bias = bias, .act = act, .residual = residual, .y = y};
     const LinearChoice choice = choose_linear(product, stream_.device());
     if (choice.kernel == LinearKernel::small_m) return small_m_linear(choice.tile, product, stream_);
     if (choice.kernel == LinearKernel::gelu_sm90a) return gelu_linear_sm90a(product, stream_);
@@ -239,12 +239,12 @@ class CudaKernels final : public Kernels {
     // the layers to several times what float16 rounds.
     if (act == Activation::none) {
       if (!gemm_.run(x, w, biases_.converted(bias, y.dtype, capturing_, stream_), residual, y, stream_))
-        cuda::plain_linear(x, w, bias, residual, y, stream_);
+        cuda::plain_linear(op, stream_);
       return;
     }
     if (!residual) {
       do_linear({.x = x, .w = w, .bias = bias, .y = y});
-      cuda::activate(y, act, {}, false, y, stream_);
+      cuda::activate({.x = y, .act = act, .y = y}, stream_);
       return;
     }
     View result = y;  // y may be the residual: the product needs a place of its own
@@ -252,7 +252,7 @@ class CudaKernels final : public Kernels {
         activation_scratch_.at_least(static_cast<size_t>(y.elements()) * size_of(y.dtype), capturing_);
     result.row_stride = y.channels();
     do_linear({.x = x, .w = w, .bias = bias, .y = result});
-    cuda::activate(result, act, {}, false, result, stream_);
+    cuda::activate({.x = result, .act = act, .y = result}, stream_);
     cuda::cast(residual, y, stream_);
     cuda::add(y, result, y, stream_);
   }
@@ -261,8 +261,14 @@ class CudaKernels final : public Kernels {
     const auto& [norm, linear] = op;
     const DeviceScope scope(context_);
     if (linear.y.elements() == 0) return;
-    const LinearProduct product{norm.x,      norm.gamma, norm.beta, norm.epsilon, linear.w,
-                                linear.bias, linear.act, {},        linear.y};
+    const LinearProduct product{.x = norm.x,
+                                .gamma = norm.gamma,
+                                .beta = norm.beta,
+                                .epsilon = norm.epsilon,
+                                .w = linear.w,
+                                .bias = linear.bias,
+                                .act = linear.act,
+                                .y = linear.y};
     const LinearChoice choice = choose_linear(product, stream_.device());
     if (choice.kernel == LinearKernel::small_m) return small_m_linear(choice.tile, product, stream_);
     Kernels::do_norm_linear(op);
@@ -273,9 +279,8 @@ class CudaKernels final : public Kernels {
     const DeviceScope scope(context_);
     if (y.elements() == 0) return;
     const int64_t patch = w.elements() / w.dim(0);
-    if (cuda::can_stem(x, w, stride, padding))
-      return cuda::stem(x, w, bias, {}, {}, 0, Activation::none, y, stream_);
-    if (patch % 8 != 0) return cuda::direct_conv2d(x, w, bias, stride, padding, y, stream_);
+    if (cuda::can_stem(op)) return cuda::stem({.conv = op}, stream_);
+    if (patch % 8 != 0) return cuda::direct_conv2d(op, stream_);
     const View weights = w.reshaped({w.dim(0), patch}), out = y.reshaped({y.rows(), y.channels()});
     const size_t row_bytes = static_cast<size_t>(patch) * size_of(x.dtype);
     const int64_t slice = std::min(out.rows(), std::max(tuning::conv::least_patches,
@@ -291,10 +296,9 @@ class CudaKernels final : public Kernels {
   }
 
   void do_conv2d_norm(const Conv2dNorm& op) override {
-    const auto& [conv, norm] = op;
     const DeviceScope scope(context_);
-    if (cuda::can_stem(conv.x, conv.w, conv.stride, conv.padding))
-      cuda::stem(conv.x, conv.w, conv.bias, norm.gamma, norm.beta, norm.epsilon, norm.act, norm.y, stream_);
+    if (cuda::can_stem(op.conv))
+      cuda::stem(op, stream_);
     else
       Kernels::do_conv2d_norm(op);
   }
@@ -310,26 +314,20 @@ class CudaKernels final : public Kernels {
     const auto& [scan, norm] = op;
     const DeviceScope scope(context_);
     if (scan.y.elements() == 0) return;
-    View y = scan.y;
+    LayerNorm summed = norm;  // of the scan's sum, or of the directions, summed as they are read
     float* directions = scanned_directions(scan);
     int maps = 1;
-    if (directions != nullptr && y.channels() % 8 == 0 && y.channels() <= 2048 &&
+    if (directions != nullptr && summed.x.channels() % 8 == 0 && summed.x.channels() <= 2048 &&
         norm.y.row_stride % 8 == 0 && (!norm.gate || norm.gate.row_stride % 8 == 0)) {
-      y.data = directions;
+      summed.x.data = directions;
       maps = direction_count(scan.order);
     } else if (directions != nullptr) {
-      cuda::merge_directions(directions, direction_count(scan.order), y, stream_);
+      cuda::merge_directions(directions, direction_count(scan.order), summed.x, stream_);
     }
-    layer_norm_of(norm, y, maps);
+    cuda::layer_norm(summed, maps, stream_);
   }
 
  private:
-  // As op says, but of x: one map, or the first of `maps` maps that are summed first.
-  void layer_norm_of(const LayerNorm& op, const View& x, int maps) {
-    cuda::layer_norm(x, op.gamma, op.beta, op.epsilon, op.act, op.gate, op.rounding == Rounding::each_step,
-                     op.y, maps, stream_);
-  }
-
   // Scans into scan.y and returns null, or into a map for each direction, which the caller must sum.
   float* scanned_directions(const SelectiveScan2d& scan) {
     const ScanPlan plan = plan_scan(scan, stream_.device());

@@ -122,8 +122,8 @@ __global__ void __launch_bounds__(threads) depthwise_kernel(Depthwise<T> p, int6
 
 }  // namespace
 
-void depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act, const View& y,
-                      const Stream& stream) {
+void depthwise_conv2d(const DepthwiseConv2d& op, const Stream& stream) {
+  const View &x = op.x, &w = op.w, &bias = op.bias, &y = op.y;
   if (y.elements() == 0) return;
   dispatch(x.dtype, [&]<class T>(Type<T>) {
     const int height = static_cast<int>(x.dim(1)), width = static_cast<int>(x.dim(2)),
@@ -131,7 +131,7 @@ void depthwise_conv2d(const View& x, const View& w, const View& bias, Activation
     const Depthwise<T> p{rows_of<const T>(x),
                          w.as<float>(),
                          bias.as<float>(),
-                         act,
+                         op.act,
                          rows_of<T>(y),
                          x.dim(0),
                          height,
@@ -144,8 +144,8 @@ void depthwise_conv2d(const View& x, const View& w, const View& bias, Activation
       const auto run = [&]<int rows, int columns>() {
         const int row_groups = (height + rows - 1) / rows, strips = (width + columns - 1) / columns;
         const int64_t count = x.dim(0) * row_groups * strips * groups;
-        launch(act == Activation::silu ? depthwise3x3_kernel<T, rows, columns, true>
-                                       : depthwise3x3_kernel<T, rows, columns, false>,
+        launch(op.act == Activation::silu ? depthwise3x3_kernel<T, rows, columns, true>
+                                          : depthwise3x3_kernel<T, rows, columns, false>,
                {.grid = blocks_for(count, threads), .block = threads}, stream, p, Divisor(row_groups),
                Divisor(strips), Divisor(groups), static_cast<int>(count));
       };

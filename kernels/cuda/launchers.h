@@ -12,35 +12,28 @@ void require_code_for_device();
 void normalize(const View& pixels, const float* mean, const float* std, const View& y, const Stream& stream);
 void nchw_to_nhwc(const View& x, const View& y, const Stream& stream);
 void cast(const View& x, const View& y, const Stream& stream);
-void channel_affine(const View& x, const View& scale, const View& shift, Activation act, const View& y,
-                    const Stream& stream);
-void activate(const View& x, Activation act, const View& gate, bool round_act, const View& y,
-              const Stream& stream);
+void channel_affine(const ChannelAffine& op, const Stream& stream);
+void activate(const vmamba::Activate& op, const Stream& stream);
 void add(const View& x, const View& other, const View& y, const Stream& stream);
 void softmax_pixels(const View& x, const View& y, const Stream& stream);
 void merge_patches(const View& x, const View& y, const Stream& stream);
 void mean_pool(const View& x, const View& y, const Stream& stream);
-// x: one map, or the first of `maps` adjacent dense float32 maps whose sum (x_0 + x_2) + (x_1 + x_3) is
+// op.x: one map, or the first of `maps` adjacent dense float32 maps whose sum (x_0 + x_2) + (x_1 + x_3) is
 // normalised; then channels must be a multiple of 8 up to 2048.
-void layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
-                const View& gate, bool round_norm, const View& y, int maps, const Stream& stream);
-void depthwise_conv2d(const View& x, const View& w, const View& bias, Activation act, const View& y,
-                      const Stream& stream);
+void layer_norm(const LayerNorm& op, int maps, const Stream& stream);
+void depthwise_conv2d(const DepthwiseConv2d& op, const Stream& stream);
 
 // Rows [first, first + columns.rows()) of the matrix of patches (B·Ho·Wo, kh·kw·I) of x.
 void im2col(const View& x, int64_t kernel_height, int64_t kernel_width, int stride, int padding,
             int64_t out_height, int64_t out_width, int64_t first, const View& columns, const Stream& stream);
 // A convolution without a matrix product, for few input channels.
-void direct_conv2d(const View& x, const View& w, const View& bias, int stride, int padding, const View& y,
-                   const Stream& stream);
-// y = act(LayerNorm(conv2d(x, w, bias))) of the first convolution, where can_stem says so (16 bits, 3
-// channels, 3×3, stride 2, padding 1, 48 or 64 outputs); gamma and beta absent: no LayerNorm.
-bool can_stem(const View& x, const View& w, int stride, int padding);
-void stem(const View& x, const View& w, const View& bias, const View& gamma, const View& beta, float epsilon,
-          Activation act, const View& y, const Stream& stream);
-// x · wᵀ + bias for what cuBLASLt refuses.
-void plain_linear(const View& x, const View& w, const View& bias, const View& residual, const View& y,
-                  const Stream& stream);
+void direct_conv2d(const Conv2d& op, const Stream& stream);
+// The first convolution, with its LayerNorm and activation, where can_stem says so (16 bits, 3 channels, 3×3,
+// stride 2, padding 1, 48 or 64 outputs). norm.gamma and norm.beta absent: no LayerNorm.
+bool can_stem(const Conv2d& op);
+void stem(const Conv2dNorm& op, const Stream& stream);
+// A product without an activation, for what cuBLASLt refuses.
+void plain_linear(const Linear& op, const Stream& stream);
 
 enum class ScanKernel {
   plain,    // one thread a channel and direction, as the equations stand; dt is rounded to the storage dtype

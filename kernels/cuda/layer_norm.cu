@@ -233,14 +233,15 @@ void launch_layer_norm(const Norm<X, Y>& p, bool packed, const Stream& stream) {
 
 }  // namespace
 
-void layer_norm(const View& x, const View& gamma, const View& beta, float epsilon, Activation act,
-                const View& gate, bool round_norm, const View& y, int maps, const Stream& stream) {
+void layer_norm(const LayerNorm& op, int maps, const Stream& stream) {
+  const View &x = op.x, &gamma = op.gamma, &beta = op.beta, &gate = op.gate, &y = op.y;
   if (y.elements() == 0) return;
   const bool packed =
       packs_of(x, 8) && packs_of(y, 8) && packs_of(gate, 8) && packs_of(gamma, 8) && packs_of(beta, 8);
-  const bool round_inside = round_norm && (act != Activation::none || gate);  // otherwise the store rounds
+  // Without act and gate the store rounds.
+  const bool round_inside = op.rounding == Rounding::each_step && (op.act != Activation::none || gate);
   const auto run = [&]<class X, class Y>(Type<X>, Type<Y>) {
-    launch_layer_norm(Norm<X, Y>{rows_of<const X>(x), gamma.as<float>(), beta.as<float>(), epsilon, act,
+    launch_layer_norm(Norm<X, Y>{rows_of<const X>(x), gamma.as<float>(), beta.as<float>(), op.epsilon, op.act,
                                  rows_of<const Y>(gate), round_inside, rows_of<Y>(y), y.rows(),
                                  static_cast<int>(y.channels()), maps, x.rows() * x.row_stride},
                       packed, stream);

@@ -242,13 +242,12 @@ void cast(const View& x, const View& y, const Stream& stream) {
   pointwise(x, y, true, Copy{}, stream);
 }
 
-void channel_affine(const View& x, const View& scale, const View& shift, Activation act, const View& y,
-                    const Stream& stream) {
-  pointwise(x, y, true, Affine{scale.as<float>(), shift.as<float>(), act}, stream);
+void channel_affine(const ChannelAffine& op, const Stream& stream) {
+  pointwise(op.x, op.y, true, Affine{op.scale.as<float>(), op.shift.as<float>(), op.act}, stream);
 }
 
-void activate(const View& x, Activation act, const View& gate, bool round_act, const View& y,
-              const Stream& stream) {
+void activate(const vmamba::Activate& op, const Stream& stream) {
+  const View &x = op.x, &gate = op.gate, &y = op.y;
   if (y.elements() == 0) return;
   const bool in_place = x.data == y.data && x.dtype == y.dtype && y.row_stride == y.channels();
   if (in_place && !gate && y.bytes() % 16 == 0 && reinterpret_cast<uintptr_t>(y.data) % 16 == 0) {
@@ -257,7 +256,7 @@ void activate(const View& x, Activation act, const View& gate, bool round_act, c
       const auto run = [&](auto kernel) {
         launch(kernel, {.grid = blocks_for(packs, 2 * threads), .block = threads}, stream, y.as<T>(), packs);
       };
-      switch (act) {
+      switch (op.act) {
         case Activation::none:
           return;
         case Activation::silu:
@@ -273,7 +272,8 @@ void activate(const View& x, Activation act, const View& gate, bool round_act, c
     return;
   }
   const auto run = [&](auto precise) {
-    const Activate<precise> f{act, any_rows(gate), round_act ? y.dtype : DType::float32};
+    const Activate<precise> f{op.act, any_rows(gate),
+                              op.rounding == Rounding::each_step ? y.dtype : DType::float32};
     pointwise(x, y, packs_of(gate, 8), f, stream);
   };
   if (y.dtype == DType::float32)

@@ -158,23 +158,27 @@ __global__ void __launch_bounds__(threads, blocks_per_multiprocessor<8 * n_tiles
 
 }  // namespace
 
-bool can_stem(const View& x, const View& w, int stride, int padding) {
+bool can_stem(const Conv2d& op) {
+  const View &x = op.x, &w = op.w;
   return x.dtype != DType::float32 && x.channels() == 3 && x.dim(2) % 2 == 0 && w.dim(1) == 3 &&
-         w.dim(2) == 3 && stride == 2 && padding == 1 && (w.dim(0) == 48 || w.dim(0) == 64) &&
+         w.dim(2) == 3 && op.stride == 2 && op.padding == 1 && (w.dim(0) == 48 || w.dim(0) == 64) &&
          x.dim(1) * x.dim(2) < (int64_t{1} << 28);
 }
 
-void stem(const View& x, const View& w, const View& bias, const View& gamma, const View& beta, float epsilon,
-          Activation act, const View& y, const Stream& stream) {
+void stem(const Conv2dNorm& op, const Stream& stream) {
+  const Conv2d& conv = op.conv;
+  const LayerNorm& norm = op.norm;
+  const View &x = conv.x, &y = conv.y;
+  const Activation act = norm.act;
   if (y.elements() == 0) return;
   const auto run = [&]<class T>(Type<T>) {
     const Divisor tiles_a_row((y.dim(2) + 15) / 16);
     const Stem<T> p{x.as<T>(),
-                    w.as<T>(),
-                    bias.as<float>(),
-                    gamma.as<float>(),
-                    beta.as<float>(),
-                    epsilon,
+                    conv.w.as<T>(),
+                    conv.bias.as<float>(),
+                    norm.gamma.as<float>(),
+                    norm.beta.as<float>(),
+                    norm.epsilon,
                     act,
                     y.as<T>(),
                     static_cast<int>(x.dim(1)),

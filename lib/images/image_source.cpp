@@ -268,11 +268,9 @@ void ImageSource::work() {
         return;
       }
       Ahead& ahead = ring_[filling_ % ring_.size()];
+      make_room(ahead, lock);
+      if (stop_) return;
       const size_t place = ahead.given++;
-      if (place == 0) {
-        ahead.batch.items.assign(batch_size_, {});
-        ahead.batch.pixels.resize(batch_size_ * image_bytes_);
-      }
       ahead.batch.items[place].index = given_++;
       if (ahead.given == batch_size_) ++filling_;
       lock.unlock();
@@ -291,6 +289,19 @@ void ImageSource::work() {
     ready_.notify_all();
     space_.notify_all();
   }
+}
+
+// A large batch grows with the images that there are; while it moves nobody may be filling it.
+void ImageSource::make_room(Ahead& ahead, std::unique_lock<std::mutex>& lock) {
+  constexpr size_t at_first = 256;
+  std::vector<ImageBatch::Item>& items = ahead.batch.items;
+  if (ahead.given == 0) items.clear();
+  if (ahead.given < items.size()) return;
+  ready_.wait(lock, [&] { return stop_ || ahead.done == ahead.given; });
+  if (stop_) return;
+  items.resize(std::min(batch_size_, std::max(at_first, 2 * items.size())));
+  if (ahead.batch.pixels.size() < items.size() * image_bytes_)
+    ahead.batch.pixels.resize(items.size() * image_bytes_);
 }
 
 void ImageSource::fill(ImageBatch::Item& item, InputPath path, uint8_t* pixels) {

@@ -75,6 +75,7 @@ class ImageSource {
   };
 
   void work();
+  void make_room(Ahead& ahead, std::unique_lock<std::mutex>& lock);
   void fill(ImageBatch::Item& item, InputPath path, uint8_t* pixels);
   bool is_complete(const Ahead& ahead) const;
   bool hand_out(ImageBatch& batch, std::unique_lock<std::mutex>& lock);

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
+#include <numeric>
 
 #include "kernels/error.h"
 #include "lib/support/files.h"
@@ -19,21 +19,30 @@
 namespace vmamba {
 
 void Accuracy::add(int truth, const std::vector<int>& top) {
-  check(!top.empty(), "an image without an answer");
   ClassCounts& of_class = classes_.at(static_cast<size_t>(truth));
-  const auto place = std::find(top.begin(), top.end(), truth) - top.begin();
+  const auto place = static_cast<size_t>(std::find(top.begin(), top.end(), truth) - top.begin());
   for (ClassCounts* counts : {&total_, &of_class}) {
     ++counts->images;
-    counts->top1 += place == 0;
-    counts->top5 += place < std::min<std::ptrdiff_t>(5, static_cast<std::ptrdiff_t>(top.size()));
+    counts->top1 += !top.empty() && place == 0;
+    counts->top5 += place < std::min<size_t>(5, top.size());
+    counts->no_answer += top.empty();
   }
-  auto& answers = answers_[static_cast<size_t>(truth)];
-  const auto entry =
-      std::find_if(answers.begin(), answers.end(), [&](const auto& a) { return a.first == top[0]; });
-  if (entry == answers.end())
-    answers.emplace_back(top[0], 1);
-  else
-    ++entry->second;
+  if (!top.empty()) ++answers_[static_cast<size_t>(truth)][top[0]];
+}
+
+void Accuracy::add_any(const std::vector<int>& right, const std::vector<int>& top) {
+  ++total_.images;
+  total_.top1 += !top.empty() && std::find(right.begin(), right.end(), top[0]) != right.end();
+  total_.no_answer += top.empty();
+}
+
+Interval wilson_interval(int64_t part, int64_t whole) {
+  if (whole == 0) return {0, 1};
+  constexpr double z = 1.959963984540054;  // 95 % of a normal distribution lie within
+  const double n = static_cast<double>(whole), p = static_cast<double>(part) / n, scale = 1 + z * z / n;
+  const double centre = (p + z * z / (2 * n)) / scale;
+  const double half = z / scale * std::sqrt(p * (1 - p) / n + z * z / (4 * n * n));
+  return {part == 0 ? 0 : centre - half, part == whole ? 1 : centre + half};
 }
 
 double Accuracy::mean_class_top1() const {
@@ -47,58 +56,69 @@ double Accuracy::mean_class_top1() const {
   return with_images == 0 ? 0 : sum / with_images;
 }
 
-int64_t Accuracy::confused(int truth, int answer) const {
-  for (const auto& [other, images] : answers_[static_cast<size_t>(truth)])
-    if (other == answer) return images;
-  return 0;
-}
-
 int Accuracy::usual_mistake(int truth) const {
   int mistake = -1;
   int64_t most = 0;
-  for (const auto& [answer, images] : answers_[static_cast<size_t>(truth)]) {
-    if (answer == truth || images < most || (images == most && answer > mistake)) continue;
+  for (const auto& [answer, images] : answers(truth)) {
+    if (answer == truth || images <= most) continue;
     mistake = answer;
     most = images;
   }
   return mistake;
 }
 
+std::vector<int> Accuracy::shown_classes() const {
+  std::vector<int> shown;
+  std::vector<bool> occurs(classes_.size(), classes_.size() <= most_classes_shown_whole);
+  for (size_t truth = 0; truth < classes_.size(); ++truth) {
+    if (classes_[truth].images > 0) occurs[truth] = true;
+    for (const auto& [answer, images] : answers_[truth]) occurs[static_cast<size_t>(answer)] = true;
+  }
+  for (size_t i = 0; i < occurs.size(); ++i)
+    if (occurs[i]) shown.push_back(static_cast<int>(i));
+  return shown;
+}
+
 void write_confusion_csv(const std::filesystem::path& path, const Accuracy& accuracy,
                          const std::vector<std::string>& names) {
   OutputFile file(path);
   std::ostream& out = file.stream();
-  const int classes = static_cast<int>(names.size());
+  const std::vector<int> classes = accuracy.shown_classes();
   out << "true class";
-  for (const std::string& name : names) out << ',' << csv_field(name);
+  for (const int answer : classes) out << ',' << csv_field(names[static_cast<size_t>(answer)]);
   out << '\n';
-  for (int truth = 0; truth < classes; ++truth) {
+  for (const int truth : classes) {
     out << csv_field(names[static_cast<size_t>(truth)]);
-    for (int answer = 0; answer < classes; ++answer) out << ',' << accuracy.confused(truth, answer);
+    auto given = accuracy.answers(truth).begin();  // sorted as the classes are
+    for (const int answer : classes) {
+      const bool is_given = given != accuracy.answers(truth).end() && given->first == answer;
+      out << ',' << (is_given ? (given++)->second : 0);
+    }
     out << '\n';
   }
   file.commit();
 }
 
 void write_confusion_png(const std::filesystem::path& path, const Accuracy& accuracy) {
-  const int classes = static_cast<int>(accuracy.classes().size());
+  const std::vector<int> shown = accuracy.shown_classes();
+  const int classes = static_cast<int>(shown.size());
   constexpr int wanted_side = 800, largest_side = 4096;
   const int cell = std::max(1, wanted_side / classes);      // pixels a class, or
   const int merged = (classes - 1) / largest_side + 1;      // classes a pixel
   const int side = (classes + merged - 1) / merged * cell;  // pixels
   std::vector<uint8_t> rgb(static_cast<size_t>(side) * side * 3, 255);
-  for (int truth = 0; truth < classes; ++truth) {
+  for (int row = 0; row < classes; ++row) {
+    const int truth = shown[static_cast<size_t>(row)];
     const int64_t images = accuracy.classes()[static_cast<size_t>(truth)].images;
-    for (int answer = 0; images > 0 && answer < classes; ++answer) {
-      const int64_t count = accuracy.confused(truth, answer);
-      if (count == 0) continue;
+    for (const auto& [answer, count] : accuracy.answers(truth)) {
+      const auto column = static_cast<int>(std::ranges::lower_bound(shown, answer) - shown.begin());
       // The root lifts rare mistakes out of the white.
       const double share = std::sqrt(static_cast<double>(count) / static_cast<double>(images));
       const auto pale = static_cast<uint8_t>(std::lround(225 * (1 - share)));
-      for (int y = truth / merged * cell; y < (truth / merged + 1) * cell; ++y)
-        for (int x = answer / merged * cell; x < (answer / merged + 1) * cell; ++x) {
+      for (int y = row / merged * cell; y < (row / merged + 1) * cell; ++y)
+        for (int x = column / merged * cell; x < (column / merged + 1) * cell; ++x) {
           uint8_t* pixel = &rgb[(static_cast<size_t>(y) * side + x) * 3];
-          const bool right = truth / merged == answer / merged;
+          const bool right = row / merged == column / merged;
           pixel[0] = std::min(pixel[0], right ? pale : uint8_t{255});
           pixel[1] = std::min(pixel[1], pale);
           pixel[2] = std::min(pixel[2], right ? static_cast<uint8_t>(128 + pale / 2) : pale);
@@ -115,31 +135,24 @@ void write_confusion_png(const std::filesystem::path& path, const Accuracy& accu
 
 std::vector<int> classes_of_folders(const std::vector<std::string>& folders, const Labels& labels,
                                     int num_classes, const std::string& where) {
-  std::vector<int> classes(folders.size());
   for (const std::vector<std::string>* known : {&labels.ids, &labels.names}) {
-    std::map<std::string_view, int> numbers;
-    for (size_t i = 0; i < known->size(); ++i) numbers.emplace((*known)[i], static_cast<int>(i));
-    size_t found = 0;
-    std::string_view missing;
-    for (size_t i = 0; i < folders.size(); ++i) {
-      const auto number = numbers.find(folders[i]);
-      if (number == numbers.end()) {
-        missing = folders[i];
-        continue;
-      }
-      classes[i] = number->second;
-      ++found;
+    ClassesByName by_name = classes_by_name(folders, *known);
+    if (by_name.found == folders.size()) {
+      if (!by_name.twice.empty())
+        fail_input("{}: {} is the label of two classes: name the folders by ids, and give --labels with ids",
+                   where, by_name.twice);
+      return by_name.classes;
     }
-    if (found == folders.size()) return classes;
-    if (found > folders.size() / 2)
-      fail_input("{}: folder {} is not among the labels, the others are", where, missing);
+    if (by_name.found > folders.size() / 2)
+      fail_input("{}: folder {} is not among the labels, the others are", where, by_name.missing);
   }
   if (folders.size() != static_cast<size_t>(num_classes))
     fail_input(
         "{}: {} folders, but the model has {} classes, and the folders' names are not among its labels: give "
         "--labels FILE with a line FOLDER<tab>NAME for each class",
         where, folders.size(), num_classes);
-  for (size_t i = 0; i < classes.size(); ++i) classes[i] = static_cast<int>(i);
+  std::vector<int> classes(folders.size());
+  std::iota(classes.begin(), classes.end(), 0);
   return classes;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -11,32 +12,45 @@ namespace vmamba {
 
 struct ClassCounts {
   int64_t images = 0, top1 = 0, top5 = 0;
+  int64_t no_answer = 0;  // of the images; neither in top1 nor in top5
 };
 
 class Accuracy {
  public:
   explicit Accuracy(int num_classes) : classes_(static_cast<size_t>(num_classes)) {}
 
-  // `top`: the five most likely classes (fewer where the model has fewer), best first.
+  // `top`: the five most likely classes (fewer where the model has fewer), best first; empty: the model gave no
+  // answer.
   void add(int truth, const std::vector<int>& top);
+  // An image of which several classes are right: it counts in the total's top1 only.
+  void add_any(const std::vector<int>& right, const std::vector<int>& top);
 
   const ClassCounts& total() const { return total_; }
   const std::vector<ClassCounts>& classes() const { return classes_; }
   // The mean of the classes' own top-1, over the classes that have images.
   double mean_class_top1() const;
-  // Images of class truth that were taken for class answer.
-  int64_t confused(int truth, int answer) const;
-  // The class that images of `truth` are most often taken for, if it is not the right one; else −1.
+  // What the images of class truth were taken for: class and images.
+  const std::map<int, int64_t>& answers(int truth) const { return answers_[static_cast<size_t>(truth)]; }
+  // The wrong class that images of `truth` are most often taken for; −1: none.
   int usual_mistake(int truth) const;
+  // The classes of a table of confusion: all, or of many those that occur. Sorted.
+  static constexpr size_t most_classes_shown_whole = 4096;
+  std::vector<int> shown_classes() const;
 
  private:
   ClassCounts total_;
   std::vector<ClassCounts> classes_;
-  std::vector<std::vector<std::pair<int, int64_t>>> answers_{
-      classes_.size()};  // a class: (answer, images), sparse
+  std::vector<std::map<int, int64_t>> answers_ = std::vector<std::map<int, int64_t>>(classes_.size());
 };
 
-// A table: the first row and column are the classes' names, a row is a true class, a column an answer.
+// Where the true share of `part` in `whole` lies with 95 % confidence (Wilson).
+struct Interval {
+  double low = 0, high = 1;
+};
+Interval wilson_interval(int64_t part, int64_t whole);
+
+// A table of shown_classes(): the first row and column are the names (of all classes), a row is a true class, a
+// column an answer.
 void write_confusion_csv(const std::filesystem::path& path, const Accuracy& accuracy,
                          const std::vector<std::string>& names);
 // Its picture: rows are true classes, columns answers, the darker the larger the share of the row; wrong

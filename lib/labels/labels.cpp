@@ -1,11 +1,15 @@
 #include "lib/labels/labels.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <charconv>
+#include <optional>
+#include <unordered_map>
 
 #include "kernels/error.h"
 #include "lib/support/files.h"
-#include "lib/support/json.h"
+#include "lib/support/text.h"
 
 namespace vmamba {
 namespace {
@@ -24,6 +28,11 @@ size_t id_length(std::string_view line) {
   return line.size() > 10 && line[9] == ' ' && is_wordnet_id(line.substr(0, 9)) ? 9 : std::string_view::npos;
 }
 
+bool is_background(std::string_view name) {
+  const std::string lower = lower_case(name);
+  return lower == "background" || lower == "__background__" || lower == "dummy";
+}
+
 Labels parse_lines(std::string_view text, const std::string& where) {
   std::vector<std::string_view> lines;
   while (!text.empty()) {
@@ -35,62 +44,280 @@ Labels parse_lines(std::string_view text, const std::string& where) {
     lines.push_back(line);
   }
   while (!lines.empty() && lines.back().empty()) lines.pop_back();
-  const bool with_ids = std::all_of(lines.begin(), lines.end(),
-                                    [](auto line) { return id_length(line) != std::string_view::npos; });
+  const auto has_id = [](std::string_view line) { return id_length(line) != std::string_view::npos; };
+  const bool with_ids = std::any_of(lines.begin(), lines.end(), has_id) &&
+                        std::all_of(lines.begin() + is_background(lines[0]), lines.end(), has_id);
   Labels labels;
   for (size_t i = 0; i < lines.size(); ++i) {
     if (lines[i].empty()) fail_input("{}:{}: an empty line; every line names a class", where, i + 1);
     const size_t split = with_ids ? id_length(lines[i]) : std::string_view::npos;
-    if (with_ids) labels.ids.emplace_back(lines[i].substr(0, split));
-    labels.names.emplace_back(with_ids ? lines[i].substr(split + 1) : lines[i]);
+    const bool is_split = split != std::string_view::npos;
+    if (with_ids) labels.ids.emplace_back(is_split ? lines[i].substr(0, split) : "");
+    labels.names.emplace_back(is_split ? lines[i].substr(split + 1) : lines[i]);
   }
   return labels;
 }
 
-// The class a JSON object's key or value names, checked against the number of entries.
-size_t class_number(const JsonDocument& json, int entry, int64_t number, size_t classes) {
-  if (number < 0 || static_cast<uint64_t>(number) >= classes)
-    fail_input("{}: class {} among {} entries; classes count from 0", json.place(entry), number, classes);
-  return static_cast<size_t>(number);
+// One class of a JSON or Python text; `number` is the class that it says it is.
+struct Entry {
+  int64_t number = 0;
+  std::string id, name;
+  size_t at = 0;  // in the text
+};
+
+void append_utf8(std::string& text, uint32_t code) {
+  const auto tail = [&](int shift) { text += static_cast<char>(0x80 | ((code >> shift) & 0x3F)); };
+  if (code < 0x80) {
+    text += static_cast<char>(code);
+  } else if (code < 0x800) {
+    text += static_cast<char>(0xC0 | (code >> 6));
+    tail(0);
+  } else if (code < 0x10000) {
+    text += static_cast<char>(0xE0 | (code >> 12));
+    tail(6);
+    tail(0);
+  } else {
+    text += static_cast<char>(0xF0 | (code >> 18));
+    tail(12);
+    tail(6);
+    tail(0);
+  }
 }
 
-Labels parse_json(std::string_view text, const std::string& where) {
-  const JsonDocument json(text, where);
-  const std::vector<int> entries = json.children(0);
+// Reads JSON and Python's literals alike, once from the front to the back: dict, list, tuple, strings in either
+// quotes, numbers, comments, a comma before the closing bracket.
+class LiteralReader {
+ public:
+  LiteralReader(std::string_view text, const std::string& where) : text_(text), where_(where) {}
+
+  // Of the whole text. A model's config.json: of its id2label.
+  std::vector<Entry> entries() {
+    size_t names = 0;
+    if (next() == '{') {
+      each('}', [&] {
+        const std::string key = is_quote(next()) ? string() : number();
+        expect(':');
+        if (key == "id2label" && next() == '{') names = at_;
+        skip(1);
+      });
+    } else {
+      skip(0);
+    }
+    if (next() != '\0' || at_ != text_.size()) fail(at_, "text behind the end");
+    at_ = names;
+    std::vector<Entry> found;
+    if (next() == '{')
+      each('}', [&] { found.push_back(member()); });
+    else
+      each(']', [&] {
+        Entry entry{.number = static_cast<int64_t>(found.size()), .at = at_};
+        if (!name_of(entry)) fail(entry.at, "wanted a class's name, or [id, name]");
+        found.push_back(std::move(entry));
+      });
+    return found;
+  }
+
+  [[noreturn]] void fail(size_t at, std::string_view what) const {
+    fail_input("{}:{}: {}", where_,
+               1 + std::count(text_.begin(), text_.begin() + static_cast<std::ptrdiff_t>(at), '\n'), what);
+  }
+
+ private:
+  static bool is_quote(char c) { return c == '"' || c == '\''; }
+  static bool is_word(char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' ||
+           c == '+' || c == '.' || c == '_';
+  }
+
+  // The first character that is neither white space nor comment; 0 at the end.
+  char next() {
+    while (at_ < text_.size()) {
+      if (text_[at_] == '#')
+        at_ = std::min(text_.find('\n', at_), text_.size());
+      else if (std::string_view(" \t\r\n").find(text_[at_]) == std::string_view::npos)
+        return text_[at_];
+      else
+        ++at_;
+    }
+    return '\0';
+  }
+  bool take(char c) {
+    if (next() != c || at_ == text_.size()) return false;
+    ++at_;
+    return true;
+  }
+  void expect(char c) {
+    if (!take(c)) fail(at_, fmt::format("neither JSON nor a Python literal: wanted {}", c));
+  }
+
+  // Calls `item` at each item of the list or dict that begins here and ends with `close`.
+  template <class Item>
+  void each(char close, const Item& item) {
+    ++at_;
+    while (!take(close)) {
+      item();
+      if (take(',')) continue;
+      expect(close);
+      return;
+    }
+  }
+
+  uint32_t hexadecimal(size_t digits) {
+    uint32_t code = 0;
+    const char* begin = text_.data() + at_;
+    if (text_.size() - at_ < digits || std::from_chars(begin, begin + digits, code, 16).ptr != begin + digits)
+      fail(at_, "a broken escape in a string");
+    at_ += digits;
+    return code;
+  }
+
+  void escape(std::string& text) {
+    const char c = at_ < text_.size() ? text_[at_++] : '\0';
+    constexpr std::string_view letters = "\"'\\/bfnrt", meant = "\"'\\/\b\f\n\r\t";
+    if (const size_t place = letters.find(c); place != std::string_view::npos) {
+      text += meant[place];
+      return;
+    }
+    if (c != 'x' && c != 'u' && c != 'U') fail(at_ - 1, "an unknown escape in a string");
+    uint32_t code = hexadecimal(c == 'x' ? 2 : c == 'u' ? 4 : 8);
+    if (code >= 0xD800 && code < 0xDC00 && text_.substr(at_, 2) == "\\u") {
+      at_ += 2;
+      const uint32_t low = hexadecimal(4);
+      code = low >= 0xDC00 && low < 0xE000 ? 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00) : 0xD800;
+    }
+    if ((code >= 0xD800 && code < 0xE000) || code > 0x10FFFF)
+      fail(at_, "no character has this escape's number");
+    append_utf8(text, code);
+  }
+
+  // Python's neighbours are one string: 'a' 'b'.
+  std::string string() {
+    std::string text;
+    do {
+      const size_t begin = at_;
+      const char quote = text_[at_++];
+      while (at_ < text_.size() && text_[at_] != quote && text_[at_] != '\n') {
+        const char c = text_[at_++];
+        if (c == '\\')
+          escape(text);
+        else
+          text += c;
+      }
+      if (at_ == text_.size() || text_[at_] != quote) fail(begin, "a string without an end");
+      ++at_;
+    } while (is_quote(next()));
+    return text;
+  }
+
+  // Also true, None, 1e-5: what stands without quotes.
+  std::string number() {
+    const size_t begin = at_;
+    while (at_ < text_.size() && is_word(text_[at_])) ++at_;
+    if (at_ == begin) fail(at_, "neither JSON nor a Python literal: wanted a value");
+    return std::string(text_.substr(begin, at_ - begin));
+  }
+  static std::optional<int64_t> integer(const std::string& text) {
+    int64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    return error == std::errc() && end == text.data() + text.size() ? std::optional(value) : std::nullopt;
+  }
+
+  void skip(int depth) {
+    if (depth > 64) fail(at_, "nested deeper than 64 levels");
+    const char c = next();
+    if (is_quote(c))
+      string();
+    else if (c == '{')
+      each('}', [&] {
+        skip(depth + 1);
+        expect(':');
+        skip(depth + 1);
+      });
+    else if (c == '[' || c == '(')
+      each(c == '[' ? ']' : ')', [&] { skip(depth + 1); });
+    else
+      number();
+  }
+
+  // "NAME", or ["ID", "NAME"]; false: it is neither.
+  bool name_of(Entry& entry) {
+    const char c = next();
+    if (is_quote(c)) {
+      entry.name = string();
+      return true;
+    }
+    if (c != '[' && c != '(') return false;
+    std::vector<std::string> parts;
+    bool strings = true;
+    each(c == '[' ? ']' : ')', [&] {
+      strings = strings && parts.size() < 2 && is_quote(next());
+      if (strings)
+        parts.push_back(string());
+      else
+        skip(2);
+    });
+    if (!strings || parts.size() != 2) return false;
+    entry.id = std::move(parts[0]);
+    entry.name = std::move(parts[1]);
+    return true;
+  }
+
+  Entry member() {
+    next();
+    Entry entry{.at = at_};
+    const bool is_text = is_quote(text_[at_]);
+    std::string key = is_text ? string() : number();
+    expect(':');
+    std::optional<int64_t> number_of;
+    const char c = next();
+    if (is_quote(c) || c == '[' || c == '(') {
+      number_of = integer(key);
+      if (!number_of) fail(entry.at, "wanted a class number as the key, or as the value");
+      if (!name_of(entry)) fail(entry.at, "wanted a class's name, or [id, name]");
+    } else {
+      if (c != '{') number_of = integer(number());
+      if (!number_of || !is_text) fail(entry.at, "wanted a class's name, or [id, name]");
+      entry.name = std::move(key);
+    }
+    entry.number = *number_of;
+    return entry;
+  }
+
+  std::string_view text_;
+  const std::string& where_;
+  size_t at_ = 0;
+};
+
+Labels parse_literal(std::string_view text, const std::string& where) {
+  LiteralReader reader(text, where);
+  std::vector<Entry> entries = reader.entries();
   Labels labels;
   labels.names.resize(entries.size());
+  const bool with_ids = !entries.empty() && !entries[0].id.empty();
+  if (with_ids) labels.ids.resize(entries.size());
   std::vector<bool> named(entries.size());
-  for (size_t i = 0; i < entries.size(); ++i) {
-    const JsonValue& value = json[entries[i]];
-    size_t number = i;
-    std::string name = value.text;
-    if (json.root().type == JsonType::object && value.type == JsonType::integer) {
-      number = class_number(json, entries[i], value.integer, entries.size());
-      name = value.key;
-    } else {
-      if (json.root().type == JsonType::object) {
-        int64_t key = -1;
-        const auto [end, error] = std::from_chars(value.key.data(), value.key.data() + value.key.size(), key);
-        if (error != std::errc() || end != value.key.data() + value.key.size())
-          fail_input("{}: wanted a class number as the key, or as the value", json.place(entries[i]));
-        number = class_number(json, entries[i], key, entries.size());
-      }
-      const std::vector<int> parts =
-          value.type == JsonType::array ? json.children(entries[i]) : std::vector<int>{};
-      if (parts.size() == 2 && json[parts[0]].type == JsonType::string &&
-          json[parts[1]].type == JsonType::string) {
-        labels.ids.resize(entries.size());
-        labels.ids[number] = json[parts[0]].text;
-        name = json[parts[1]].text;
-      } else if (value.type != JsonType::string) {
-        fail_input("{}: wanted a class's name, or [id, name]", json.place(entries[i]));
-      }
-    }
-    if (named[number]) fail_input("{}: a second name for class {}", json.place(entries[i]), number);
+  for (Entry& entry : entries) {
+    if (entry.number < 0 || static_cast<uint64_t>(entry.number) >= entries.size())
+      reader.fail(entry.at, fmt::format("class {} among {} entries; classes count from 0", entry.number,
+                                        entries.size()));
+    const auto number = static_cast<size_t>(entry.number);
+    if (named[number]) reader.fail(entry.at, fmt::format("a second name for class {}", number));
+    if (entry.id.empty() == with_ids)
+      reader.fail(entry.at, "some classes have an id, this one or the others have none");
     named[number] = true;
-    labels.names[number] = std::move(name);
+    labels.names[number] = std::move(entry.name);
+    if (with_ids) labels.ids[number] = std::move(entry.id);
   }
   return labels;
+}
+
+// What a wrong number of rows is known for.
+std::string_view known_count(size_t rows, size_t classes) {
+  if (rows == classes + 1)
+    return " (a list with the background before the classes has the name background in its first row, this one has not)";
+  if (rows == 21841 || rows == 21843)
+    return " (21841 and 21843 are counts of ImageNet-21K's lists; give the list that the model was trained with)";
+  return "";
 }
 
 }  // namespace
@@ -98,15 +325,43 @@ Labels parse_json(std::string_view text, const std::string& where) {
 Labels parse_labels(std::string_view text, const std::string& where, int num_classes) {
   if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);  // a byte order mark
   const size_t first = text.find_first_not_of(" \t\r\n");
-  const bool is_json = first != std::string_view::npos && (text[first] == '[' || text[first] == '{');
-  Labels labels = is_json ? parse_json(text, where) : parse_lines(text, where);
-  if (labels.names.size() != static_cast<size_t>(num_classes))
-    fail_input("{}: names {} classes, the model has {}", where, labels.names.size(), num_classes);
+  const bool is_literal = first != std::string_view::npos && (text[first] == '[' || text[first] == '{');
+  Labels labels = is_literal ? parse_literal(text, where) : parse_lines(text, where);
+  const auto classes = static_cast<size_t>(num_classes);
+  if (labels.names.size() == classes + 1 && is_background(labels.names[0])) {
+    spdlog::info("{}: {} rows for {} classes: the first, {}, is left out", where, classes + 1, classes,
+                 printable(labels.names[0]));
+    labels.names.erase(labels.names.begin());
+    if (!labels.ids.empty()) labels.ids.erase(labels.ids.begin());
+  }
+  if (labels.names.size() != classes)
+    fail_input("{}: names {} classes, the model has {}{}", where, labels.names.size(), classes,
+               known_count(labels.names.size(), classes));
   return labels;
 }
 
 Labels read_labels(const std::filesystem::path& path, int num_classes) {
   return parse_labels(read_file(path, max_file_bytes), path.string(), num_classes);
+}
+
+ClassesByName classes_by_name(const std::vector<std::string>& words, const std::vector<std::string>& known) {
+  constexpr int twice = -1;
+  std::unordered_map<std::string_view, int> numbers;
+  for (size_t i = 0; i < known.size(); ++i)
+    if (const auto [entry, is_new] = numbers.emplace(known[i], static_cast<int>(i)); !is_new)
+      entry->second = twice;
+  ClassesByName result{std::vector<int>(words.size()), 0, {}, {}};
+  for (size_t i = 0; i < words.size(); ++i) {
+    const auto number = numbers.find(words[i]);
+    if (number == numbers.end()) {
+      if (result.missing.empty()) result.missing = words[i];
+      continue;
+    }
+    ++result.found;
+    result.classes[i] = number->second;
+    if (number->second == twice) result.twice = words[i];
+  }
+  return result;
 }
 
 }  // namespace vmamba

@@ -14,9 +14,19 @@ struct Labels {
 };
 
 // A text file, one class a line: NAME, or ID<tab>NAME, or a WordNet id and NAME ("n02124075 Egyptian cat").
-// Or JSON: ["NAME", …], {"0": "NAME", …}, {"0": ["ID", "NAME"], …} or {"NAME": 0, …}.
-// InputError if it does not name num_classes classes.
+// Or JSON or the same as Python writes it ({0: 'NAME', …}): ["NAME", …], {"0": "NAME", …},
+// {"0": ["ID", "NAME"], …}, {"NAME": 0, …}, or an object with such a one as its id2label.
+// InputError if it does not name num_classes classes; a background before them is left out.
 Labels read_labels(const std::filesystem::path& path, int num_classes);
 Labels parse_labels(std::string_view text, const std::string& where, int num_classes);
+
+// The classes that `words` are the names of, among `known` names of the classes 0, 1, ….
+struct ClassesByName {
+  std::vector<int> classes;  // of each word that is known
+  size_t found = 0;
+  std::string missing;  // the first word that is not known
+  std::string twice;    // a word that is the name of two classes
+};
+ClassesByName classes_by_name(const std::vector<std::string>& words, const std::vector<std::string>& known);
 
 }  // namespace vmamba

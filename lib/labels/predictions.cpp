@@ -32,4 +32,8 @@ bool all_finite(std::span<const float> logits) {
   return std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); });
 }
 
+bool any_nan(std::span<const float> logits) {
+  return std::any_of(logits.begin(), logits.end(), [](float logit) { return std::isnan(logit); });
+}
+
 }  // namespace vmamba

@@ -15,5 +15,6 @@ struct Prediction {
 // is NaN or infinite, the probabilities are what IEEE arithmetic makes of them.
 std::vector<Prediction> top_k(std::span<const float> logits, int k);
 bool all_finite(std::span<const float> logits);
+bool any_nan(std::span<const float> logits);
 
 }  // namespace vmamba

@@ -14,8 +14,13 @@ namespace {
 
 constexpr float batch_norm_epsilon = 1e-5f;
 
+// Real: what the values are read and prepared in, S.
+template <class Real>
 class Loader {
  public:
+  static constexpr DType computed = sizeof(Real) == 8 ? DType::float64 : DType::float32;
+  using Host = HostArray<Real>;
+
   Loader(const Config& config, const StateDict* weights, Kernels& kernels)
       : weights_(weights), kernels_(kernels) {
     for (ParameterSpec& spec : parameter_specs(config)) {
@@ -27,20 +32,24 @@ class Loader {
   bool has(const std::string& name) const { return specs_.contains(name); }
 
   // In a dry run the tensor has dimensions only.
-  HostTensor host(const std::string& name) const {
+  Host host(const std::string& name) const {
     const auto spec = specs_.find(name);
     check(spec != specs_.end(), "no tensor {} belongs to this config", name);
-    return weights_ == nullptr ? HostTensor{spec->second.dims, {}} : weights_->at(name).to_float32();
+    if (weights_ == nullptr) return {spec->second.dims, {}};
+    if constexpr (computed == DType::float64)
+      return weights_->at(name).to_float64();
+    else
+      return weights_->at(name).to_float32();
   }
 
-  Tensor device(const HostTensor& tensor, DType dtype) const { return upload(kernels_, tensor, dtype); }
+  Tensor device(const Host& tensor, DType dtype = computed) const { return upload(kernels_, tensor, dtype); }
 
-  // The bias of a product: rounded to the dtype of the product, stored as float32.
+  // The bias of a product: rounded to the dtype of the product, stored as S.
   Tensor bias(const std::string& name, DType dtype) const {
     if (!has(name)) return {};
-    HostTensor tensor = host(name);
-    for (float& value : tensor.values) value = round_to(dtype, value);
-    return device(tensor, DType::float32);
+    Host tensor = host(name);
+    for (Real& value : tensor.values) value = rounded(dtype, value);
+    return device(tensor);
   }
 
   LinearWeights linear(const std::string& name, DType dtype) const {
@@ -49,9 +58,9 @@ class Loader {
 
   // (out, in, kh, kw) → (out, kh, kw, in)
   ConvWeights conv(const std::string& name, DType dtype) const {
-    const HostTensor weight = host(name + ".weight");
+    const Host weight = host(name + ".weight");
     const int64_t out = weight.dims[0], in = weight.dims[1], height = weight.dims[2], width = weight.dims[3];
-    HostTensor nhwc{{out, height, width, in}, std::vector<float>(weight.values.size())};
+    Host nhwc{{out, height, width, in}, std::vector<Real>(weight.values.size())};
     for (size_t i = 0; i < weight.values.size(); ++i) {
       const int64_t index = static_cast<int64_t>(i), area = height * width;
       const int64_t o = index / (in * area), c = index / area % in, p = index % area;
@@ -62,40 +71,48 @@ class Loader {
 
   // (D, 1, k, k) → (k, k, D)
   DepthwiseWeights depthwise(const std::string& name, DType dtype) const {
-    const HostTensor weight = host(name + ".weight");
+    const Host weight = host(name + ".weight");
     const int64_t channels = weight.dims[0], k = weight.dims[2];
-    HostTensor taps_first{{k, k, channels}, std::vector<float>(weight.values.size())};
+    Host taps_first{{k, k, channels}, std::vector<Real>(weight.values.size())};
     for (size_t i = 0; i < weight.values.size(); ++i) {
       const int64_t d = static_cast<int64_t>(i) / (k * k), tap = static_cast<int64_t>(i) % (k * k);
-      taps_first.values[static_cast<size_t>(tap * channels + d)] = round_to(dtype, weight.values[i]);
+      taps_first.values[static_cast<size_t>(tap * channels + d)] = rounded(dtype, weight.values[i]);
     }
-    return {device(taps_first, DType::float32), bias(name + ".bias", dtype)};
+    return {device(taps_first), bias(name + ".bias", dtype)};
   }
 
   NormWeights norm(const std::string& name) const {
     if (!has(name + ".weight")) return {};
-    HostTensor weight = host(name + ".weight"), shift = host(name + ".bias");
+    Host weight = host(name + ".weight"), shift = host(name + ".bias");
     const bool batch_norm = has(name + ".running_mean");
     if (batch_norm) {
-      const HostTensor mean = host(name + ".running_mean"), variance = host(name + ".running_var");
+      const Host mean = host(name + ".running_mean"), variance = host(name + ".running_var");
       for (size_t c = 0; c < weight.values.size(); ++c) {
         weight.values[c] /= std::sqrt(variance.values[c] + batch_norm_epsilon);
         shift.values[c] -= mean.values[c] * weight.values[c];
       }
     }
-    return {true, batch_norm, device(weight, DType::float32), device(shift, DType::float32)};
+    return {true, batch_norm, device(weight), device(shift)};
   }
 
  private:
+  static Real rounded(DType dtype, Real value) {
+    if constexpr (computed == DType::float64)
+      return value;
+    else
+      return round_to(dtype, value);
+  }
+
   const StateDict* weights_;
   Kernels& kernels_;
   std::unordered_map<std::string, ParameterSpec> specs_;
 };
 
 // Mamba-2 has one A and one Δ bias per head: (K, R) → (K, D); channel d belongs to head d / (D / R).
-HostTensor per_channel(const HostTensor& per_head, int64_t directions, int64_t channels) {
+template <class Real>
+HostArray<Real> per_channel(const HostArray<Real>& per_head, int64_t directions, int64_t channels) {
   const int64_t heads = per_head.dims.back();
-  HostTensor out{{directions, channels}, {}};
+  HostArray<Real> out{{directions, channels}, {}};
   if (per_head.values.empty()) return out;
   for (int64_t k = 0; k < directions; ++k)
     for (int64_t d = 0; d < channels; ++d)
@@ -103,14 +120,16 @@ HostTensor per_channel(const HostTensor& per_head, int64_t directions, int64_t c
   return out;
 }
 
-HostTensor repeated_states(const HostTensor& per_channel_values, int64_t states) {
-  HostTensor out{{per_channel_values.dims[0], per_channel_values.dims[1], states}, {}};
-  for (const float value : per_channel_values.values)
+template <class Real>
+HostArray<Real> repeated_states(const HostArray<Real>& per_channel_values, int64_t states) {
+  HostArray<Real> out{{per_channel_values.dims[0], per_channel_values.dims[1], states}, {}};
+  for (const Real value : per_channel_values.values)
     out.values.insert(out.values.end(), static_cast<size_t>(states), value);
   return out;
 }
 
-Ss2dWeights load_ss2d(const Loader& loader, const Config& config, int stage, const std::string& name,
+template <class Real>
+Ss2dWeights load_ss2d(const Loader<Real>& loader, const Config& config, int stage, const std::string& name,
                       DType dtype) {
   const ForwardSpec& forward = config.forward;
   const int64_t channels = config.d_inner(stage), states = config.ssm_d_state, directions = 4;
@@ -123,13 +142,13 @@ Ss2dWeights load_ss2d(const Loader& loader, const Config& config, int stage, con
   const std::string conv = op.prefix + (mamba2 ? "conv2d.1" : "conv2d");
   if (loader.has(conv + ".weight")) op.conv2d = loader.depthwise(conv, dtype);
 
-  HostTensor x_proj = loader.host(op.prefix + "x_proj_weight");  // (K, R + 2N, D)
+  HostArray<Real> x_proj = loader.host(op.prefix + "x_proj_weight");  // (K, R + 2N, D)
   x_proj.dims = {x_proj.dims[0] * x_proj.dims[1], x_proj.dims[2]};
   op.x_proj_weight = loader.device(x_proj, dtype);
 
-  HostTensor A = loader.host(op.prefix + "A_logs"), Ds = loader.host(op.prefix + "Ds");
-  HostTensor dt_bias = loader.host(op.prefix + "dt_projs_bias");
-  for (float& value : A.values) value = -std::exp(value);
+  HostArray<Real> A = loader.host(op.prefix + "A_logs"), Ds = loader.host(op.prefix + "Ds");
+  HostArray<Real> dt_bias = loader.host(op.prefix + "dt_projs_bias");
+  for (Real& value : A.values) value = -std::exp(value);
   if (mamba2) {
     A = repeated_states(per_channel(A, directions, channels), states);
     dt_bias = per_channel(dt_bias, directions, channels);
@@ -138,9 +157,9 @@ Ss2dWeights load_ss2d(const Loader& loader, const Config& config, int stage, con
   }
   A.dims = {directions, channels, states};
   Ds.dims = dt_bias.dims = {directions, channels};
-  op.A = loader.device(A, DType::float32);
-  op.Ds = loader.device(Ds, DType::float32);
-  op.dt_projs_bias = loader.device(dt_bias, DType::float32);
+  op.A = loader.device(A);
+  op.Ds = loader.device(Ds);
+  op.dt_projs_bias = loader.device(dt_bias);
 
   switch (forward.out_norm) {
     case OutNorm::layer_norm:
@@ -162,32 +181,17 @@ Ss2dWeights load_ss2d(const Loader& loader, const Config& config, int stage, con
   return op;
 }
 
-}  // namespace
-
-Tensor upload(Kernels& kernels, const HostTensor& host, DType dtype) {
-  Tensor tensor(kernels, dtype, host.dims);
-  if (host.values.empty()) return tensor;
-  if (dtype == DType::float32) {
-    kernels.copy(host.view(), tensor);
-    return tensor;
-  }
-  std::vector<uint16_t> bits(host.values.size());
-  for (size_t i = 0; i < bits.size(); ++i) bits[i] = float_to_half(dtype, host.values[i]);
-  kernels.copy(View(bits.data(), dtype, Device{}, {host.elements()}), tensor);
-  return tensor;
-}
-
-ModelWeights prepare_weights(const Config& config, const StateDict* weights, Kernels& kernels,
-                             DType storage) {
-  const Loader loader(config, weights, kernels);
+template <class Real>
+ModelWeights prepare(const Config& config, const StateDict* weights, Kernels& kernels, DType storage) {
+  const Loader<Real> loader(config, weights, kernels);
   const auto dtype_of = [&](const std::string& step) {
     const auto& ops = config.float32_ops;
-    return std::find(ops.begin(), ops.end(), step) != ops.end() ? DType::float32 : storage;
+    return std::find(ops.begin(), ops.end(), step) != ops.end() ? computed_in(storage) : storage;
   };
   ModelWeights model;
   model.config = config;
   model.storage = storage;
-  model.stream = config.float32_ops.empty() ? storage : DType::float32;
+  model.stream = config.float32_ops.empty() ? storage : computed_in(storage);
 
   const bool two_convolutions = config.patchembed_version == PatchEmbedVersion::v2;
   model.patch_embed.dtype = dtype_of("patch_embed");
@@ -197,7 +201,10 @@ ModelWeights prepare_weights(const Config& config, const StateDict* weights, Ker
     model.patch_embed.second = loader.conv("patch_embed.5", model.patch_embed.dtype);
     model.patch_embed.norm2 = loader.norm("patch_embed.7");
   }
-  if (config.posembed) model.pos_embed_host = loader.host("pos_embed");
+  if (config.posembed) {
+    const HostArray<Real> pos_embed = loader.host("pos_embed");
+    model.pos_embed_host = {pos_embed.dims, {pos_embed.values.begin(), pos_embed.values.end()}};
+  }
 
   for (int i = 0; i < config.stages(); ++i) {
     StageWeights& stage = model.stages.emplace_back();
@@ -232,8 +239,41 @@ ModelWeights prepare_weights(const Config& config, const StateDict* weights, Ker
   }
   model.classifier_dtype = dtype_of("classifier");
   model.classifier_norm = loader.norm("classifier.norm");
-  model.head = loader.linear("classifier.head", DType::float32);
+  model.head = loader.linear("classifier.head", loader.computed);
   return model;
+}
+
+}  // namespace
+
+template <class Real>
+Tensor upload(Kernels& kernels, const HostArray<Real>& host, DType dtype) {
+  Tensor tensor(kernels, dtype, host.dims);
+  if (host.values.empty()) return tensor;
+  const auto copy = [&](const auto& values) {
+    using Value = std::decay_t<decltype(values[0])>;
+    kernels.copy(View(const_cast<Value*>(values.data()), dtype, Device{}, {host.elements()}), tensor);
+  };
+  if (dtype == host.view().dtype) {
+    copy(host.values);
+  } else if (dtype == DType::float64) {
+    copy(std::vector<double>(host.values.begin(), host.values.end()));
+  } else if (dtype == DType::float32) {
+    copy(std::vector<float>(host.values.begin(), host.values.end()));
+  } else {
+    std::vector<uint16_t> bits(host.values.size());
+    for (size_t i = 0; i < bits.size(); ++i)
+      bits[i] = float_to_half(dtype, static_cast<float>(host.values[i]));
+    copy(bits);
+  }
+  return tensor;
+}
+template Tensor upload(Kernels&, const HostArray<float>&, DType);
+template Tensor upload(Kernels&, const HostArray<double>&, DType);
+
+ModelWeights prepare_weights(const Config& config, const StateDict* weights, Kernels& kernels,
+                             DType storage) {
+  return storage == DType::float64 ? prepare<double>(config, weights, kernels, storage)
+                                   : prepare<float>(config, weights, kernels, storage);
 }
 
 }  // namespace vmamba

@@ -1,5 +1,6 @@
 // The weights of one model on one device, in the layouts and dtypes that the kernels take. Notation:
-// kernels/kernels.h; T is the storage dtype of the step. Fields are named after the state dict.
+// kernels/kernels.h; T is the storage dtype of the step, S what it computes in. Fields are named after the
+// state dict.
 #pragma once
 #include <map>
 #include <string>
@@ -13,24 +14,24 @@ namespace vmamba {
 
 struct LinearWeights {
   Tensor weight;  // (out, in) T
-  Tensor bias;    // (out) float32, or absent
+  Tensor bias;    // (out) S, or absent
 };
 
 struct ConvWeights {
   Tensor weight;  // (out, kh, kw, in) T
-  Tensor bias;    // (out) float32, or absent
+  Tensor bias;    // (out) S, or absent
 };
 
 struct DepthwiseWeights {
-  Tensor weight;  // (k, k, D) float32
-  Tensor bias;    // (D) float32, or absent
+  Tensor weight;  // (k, k, D) S
+  Tensor bias;    // (D) S, or absent
 };
 
 // LayerNorm's gamma and beta, or a BatchNorm folded to scale and shift.
 struct NormWeights {
   bool present = false;
   bool batch_norm = false;
-  Tensor weight, bias;  // (C) float32
+  Tensor weight, bias;  // (C) S
 };
 
 struct Ss2dWeights {
@@ -41,9 +42,9 @@ struct Ss2dWeights {
   DepthwiseWeights conv2d;          // absent when ssm_conv < 2
   Tensor x_proj_weight;             // (K·(R+2N), D) T
   Tensor dt_projs_weight;           // (K, D, R) T; absent for Mamba-2
-  Tensor dt_projs_bias;             // (K, D) float32
-  Tensor A;                         // (K, D, N) float32
-  Tensor Ds;                        // (K, D) float32
+  Tensor dt_projs_bias;             // (K, D) S
+  Tensor A;                         // (K, D, N) S
+  Tensor Ds;                        // (K, D) S
   NormWeights out_norm;             // layer_norm and cnorm
   DepthwiseWeights out_norm_conv;   // dwconv3 and cnorm
   LinearWeights out_proj;           // (C, D)
@@ -85,20 +86,21 @@ struct PatchEmbedWeights {
 struct ModelWeights {
   Config config;
   DType storage{};  // of feature maps
-  DType stream{};   // of the residual stream: float32 if any step is listed in float32_ops
+  DType stream{};   // of the residual stream: S if any step is listed in float32_ops
   PatchEmbedWeights patch_embed;
-  HostTensor pos_embed_host;                                // (1, C, H0, W0), or empty
+  HostArray<double> pos_embed_host;                         // (1, C, H0, W0), or empty
   std::map<std::pair<int64_t, int64_t>, Tensor> pos_embed;  // (1, H, W, C) of the stream's dtype, by size
   std::vector<StageWeights> stages;
   DType classifier_dtype{};
   NormWeights classifier_norm;
-  LinearWeights head;  // float32
+  LinearWeights head;  // S
 };
 
 // weights: the result of canonical_weights (lib/model/weights.h); null: shapes only, for a dry run.
 ModelWeights prepare_weights(const Config& config, const StateDict* weights, Kernels& kernels, DType storage);
 
-// Uploads float32 host values as `dtype`.
-Tensor upload(Kernels& kernels, const HostTensor& host, DType dtype);
+// Uploads host values as `dtype`.
+template <class Real>
+Tensor upload(Kernels& kernels, const HostArray<Real>& host, DType dtype);
 
 }  // namespace vmamba

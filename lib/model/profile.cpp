@@ -37,7 +37,7 @@ std::string step_before(std::string_view next, std::string_view operation) {
 }  // namespace
 
 ProfilingKernels::ProfilingKernels(std::unique_ptr<Kernels> kernels)
-    : Kernels(kernels->device()), kernels_(std::move(kernels)) {}
+    : Kernels(kernels->device(), kernels->has_float64()), kernels_(std::move(kernels)) {}
 
 void ProfilingKernels::start() {
   operations_.clear();

@@ -12,7 +12,7 @@ size_t dry_arena_bytes(const Vssm& model, Kernels& dry, int64_t batch, int64_t h
                        Taps* taps) {
   Arena arena;
   const View input = arena.take(model.storage(), {batch, height, width, model.config().in_chans});
-  const View logits = arena.take(DType::float32, {batch, model.config().num_classes});
+  const View logits = arena.take(computed_in(model.storage()), {batch, model.config().num_classes});
   const size_t before = arena.used();
   model.forward(dry, arena, input, logits, taps);
   return arena.peak() - before;
@@ -52,11 +52,14 @@ void to_json(nlohmann::ordered_json& json, const RunReport& report) {
           {"forward_core", report.forward_core}};
 }
 
+std::unique_ptr<Kernels> kernels_for(const RunChoice& choice) {
+  if (storage_dtype(choice.precision) == DType::float64) return make_scalar_kernels(choice.threads);
+  return make_kernels(choice.device,
+                      {.threads = choice.threads, .allow_tf32 = row_of(choice.precision).tf32});
+}
+
 Runner::Runner(const Config& config, const StateDict& weights, const RunChoice& choice)
-    : Runner(config, weights,
-             make_kernels(choice.device,
-                          {.threads = choice.threads, .allow_tf32 = row_of(choice.precision).tf32}),
-             choice.precision) {}
+    : Runner(config, weights, kernels_for(choice), choice.precision) {}
 
 Runner::Runner(const Config& config, const StateDict& weights, std::unique_ptr<Kernels> kernels,
                Precision precision)
@@ -109,7 +112,10 @@ HostTensor Runner::finish() {
   const View device = buffers_.at(last_).logits;
   HostTensor logits{{device.dim(0), config_.num_classes}, {}};
   logits.values.resize(static_cast<size_t>(device.elements()));
-  kernels_->copy(device, logits.view());
+  if (device.dtype == DType::float64)
+    kernels_->cast(device, logits.view());
+  else
+    kernels_->copy(device, logits.view());
   return logits;
 }
 
@@ -140,7 +146,7 @@ Runner::Buffers& Runner::prepare(const Shape& shape, bool observed) {
   if (found == buffers_.end()) {
     Buffers buffers;
     buffers.nhwc = Tensor(*kernels_, model_->storage(), {batch, height, width, config_.in_chans});
-    buffers.logits = Tensor(*kernels_, DType::float32, {batch, config_.num_classes});
+    buffers.logits = Tensor(*kernels_, computed_in(model_->storage()), {batch, config_.num_classes});
     found = buffers_.emplace(shape, std::move(buffers)).first;
   }
   found->second.arena_fits_taps |= observed;

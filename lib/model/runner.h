@@ -18,6 +18,9 @@ struct RunChoice {
   int threads = 0;  // CPU; 0: all the process may use
 };
 
+// The kernels that run a choice: the fast ones of its device, or for float64 the scalar ones.
+std::unique_ptr<Kernels> kernels_for(const RunChoice& choice);
+
 // What actually runs, for the report of every command.
 struct RunReport {
   std::string device;                  // "cpu", "cuda:0"
@@ -38,8 +41,8 @@ class Runner {
          Precision precision);
   ~Runner();
 
-  // input (B, in_chans, H, W) float32, already normalised; returns logits (B, num_classes). InputError if the
-  // model cannot take that shape. After OutOfMemory the Runner remains usable for a smaller batch.
+  // input (B, in_chans, H, W) float32, already normalised; returns logits (B, num_classes) as float32.
+  // InputError if the model cannot take that shape. After OutOfMemory the Runner remains usable for a smaller batch.
   HostTensor run(const HostTensor& input, Taps* taps = nullptr);
   // pixels: `batch` resized images of height · width · 3 bytes, which are normalised on the device.
   HostTensor run_pixels(const uint8_t* pixels, int64_t batch, int64_t height, int64_t width,

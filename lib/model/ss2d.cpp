@@ -1,5 +1,5 @@
 // SS2D, the selective-scan block. Notation: B batch, H W map, C channels of the stage, D = d_inner, N =
-// d_state, R = dt_rank, K = 4 directions, T the storage dtype.
+// d_state, R = dt_rank, K = 4 directions, T the storage dtype, S what is computed in.
 #include "lib/model/ss2d.h"
 
 #include "kernels/error.h"
@@ -41,10 +41,10 @@ SelectiveScan2d projected(const Forward& f, const Ss2dWeights& op, const ScanSte
           .order = step.order,
           .backend = step.backend,
           .direction_rounding = step.direction_rounding,
-          .y = f.arena.take(DType::float32, {x.dim(0), x.dim(1), x.dim(2), x.dim(3)})};
+          .y = f.arena.take(computed_in(op.dtype), {x.dim(0), x.dim(1), x.dim(2), x.dim(3)})};
 }
 
-// The scan's y (B, H, W, D) float32.
+// The scan's y (B, H, W, D) S.
 View scan(const Forward& f, const Ss2dWeights& op, const ScanStep& step) {
   const int64_t batch = step.x.dim(0), height = step.x.dim(1), width = step.x.dim(2),
                 channels = step.x.dim(3);
@@ -52,12 +52,12 @@ View scan(const Forward& f, const Ss2dWeights& op, const ScanStep& step) {
   SelectiveScan2d s = projected(f, op, step);
   const ArenaScope scope(f.arena);
   if (f.looks_inside() && f.wants(step.tap_prefix, direction_name(step.first)))
-    s.directions = f.arena.take(DType::float32, {count, batch, height, width, channels});
+    s.directions = f.arena.take(s.y.dtype, {count, batch, height, width, channels});
   f.kernels.selective_scan_2d(s);
   if (s.directions)
     for (int k = 0; k < count; ++k)
       f.tap(step.tap_prefix, direction_name(step.first + k),
-            View(s.directions.slice_front(k, 1).data, DType::float32, s.directions.device,
+            View(s.directions.slice_front(k, 1).data, s.y.dtype, s.directions.device,
                  {batch, height, width, channels}));
   f.tap(step.tap_prefix, "scan", s.y);
   return s.y;
@@ -78,7 +78,7 @@ View cascade(const Forward& f, const Ss2dWeights& op, ScanStep step) {
   return scan(f, op, step);
 }
 
-// out_norm(y) as `dtype`, for every out_norm but the plain LayerNorm. y (B,H,W,D) float32.
+// out_norm(y) as `dtype`, for every out_norm but the plain LayerNorm. y (B,H,W,D) S.
 View other_out_norm(const Forward& f, OutNorm kind, const Ss2dWeights& op, View y, DType dtype) {
   const auto like_y = [&](DType of) { return f.arena.take(of, {y.dim(0), y.dim(1), y.dim(2), y.dim(3)}); };
   switch (kind) {
@@ -93,13 +93,13 @@ View other_out_norm(const Forward& f, OutNorm kind, const Ss2dWeights& op, View 
       return out;
     }
     case OutNorm::cnorm: {
-      const View normed = like_y(DType::float32);
+      const View normed = like_y(y.dtype);
       f.kernels.layer_norm({.x = y, .gamma = op.out_norm.weight, .beta = op.out_norm.bias, .y = normed});
       y = normed;
       [[fallthrough]];
     }
     case OutNorm::dwconv3: {
-      const View out = like_y(DType::float32);
+      const View out = like_y(y.dtype);
       f.kernels.depthwise_conv2d({.x = y, .w = op.out_norm_conv.weight, .y = out});
       return f.as(out, dtype);
     }
@@ -154,7 +154,7 @@ void ss2d(const Forward& f, const Config& config, const BlockWeights& block, con
 
   // The scan, then out_norm → out_act → ·z. A plain LayerNorm does all three in one pass, which may be fused
   // with the scan unless the steps between are observed.
-  const DType after_norm = policy.float32_after_norm ? DType::float32 : op.dtype;
+  const DType after_norm = policy.float32_after_norm ? computed_in(op.dtype) : op.dtype;
   const ScanStep step{.x = conv,
                       .order = spec.order,
                       .backend = config.selective_scan_backend,

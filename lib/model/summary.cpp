@@ -91,7 +91,7 @@ ModelSummary summarize(const Config& config, DType storage, int64_t batch, int64
   ModelSummary summary;
   Arena memory;
   const View input = memory.take(storage, {batch, height, width, config.in_chans});
-  const View logits = memory.take(DType::float32, {batch, config.num_classes});
+  const View logits = memory.take(computed_in(storage), {batch, config.num_classes});
   summary.input_bytes = memory.used();
   model.forward(*dry, memory, input, logits);
   summary.activation_bytes = memory.peak() - summary.input_bytes;
@@ -107,7 +107,7 @@ ModelSummary summarize(const Config& config, DType storage, int64_t batch, int64
   Arena arena;
   StageClock clock(*counting);
   model.forward(*counting, arena, arena.take(storage, {1, height, width, config.in_chans}),
-                arena.take(DType::float32, {1, config.num_classes}), &clock);
+                arena.take(computed_in(storage), {1, config.num_classes}), &clock);
 
   std::map<std::string, int64_t, std::less<>>
       parameters;  // of "patch_embed", "layers.0", "layers.0.downsample", …

@@ -126,9 +126,9 @@ View downsample(const Forward& f, const ModelWeights& model, const DownsampleWei
 }
 
 // Bicubic (a = −0.75, align_corners=false) as torch.nn.functional.interpolate: (1, C, H0, W0) → (1, H, W, C).
-HostTensor resized_pos_embed(const HostTensor& pos_embed, int64_t height, int64_t width) {
+HostArray<double> resized_pos_embed(const HostArray<double>& pos_embed, int64_t height, int64_t width) {
   const int64_t channels = pos_embed.dims[1], from_height = pos_embed.dims[2], from_width = pos_embed.dims[3];
-  HostTensor out{{1, height, width, channels}, {}};
+  HostArray<double> out{{1, height, width, channels}, {}};
   if (pos_embed.values.empty()) return out;
   struct Sample {
     int64_t index[4];
@@ -158,9 +158,9 @@ HostTensor resized_pos_embed(const HostTensor& pos_embed, int64_t height, int64_
         for (int i = 0; i < 4; ++i)
           for (int j = 0; j < 4; ++j)
             sum += row.weight[i] * column.weight[j] *
-                   static_cast<double>(pos_embed.values[static_cast<size_t>(
-                       (c * from_height + row.index[i]) * from_width + column.index[j])]);
-        out.values.push_back(static_cast<float>(sum));
+                   pos_embed.values[static_cast<size_t>((c * from_height + row.index[i]) * from_width +
+                                                        column.index[j])];
+        out.values.push_back(sum);
       }
   return out;
 }
@@ -243,7 +243,7 @@ void Vssm::forward(Kernels& kernels, Arena& arena, const View& input, const View
   }
   const View features = normed(f, model.classifier_norm, x, model.classifier_dtype);
   f.tap("", "classifier.norm", features);
-  const View pooled = arena.take(DType::float32, {x.dim(0), x.channels()});
+  const View pooled = arena.take(logits.dtype, {x.dim(0), x.channels()});
   kernels.mean_pool(features, pooled);
   f.tap("", "classifier.pool", pooled);
   kernels.linear({.x = pooled, .w = model.head.weight, .bias = model.head.bias, .y = logits});

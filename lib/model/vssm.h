@@ -26,7 +26,8 @@ class Vssm {
   // Must precede the first forward of an image size (in pixels): resizes pos_embed. InputError if a feature
   // map would be empty.
   void prepare(Kernels& kernels, int64_t height, int64_t width);
-  // input (B, H, W, in_chans) of the storage dtype, logits (B, num_classes) float32.
+  // input (B, H, W, in_chans) of the storage dtype, logits (B, num_classes) of what is
+  // computed in.
   void forward(Kernels& kernels, Arena& arena, const View& input, const View& logits,
                Taps* taps = nullptr) const;
 

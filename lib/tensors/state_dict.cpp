@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "kernels/error.h"
 #include "kernels/half.h"
@@ -18,9 +19,55 @@ T load(const void* data, int64_t index) {
   return value;
 }
 
-template <class T>
-void copy_as_float(const void* data, std::vector<float>& out) {
-  for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<float>(load<T>(data, static_cast<int64_t>(i)));
+template <class T, class Real>
+void copy_as(const void* data, std::vector<Real>& out) {
+  if constexpr (std::is_same_v<T, Real>) {
+    if (!out.empty()) std::memcpy(out.data(), data, out.size() * sizeof(T));
+  } else {
+    for (size_t i = 0; i < out.size(); ++i)
+      out[i] = static_cast<Real>(load<T>(data, static_cast<int64_t>(i)));
+  }
+}
+
+template <class Real>
+HostArray<Real> values_of(const StoredTensor& tensor) {
+  if (!tensor.unreadable.empty()) fail_input("{}", tensor.unreadable);
+  HostArray<Real> result{tensor.dims, std::vector<Real>(static_cast<size_t>(tensor.elements()))};
+  std::vector<Real>& out = result.values;
+  const void* data = tensor.data;
+  switch (tensor.dtype) {
+    case DType::float32:
+      copy_as<float>(data, out);
+      break;
+    case DType::float64:
+      copy_as<double>(data, out);
+      break;
+    case DType::float16:
+    case DType::bfloat16:
+      for (size_t i = 0; i < out.size(); ++i)
+        out[i] = half_to_float(tensor.dtype, load<uint16_t>(data, static_cast<int64_t>(i)));
+      break;
+    case DType::uint8:
+      copy_as<uint8_t>(data, out);
+      break;
+    case DType::int8:
+      copy_as<int8_t>(data, out);
+      break;
+    case DType::int16:
+      copy_as<int16_t>(data, out);
+      break;
+    case DType::int32:
+      copy_as<int32_t>(data, out);
+      break;
+    case DType::int64:
+      copy_as<int64_t>(data, out);
+      break;
+    case DType::boolean:
+      for (size_t i = 0; i < out.size(); ++i)
+        out[i] = load<uint8_t>(data, static_cast<int64_t>(i)) != 0 ? Real{1} : Real{0};
+      break;
+  }
+  return result;
 }
 
 }  // namespace
@@ -32,42 +79,10 @@ int64_t StoredTensor::elements() const {
 }
 
 HostTensor StoredTensor::to_float32() const {
-  if (!unreadable.empty()) fail_input("{}", unreadable);
-  HostTensor result{dims, std::vector<float>(static_cast<size_t>(elements()))};
-  std::vector<float>& out = result.values;
-  switch (dtype) {
-    case DType::float32:
-      if (!out.empty()) std::memcpy(out.data(), data, out.size() * sizeof(float));
-      break;
-    case DType::float64:
-      copy_as_float<double>(data, out);
-      break;
-    case DType::float16:
-    case DType::bfloat16:
-      for (size_t i = 0; i < out.size(); ++i)
-        out[i] = half_to_float(dtype, load<uint16_t>(data, static_cast<int64_t>(i)));
-      break;
-    case DType::uint8:
-      copy_as_float<uint8_t>(data, out);
-      break;
-    case DType::int8:
-      copy_as_float<int8_t>(data, out);
-      break;
-    case DType::int16:
-      copy_as_float<int16_t>(data, out);
-      break;
-    case DType::int32:
-      copy_as_float<int32_t>(data, out);
-      break;
-    case DType::int64:
-      copy_as_float<int64_t>(data, out);
-      break;
-    case DType::boolean:
-      for (size_t i = 0; i < out.size(); ++i)
-        out[i] = load<uint8_t>(data, static_cast<int64_t>(i)) != 0 ? 1.0f : 0.0f;
-      break;
-  }
-  return result;
+  return values_of<float>(*this);
+}
+HostArray<double> StoredTensor::to_float64() const {
+  return values_of<double>(*this);
 }
 
 std::string shape_string(const std::vector<int64_t>& dims) {

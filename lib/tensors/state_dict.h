@@ -24,6 +24,7 @@ struct StoredTensor {
 
   int64_t elements() const;
   HostTensor to_float32() const;  // from float64, float32, float16, bfloat16 or an integer dtype
+  HostArray<double> to_float64() const;
 };
 std::string shape_string(const std::vector<int64_t>& dims);  // "(2, 3)"
 

@@ -22,8 +22,12 @@ Tensor::Tensor(Kernels& kernels, DType dtype, const std::vector<int64_t>& dims)
   view_.data = memory_.get();
 }
 
-View HostTensor::view() const {
-  return view_of(const_cast<float*>(values.data()), DType::float32, Device{}, dims);
+template <class Real>
+View HostArray<Real>::view() const {
+  return view_of(const_cast<Real*>(values.data()), sizeof(Real) == 8 ? DType::float64 : DType::float32,
+                 Device{}, dims);
 }
+template struct HostArray<float>;
+template struct HostArray<double>;
 
 }  // namespace vmamba

@@ -25,13 +25,15 @@ class Tensor {
   View view_;
 };
 
-// float32 on the host, owned.
-struct HostTensor {
+// On the host, owned: of float or double.
+template <class Real>
+struct HostArray {
   std::vector<int64_t> dims;
-  std::vector<float> values;
+  std::vector<Real> values;
 
   int64_t elements() const { return static_cast<int64_t>(values.size()); }
   View view() const;  // of the values, at most View::max_rank dimensions
 };
+using HostTensor = HostArray<float>;
 
 }  // namespace vmamba

@@ -208,7 +208,8 @@ CompareOptions compare_options(const CheckResult& result, const CheckOptions& op
 
 }  // namespace
 
-CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, const CheckOptions& options) {
+CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, const CheckOptions& options,
+                        TruthRun* truth) {
   Runner run_a(a.config, *a.weights, a.choice), run_b(b.config, *b.weights, b.choice);
   CheckResult result;
   result.choice_a = a.given;
@@ -219,6 +220,7 @@ CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, c
   choose_tolerance(result, options, {a.choice, b.choice});
   const CompareOptions how = compare_options(result, options);
   Judge judge{b, run_b, {arithmetic_of(a.choice.precision), arithmetic_of(b.choice.precision)}, nullptr};
+  if (truth) result.truth = truth->report(truth_side(a.choice), truth_side(b.choice));
   const bool read_here = input.a.values.empty();
   const int64_t total = read_here ? static_cast<int64_t>(input.files.size()) : input.a.dims[0];
   for (int64_t begin = 0; begin < total; begin += options.batch_size) {
@@ -233,12 +235,14 @@ CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, c
     const TapValues taps_a = store.take();
     const HostTensor unobserved_a = run_a.run(part.a);
     compare_chunk(&a, taps_a, &unobserved_a, judge, part, how, result);
+    if (truth)
+      truth->judge({.run = &run_a, .input = &part.a}, {.run = &run_b, .input = &part.b}, *result.truth);
   }
   return result;
 }
 
 CheckResult check_reference(const StateDict& reference, const Side& b, const CheckInput& input,
-                            const CheckOptions& options) {
+                            const CheckOptions& options, TruthRun* truth) {
   Runner run_b(b.config, *b.weights, b.choice);
   CheckResult result;
   result.reference = reference.where;
@@ -250,7 +254,7 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
     if (name != "input") taps_a.add(name, tensor.to_float32());
   choose_tolerance(result, options, {b.choice});
   const auto stored = stored_in_16_bits(taps_a);
-  if (stored && storage_dtype(b.choice.precision) == DType::float32) allow_rounding(result, *stored);
+  if (stored && size_of(storage_dtype(b.choice.precision)) > 2) allow_rounding(result, *stored);
   // Values that were rounded to 16 bits when they were saved are, to the step that reads them, a 16-bit run's.
   Judge judge{
       b,
@@ -271,6 +275,11 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
         "{}: nothing to compare: no tensor of it is a tap of this model ({} is not): taps are named "
         "logits, layers.0.blocks.0, …",
         reference.where, in_quotes(taps_a.all().front().first));
+  if (truth) {
+    result.truth =
+        truth->report(truth_side(result.reference_dtype.value_or(DType::float32)), truth_side(b.choice));
+    truth->judge({.file = &reference}, {.run = &run_b, .input = &input.b}, *result.truth);
+  }
   return result;
 }
 

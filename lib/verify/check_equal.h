@@ -13,10 +13,12 @@
 
 namespace vmamba {
 
-CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, const CheckOptions& options);
+// `truth`: also tells which side is nearer to it; null: not asked for.
+CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, const CheckOptions& options,
+                        TruthRun* truth = nullptr);
 // `reference` holds taps by name and "input" if `input` is made from images (they are then compared).
 CheckResult check_reference(const StateDict& reference, const Side& b, const CheckInput& input,
-                            const CheckOptions& options);
+                            const CheckOptions& options, TruthRun* truth = nullptr);
 
 // Whether a run gives the same bits every time: `times` runs, with taps and without, against the first.
 struct Repeatability {

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "lib/verify/diagnose.h"
+#include "lib/verify/truth_report.h"
 
 namespace vmamba {
 namespace {
@@ -207,7 +208,7 @@ std::string table(const CheckResult& result, bool all) {
   return text + '\n';
 }
 
-std::string verdict(const CheckResult& result) {
+std::string verdict(const CheckResult& result, bool all) {
   std::string text;
   const auto line = [&]<class... Args>(fmt::format_string<Args...> format, Args&&... args) {
     fmt::format_to(std::back_inserter(text), format, std::forward<Args>(args)...);
@@ -237,6 +238,7 @@ std::string verdict(const CheckResult& result) {
          result.agreement.images, result.agreement.top5, result.agreement.images);
   for (const std::string& cause : result.causes) line("cause: {}", cause);
   for (const std::string& note : result.notes) line("note: {}", note);
+  if (result.truth) text += truth_text(*result.truth, all);
   return text;
 }
 
@@ -271,6 +273,7 @@ Json to_json(const CheckResult& result) {
     json["taps"].push_back(to_json(diff, find_diff(result.own, diff.name)));
   json["only_in_a"] = result.only_in_a;
   json["only_in_b"] = result.only_in_b;
+  if (result.truth) json["truth"] = truth_json(*result.truth);
   return json;
 }
 
@@ -287,7 +290,7 @@ Json cases_json(const char* kind, const std::vector<NamedResult>& cases) {
 }  // namespace
 
 std::string text_report(const CheckResult& result, bool all) {
-  return head(result) + table(result, all) + verdict(result);
+  return head(result) + table(result, all) + verdict(result, all);
 }
 
 Json json_report(const CheckResult& result) {
@@ -298,7 +301,7 @@ std::string dtypes_report(const std::vector<NamedResult>& cases, bool all) {
   std::string text;
   for (const auto& [name, result] : cases)
     text += fmt::format("--- {}\n{}{}{}\n", name, head(result),
-                        all || !result.equal() ? table(result, all) : "", verdict(result));
+                        all || !result.equal() ? table(result, all) : "", verdict(result, all));
   return text + count(cases, "dtypes") + "\n";
 }
 

@@ -10,6 +10,7 @@
 #include "lib/model/runner.h"
 #include "lib/tensors/state_dict.h"
 #include "lib/verify/compare.h"
+#include "lib/verify/truth.h"
 
 namespace vmamba {
 
@@ -53,6 +54,7 @@ struct CheckResult {
   Agreement agreement;
   std::vector<std::string> causes;  // most certain first
   std::vector<std::string> notes;   // what the verdict must be read with
+  std::optional<TruthReport> truth;
 
   // Within tolerance everywhere, each step by itself too where bounds are derived; a reference file's taps must all be there.
   bool equal() const;

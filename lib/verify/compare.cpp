@@ -22,10 +22,13 @@ Tolerance tolerance_of(DeviceType device, Precision precision) {
     Tolerance tolerance;
   };
   static constexpr Row table[] = {
+      // Of float64 as of float32, which the values of files and taps are compared in.
+      {DeviceType::cpu, Precision::float64, {1e-5, 1e-5, 1e-5}},
       {DeviceType::cpu, Precision::float32, {1e-5, 1e-5, 1e-5}},
       {DeviceType::cpu, Precision::tf32, {1e-5, 1e-5, 1e-5}},
       {DeviceType::cpu, Precision::float16, {1e-2, 1e-2, 5e-3}},
       {DeviceType::cpu, Precision::bfloat16, {8e-2, 8e-2, 4e-2}},
+      {DeviceType::cuda, Precision::float64, {1e-5, 1e-5, 1e-5}},
       {DeviceType::cuda, Precision::float32, {1e-5, 1e-5, 1e-5}},
       {DeviceType::cuda, Precision::tf32, {5e-3, 5e-3, 3e-3}},
       {DeviceType::cuda, Precision::float16, {1e-2, 1e-2, 5e-3}},

@@ -16,10 +16,10 @@ PrecisionSearch find_precision(const Side& side, const CheckInput& input, const 
   Side exact = side;
   exact.config.float32_ops.clear();
   exact.choice.precision = Precision::float32;
-  if (storage_dtype(side.choice.precision) == DType::float32) {
+  if (size_of(storage_dtype(side.choice.precision)) > 2) {
     std::vector<std::string_view> smaller;
     for (const PrecisionRow& row : table_of<Precision>)
-      if (row.storage != DType::float32) smaller.push_back(row.name);
+      if (size_of(row.storage) == 2) smaller.push_back(row.name);
     fail_input("--find-precision: give the 16-bit dtype that the model shall run in: --dtype {}",
                alternatives(smaller));
   }

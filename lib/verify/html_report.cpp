@@ -6,6 +6,7 @@
 
 #include "kernels/error.h"
 #include "lib/verify/check_report.h"
+#include "lib/verify/truth_report.h"
 
 namespace vmamba {
 namespace {
@@ -70,6 +71,10 @@ Json page_data(const CheckResult& result) {
     tap["nonfinite"] = diff.nan_a + diff.inf_a + diff.nan_b + diff.inf_b;
     tap["worst"] = diff.place(diff.worst);
     if (const Diff* own = find_diff(result.own, diff.name)) tap["own"] = own->max_abs;
+    if (result.truth)
+      for (const TruthTap& judged : result.truth->taps)
+        if (judged.name == diff.name)
+          tap["truth"] = {judged.relative_l2(judged.a), judged.relative_l2(judged.b)};
     // [binary exponent, count], and how many elements are the same.
     Json bins = Json::array();
     for (int e = 0; e < 256; ++e)
@@ -154,6 +159,8 @@ const columns = [
   ["PSNR", t => t.psnr === null ? Infinity : t.psnr, t => t.problem ? "" : t.psnr === null ? "\u221e" : t.psnr.toFixed(1)],
   ["outside", t => t.outside, t => t.problem ? "" : (100 * t.outside).toPrecision(3) + " %"],
   ["NaN, inf", t => t.nonfinite, t => t.nonfinite || ""], ["by itself", t => t.own, t => figure(t.own)], ["worst at", t => t.worst, t => t.worst || ""]];
+if (taps.some(t => t.truth))
+  ["a", "b"].forEach((side, i) => columns.splice(-1, 0, [`${side} off truth, rel L2`, t => t.truth && t.truth[i], t => t.truth ? figure(t.truth[i]) : ""]));
 let sortBy = -1, ascending = true, chosen = data.start;
 
 function table() {
@@ -311,6 +318,7 @@ std::string html_report(const std::vector<NamedResult>& cases, const Provenance&
   row("first outside", name(result.first_outside()));
   row("labels", fmt::format("top-1 agrees for {} of {} images, top-5 for {}", result.agreement.top1,
                             result.agreement.images, result.agreement.top5));
+  if (result.truth) row("truth", fmt::format("{}", fmt::join(truth_verdict(*result.truth), "; ")));
   for (const auto& [what, figure] : rows(provenance)) row(what, figure);
   page += "</dl>\n<ul class=\"causes\">\n";
   for (const std::string& cause : result.causes) page += fmt::format("<li>{}</li>\n", escaped(cause));

@@ -10,7 +10,6 @@ yacs, easydict and safetensors are used where they are installed.
 
 import argparse
 import collections
-import copy
 import dataclasses
 import datetime
 import decimal
@@ -264,7 +263,8 @@ def checkpoints(state, ema):
     counts = dict(state, total_ops=torch.zeros(1, dtype=torch.float64), total_params=torch.zeros(1))
     counts["layers.0.total_ops"] = torch.zeros(1, dtype=torch.float64)
     yield "a profiler's counts", counts, state, [], {}
-    yield "auxiliary head", dict(state, **{"aux_head.weight": torch.ones(2), "auxiliary_head.0.bias": torch.ones(2)}), state, [], {}
+    auxiliary = {"aux_head.weight": torch.ones(2), "auxiliary_head.0.bias": torch.ones(2)}
+    yield "auxiliary head", dict(state, **auxiliary), state, [], {}
     yield "hub's names", grouped(state), state, [], {}
     old = renamed(state, [(r"^classifier\.", ""), (r"\.norm\.(weight|bias)$", r".ln_1.\1"), (r"\.op\.", ".self_attention."),
                           (r"^ln_1\.", "norm."), (r"downsample\.ln_1", "downsample.norm")])  # fmt: skip
@@ -318,7 +318,9 @@ def checkpoints(state, ema):
     torch.save(negative, buffer)
     buffer.seek(0)
     yield "neg bit", negative, torch.load(buffer), [], {}
-    yield "a tensor of another kind", dict(state, **{"classifier.head.bias": torch.ones(3, dtype=torch.complex64)}), None, ["classifier.head.bias", "ComplexFloatStorage"], {}
+    complex_bias = {"classifier.head.bias": torch.ones(3, dtype=torch.complex64)}
+    words = ["classifier.head.bias", "ComplexFloatStorage"]
+    yield "a tensor of another kind", dict(state, **complex_bias), None, words, {}
     for name, value in objects():
         yield f"beside: {name}", {"model": state, "extra": value, "list": [value]}, state, [], {}
         if isinstance(value, torch.Tensor):

@@ -48,7 +48,7 @@ def main():
     names = [str(i) for i in range(model.config["num_classes"])]
     if args.labels:
         with open(args.labels) as file:
-            names = file.read().splitlines()
+            names = [line.split("\t")[-1] for line in file.read().splitlines()]
     with torch.inference_mode():
         for path in args.photos:
             pixels = preprocess(path, settings["resize"], settings["crop"])

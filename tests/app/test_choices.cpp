@@ -72,13 +72,14 @@ TEST_CASE("every dtype and backend runs by name and alias, and is reported by it
 
 TEST_CASE("an unknown name is told with those that exist") {
   check_error(run_cli({"info", "--dtype", "float8"}), 2,
-              {"float8", "auto, float32, tf32, float16 or bfloat16"});
+              {"float8", "auto, float64, float32, tf32, float16 or bfloat16"});
+  check_error(run_cli({"info", "--dtype", "float64", "--device", "cuda"}), 2, {"float64", "cpu", "float16"});
   check_error(run_cli({"info", "--dtype", "tf32", "--device", "cpu"}), 2, {"tf32", "cuda", "float32"});
   check_error(run_cli({"info", "--device", "tpu"}), 2, {"tpu", "auto, cpu, cuda or cuda:N"});
   check_error(run_cli({"info", "--selective-scan-backend", "triton"}), 2,
               {"triton", "torch, mamba, oflex or null"});
   check_error(run_cli({"convert-weights", "a", "b", "--dtype", "int8"}), 2,
-              {"int8", "float32, float16 or bfloat16"});
+              {"int8", "float32, float16, bfloat16 or float64"});
 }
 
 TEST_CASE("every choice stands in the help and in the documents") {

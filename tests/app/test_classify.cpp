@@ -264,6 +264,17 @@ TEST_CASE("labels name the classes") {
   const auto best = nlohmann::json::parse(result.out)["results"][0]["top"][0];
   CHECK(best["label"] == fmt::format("kind {}", best["class"].get<int>()));
   CHECK(best["id"] == fmt::format("n0000000{}", best["class"].get<int>()));
+  std::string dict = "{";
+  for (int i = 0; i < 10; ++i) dict += fmt::format("{}: 'kind {}',\n ", i, i);
+  for (const std::string& text : {dict + "}", "background\n" + names.substr(0, names.size() - 1)}) {
+    write_file(folder / "labels.txt", text);
+    const CliResult same =
+        classify({cat, "--labels", folder / "labels.txt", "--format", "json", "--topk", "1"});
+    REQUIRE(same.exit_code == 0);
+    CHECK(nlohmann::json::parse(same.out)["results"][0]["top"][0]["label"] == best["label"]);
+    CHECK((same.err.find("11 rows for 10 classes: the first, background, is left out") !=
+           std::string::npos) == text.starts_with("background"));
+  }
   write_file(folder / "labels.txt", "one\ntwo\n");
   check_error(classify({cat, "--labels", folder / "labels.txt"}), 2,
               {"labels.txt", "names 2 classes, the model has 10"});

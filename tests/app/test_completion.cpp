@@ -37,8 +37,8 @@ TEST_CASE("commands, options and their values are offered") {
   CHECK(offered("-q bench --selective") == "--selective-scan-backend");
   CHECK(offered("classify --device cu") == "cuda cuda:0");
   CHECK(offered("bench --format m") == "md");
+  CHECK(offered("info --dtype \"\"") == "auto float64 float32 tf32 float16 bfloat16");
   CHECK(offered("info --format c") == "config");
-  CHECK(offered("info --dtype \"\"") == "auto float32 tf32 float16 bfloat16");
   CHECK(offered("convert-weights --dtype b") == "bfloat16");
   CHECK(offered("info --selective-scan-backend \"\"") == "torch mamba oflex null");
   CHECK(offered("info --forward-core-version \"\"") == "v0 v1 null");

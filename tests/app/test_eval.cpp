@@ -3,6 +3,8 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
+#include <cmath>
+#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -42,6 +44,18 @@ void deal(const TemporaryDirectory& folder) {
     fs::copy_file(file, target / file.filename());
   }
   REQUIRE(dealt > 35);
+}
+
+// The same images in one folder, img_00 and on; returns their classes in that order, those of deal().
+std::vector<int> flatten(const TemporaryDirectory& dealt, const TemporaryDirectory& flat) {
+  std::vector<int> classes;
+  for (int k = 0; k < 10; ++k)
+    for (const auto& entry : fs::directory_iterator(dealt.path() / fmt::format("k{}", k))) {
+      const std::string ending = entry.path().extension().string();
+      fs::copy_file(entry.path(), flat / fmt::format("img_{:02}{}", classes.size(), ending));
+      classes.push_back(k);
+    }
+  return classes;
 }
 
 nlohmann::json json_of(const CliResult& result, int exit_code = 0) {
@@ -117,7 +131,192 @@ TEST_CASE("eval counts what classify answers") {
   CHECK(text.err.find('\r') == std::string::npos);  // no progress where there is no terminal
   const CliResult csv = run("eval", {folder.path().string(), "--format", "csv", "-o", out / "e.csv"});
   CHECK(csv.out == "");
-  CHECK(read_file(out / "e.csv").starts_with("class,label,images,top1,top5,most_confused_with\n0,k0,"));
+  CHECK(read_file(out / "e.csv")
+            .starts_with("class,label,images,top1,top5,most_confused_with,no_answer\n0,k0,"));
+}
+
+TEST_CASE("a flat folder with its truth counts as folders of classes do") {
+  const TemporaryDirectory folder, flat, out;
+  deal(folder);
+  const std::vector<int> classes = flatten(folder, flat);
+  const auto by_folders = json_of(run("eval", {folder.path().string(), "--format", "json"}));
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(flat.path()))
+    names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  std::string from_0, from_1, table, spaced, by_name = "name,label\n", real, labels;
+  for (size_t i = 0; i < classes.size(); ++i) {
+    from_0 += fmt::format("{}\n", classes[i]);
+    from_1 += fmt::format("{}\n", classes[i] + 1);
+    table = fmt::format("{},{}\n", names[i], classes[i]) + table;
+    spaced += fmt::format("{} {}\n", names[i], classes[i]);
+    by_name += fmt::format("{},kind {}\n", names[i], classes[i]);
+    real += fmt::format("{}{}", i == 0 ? "[" : ", ", i < 5 ? "[]" : "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]");
+  }
+  for (int k = 0; k < 10; ++k) labels += fmt::format("{}{}: 'kind {}'", k == 0 ? "{" : ",\n ", k, k);
+  write_file(out / "labels.txt", labels + "}");
+  const auto eval = [&](const std::string& truth, std::vector<std::string> more = {}) {
+    write_file(out / "truth", truth);
+    more.insert(more.begin(), {flat.path().string(), "--truth", out / "truth"});
+    return run("eval", more);
+  };
+  for (const auto& [text, form] : {std::pair(from_0, "class numbers from 0"),
+                                   {from_1, "class numbers from 1"},
+                                   {table, "names and classes, class numbers from 0"},
+                                   {spaced, "names and classes, class numbers from 0"},
+                                   {by_name, "names and classes, classes by the labels' names"}}) {
+    const CliResult result = eval(text, {"--format", "json", "--labels", out / "labels.txt"});
+    const auto counts = json_of(result);
+    CHECK(counts["truth"] == form);
+    CHECK(result.err.find(form) != std::string::npos);
+    for (const char* key : {"images", "top1_count", "top5_count", "mean_class_top1", "top1_interval"})
+      CHECK(counts[key] == by_folders[key]);
+  }
+  const CliResult text = eval(from_1);
+  CHECK(text.out.find("95 % interval") != std::string::npos);
+  CHECK(text.out.find("truth       class numbers from 1") != std::string::npos);
+
+  const auto counts = json_of(eval(real + "]", {"--format", "json"}));
+  CHECK(counts["images"] == classes.size() - 5);
+  CHECK(counts["not_counted"] == 5);
+  CHECK(counts["top1"] == 1);
+  CHECK(counts["top5"].is_null());
+  CHECK(counts["classes"].empty());
+  CHECK(eval(real + "]").out.find("top-5       is not defined") != std::string::npos);
+  check_error(eval(real + "]", {"--format", "csv"}), 2, {"truth", "several classes", "--format csv"});
+  check_error(eval(real + "]", {"--confusion", out / "c.csv"}), 2, {"leave out --confusion"});
+
+  // Answers under another truth are another file's.
+  const std::vector<std::string> log{"--results", out / "r.jsonl", "--limit", "10"};
+  REQUIRE(eval(from_0, log).exit_code == 0);
+  CHECK(eval(from_0, log).err.find("10 of 10 images are answered already") != std::string::npos);
+  check_error(eval(from_1, log), 2, {"r.jsonl", "truth_sha256"});
+
+  check_error(eval(from_0 + "3\n"), 2, {"truth: says what", "the folder has"});
+  check_error(eval(from_0 + from_0), 2, {"truth: says what"});
+  check_error(eval("11\n" + from_0.substr(2)), 2, {"truth:1: class number 11"});
+  check_error(eval(by_name), 2, {"truth:2: \"kind 0\"", "give --labels FILE"});
+  check_error(run("eval", {folder.path().string(), "--truth", out / "no"}), 2, {"no"});
+  check_error(run("eval", {flat.path().string()}), 2, {"holds no folders", "--truth FILE"});
+}
+
+TEST_CASE("the folder above the splits is no data set") {
+  const TemporaryDirectory folder;
+  fs::create_directories(folder / "train/cat");
+  fs::create_directories(folder / "val/cat");
+  check_error(run("eval", {folder.path().string()}), 2, {"train, val", ": eval " + (folder / "val")});
+  fs::create_directories(folder / "devkit");
+  check_error(run("eval", {folder.path().string()}), 2, {": eval " + (folder / "val")});
+  fs::create_directories(folder / "labelled");
+  write_file(folder / "l.txt", "train\nval\ndevkit\nlabelled\ne\nf\ng\nh\ni\nj\n");
+  fs::copy_file(data("chelsea.png"), folder / "val/cat/a.png");
+  CHECK(run("eval", {folder.path().string(), "--labels", folder / "l.txt"}).exit_code == 0);
+}
+
+TEST_CASE("the shipped labels know their WordNet ids") {
+  std::ifstream file(*find_shipped("weights/vmamba-tiny-imagenet.labels.txt"));
+  std::string line;
+  std::vector<std::string> ids;
+  while (std::getline(file, line)) ids.push_back(line.substr(0, line.find('\t')));
+  REQUIRE(ids.size() == 200);
+  CHECK(ids[0] == "n01443537");
+  const TemporaryDirectory folder;
+  for (const char* id : {"n01443537", "n01641577"}) {
+    fs::create_directories(folder / id);
+    fs::copy_file(data("chelsea.png"), folder.path() / id / "a.png");
+  }
+  const auto counts =
+      json_of(run_cli({"eval", folder.path().string(), "--device", "cpu", "--format", "json"}));
+  REQUIRE(counts["classes"].size() == 2);
+  CHECK(counts["classes"][0]["label"] == "goldfish");
+  CHECK(counts["classes"][1]["class"] == 2);
+  CHECK(counts["classes"][1]["label"] == "bullfrog");
+}
+
+TEST_CASE("logits that are NaN are no answer, and that is said") {
+  const TemporaryDirectory folder, out;
+  deal(folder);
+  StateDict weights;
+  for (const auto& [name, tensor] : read_safetensors(model / "weights.safetensors").tensors) {
+    HostTensor values = tensor.to_float32();
+    if (name == "classifier.head.bias") values.values[3] = NAN;
+    weights.add(name, values);
+  }
+  write_safetensors(out / "w.safetensors", weights);
+  const auto eval = [&](const std::string& format) {
+    return run_cli({"eval", folder.path().string(), "--config", model / "config.json", "--weights",
+                    out / "w.safetensors", "--device", "cpu", "--format", format, "--limit", "10",
+                    "--results", out / "r.jsonl"});
+  };
+  for (int again = 0; again < 2; ++again) {
+    const CliResult result = eval("json");
+    const auto counts = json_of(result);
+    CHECK(counts["images"] == 10);
+    CHECK(counts["no_answer"] == 10);
+    CHECK(counts["top1_count"] == 0);
+    CHECK(counts["top5_count"] == 0);
+    CHECK(counts["classes"][0]["no_answer"] == 1);
+    CHECK(result.err.find("10 of 10 images have NaN among their logits and are counted as wrong") !=
+          std::string::npos);
+  }
+  CHECK(eval("text").out.find("no answer   100.00 %   10 of 10") != std::string::npos);
+  CHECK(eval("csv").out.find("0,k0,1,0,0,,1\n") != std::string::npos);
+
+  // What older versions wrote of such images: class 0 first, without a probability.
+  std::string log = read_file(out / "r.jsonl");
+  for (size_t at = 0; (at = log.find("\"top\":[]", at)) != std::string::npos;)
+    log.replace(at, 8, "\"top\":[0]");
+  write_file(out / "r.jsonl", log);
+  CHECK(json_of(eval("json"))["no_answer"] == 10);
+}
+
+TEST_CASE("the confusion of many classes is of those that occur") {
+  const TemporaryDirectory folder, out;
+  write_file(out / "c.json", with_member(read_file(model / "config.json"), "c.json", "num_classes", "5000"));
+  StateDict weights;
+  for (const auto& [name, tensor] : read_safetensors(model / "weights.safetensors").tensors) {
+    HostTensor values = tensor.to_float32();
+    if (name.starts_with("classifier.head.")) {
+      values.values.assign(values.values.size() / 10 * 5000, 0.0f);
+      values.dims[0] = 5000;
+      if (name == "classifier.head.bias") values.values[4321] = 1;
+    }
+    weights.add(name, values);
+  }
+  write_safetensors(out / "w.safetensors", weights);
+  for (const char* name : {"a.png", "b.png"}) fs::copy_file(data("chelsea.png"), folder / name);
+  write_file(out / "t.csv", "a.png,7\nb.png,4321\n");
+  const CliResult result = run_cli({"eval", folder.path().string(), "--truth", out / "t.csv", "--config",
+                                    out / "c.json", "--weights", out / "w.safetensors", "--device", "cpu",
+                                    "--confusion", out / "confusion.csv", "--batch-size", "65536"});
+  REQUIRE(result.exit_code == 0);
+  CHECK(read_file(out / "confusion.csv") == "true class,class 7,class 4321\nclass 7,0,1\nclass 4321,0,1\n");
+}
+
+TEST_CASE("names that differ in bytes that are no UTF-8 are two names") {
+  const TemporaryDirectory folder, out;
+  deal(folder);
+  fs::copy_file(data("chelsea.png"), folder / "k0/a\xff.png");
+  fs::copy_file(data("images/rgb.bmp"), folder / "k0/a\xfe.png");
+  const std::vector<std::string> arguments{folder.path().string(), "--format", "json", "--results",
+                                           out / "r.jsonl"};
+  auto whole = json_of(run("eval", arguments));
+  const std::string log = read_file(out / "r.jsonl");
+  CHECK(log.find("6b302f61ff2e706e67") != std::string::npos);
+  CHECK(log.find("6b302f61fe2e706e67") != std::string::npos);
+  std::string one_less;  // the file without the line of one of them
+  std::istringstream lines(log);
+  for (std::string line; std::getline(lines, line);)
+    if (line.find("6b302f61ff2e706e67") == std::string::npos) one_less += line + "\n";
+  write_file(out / "r.jsonl", one_less);
+  const int images = whole["images"];
+  const CliResult again = run("eval", arguments);
+  CHECK(again.err.find(fmt::format("{} of {} images are answered already", images - 1, images)) !=
+        std::string::npos);
+  auto resumed = json_of(again);
+  whole.erase("seconds");
+  resumed.erase("seconds");
+  CHECK(resumed == whole);
 }
 
 TEST_CASE("--limit takes from every class alike") {

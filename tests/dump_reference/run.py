@@ -1,5 +1,6 @@
-"""What scripts/dump_reference.py writes of a PyTorch model is what vmamba-cli computes, tap by tap; and a dump of
-other weights is told apart. Exit status 77: this Python has no PyTorch.
+"""What scripts/dump_reference.py writes of a PyTorch model is what vmamba-cli computes, tap by tap; a dump of other weights
+is told apart; what cannot be run is refused in one line. Runs the first python3 of PATH that has PyTorch and NumPy; where
+none has, exit status 77, or 1 where VMAMBA_TEST_PYTORCH=required.
 
     run.py PATH/TO/vmamba-cli
 """
@@ -9,12 +10,6 @@ import os
 import subprocess
 import sys
 import tempfile
-
-try:
-    import torch  # noqa: F401
-except ImportError as error:
-    print(f"skipped: {sys.executable}: {error}")
-    sys.exit(77)
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DUMP = os.path.join(HERE, "../../scripts/dump_reference.py")
@@ -31,11 +26,22 @@ OF_A_BLOCK = (
 )  # fmt: skip
 
 
-def dumped(folder, name, kwargs, seed):
+def python_with_torch():
+    for python in (sys.executable, *(os.path.join(folder, "python3") for folder in os.get_exec_path())):
+        if os.access(python, os.X_OK):
+            run = subprocess.run([python, "-c", "import numpy, torch"], stderr=subprocess.DEVNULL, check=False)
+            if run.returncode == 0:
+                return python
+    required = os.environ.get("VMAMBA_TEST_PYTORCH") == "required"
+    print("failed:" if required else "skipped:", "no python3 of PATH has PyTorch and NumPy (Debian: python3-torch)")
+    sys.exit(1 if required else 77)
+
+
+def dumped(python, folder, name, kwargs, seed):
     path = os.path.join(folder, f"{name}.{seed}")
     with open(f"{path}.json", "w", encoding="utf-8") as file:
         json.dump({**SMALL, **kwargs}, file)
-    command = [sys.executable, DUMP, "--repository", HERE, "--kwargs", f"{path}.json", "--seed", str(seed)]
+    command = [python, DUMP, "--repository", HERE, "--kwargs", f"{path}.json", "--seed", str(seed)]
     subprocess.run([*command, "--size", "40", "--batch", "2", "-o", path], check=True)
     return path
 
@@ -50,11 +56,36 @@ def compared(cli, reference, weights):
     return report
 
 
+def check_refusals(python, folder):
+    """Exit status 2 and one line that names what is missing."""
+    kwargs, no_torch, no_einops = (os.path.join(folder, name) for name in ("einops.json", "no_torch", "no_einops"))
+    with open(kwargs, "w", encoding="utf-8") as file:
+        json.dump({**SMALL, "with_einops": True}, file)
+    for path, package in ((no_torch, "torch"), (no_einops, "einops")):
+        os.mkdir(path)
+        with open(os.path.join(path, f"{package}.py"), "w", encoding="utf-8") as file:
+            file.write("raise ImportError('not here')\n")
+    output = os.path.join(folder, "refused")
+    for repository, extra, hidden, wanted in (
+        (HERE, [], no_torch, "pip install torch"),
+        (HERE, [], no_einops, "pip install einops"),
+        (folder, [], no_einops, "has no vmamba.py"),
+        (HERE, ["--weights", kwargs + ".none"], no_einops, "einops.json.none"),
+        (HERE, ["--input", kwargs], no_einops, "no safetensors file"),
+    ):
+        command = [python, "-W", "ignore", DUMP, "--repository", repository, "--kwargs", kwargs, "-o", output, *extra]
+        environment = {**os.environ, "PYTHONPATH": hidden}
+        run = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+        assert run.returncode == 2 and run.stderr.count("\n") == 1 and wanted in run.stderr, (wanted, run)
+    assert not os.path.exists(os.path.join(output, "io.safetensors"))
+
+
 def main():
-    cli = sys.argv[1]
+    cli, python = sys.argv[1], python_with_torch()
     with tempfile.TemporaryDirectory() as folder:
+        check_refusals(python, folder)
         for name, kwargs in CASES.items():
-            reference = dumped(folder, name, kwargs, 1)
+            reference = dumped(python, folder, name, kwargs, 1)
             with open(f"{reference}/config.json", encoding="utf-8") as file:
                 config = json.load(file)
             for key, value in {**SMALL, "imgsize": 40, **kwargs}.items():
@@ -68,7 +99,7 @@ def main():
             assert report["equal"], (name, report["first_outside"], report["causes"])
             worst = max(tap["max_abs"] / tap["bound"] for tap in report["taps"])
             print(f"{name}: {len(taps)} taps equal, at most {worst:.2g} of the bound")
-        other = compared(cli, reference, dumped(folder, name, kwargs, 2))
+        other = compared(cli, reference, dumped(python, folder, name, kwargs, 2))
         assert not other["equal"] and other["first_outside"] == "patch_embed", other["first_outside"]
 
 

@@ -1,5 +1,6 @@
 """A VSSM with the modules and attributes that the public repository's class has, for the test of
-scripts/dump_reference.py: the reference of scripts/reference, each step a module that a hook can watch."""
+scripts/dump_reference.py: the reference of scripts/reference, each step a module that a hook can watch. It asks for what the
+public code asks for: packages at import, a CUDA device's context and compiled kernels wherever they seem to be."""
 
 import functools
 import os
@@ -9,9 +10,30 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from einops import rearrange  # noqa: E402
+from fvcore.nn import flop_count  # noqa: E402, F401
+from timm.models.layers import DropPath, trunc_normal_  # noqa: E402
 from torch import nn  # noqa: E402
 
 import vssm  # noqa: E402
+
+WITH_TRITON = WITH_SELECTIVESCAN_OFLEX = True
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    WITH_TRITON = False
+
+
+@triton.jit
+def triton_scan(x: tl.tensor, length: tl.constexpr):
+    raise AssertionError("no GPU runs this")
+
+
+def selective_scan_fn(*args):
+    assert not WITH_TRITON and not WITH_SELECTIVESCAN_OFLEX
+    return vssm.sequential_scan(*args)
+
 
 SCAN_MODES = {"cross": "cross2d", "unidi": "unidi", "bidi": "bidi"}
 ACTIVATIONS = {"silu": nn.SiLU, "gelu": nn.GELU, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
@@ -39,7 +61,8 @@ class SS2D(vssm.SS2D):
         for k, direction in enumerate(vssm.DIRECTIONS[self.order]):
             delta = F.softplus(F.linear(dt[..., k, :], dt_weight[k], dt_bias[k]))
             xs, delta, Bs, Cs = (vssm.path(v, *direction) for v in (x, delta, Bmat[..., k, :], Cmat[..., k, :]))
-            ys = vssm.sequential_scan(xs, delta, A[k], Bs, Cs) + Ds[k] * xs
+            with torch.cuda.device(x.device):
+                ys = selective_scan_fn(xs, delta, A[k], Bs, Cs) + Ds[k] * xs
             total = total + vssm.unpath(ys, height, width, *direction)
             for name, value in (("ys", ys), ("Bs", Bs), ("Cs", Cs)):
                 kept[name].append(value.transpose(1, 2))
@@ -62,8 +85,11 @@ class Pool(nn.Module):
 
 
 class VSSM(vssm.VSSM):
-    def __init__(self, **config):
+    def __init__(self, with_einops=False, **config):
         super().__init__(config)
+        self.with_einops = with_einops
+        self.drop_path = DropPath(0.1)
+        trunc_normal_(self.classifier.head.weight, std=0.02)
         for stage in self.layers:
             for block in stage.blocks:
                 block.op.__class__ = SS2D
@@ -74,7 +100,8 @@ class VSSM(vssm.VSSM):
         self.classifier.flatten = Pool()
 
     def forward(self, x):
-        x = self.patch_embed(x.permute(0, 2, 3, 1))
+        x = rearrange(x, "b c h w -> b h w c") if self.with_einops else x.permute(0, 2, 3, 1)
+        x = self.drop_path(self.patch_embed(x))
         for stage in self.layers:
             x = stage.downsample(stage.blocks(x))
         return self.classifier.head(self.classifier.flatten(self.classifier.norm(x)))

@@ -133,6 +133,29 @@ TEST_CASE("what fails while listing reaches the caller") {
   CHECK_THROWS_WITH_AS(while (source.next(batch)){}, "the disk is gone", MachineError);
 }
 
+TEST_CASE("a batch is as large as there are images") {
+  std::vector<fs::path> files(700, data("images/palette.gif"));
+  files[300] = data("images/rgb.bmp");
+  ImageBatch one, all;
+  ImageSource single(file_paths({files[300]}), small(), 65536, 4);
+  REQUIRE(single.next(one));
+  const size_t image_bytes = size_t{3} * 32 * 32;
+  CHECK(one.pixels.size() <= 256 * image_bytes);
+  ImageSource source(file_paths(files), small(), 65536, 4);
+  REQUIRE(source.next(all));
+  REQUIRE(all.images == 700);
+  CHECK(all.pixels.size() <= 2 * 700 * image_bytes);
+  const auto image = [&](const ImageBatch& batch, size_t i) {
+    const auto begin = batch.pixels.begin() + static_cast<std::ptrdiff_t>(i * image_bytes);
+    return std::vector<uint8_t>(begin, begin + static_cast<std::ptrdiff_t>(image_bytes));
+  };
+  CHECK(image(all, 300) == image(one, 0));
+  CHECK(image(all, 0) == image(all, 699));
+  CHECK(image(all, 0) == image(all, 256));
+  CHECK(image(all, 0) != image(one, 0));
+  CHECK(!source.next(all));
+}
+
 TEST_CASE("memory ahead is bounded") {
   std::atomic<int> asked = 0;
   const NextPath endless = [&](const std::atomic<bool>&) -> std::optional<InputPath> {

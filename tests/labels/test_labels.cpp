@@ -1,12 +1,17 @@
 // Label files in the forms that people have, and the order of predictions.
 #include <doctest/doctest.h>
 
+#include <fmt/format.h>
+
 #include <cmath>
 
 #include "kernels/error.h"
 #include "lib/labels/accuracy.h"
 #include "lib/labels/labels.h"
 #include "lib/labels/predictions.h"
+#include "lib/labels/truth.h"
+#include "lib/support/files.h"
+#include "tests/testing.h"
 
 using namespace vmamba;
 using Strings = std::vector<std::string>;
@@ -39,6 +44,45 @@ TEST_CASE("JSON in four forms") {
   CHECK(labels.ids == Strings{"n1", "n2"});
 }
 
+TEST_CASE("a Python dict, a list with comments, a model's config") {
+  const Strings two{"tench, Tinca tinca", "it's \"é\""};
+  CHECK(parse_labels("{0: 'tench, Tinca tinca',\n 1: 'it\\'s \"\\u00e9\"'}\n", "it", 2).names == two);
+  CHECK(
+      parse_labels("{1: \"it's \\\"\\xe9\\\"\",  # 1\n 0: 'tench, '\n    'Tinca tinca',\n}", "it", 2).names ==
+      two);
+  CHECK(parse_labels("['tench, Tinca tinca', 'it\\'s \"\\U000000e9\"']", "it", 2).names == two);
+  CHECK(parse_labels(R"(["\ud83d\ude00"])", "it", 1).names == Strings{"😀"});
+  const Labels pairs = parse_labels("{0: ('n1', 'a'), 1: ('n2', 'b')}", "it", 2);
+  CHECK(pairs.ids == Strings{"n1", "n2"});
+  const char* config = R"({"architectures": ["X"], "eps": 1e-5, "on": true, "depths": [1, [2]],
+    "id2label": {"0": "a", "1": "b"}, "label2id": {"a": 0, "b": 1}})";
+  CHECK(parse_labels(config, "it", 2).names == Strings{"a", "b"});
+}
+
+TEST_CASE(
+    "a background before the classes is left out, other counts are refused with what they are known for") {
+  CHECK(parse_labels("background\na\nb\n", "it", 2).names == Strings{"a", "b"});
+  const Labels labels = parse_labels(R"([["n0", "__background__"], ["n1", "a"]])", "it", 1);
+  CHECK(labels.names == Strings{"a"});
+  CHECK(labels.ids == Strings{"n1"});
+  CHECK(parse_labels("background\na\n", "it", 2).names == Strings{"background", "a"});
+  CHECK_THROWS_WITH_AS(parse_labels("x\na\nb\n", "it", 2),
+                       doctest::Contains("it: names 3 classes, the model has 2 (a list with the background"),
+                       InputError);
+  std::string many;
+  for (int i = 0; i < 21843; ++i) many += "x\n";
+  CHECK_THROWS_WITH_AS(parse_labels(many, "it", 21841), doctest::Contains("ImageNet-21K"), InputError);
+}
+
+TEST_CASE("a million classes as JSON") {
+  std::string text = "{";
+  for (int i = 0; i < 1'000'000; ++i)
+    text += fmt::format("{}\"{}\": [\"n{}\", \"c{}\"]", i ? "," : "", i, i, i);
+  const Labels labels = parse_labels(text + "}", "it", 1'000'000);
+  CHECK(labels.names[999'999] == "c999999");
+  CHECK(labels.ids[17] == "n17");
+}
+
 TEST_CASE("labels that do not fit are refused by place") {
   CHECK_THROWS_WITH_AS(parse_labels("a\nb\n", "it", 3), "it: names 2 classes, the model has 3", InputError);
   CHECK_THROWS_WITH_AS(parse_labels("", "it", 1), "it: names 0 classes, the model has 1", InputError);
@@ -48,8 +92,32 @@ TEST_CASE("labels that do not fit are refused by place") {
   CHECK_THROWS_WITH_AS(parse_labels(R"({"0": "a", "00": "b"})", "it", 2), doctest::Contains("second name"),
                        InputError);
   CHECK_THROWS_WITH_AS(parse_labels(R"({"a": -1})", "it", 1), doctest::Contains("class -1"), InputError);
-  CHECK_THROWS_WITH_AS(parse_labels(R"([1])", "it", 1), doctest::Contains("/0"), InputError);
-  CHECK_THROWS_AS(parse_labels("[\"a\"", "it", 1), InputError);
+  CHECK_THROWS_WITH_AS(parse_labels("[\n1]", "it", 1), "it:2: wanted a class's name, or [id, name]",
+                       InputError);
+  CHECK_THROWS_WITH_AS(parse_labels(R"({"0": ["n1", "a"], "1": "b"})", "it", 2),
+                       doctest::Contains("have an id"), InputError);
+  for (const char* broken : {"[\"a\"",
+                             "{0: 'a'",
+                             "{0: 'a}",
+                             "{0 'a'}",
+                             "{0: }",
+                             "{0: 'a'} x",
+                             "{: 'a'}",
+                             "[",
+                             "{",
+                             "{0: 'a\\",
+                             "{0: '\\u12'}",
+                             "{0: '\\q'}",
+                             "{'id2label': {0: 'a'}, ",
+                             "['\\ud800']",
+                             "{0: ['n1', 'a', 'b']}",
+                             "{0: [[[]]]}",
+                             "{0: 1}",
+                             "{'a': 1e0}",
+                             "{0: {}}",
+                             "['a'}"})
+    CHECK_THROWS_AS_MESSAGE(parse_labels(broken, "it", 1), InputError, broken);
+  CHECK_THROWS_AS(parse_labels(std::string(100000, '['), "it", 1), InputError);
 }
 
 TEST_CASE("the largest logits first, equal ones by class") {
@@ -85,6 +153,89 @@ TEST_CASE("folders are classes by id, by name, or by order") {
                        doctest::Contains("folder dig is not among the labels"), InputError);
 }
 
+TEST_CASE("a name of two classes names neither") {
+  Labels labels;
+  labels.names = {"crane", "crane", "emu"};
+  CHECK(classes_of_folders({"emu"}, labels, 3, "dir") == std::vector<int>{2});
+  CHECK_THROWS_WITH_AS(classes_of_folders({"crane", "emu"}, labels, 3, "dir"),
+                       doctest::Contains("crane is the label of two classes"), InputError);
+}
+
+TEST_CASE("what images show, in the order of their names") {
+  const Strings files{"a.png", "b.png", "c.png"};
+  const auto classes = [&](const char* text, int num_classes) {
+    std::vector<int> found;
+    for (const auto& one : parse_truth(text, "t", files, {}, num_classes).classes) found.push_back(one.at(0));
+    return found;
+  };
+  CHECK(classes("0\n2\n1\n", 3) == std::vector<int>{0, 2, 1});
+  CHECK(classes("1\r\n3\r\n2", 3) == std::vector<int>{0, 2, 1});
+  CHECK(parse_truth("1\n2\n1\n", "t", files, {}, 3).form.find("guess") != std::string::npos);
+  const auto refused = [&](const char* text, const Strings& names, const char* words) {
+    CHECK_THROWS_WITH_AS(parse_truth(text, "t", names, {}, 3), doctest::Contains(words), InputError);
+  };
+  refused("0\n1\n3\n", files, "t:3: class number 3, but the model has 3 classes and the numbers begin at 0");
+  refused("1\n1\n4\n", files, "t:3: class number 4");
+  refused("-1\n1\n2\n", files, "t:1: class number -1");
+  refused("1\n3\n", files, "says what 2 images show, the folder has 3");
+  refused("", files, "empty");
+  refused("0\n1\n2\n", {"1.png", "10.png", "2.png"}, "in doubt");
+  refused("0\n1\n2\n", {"1.png", "x/10.png", "y.png"}, "x/10.png lies in a folder");
+}
+
+TEST_CASE("the devkit's ILSVRC2012_IDs are brought into the order of models") {
+  const char* devkit = "490\n361\n171\n822\n297\n482\n13\n704\n599\n164\n";
+  Strings files;
+  for (int i = 0; i < 10; ++i) files.push_back(fmt::format("{}.png", i));
+  const std::vector<std::vector<int>> first{{65}, {970}, {230}, {809}, {516},
+                                            {57}, {334}, {415}, {674}, {332}};
+  CHECK(parse_truth(devkit, "t", files, {}, 1000).classes == first);
+  Labels labels;  // in another order
+  for (int i = 0; i < 1000; ++i) {
+    labels.names.push_back("x");
+    labels.ids.push_back(fmt::format("n{:08}", 999 - i));
+  }
+  CHECK(parse_truth(devkit, "t", files, labels, 1000).classes[0] == std::vector<int>{999 - 65});
+}
+
+TEST_CASE("what images show, by their names") {
+  const Strings files{"a.png", "b, c.png"};
+  Labels labels;
+  labels.names = {"cat", "dog", "dog"};
+  labels.ids = {"n1", "n2", "n3"};
+  const auto classes = [&](const char* text) { return parse_truth(text, "t", files, labels, 3).classes; };
+  const std::vector<std::vector<int>> right{{2}, {0}};
+  CHECK(classes("name,label\n\"b, c.png\",n1\na.png,n3\n") == right);
+  CHECK(classes("a.png,2\n\"b, c.png\",0\n") == right);
+  const auto refused = [&](const char* text, const char* words) {
+    CHECK_THROWS_WITH_AS(classes(text), doctest::Contains(words), InputError);
+  };
+  refused("a.png,cat\n\"b, c.png\",dog\n", "\"dog\" is the name of two classes");
+  refused("a.png,cat\n\"b, c.png\",dig\n", "t:2: \"dig\" is neither a class number nor among the labels");
+  refused("a.png,0\n\"b, c.png\",3\n",
+          "t:2: class number 3, but the model has 3 classes, which count from 0");
+  refused("a.png,0\n", "names 1 of the folder's 2 images: \"b, c.png\" is missing");
+  refused("a.png,0\na.png,1\n", "t:2: \"a.png\" stands in line 1 already");
+  refused("a.png,0\nd.png,1\n", "t:2: \"d.png\" is no image in the folder");
+  refused("a.png,0,1\n", "t:1: wanted NAME,CLASS");
+  labels.names = {"1", "2", "0"};
+  refused("a.png,1\n\"b, c.png\",0\n", "its numbers are labels too, of other classes");
+  CHECK(parse_truth("x y.png 2\nz.png 0\n", "t", {"x y.png", "z.png"}, {}, 3).classes == right);
+}
+
+TEST_CASE("ReaL: several classes are right of an image, or none is known") {
+  const Strings files{"a.png", "b.png"};
+  const Truth truth = parse_truth("[[], [2, 0]]", "t", files, {}, 3);
+  CHECK(truth.several);
+  CHECK(truth.classes == std::vector<std::vector<int>>{{}, {2, 0}});
+  CHECK_THROWS_WITH_AS(parse_truth("[[1], [3]]", "t", files, {}, 3), doctest::Contains("from 0 to 2"),
+                       InputError);
+  CHECK_THROWS_WITH_AS(parse_truth("[[1]]", "t", files, {}, 3), doctest::Contains("1 images show"),
+                       InputError);
+  CHECK_THROWS_WITH_AS(parse_truth("[1, 2]", "t", files, {}, 3), doctest::Contains("wanted a list"),
+                       InputError);
+}
+
 TEST_CASE("accuracy counts by class") {
   Accuracy accuracy(7);
   accuracy.add(0, {0, 1, 2, 3, 4});
@@ -95,8 +246,38 @@ TEST_CASE("accuracy counts by class") {
   CHECK(accuracy.total().top1 == 2);
   CHECK(accuracy.total().top5 == 3);
   CHECK(accuracy.mean_class_top1() == doctest::Approx((1.0 / 3 + 1) / 2));
-  CHECK(accuracy.confused(0, 1) == 2);
-  CHECK(accuracy.confused(6, 1) == 0);
+  CHECK(accuracy.answers(0).at(1) == 2);
+  CHECK(!accuracy.answers(6).contains(1));
   CHECK(accuracy.usual_mistake(0) == 1);
   CHECK(accuracy.usual_mistake(6) == -1);
+  accuracy.add(6, {});
+  CHECK(accuracy.total().images == 5);
+  CHECK(accuracy.total().top1 == 2);
+  CHECK(accuracy.total().no_answer == 1);
+  CHECK(accuracy.classes()[6].no_answer == 1);
+}
+
+TEST_CASE("the confusion of a million classes is of those that occur") {
+  Accuracy accuracy(1'000'000);
+  accuracy.add(7, {7});
+  accuracy.add(7, {999'999});
+  CHECK(accuracy.shown_classes() == std::vector<int>{7, 999'999});
+  const testing::TemporaryDirectory folder;
+  Strings names(1'000'000, "x");
+  names[7] = "seven";
+  write_confusion_csv(folder / "c.csv", accuracy, names);
+  CHECK(read_file(folder / "c.csv") == "true class,seven,x\nseven,1,1\nx,0,0\n");
+  write_confusion_png(folder / "c.png", accuracy);
+  CHECK(Accuracy(4096).shown_classes().size() == 4096);
+}
+
+TEST_CASE("Wilson's interval") {
+  // R: prop.test(81, 263, correct = FALSE)
+  const Interval interval = wilson_interval(81, 263);
+  CHECK(interval.low == doctest::Approx(0.2553).epsilon(1e-3));
+  CHECK(interval.high == doctest::Approx(0.3662).epsilon(1e-3));
+  CHECK(wilson_interval(0, 10).low == 0);
+  CHECK(wilson_interval(0, 10).high == doctest::Approx(0.27753).epsilon(1e-4));
+  CHECK(wilson_interval(10, 10).low == doctest::Approx(0.72247).epsilon(1e-4));
+  CHECK(wilson_interval(10, 10).high == 1);
 }

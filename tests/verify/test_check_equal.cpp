@@ -201,6 +201,14 @@ TEST_CASE("v0 and v1 are compared in every dtype where none is given") {
   CHECK(contains(page, "<dt>bfloat16</dt>"));
 }
 
+TEST_CASE("who is right, by the schema: of two sides, of a reference, in every dtype") {
+  CHECK(report("ft_v05", {"--truth", "--b", "dtype=float16"}, 0)["truth"]["of"] == "a");
+  CHECK(report("ft_v05", {"--truth", "--reference", data("models/ft_v05/io.safetensors")},
+               0)["truth"]["of"] == "b");
+  CHECK(report("ft_v05", {"--truth"}, 0)["cases"].at(2)["truth"]["nearer"].contains("same"));
+  CHECK_FALSE(report("ft_v05", {"--dtype", "float32"}, 0).contains("truth"));
+}
+
 TEST_CASE("what a result rests on stands in every report") {
   const TemporaryDirectory folder;
   const json found = report("s1_ln2d", {"--dtype", "float32", "--report", folder / "x.html"}, 0);

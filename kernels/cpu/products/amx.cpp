@@ -8,10 +8,10 @@
 #include <cmath>
 #include <cstring>
 
-#include "kernels/cpu/parallel.h"
 #include "kernels/cpu/targets.h"
 #include "kernels/cpu/vector_kernels.h"
 #include "kernels/error.h"
+#include "kernels/parallel.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/products/amx.cpp"
 #include <hwy/foreach_target.h>

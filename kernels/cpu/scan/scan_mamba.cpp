@@ -4,9 +4,9 @@
 // two computes the outputs, again all chunks in parallel.
 #include <array>
 
-#include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scan/scan.h"
 #include "kernels/cpu/targets.h"
+#include "kernels/parallel.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/scan/scan_mamba.cpp"
 #include <hwy/foreach_target.h>

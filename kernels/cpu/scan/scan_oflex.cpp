@@ -5,9 +5,9 @@
 // tasks for the threads, directions become tasks too and are summed afterwards, in the same order.
 #include <utility>
 
-#include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scan/scan.h"
 #include "kernels/cpu/targets.h"
+#include "kernels/parallel.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/scan/scan_oflex.cpp"
 #include <hwy/foreach_target.h>

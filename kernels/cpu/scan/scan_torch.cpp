@@ -3,9 +3,9 @@
 #include <cmath>
 #include <vector>
 
-#include "kernels/cpu/parallel.h"
 #include "kernels/cpu/scan/scan.h"
 #include "kernels/half.h"
+#include "kernels/parallel.h"
 
 namespace vmamba::cpu {
 namespace {

@@ -180,7 +180,7 @@ def write_gif():
     write("garbage_between.gif", plain[:781] + b"\1\2" + plain[781:])
     # A table that fills up and is kept: 20 000 pixels without a clear code but the first.
     indices = [(i * i // 7 + i) % 4 for i in range(20000)]
-    codes, size, bits = [(4, 3)], 3, 2
+    codes, size = [(4, 3)], 3
     entries = {(i,): i for i in range(4)}
     text, free = (), 6
     for index in indices:

@@ -8,7 +8,7 @@
 #include <type_traits>
 #include <vector>
 
-namespace vmamba::cpu {
+namespace vmamba {
 
 // OpenMP's settings of the calling thread, for as long as a loop or oneDNN runs: regions get a team of
 // exactly `size` threads. That is as many of those wanted as OMP_THREAD_LIMIT and OMP_MAX_ACTIVE_LEVELS
@@ -37,6 +37,9 @@ class Team {
  private:
   const int threads_, dynamic_;
 };
+
+// The threads that loops get where `wanted` are asked for; 0: all that the process may use.
+int threads_to_use(int wanted);
 
 // Calls body(begin, end) or body(begin, end, thread) for one contiguous share of [0, count) a thread;
 // `thread`: its number, below `threads`. (omp_get_thread_num() may be that of a caller's own region.) Less
@@ -95,4 +98,4 @@ void parallel_claims(int threads, int64_t count, const Body& body) {
   }
 }
 
-}  // namespace vmamba::cpu
+}  // namespace vmamba

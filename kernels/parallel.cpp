@@ -1,0 +1,44 @@
+#include "kernels/parallel.h"
+
+#include <sched.h>
+
+#include <fstream>
+#include <thread>
+
+#include "kernels/error.h"
+
+namespace vmamba {
+namespace {
+
+// Processors that the process may use: its affinity mask, capped by the CPU quota of its cgroup.
+int usable_threads() {
+  cpu_set_t allowed;
+  int threads = sched_getaffinity(0, sizeof allowed, &allowed) == 0
+                    ? CPU_COUNT(&allowed)
+                    : static_cast<int>(std::thread::hardware_concurrency());
+  std::ifstream quota_file("/sys/fs/cgroup/cpu.max");
+  double quota = 0, period = 0;
+  if (quota_file >> quota >> period && quota > 0 && period > 0) {
+    threads = std::min(threads, static_cast<int>(std::max(1.0, quota / period + 0.5)));
+  }
+  return std::max(threads, 1);
+}
+
+// The threads that OpenMP starts if `wanted` are asked for, counted in a parallel region.
+int threads_that_come(int wanted) {
+  const Team team(wanted);
+  int came = 1;
+#pragma omp parallel
+#pragma omp single
+  came = omp_get_num_threads();
+  return came;
+}
+
+}  // namespace
+
+int threads_to_use(int wanted) {
+  check(wanted >= 0, "threads: wanted 0 (all) or more, got {}", wanted);
+  return threads_that_come(wanted > 0 ? wanted : usable_threads());
+}
+
+}  // namespace vmamba
