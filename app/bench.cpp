@@ -1,5 +1,5 @@
-// bench: latency and throughput of the forward, with the input already on the device. Times are those between
-// marks in the stream of work: events on CUDA (replays of one captured graph), the clock on the CPU.
+// bench: latency and throughput of the forward pass, with the input already on the device. Timed with events
+// on CUDA (replays of one captured graph) and with a clock on the CPU.
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -26,7 +26,7 @@ namespace {
 struct Options {
   ModelOptions model;  // device, dtype and backend may be lists here
   std::vector<int> batch_sizes{1};
-  std::vector<std::string> sizes;  // "224" or "384x640"; none: the config's
+  std::vector<std::string> sizes;  // "224" or "384x640"; empty: the config's size
   int warm_up = 3;
   int iterations = 0;  // 0: as many as fit into `seconds`
   double seconds = 2;
@@ -40,7 +40,7 @@ struct Row {
   int64_t batch = 0, height = 0, width = 0;
   std::vector<double> ms;  // sorted
   uint64_t multiply_accumulates = 0;
-  std::vector<ProfiledOperation> operations;  // the mean of several forwards
+  std::vector<ProfiledOperation> operations;  // means over several forwards
 
   double percentile(double p) const {  // nearest rank
     const auto rank = static_cast<size_t>(std::ceil(p / 100 * static_cast<double>(ms.size())));
@@ -62,7 +62,7 @@ std::vector<std::string> split(const std::string& list, const char* option) {
   return items;
 }
 
-// What a normalised photograph looks like to the kernels: values of mean 0 and deviation 1.
+// Values of mean 0 and standard deviation 1, like the pixels of a normalised photograph.
 HostTensor noise(int64_t batch, int64_t channels, int64_t height, int64_t width) {
   HostTensor input{{batch, channels, height, width}, {}};
   std::mt19937 generator(0);
@@ -81,7 +81,7 @@ double seconds_of(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-// The times of `count` forwards, one after the other without a pause.
+// The times of `count` forwards, run back to back.
 std::vector<double> times_of(Runner& runner, int count) {
   Kernels& kernels = runner.kernels();
   kernels.elapsed_ms();
@@ -101,8 +101,7 @@ Row measure(Runner& runner, const Options& options, int64_t batch, int64_t heigh
   row.height = height;
   row.width = width;
   runner.run(noise(batch, runner.config().in_chans, height, width));
-  const int warm_up =
-      std::max(options.warm_up, 2);  // the second forward is the one that a CUDA graph records
+  const int warm_up = std::max(options.warm_up, 2);  // on CUDA the graph is captured in the second forward
   const double each = seconds_of([&] {
                         for (int i = 0; i < warm_up; ++i) runner.replay();
                         runner.kernels().synchronize();
@@ -140,7 +139,7 @@ std::vector<ProfiledOperation> profile(const Config& config, const StateDict& we
   return mean;
 }
 
-// The operations of one kind of step, over all blocks.
+// The operations of one kind of step, summed over all blocks.
 struct StepTotal {
   std::string step, operation;
   int calls = 0;
@@ -166,9 +165,9 @@ std::vector<StepTotal> totals(const std::vector<ProfiledOperation>& operations) 
   return result;
 }
 
-// --- Formats.
+// --- Output formats.
 
-using Cells = std::vector<std::vector<std::string>>;  // the first row holds the titles
+using Cells = std::vector<std::vector<std::string>>;  // the first row holds the column titles
 
 std::string aligned(const Cells& cells, size_t text_columns) {
   std::vector<size_t> widths(cells[0].size());
@@ -312,7 +311,7 @@ int run_bench(const Options& options) {
     RunChoice choice;
     Config config;
   };
-  std::vector<Plan> plans;  // all of them first: a wrong word is told before minutes of measuring
+  std::vector<Plan> plans;  // built for every combination first: bad input fails before minutes of measuring
   for (const std::string& device : split(options.model.device, "--device"))
     for (const std::string& dtype : split(options.model.dtype, "--dtype"))
       for (const std::string& backend : backends) {

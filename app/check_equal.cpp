@@ -1,4 +1,4 @@
-// check-equal: are two runs of a model the same function?
+// check-equal: do two runs of a model compute the same function?
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -34,7 +34,7 @@ struct Options {
   std::vector<std::string> images;
   std::string save_taps, output, html;
   std::optional<uint64_t> seed;
-  bool seed_weights = false;  // weights that are named count; without any, the seed initialises them
+  bool seed_weights = false;  // initialise the weights from the seed; false if any weights are given
   CheckOptions check;
   bool truth = false, all = false, matrix = false, stress = false, find_precision = false, init_order = false;
   int repeat = 0;
@@ -42,11 +42,11 @@ struct Options {
   bool given(const std::string& option) const { return parser->get_option(option)->count() > 0; }
 };
 
-// --- What is done, and which options that uses: any other one is refused.
+// --- Modes, and the options that each one uses. Options that the chosen mode does not use are refused.
 
 struct Mode {
   char letter;
-  const char* option;  // that asks for it
+  const char* option;  // the option that selects this mode
 };
 constexpr Mode other_modes[] = {{'r', "--reference"},      {'m', "--matrix"}, {'s', "--stress"},
                                 {'f', "--find-precision"}, {'n', "--repeat"}, {'t', "--save-taps"},
@@ -105,7 +105,7 @@ void refuse_unused(const Options& options, const Mode& mode) {
     fail_input("--batch-size: {} runs the whole input as one batch", mode.option);
 }
 
-// --- The sides.
+// --- The two sides of a comparison.
 
 // The model options of one side: the command's own, changed by "K=V,…".
 struct SideOptions {
@@ -157,7 +157,7 @@ SideOptions side_options(const Options& options, const Mode& mode, const std::st
   return side;
 }
 
-// A model option that every side has for itself would be ignored.
+// Refuses a common model option that every side overrides: it would have no effect.
 void refuse_overridden(const Options& options, const std::vector<SideOptions>& sides) {
   for (const auto& [key, value] : sides[0].given) {
     if (!std::all_of(sides.begin(), sides.end(),
@@ -172,7 +172,7 @@ void refuse_overridden(const Options& options, const std::vector<SideOptions>& s
   }
 }
 
-// Where any weights are named they count, and the seed draws the input only.
+// If either side names weights, the seed only generates the input.
 void choose_weights(Options& options, const std::vector<SideOptions>& sides) {
   const bool named = std::any_of(sides.begin(), sides.end(),
                                  [](const SideOptions& side) { return !side.model.weights.empty(); });
@@ -183,13 +183,13 @@ void choose_weights(Options& options, const std::vector<SideOptions>& sides) {
     fail_input("--seed {}: nothing to draw: weights are named, and the input is given", *options.seed);
 }
 
-// One side ready to run, and what it is made of.
+// A side that is ready to run, with its provenance.
 struct ReadySide {
   Side side;
   Provenance::Model made_of;
 };
 
-// `other` lends its weights if they are the same.
+// Shares the weights of `other` if both sides use the same ones.
 ReadySide make_side(const Options& options, const SideOptions& chosen, const ReadySide* other,
                     const SideOptions* other_chosen) {
   ReadySide ready;
@@ -198,7 +198,7 @@ ReadySide make_side(const Options& options, const SideOptions& chosen, const Rea
   ModelFiles files = find_model(chosen.model);
   side.config = load_model_config(chosen.model, files);
   if (!chosen.forward_type.empty()) {
-    // Through the config's own text, so that everything a config is checked for is checked of this one too.
+    // Re-parses the config text with the new forward_type, so that every config check applies to it too.
     const std::string where = files.config_name() + " with forward_type " + chosen.forward_type;
     const std::string text = with_member(files.config_text(), files.config_name(), "forward_type",
                                          nlohmann::json(chosen.forward_type).dump());
@@ -238,11 +238,11 @@ HostTensor input_of(const StateDict& file) {
   return input;
 }
 
-// The most images of a mode that runs them as one batch, and holds all their taps.
+// Modes that run all images as one batch keep all taps of it in memory, so the batch size is limited.
 constexpr size_t most_images_at_once = 32;
 
-// `a` is null when it is b that runs alone, or beside the taps of `reference`. Of two sides, images are read
-// as they are compared.
+// `a` is null if b runs alone or is compared with the taps of `reference`. If there are two sides, images are
+// read during the comparison.
 CheckInput make_input(const Options& options, const Side* a, const Side& b, const StateDict* reference) {
   CheckInput input;
   if (!options.images.empty()) {
@@ -292,13 +292,13 @@ Provenance provenance_of(const Options& options, const ReadySide* a, const Ready
   if (a)
     provenance.a = a->made_of;
   else
-    provenance.batch = static_cast<int>(input.b.dims[0]);  // one side runs its whole input at once
+    provenance.batch = static_cast<int>(input.b.dims[0]);  // a single side runs its whole input as one batch
   if (reference) provenance.reference_sha256 = tensors_sha256(*reference);
   provenance.input_sha256 = input.files.empty() ? input_sha256(input.b) : files_sha256(input.files);
   return provenance;
 }
 
-// The float64 run that says who is right; none: not asked for. `a` is null if a is a file.
+// The float64 run that both sides are measured against; nullopt without --truth. `a` is null if it is a file.
 std::optional<TruthRun> make_truth(const Options& options, const Side* a, const Side& b) {
   if (!options.truth) return {};
   for (const Side* side : {a, &b})
@@ -309,7 +309,7 @@ std::optional<TruthRun> make_truth(const Options& options, const Side* a, const 
   return std::make_optional<TruthRun>(of.config, *of.weights, of.choice.threads, a ? 'a' : 'b');
 }
 
-// Prints the report, with what it rests on.
+// Prints the report with its provenance and returns the exit code.
 int told(const Options& options, const Provenance& provenance, const std::string& text, Json json,
          bool is_equal) {
   if (options.format == "json") {
@@ -331,7 +331,7 @@ MatrixAxes matrix_axes(const ModelOptions& given, const Side& side) {
   }
   if (given.dtype == "auto")
     for (const PrecisionRow& row : table_of<Precision>) {
-      // float64 is slow, and the same for any backend and core: only where it is asked for.
+      // float64 is slow and does not depend on backend or core: only run on request
       if (row.storage != DType::float64) axes.precisions.push_back(row.value);
     }
   else
@@ -349,7 +349,7 @@ MatrixAxes matrix_axes(const ModelOptions& given, const Side& side) {
   return axes;
 }
 
-// --- Modes of one side: the model options, changed by --b.
+// --- Modes of one side: the model options, overridden by --b.
 
 int write_taps(const Options& options, const Side& side, const CheckInput& input,
                const Provenance& provenance) {
@@ -408,9 +408,10 @@ int run_one_side(Options& options, const Mode& mode) {
   return told(options, provenance, text_report(result, options.all), json_report(result), result.equal());
 }
 
-// --- Modes of two sides.
+// --- Modes that compare two sides.
 
-// v0 against v1 where neither side is given; Mamba-2 has one core: its backends. True: v0 against v1.
+// Fills in both sides if neither is given: v0 against v1, or, as Mamba-2 has only one core, its torch
+// backend against the default one. Returns true for v0 against v1.
 bool default_sides(Options& options) {
   if (!options.a.empty() || !options.b.empty()) return false;
   const bool mamba2 = load_model_config({}, find_model(options.model)).forward.core == Core::mamba2;
@@ -443,7 +444,7 @@ int run_two_sides(Options& options, const Mode& mode) {
   if (mode.letter == 's') {
     const uint64_t seed = options.seed.value_or(0);
     const auto cases = stress(a.side, b.side, seed, options.check);
-    CheckInput drawn;  // what the cases are made of
+    CheckInput drawn;  // only describes the input of the cases in the provenance
     drawn.b = noise({options.check.batch_size, a.side.config.in_chans, b.side.config.preprocess.crop,
                      b.side.config.preprocess.crop},
                     seed);
@@ -452,7 +453,7 @@ int run_two_sides(Options& options, const Mode& mode) {
   }
   const CheckInput input = make_input(options, &a.side, b.side, nullptr);
   const Provenance provenance = provenance_of(options, &a, b, input, nullptr);
-  // In float32 v0 and v1 are the same by construction: what may set them apart is looked at in 16 bits.
+  // v0 and v1 are the same by construction in float32: differences can only show in the 16-bit dtypes.
   const bool every_dtype = v0_and_v1 && !options.given("--dtype");
   std::vector<NamedResult> cases;
   std::optional<TruthRun> truth = make_truth(options, &a.side, b.side);
@@ -594,7 +595,7 @@ Command add_check_equal(CLI::App& app) {
       ->capture_default_str()
       ->group(output);
   for (CLI::Option* option : parser->get_options())
-    if (option->get_expected_max() == 0) option->disable_flag_override();  // no --stress=false
+    if (option->get_expected_max() == 0) option->disable_flag_override();  // rejects --stress=false
   return {parser, [options] { return run_check_equal(*options); }};
 }
 

@@ -1,3 +1,4 @@
+// Loading of a model with its labels, batch sizes, and batched inference.
 #include "app/classifier.h"
 
 #include <spdlog/spdlog.h>
@@ -13,7 +14,7 @@ namespace vmamba {
 
 namespace {
 
-// 8 images of 224² pixels keep a CPU busy, 64 a GPU; of smaller images, more.
+// 8 images of 224² pixels saturate a CPU, 64 a GPU. Smaller images allow larger batches.
 int default_batch_size(const Classifier& classifier) {
   const int at_224 = classifier.choice.device.type == DeviceType::cpu ? 8 : 64;
   const double smaller = 224.0 / classifier.config.preprocess.crop;
@@ -35,7 +36,7 @@ void load_runner(Classifier& classifier, std::string* weights_sum) {
   const StateDict weights = read_weights(classifier.files);
   if (weights_sum) *weights_sum = weights_sha256(classifier.config, weights);
   classifier.runner = std::make_unique<Runner>(classifier.config, weights, classifier.choice);
-  // After the weights: where the config is another model's, that is the error to tell.
+  // After the weights: if the config belongs to another model, the mismatch with the weights is the better error.
   if (!classifier.files.labels.empty())
     classifier.labels = read_labels(classifier.files.labels, classifier.config.num_classes);
   spdlog::info("{}", to_string(classifier.runner->report()));
@@ -67,7 +68,7 @@ std::vector<float> run_in_pieces(Classifier& classifier, int64_t count,
   return logits;
 }
 
-// Where memory does not suffice, run() goes about it in pieces when the batch's turn comes.
+// If memory does not suffice, returns false: run() splits the batch later.
 bool ClassifiedBatches::stage(const ImageBatch& batch) {
   const int64_t crop = classifier_.config.preprocess.crop;
   if (batch.images == 0 || batch.images > classifier_.batch_size) return false;

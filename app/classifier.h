@@ -1,4 +1,4 @@
-// What classify and eval share: a model with its labels, and batches that fit the device.
+// Shared by classify and eval: a model with its labels, and batches that fit into the device's memory.
 #pragma once
 #include <functional>
 #include <memory>
@@ -14,39 +14,39 @@ namespace vmamba {
 
 using Json = nlohmann::ordered_json;
 
-// A model in two steps, so that images are decoded while the weights load.
+// A model is loaded in two steps, so that images are decoded while the weights load.
 struct Classifier {
   ModelFiles files;
   Config config;
   RunChoice choice;
   int batch_size = 0;
-  // load_runner makes these.
+  // set by load_runner
   std::unique_ptr<Runner> runner;
-  Labels labels;  // empty: there are none
+  Labels labels;  // empty if there are none
 };
-// batch_size 0: what suits the device.
+// batch_size 0: chosen for the device.
 Classifier make_classifier(const ModelOptions& options, int batch_size);
-// `weights_sum`: takes their SHA-256.
+// If `weights_sum` is not null, it receives the SHA-256 of the weights.
 void load_runner(Classifier& classifier, std::string* weights_sum = nullptr);
-// Threads that decode ahead of the model: on the CPU they share the cores with it.
+// Number of decoder threads. On the CPU they share the cores with the model.
 int decoding_threads(const Classifier& classifier);
 
-// Runs `count` inputs through run(begin, n) in pieces of at most the classifier's batch size; returns all
-// logits. Where the device's memory does not suffice the batch size is halved, from then on, and that is
-// logged.
+// Runs `count` inputs through run(begin, n) in chunks of at most the classifier's batch size and returns all
+// logits. If the device runs out of memory, the batch size is halved for this and all later calls, and a
+// message is logged.
 std::vector<float> run_in_pieces(Classifier& classifier, int64_t count,
                                  const std::function<HostTensor(int64_t begin, int64_t n)>& run);
 
-// The batches of a source with their logits, in order. With `ahead` the next one, where it is decoded,
-// travels to the device while that works on one, and is started before the logits of that one are returned:
-// for devices that work beside the caller.
+// The batches of a source with their logits, in order. With `ahead`, the next batch (if decoded) is uploaded
+// while the device computes the current one, and is started before the current logits are returned. Useful
+// only on devices that run asynchronously.
 class ClassifiedBatches {
  public:
   ClassifiedBatches(Classifier& classifier, ImageSource& source, bool ahead)
       : classifier_(classifier), source_(source), ahead_(ahead) {}
   ClassifiedBatches(Classifier& classifier, ImageSource& source)
       : ClassifiedBatches(classifier, source, classifier.choice.device.type != DeviceType::cpu) {}
-  // False: there is no more. logits: a row for each image of the batch.
+  // Returns false after the last batch. logits: one row per image of the batch.
   bool next(ImageBatch& batch, std::vector<float>& logits);
 
  private:
@@ -61,13 +61,13 @@ class ClassifiedBatches {
   bool have_current_ = false, running_ = false;
 };
 
-// Says that `count` of the images have logits that are not finite, and what may help; nothing where none has.
+// Warns that `count` images have non-finite logits and suggests a remedy; silent if `count` is 0.
 void warn_not_finite(size_t count, size_t images);
 
-// What really ran, for the reports.
+// The device, dtype and backend actually used, for the reports.
 Json report_json(const Classifier& classifier);
 
-// File names and labels may hold any bytes: broken UTF-8 becomes U+FFFD.
+// For file names and labels, which may hold any bytes: invalid UTF-8 becomes U+FFFD.
 std::string dump_json(const Json& json, int indent = -1);
 // Safe to print on a terminal: control characters escaped.
 std::string shown(const std::string& text);

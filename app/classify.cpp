@@ -1,4 +1,4 @@
-// classify: the most likely classes of images, or of tensors that were normalised elsewhere.
+// classify: the most likely classes of images, or of tensors that were preprocessed elsewhere.
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
@@ -21,17 +21,17 @@ struct Options {
   ModelOptions model;
   std::vector<std::string> inputs;
   std::string input_tensor, format = "text", output, save_logits, save_input;
-  bool nul = false;  // ends the paths of a list
+  bool nul = false;  // paths of a list end with NUL instead of a newline
   int top_k = 5, batch_size = 0;
 };
 
 struct Result {
   std::string file;
-  std::string error;  // empty: top holds the answer
+  std::string error;  // empty on success
   std::vector<Prediction> top;
 };
 
-// Writes results as they come, except JSON, which is one document at the end.
+// Writes each result as it arrives, except for JSON, which is one document written at the end.
 class Results {
  public:
   Results(const Options& options, const Classifier& classifier, std::ostream& out)
@@ -50,7 +50,7 @@ class Results {
       add_text(result);
   }
 
-  // What was added is on its way to the reader.
+  // Flushes all results so far to the output.
   void flush() {
     out_.flush();
     if (!out_) fail_machine("the results could not be written");
@@ -112,18 +112,18 @@ class Results {
   Json results_ = Json::array();
 };
 
-// Everything that leaves the run, and what is counted on the way.
+// All outputs of the run, and its counters.
 struct Outputs {
   std::optional<OutputFile> file;
   std::optional<RowSpool> logits, input;
   std::optional<Results> results;
   std::vector<int64_t> input_dims;  // of one input: channels, height, width
-  Json files = Json::array();       // of the images that were classified, for the tensors' metadata
+  Json files = Json::array();       // the classified images, for the metadata of saved tensors
   size_t images = 0, failed = 0, not_finite = 0;
-  std::string first_error;  // held back: the only input's error is the command's error
+  std::string first_error;  // not printed at once: for a single input it becomes the error of the command
 };
 
-// Before anything is computed, so that a place that cannot be written costs no time.
+// Called before anything is computed, so that an unwritable path fails at once.
 void open_outputs(const Options& options, Outputs& outputs) {
   if (!options.output.empty()) outputs.file.emplace(options.output);
   if (!options.save_logits.empty()) outputs.logits.emplace(options.save_logits);
@@ -192,7 +192,7 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
   }
 }
 
-// One name an entry: what --save-* noted in the file, else the file's name and the entry's number.
+// One name per entry: the one that --save-* recorded in the file, else the file name and the entry's index.
 std::vector<std::string> names_of_entries(const StateDict& file, int64_t count) {
   std::vector<std::string> names;
   const auto noted = file.metadata.find("files");

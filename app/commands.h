@@ -1,4 +1,4 @@
-// A subcommand: add_NAME of app/NAME.cpp declares its options on the parser and returns what runs them;
+// Subcommands: add_NAME in app/NAME.cpp declares the options on the parser and returns the function to run.
 // app/main.cpp lists them.
 #pragma once
 #include <CLI/CLI.hpp>

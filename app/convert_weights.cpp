@@ -13,7 +13,7 @@
 namespace vmamba {
 namespace {
 
-// Those that a model runs in.
+// The dtypes that a model can run in.
 std::string dtype_words() {
   std::vector<std::string_view> names = names_of<DType>();
   std::erase_if(names, [](std::string_view name) { return !find_name<DType>(name)->storage; });

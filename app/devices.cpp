@@ -1,4 +1,4 @@
-// devices: what can run here, and why not where it cannot.
+// devices: lists the devices, and the reason why one cannot be used.
 #include <nlohmann/json.hpp>
 
 #include <cstdio>

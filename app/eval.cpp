@@ -1,4 +1,4 @@
-// eval: top-1 and top-5 accuracy on a folder of images for each class, or on one folder and a file with the truth.
+// eval: top-1 and top-5 accuracy on a folder with one subfolder per class, or on one folder and a ground-truth file.
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
@@ -35,21 +35,21 @@ struct Options {
 };
 
 struct Picture {
-  fs::path file;             // inside the directory
-  std::vector<int> classes;  // one, or those that are right each
+  fs::path file;             // relative to the data set's directory
+  std::vector<int> classes;  // all correct classes, usually one
 };
 
 struct DataSet {
-  std::vector<std::string> folders;  // sorted; none with a truth
-  std::vector<int> classes;          // of the folders
-  std::vector<Picture> pictures;     // folder by folder, sorted
-  std::string truth_sum;             // SHA-256 of the truth's file
-  std::string truth_form;            // empty: the folders are the truth
-  bool several = false;              // classes may be right of an image: top-1 alone is defined
-  size_t not_counted = 0;            // images of which no class is right
+  std::vector<std::string> folders;  // class folders, sorted; empty with a ground-truth file
+  std::vector<int> classes;          // of each folder
+  std::vector<Picture> pictures;     // by folder, then sorted by name
+  std::string truth_sum;             // SHA-256 of the ground-truth file
+  std::string truth_form;            // empty without a ground-truth file
+  bool several = false;              // an image may have several correct classes: only top-1 is defined
+  size_t not_counted = 0;            // images without a correct class
 };
 
-// Folders of a data set's splits are no classes, unless the labels name them.
+// Folders named like the splits of a data set are not classes, unless the labels say so.
 void check_splits(const std::string& directory, const std::vector<std::string>& folders,
                   const Labels& labels) {
   const auto is_folder = [&](std::string_view name) {
@@ -126,9 +126,9 @@ DataSet read_data_set(const std::string& directory, const Labels& labels, int nu
   return data;
 }
 
-// `limit` pictures spread over the classes: the first of each, the second of each, …
+// Selects `limit` pictures spread over the classes: the first of each class, then the second of each, …
 std::vector<Picture> spread(const std::vector<Picture>& pictures, size_t limit) {
-  std::vector<std::pair<size_t, size_t>> order;  // (how many of its class stand before it, place)
+  std::vector<std::pair<size_t, size_t>> order;  // (index within its class, index in `pictures`)
   std::unordered_map<int, size_t> seen;
   for (size_t i = 0; i < pictures.size(); ++i) order.emplace_back(seen[pictures[i].classes[0]]++, i);
   std::sort(order.begin(), order.end());
@@ -137,7 +137,7 @@ std::vector<Picture> spread(const std::vector<Picture>& pictures, size_t limit) 
   return chosen;
 }
 
-// An object with `key`, the name, and, where U+FFFD stands for bytes of it, `key`_bytes to all of them.
+// An object with the name under `key` and, if it is not valid UTF-8, its bytes in hexadecimal under `key`_bytes.
 Json named(const std::string& key, const fs::path& name) {
   Json json;
   json[key] = Json::parse(dump_json(name.string()));
@@ -149,8 +149,8 @@ Json named(const std::string& key, const fs::path& name) {
   return json;
 }
 
-// --results: one JSON line an image, after a first line that says what model answered. A later run of the
-// same model goes on where this one stopped.
+// --results: JSON Lines, a header that identifies the model, then one line per image. A later run of the same
+// model resumes where this one stopped.
 class ResultLog {
  public:
   ResultLog(std::string path, const Json& header, int num_classes)
@@ -172,7 +172,7 @@ class ResultLog {
   ResultLog(const ResultLog&) = delete;
   ResultLog& operator=(const ResultLog&) = delete;
 
-  // The answer that an earlier run gave; null: none.
+  // Returns the answer of an earlier run, or nullptr if it has none for this file.
   const std::vector<int>* find(const fs::path& file) const {
     const auto found = answers_.find(key(named("file", file)));
     return found == answers_.end() ? nullptr : &found->second;
@@ -194,7 +194,7 @@ class ResultLog {
     size_t begin = 0;
     for (int number = 1;; ++number) {
       const size_t end = text.find('\n', begin);
-      if (end == std::string::npos) break;  // what follows was cut off in the middle of a line
+      if (end == std::string::npos) break;  // an incomplete last line: the earlier run was interrupted
       const Json line = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
                                     text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
       if (!line.is_object())
@@ -233,13 +233,13 @@ class ResultLog {
     compare(flat_was);
   }
 
-  // Two names that differ only in bytes that are no UTF-8 have two keys.
+  // Names that are equal except for invalid UTF-8 bytes must have different keys.
   static std::string key(const Json& line) {
     const Json bytes = line.value("file_bytes", Json());
     return line["file"].get<std::string>() + (bytes.is_string() ? '\0' + bytes.get<std::string>() : "");
   }
 
-  // An answer without a probability was made of NaN: it is none, though older versions wrote one.
+  // A null probability came from NaN logits: it does not count as an answer, though older versions wrote one.
   void take(const Json& line, int number) {
     std::vector<int> top;
     const Json list = line.value("probability", Json()).is_null() ? Json::array() : line["top"];
@@ -256,11 +256,11 @@ class ResultLog {
   std::string path_;
   int num_classes_;
   std::FILE* file_ = nullptr;
-  size_t complete_ = 0;  // bytes of whole lines
+  size_t complete_ = 0;  // bytes of complete lines
   std::unordered_map<std::string, std::vector<int>> answers_;
 };
 
-// A line on the terminal that renews itself; nothing where stderr is no terminal.
+// A progress line that overwrites itself; prints nothing if stderr is not a terminal.
 class Progress {
  public:
   Progress(size_t before, size_t total)
@@ -308,7 +308,7 @@ double share(int64_t part, int64_t whole) {
 struct Outcome {
   Accuracy accuracy;
   size_t failed = 0, from_earlier = 0, not_finite = 0;
-  double seconds = 0;  // of this run's images
+  double seconds = 0;  // for the images of this run only
 };
 
 void write_text(std::ostream& out, const Outcome& outcome, const DataSet& data,
@@ -405,7 +405,8 @@ void write_csv(std::ostream& out, const Outcome& outcome, const std::vector<std:
   }
 }
 
-// What decides the answers, and who began the file: that may be another. The config stands here whole, so that a run of another one is told which key it is.
+// Everything that the answers depend on, plus the program that started the file (which may be another version).
+// Contains the whole config, so that a mismatch can name the differing key.
 Json log_header(const Classifier& classifier, const std::string& weights_sum, const std::string& directory,
                 const std::string& truth_sum) {
   const RunReport report = classifier.runner->report();
@@ -501,7 +502,7 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
   return outcome;
 }
 
-// What cannot be written of this data set, before anything is computed.
+// Refuses outputs that this data set does not support, before anything is computed.
 void check_outputs(const Options& options, const DataSet& data, size_t num_classes) {
   if (data.several && (options.format == "csv" || !options.confusion.empty()))
     fail_input(
@@ -509,7 +510,7 @@ void check_outputs(const Options& options, const DataSet& data, size_t num_class
         options.truth, options.confusion.empty() ? "--format csv" : "--confusion");
   constexpr size_t most_classes = 32768;
   const size_t images = std::min(data.pictures.size(), options.limit > 0 ? options.limit : SIZE_MAX);
-  const size_t classes = std::min(num_classes, 2 * images);  // an image brings its class and its answer
+  const size_t classes = std::min(num_classes, 2 * images);  // true and predicted class of each image
   if (!options.confusion.empty() && classes > most_classes)
     fail_input("--confusion: a table of up to {} classes, more than {}: --limit {} makes it small enough",
                classes, most_classes, most_classes / 2);

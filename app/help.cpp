@@ -1,3 +1,4 @@
+// Formatting of the --help texts.
 #include "app/help.h"
 
 #include <algorithm>
@@ -8,13 +9,13 @@ namespace {
 
 constexpr size_t left_column = 30, line_width = 110;
 
-// Characters, not bytes, of UTF-8 text.
+// The number of characters, not bytes, of UTF-8 text.
 size_t width_of(const std::string& text) {
   return static_cast<size_t>(std::count_if(
       text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
 }
 
-// `text` in lines of at most line_width characters, each after the first one indented.
+// Wraps `text` at line_width characters; all lines but the first are indented.
 std::string wrapped(const std::string& text, size_t indent) {
   std::string result;
   size_t column = indent;

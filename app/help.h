@@ -1,5 +1,5 @@
-// How --help is laid out: two columns, wrapped at 110 characters; what excludes what is left to the
-// descriptions.
+// The layout of --help: two columns, wrapped at 110 characters. Options that exclude each other say so in their
+// descriptions only.
 #pragma once
 #include <CLI/CLI.hpp>
 #include <string>

@@ -1,3 +1,4 @@
+// Parsing of --image-size.
 #include "app/image_size.h"
 
 #include <charconv>

@@ -8,7 +8,7 @@ namespace vmamba {
 struct ImageSize {
   int64_t height = 0, width = 0;
 };
-// InputError for what is no size, or too large a one.
+// InputError if `text` is not a size or the size is too large.
 ImageSize parse_image_size(const std::string& text);
 
 }  // namespace vmamba

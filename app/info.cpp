@@ -1,4 +1,4 @@
-// info: what a model is and costs, and whether weights fit it.
+// info: the structure and the cost of a model, and whether given weights fit it.
 #include <nlohmann/json.hpp>
 
 #include "app/commands.h"
@@ -17,7 +17,7 @@ using Json = nlohmann::ordered_json;
 struct Arguments {
   ModelOptions model;
   int64_t batch_size = 1;
-  std::vector<std::string> image_size;  // "224" or "384x640", or 384 and 640; none: the config's
+  std::vector<std::string> image_size;  // "224" or "384x640", or 384 and 640; empty: the config's size
   std::string format = "text";
 };
 
@@ -28,7 +28,7 @@ struct Facts {
   int64_t batch = 1, height = 0, width = 0;
   ModelSummary summary;
   std::optional<WeightsReport> weights;
-  size_t tensors = 0;  // in the file of weights
+  size_t tensors = 0;  // number of tensors in the weights file
 };
 
 Facts gather(const Arguments& arguments) {

@@ -21,7 +21,7 @@
 #include "lib/support/files.h"
 #include "lib/support/text.h"
 
-// One line a command, in the order of --help: its add_NAME stands in app/NAME.cpp.
+// One line per command, in the order of --help; add_NAME is defined in app/NAME.cpp.
 // clang-format off
 #define VMAMBA_COMMANDS(command) \
   command(classify) \
@@ -65,7 +65,7 @@ std::string help_command(const CLI::App& app) {
   return fmt::format("vmamba-cli {}--help", chosen.empty() ? "" : chosen.front()->get_name() + " ");
 }
 
-// What is wrong with a word that no option or command took, and the nearest one that exists.
+// The error for a word that no option or command takes, with the nearest known one.
 std::string unexpected(const CLI::App& app) {
   const auto chosen = app.get_subcommands();
   const std::vector<std::string> words = app.remaining(true);
@@ -87,7 +87,7 @@ std::string unexpected(const CLI::App& app) {
                      help_command(app));
 }
 
-// An option given as "", or as "--option=", would be as if it were not given. Null: there is none.
+// Finds an option with an empty value ("" or "--option="), which would be treated as absent; nullptr if none.
 const char* empty_value(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view word = argv[i];
@@ -138,7 +138,7 @@ int run(int argc, char** argv) {
   return fail(2, "no command given; see " + help_command(app));
 }
 
-// Whether /proc/self/exe is this program: under ld.so or valgrind it is theirs.
+// Whether /proc/self/exe is this program; under ld.so or valgrind it is not.
 bool runs_by_itself() {
   const auto* program = reinterpret_cast<const char*>(getauxval(AT_EXECFN));
   struct stat started {};
@@ -148,18 +148,18 @@ bool runs_by_itself() {
          started.st_ino == running.st_ino;
 }
 
-// A thread that waits for the others of a parallel region spins, by libgomp's default for 300,000 pauses,
-// which can be 20 ms. On a busy machine it so keeps a processor from the very thread it waits for, and a
-// forward of 60 ms takes seconds; 2,000 are as fast on an idle one. libgomp reads the number when it is
-// loaded: the program starts itself once more.
+// libgomp's threads spin while they wait for the others at the end of a parallel region: 300,000 iterations by
+// default, up to 20 ms. On a busy machine this takes the core away from the thread being waited for, and a
+// forward of 60 ms takes seconds. 2,000 iterations are as fast on an idle machine. libgomp reads the setting
+// when it is loaded, so the program re-executes itself.
 void limit_spinning(char** argv) {
   if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT") || !runs_by_itself()) return;
   setenv("GOMP_SPINCOUNT", "2000", 1);
-  execv("/proc/self/exe", argv);  // returns only where it fails; then libgomp's default stays
+  execv("/proc/self/exe", argv);  // returns only on failure; then libgomp's default remains
 }
 
-// Takes those of the descriptors 0 to 2 that are closed, before a file of results gets one of them and logs are
-// written into it. Reading and writing fail as they do on a closed one.
+// Opens descriptors 0 to 2 if they are closed; otherwise a result file could get one of these numbers and logs
+// would be written into it. Reading and writing still fail as on a closed descriptor (O_PATH).
 void hold_standard_descriptors() {
   int descriptor = 0;
   do {
@@ -168,8 +168,8 @@ void hold_standard_descriptors() {
   if (descriptor >= 0) close(descriptor);
 }
 
-// A signal that ends the program leaves no half-written file; one that is ignored (nohup) stays so. A pipe that
-// nobody reads any more ends it where results go there; logs are done without.
+// On a signal that ends the program, removes unfinished output files. Ignored signals (nohup) stay ignored. A
+// closed pipe ends the program only if it is stdout; a closed stderr only loses the log.
 void remove_unfinished_on_signals() {
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) {
     struct sigaction action {};
@@ -178,7 +178,7 @@ void remove_unfinished_on_signals() {
       pollfd results{STDOUT_FILENO, 0, 0};
       if (number == SIGPIPE && (poll(&results, 1, 0) != 1 || !(results.revents & (POLLERR | POLLHUP))))
         return;
-      ::signal(number, SIG_DFL);  // the second of its kind has its default action again
+      ::signal(number, SIG_DFL);  // restores the default action
       remove_unfinished();
       raise(number);
     };
@@ -210,7 +210,7 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     return fail(3, "out of memory");
   } catch (const std::exception& error) {
-    if (std::ferror(stdout)) return vmamba::fail_stdout();  // fmt::print throws
+    if (std::ferror(stdout)) return vmamba::fail_stdout();  // fmt::print throws on errors
     return fail(3, fmt::format("unexpected error, please report it: {}", error.what()));
   }
 }

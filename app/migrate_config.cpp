@@ -1,4 +1,4 @@
-// migrate-config FILE: the file as today's programs read it on stdout, one line a change on stderr.
+// migrate-config FILE: writes the config in its current form to stdout, and one line per change to stderr.
 #include <spdlog/spdlog.h>
 
 #include <cstdio>
@@ -61,7 +61,7 @@ Migration migrate(const Arguments& arguments, const std::string& text, bool yaml
   return python ? migrate_python(text, arguments.file, backend) : migrate_json(text, arguments.file, backend);
 }
 
-// Copies the file, permissions included, to the first free of FILE.bak, FILE.bak2, …
+// Copies the file, with its permissions, to the first unused name of FILE.bak, FILE.bak2, …
 void keep_old(const std::string& file) {
   for (int i = 1;; ++i) {
     const std::string kept = i == 1 ? file + ".bak" : fmt::format("{}.bak{}", file, i);

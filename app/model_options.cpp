@@ -1,3 +1,4 @@
+// The options that choose a model, and the lookup of its config, weights and labels.
 #include "app/model_options.h"
 
 #include <spdlog/spdlog.h>
@@ -92,7 +93,7 @@ void add_checkpoint_options(CLI::App& command, std::string& key, std::string& pr
 
 namespace {
 
-// The first of `candidates` that is there; empty: none.
+// The first of `candidates` that exists; empty if none does.
 fs::path first_existing(std::initializer_list<fs::path> candidates) {
   std::error_code error;
   for (const fs::path& candidate : candidates)
@@ -118,10 +119,10 @@ ModelFiles shipped_model() {
   return {*stand_in / "config.json", *stand_in / "weights.safetensors", {}};
 }
 
-// A file of weights given as --config.
+// Refuses a weights file given as --config.
 void refuse_weights(const fs::path& path) {
   std::error_code error;
-  if (!fs::is_regular_file(path, error)) return;  // what is read from a pipe is gone
+  if (!fs::is_regular_file(path, error)) return;  // reading ahead would consume a pipe
   std::array<char, 9> head{};
   std::ifstream file(path, std::ios::binary);
   file.read(head.data(), head.size());
@@ -134,14 +135,14 @@ void refuse_weights(const fs::path& path) {
   }
 }
 
-// The hub's library (transformers) has a config.json of its own keys beside every model.
+// Hugging Face's transformers puts a config.json with its own keys beside every model.
 bool is_of_the_hub(const fs::path& path) {
   const std::string text = read_file(path, 1 << 20);
   const JsonDocument json(text, path.string());
   return json.root().type == JsonType::object && json.find(0, "model_type") >= 0;
 }
 
-// The config that the tensors tell. What a checkpoint told once is not read out of it again.
+// Infers the config from the tensors. Cached, so that each checkpoint is read only once for this.
 void infer(ModelFiles& files) {
   static std::map<std::string, std::string> known;
   const std::string source = fmt::format("{}\n{}\n{}", files.weights.string(), files.key, files.prefix);
@@ -252,7 +253,7 @@ Device parse_device(std::string_view text) {
   if (text == "auto") {
     const std::vector<DeviceReport> reports = list_devices();
     const Device device = automatic_device(reports);
-    static bool told = false;  // once, however many runs a command compares
+    static bool told = false;  // log only once, even if a command creates several runs
     if (device.type == DeviceType::cpu && !std::exchange(told, true))
       spdlog::info("running on the CPU: {}", reports.back().why_not);
     return device;

@@ -1,3 +1,4 @@
+// Name, version and command line of this program, for its reports.
 #include "app/program.h"
 
 #include <sys/utsname.h>
@@ -11,7 +12,7 @@
 namespace vmamba {
 namespace {
 
-// The command line as a shell would take it.
+// The command line, quoted for a shell.
 std::string command_line() {
   std::string words = read_file("/proc/self/cmdline"), text;
   for (size_t begin = 0; begin < words.size();) {

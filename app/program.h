@@ -1,4 +1,4 @@
-// This program, for the reports of what it did.
+// Identifies this program in its reports.
 #pragma once
 #include "lib/verify/provenance.h"
 

@@ -1,4 +1,4 @@
-// What tests share: the real binary run as a user runs it, a folder that goes away, the files of tests/data.
+// Test helpers: running the real binary, temporary directories, the files of tests/data.
 #pragma once
 #include <filesystem>
 #include <string>
@@ -11,22 +11,21 @@ struct CliResult {
   std::string out, err;
 };
 struct CliRun {
-  std::string program;                   // that is started instead, with the arguments; empty: vmamba-cli
+  std::string program;                   // program to start with the arguments; empty: vmamba-cli
   std::string input;                     // standard input
-  std::vector<std::string> environment;  // "NAME=value", added to this process's own
-  std::filesystem::path directory;       // where it runs; empty: here
-  std::string stdout_path;               // standard output goes there instead of into CliResult::out
-  std::string stderr_path;               // the same
-  std::vector<int> unread;               // of 1 and 2: those that are pipes which nobody reads
-  std::vector<int> closed;               // descriptors that it starts without
+  std::vector<std::string> environment;  // "NAME=value", added to the current environment
+  std::filesystem::path directory;       // working directory; empty: the current one
+  std::string stdout_path;               // redirects standard output to this file instead of CliResult::out
+  std::string stderr_path;               // the same for standard error
+  std::vector<int> unread;               // of descriptors 1 and 2: those that are pipes without a reader
+  std::vector<int> closed;               // descriptors that are closed at the start
   int timeout_seconds = 120;
 };
-// vmamba-cli with these arguments (no shell in between).
+// Runs vmamba-cli with these arguments, without a shell.
 CliResult run_cli(const std::vector<std::string>& arguments, const CliRun& run = {});
 
-// Whether `result` is a failure as promised: this exit code, nothing on stdout, and on stderr one line
-// "vmamba-cli: …" (log lines aside) that contains every one of `words`. Reports through doctest what is not
-// so.
+// Checks that the command failed as documented: this exit code, nothing on stdout, and on stderr one line
+// "vmamba-cli: …" (besides log lines) that contains all of `words`. Reports failures through doctest.
 void check_error(const CliResult& result, int exit_code, const std::vector<std::string>& words);
 
 class TemporaryDirectory {
@@ -43,7 +42,7 @@ class TemporaryDirectory {
   std::filesystem::path path_;
 };
 
-std::filesystem::path data(const std::string& name);  // of tests/data
-std::string cli();                                    // the binary's path
+std::filesystem::path data(const std::string& name);  // path in tests/data
+std::string cli();                                    // path of the binary
 
 }  // namespace vmamba::testing

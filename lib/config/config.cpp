@@ -1,3 +1,4 @@
+// Parsing and checking of the model config, and the lookup of published configs.
 #include "lib/config/config.h"
 
 #include <algorithm>
@@ -16,7 +17,7 @@ namespace {
 constexpr size_t max_config_bytes = 1 << 20;
 constexpr double max_parameters = 1e11;
 
-// One object of the config while it is read: takes members by key, remembers the rest.
+// Reads one object of the config: members are taken by key, and the keys already taken are remembered.
 class Reader {
  public:
   Reader(const JsonDocument& document, int object) : document_(document), object_(object) {}
@@ -52,7 +53,7 @@ class Reader {
     const int value = take(key);
     if (value >= 0) out = checked_string(value, "a string");
   }
-  // A name of E's table, whatever its case.
+  // A name from E's table, in any case.
   template <HasRows E>
   void choice(std::string_view key, E& out) {
     const int value = take(key);
@@ -64,7 +65,7 @@ class Reader {
     if (!row || row->name == "none") fail(value, expected);
     out = row->value;
   }
-  // A name of E's table as it is spelled there; null is one of them.
+  // A name from E's table in its exact spelling, or null.
   template <HasRows E>
   void choice_or_null(std::string_view key, E& out) {
     const int value = take(key);
@@ -138,7 +139,7 @@ std::string core_vanished() {
 void read_dims(Reader& in, Config& config) {
   const int value = in.take("dims");
   if (value < 0) {
-    // The default counts four stages; other depths need to say what they want.
+    // the default has four stages: any other number of stages must give its own
     if (config.depths.size() != 4) {
       fail_input("{}: depths name {} stages, so dims must be given: one int or {} of them",
                  in.place("depths"), config.depths.size(), config.depths.size());
@@ -201,7 +202,7 @@ void read_float32_ops(const JsonDocument& document, Reader& in, Config& config) 
   for (const int item : items) config.float32_ops.push_back(in.checked_string(item, "the name of a step"));
 }
 
-// What one key alone does not tell.
+// Checks that involve several keys.
 void check_together(const Reader& in, const Config& config) {
   const ForwardSpec& forward = config.forward;
   if (config.ssm_conv >= 2 && config.ssm_conv % 2 == 0) {
@@ -284,8 +285,8 @@ void check_together(const Reader& in, const Config& config) {
   }
 }
 
-// The public project's names of the published models: its YAML files, the models' and the checkpoints' names in
-// them, and its README's.
+// The names of the published models in the public project: those of its YAML files, those inside them (model and
+// checkpoint), and those in its README.
 struct PublicNames {
   std::string_view ours;
   std::array<std::string_view, 4> theirs;
@@ -302,7 +303,7 @@ constexpr PublicNames public_names[] = {
     {"vmamba_base_s1l20", {"vmambav2v_base_224", "vssm1_base_0229s", "vmamba-b[s1l20]"}},
 };
 
-// What this program calls the model that the public project calls `name`; else the name itself.
+// This program's name for the model that the public project calls `name`; `name` itself if it has none.
 std::string own_name(std::string_view name) {
   std::string word = lower_case(name);
   for (const char* ending : {".yaml", ".yml"})
@@ -396,7 +397,7 @@ Config parse_config(std::string_view text, const std::string& where, const JsonO
   in.choice_or_null("forward_core_version", config.forward_core_version);
   read_float32_ops(document, in, config);
   read_preprocess(document, in, config);
-  // They matter in training only.
+  // these matter in training only
   double rate = 0;
   bool checkpoint = false;
   for (const std::string_view key : {"drop_path_rate", "ssm_drop_rate", "mlp_drop_rate"})

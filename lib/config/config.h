@@ -1,6 +1,6 @@
 // The model config: strict JSON → Config. Keys are the keyword names of the Python constructor plus this
-// project's own; docs/config.md lists them. Every error is an InputError with file, JSON pointer, what was
-// expected and, for an unknown key, the nearest known one.
+// project's own; docs/config.md lists them. Every error is an InputError with the file, the JSON pointer, the
+// expected value and, for an unknown key, the nearest known one.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -17,10 +17,10 @@
 namespace vmamba {
 
 enum class NormLayer : uint8_t { ln, ln2d, bn };
-enum class SsmInit : uint8_t { v0, v1, v2 };            // how a seed draws the scan's parameters
+enum class SsmInit : uint8_t { v0, v1, v2 };            // initialisation of the scan's parameters
 enum class DownsampleVersion : uint8_t { v1, v2, v3 };  // patch merging, 2×2 convolution, 3×3 convolution
 enum class PatchEmbedVersion : uint8_t { v1, v2 };  // one convolution, or two with a norm and GELU between
-enum class ForwardCoreVersion : uint8_t { unset, v0, v1 };  // unset: what forward_type implies
+enum class ForwardCoreVersion : uint8_t { unset, v0, v1 };  // unset: as forward_type implies
 enum class Interpolation : uint8_t { bilinear, bicubic };
 
 template <>
@@ -44,7 +44,7 @@ inline constexpr auto table_of<Interpolation> = std::to_array<Named<Interpolatio
     {{Interpolation::bilinear, "bilinear"}, {Interpolation::bicubic, "bicubic"}});
 
 struct PreprocessConfig {
-  int resize = 0;  // short side after the resize, in pixels
+  int resize = 0;  // length of the short side after the resize, in pixels
   int crop = 0;    // side of the square centre crop, in pixels
   Interpolation interpolation = Interpolation::bicubic;
   std::array<float, 3> mean{0.485f, 0.456f, 0.406f};
@@ -57,7 +57,7 @@ struct Config {
   int in_chans = 3;
   int num_classes = 1000;
   std::vector<int> depths{2, 2, 9, 2};
-  std::vector<int> dims{96, 192, 384, 768};  // one a stage, the JSON form of one int already expanded
+  std::vector<int> dims{96, 192, 384, 768};  // one per stage; a single int in the JSON is already expanded
   int ssm_d_state = 16;
   double ssm_ratio = 2.0;          // <= 0: no SS2D branch
   std::optional<int> ssm_dt_rank;  // absent: "auto", ceil(dim / 16)
@@ -77,7 +77,7 @@ struct Config {
   int imgsize = 224;
   ScanBackend selective_scan_backend = ScanBackend::automatic;
   ForwardCoreVersion forward_core_version = ForwardCoreVersion::unset;
-  // Steps that run in float32 whatever the dtype (check-equal --find-precision).
+  // Steps that run in float32 regardless of the dtype (check-equal --find-precision).
   std::vector<std::string> float32_ops;
   PreprocessConfig preprocess;  // defaults follow imgsize: resize int(256 / 224 · imgsize), crop imgsize
 
@@ -93,14 +93,14 @@ struct Config {
 // "layers.0.downsample", "classifier".
 std::vector<std::string> step_names(const Config& config);
 
-// The config in `text`; `where` names it in errors (a file's path), `origins` the places of its keys where the
-// text was made out of another file.
+// Parses the config in `text`. `where` names it in errors (a file's path); `origins` gives the source positions
+// of its keys if the text was generated from another file.
 Config parse_config(std::string_view text, const std::string& where, const JsonOrigins& origins = {});
-// The file `name_or_path`, or the published model of that name under the installed or source configs/.
+// The config file `name_or_path`, or the published model of that name in the installed or source configs/.
 Config load_config(const std::string& name_or_path);
 std::filesystem::path find_config(const std::string& name_or_path);
 
-// InputErrors name those that exist; "core" is refused with the way to mend it.
+// InputError lists the known names; "core" is refused with a hint.
 ForwardCoreVersion parse_forward_core_version(std::string_view text);
 ScanBackend parse_scan_backend(std::string_view text);
 

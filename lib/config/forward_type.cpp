@@ -1,3 +1,4 @@
+// The table of forward types and postfixes, and their parser.
 #include "lib/config/forward_type.h"
 
 #include <algorithm>
@@ -19,7 +20,7 @@ constexpr ForwardSpec bases[] = {
     {.base = "v05", .precision = CorePrecision::storage_in},
     {.base = "v051d", .precision = CorePrecision::storage_in, .order = ScanOrder::unidi},
     {.base = "v052d", .precision = CorePrecision::storage_in, .order = ScanOrder::bidi},
-    // The cascade's second half walks cascade_columns.
+    // the second scan of the cascade uses cascade_columns
     {.base = "v052dc",
      .precision = CorePrecision::storage_in,
      .core = Core::cascade,
@@ -32,7 +33,7 @@ constexpr ForwardSpec bases[] = {
 struct Postfix {
   std::string_view name;
   void (*apply)(ForwardSpec& spec);
-  bool replaces_out_norm = false;  // only one of these makes sense
+  bool replaces_out_norm = false;  // such postfixes exclude each other
 };
 
 constexpr Postfix postfixes[] = {
@@ -86,7 +87,7 @@ std::optional<SpelledForwardType> spell_forward_type(std::string_view text,
                                                      const std::vector<std::string_view>& more_postfixes) {
   std::string squeezed = lower_case(text);
   std::erase(squeezed, '_');
-  // Longest first: v052dc before v052d before v05, nozact before noz.
+  // Longest first, so that v052dc is tried before v052d and v05, and nozact before noz.
   std::vector<std::string_view> base_names = forward_type_bases(), postfix_names = forward_type_postfixes();
   base_names.insert(base_names.end(), more_bases.begin(), more_bases.end());
   postfix_names.insert(postfix_names.end(), more_postfixes.begin(), more_postfixes.end());

@@ -1,4 +1,4 @@
-// forward_type → what the SS2D block does. A new type is a row in forward_type.cpp.
+// forward_type → the variant of the SS2D block. A new type is a new row in forward_type.cpp.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -11,7 +11,7 @@ namespace vmamba {
 
 enum class OutNorm : uint8_t { layer_norm, none, dwconv3, cnorm, softmax, sigmoid };
 
-// How the released code's core treats precision when forward_core_version is null.
+// The precision of the core in the released code when forward_core_version is null.
 enum class CorePrecision : uint8_t {
   float32_block,  // v0, v0seq: float32 in and out, and after out_norm
   float32_core,  // v01, v02, v03, v2: float32 in (storage dtype with _no32), out_norm's result in the storage
@@ -34,11 +34,10 @@ struct ForwardSpec {
   OutNorm out_norm = OutNorm::layer_norm;
 };
 
-// Understands postfixes in any order. InputError for xv…, unknown bases and postfixes: lists the known ones
-// and suggests the nearest ("v3noz": "v3_noz"). `where` names the place in the config.
+// Accepts postfixes in any order. Unknown bases and postfixes, and xv…, are InputErrors that list the known ones
+// and suggest the nearest ("v3noz": "v3_noz"). `where` names the place in the config.
 ForwardSpec parse_forward_type(std::string_view forward_type, std::string_view where);
-// What `forward_type` would be with its underscores where they belong ("v3noz", "v0_seq"); empty if nothing
-// known.
+// Suggests the spelling with correct underscores ("v3noz", "v0_seq"); empty if the parts are unknown.
 std::string respelled_forward_type(std::string_view forward_type);
 std::vector<std::string_view> forward_type_bases();
 std::vector<std::string_view> forward_type_postfixes();

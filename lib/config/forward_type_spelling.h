@@ -1,4 +1,4 @@
-// Forward types as people and older releases spelled them.
+// Forward types in misspelled and older forms.
 #pragma once
 #include <optional>
 #include <string>
@@ -7,8 +7,8 @@
 
 namespace vmamba {
 
-// Base and postfixes of a type whose underscores or capitals went astray ("v3noz": v3, _noz); empty: not
-// understood. `more_…`: names beside the table's, an older release's; such a postfix has no underscore.
+// Splits a type with wrong underscores or capitals into base and postfixes ("v3noz": v3, _noz); empty if it is
+// not recognised. `more_…`: names of an older release beside those in the table; its postfixes have no underscore.
 struct SpelledForwardType {
   std::string base;
   std::vector<std::string> postfixes;

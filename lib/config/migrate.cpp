@@ -1,3 +1,4 @@
+// Migration of old JSON configs, edited in place.
 #include "lib/config/migrate.h"
 
 #include <algorithm>
@@ -18,7 +19,7 @@
 namespace vmamba {
 namespace {
 
-// --- The migration table: one row a rule. Where the names come from is told in docs/migration.md.
+// --- The migration table: one row per rule. docs/migration.md gives the source of the names.
 
 // Bases of forward_type that newer releases renamed or dropped.
 struct OldBase {
@@ -37,7 +38,7 @@ constexpr OldBase old_bases[] = {
     {"v32dc", "v052dc", true, "v32dc is called v052dc now"},
 };
 
-// Postfixes that set the output norm, before they began with "_on".
+// Postfixes for the output norm, before they began with "_on".
 struct OldPostfix {
   std::string_view before, after;
   bool exact = true;
@@ -51,10 +52,10 @@ constexpr OldPostfix old_postfixes[] = {
     {"softmax", "_onsoftmax"},
     {"sigmoid", "_onsigmoid"}};
 
-// Names of the core's functions, used as forward types. The old block around them is v0's.
+// Names of the core's functions that were used as forward types. Their block is the old one, v0's.
 struct OldCore {
   std::string_view before, forward_type;
-  std::string_view forward_core_version;  // added beside, if not empty
+  std::string_view forward_core_version;  // also set, if not empty
   bool exact;
   std::string_view why;
 };
@@ -74,7 +75,7 @@ constexpr OldCore old_cores[] = {
 
 // Values of forward_core_version.
 struct OldVersion {
-  std::string_view before, after;  // after: JSON
+  std::string_view before, after;  // after: as JSON
   bool exact;
   std::string_view why;
 };
@@ -102,11 +103,11 @@ constexpr std::string_view v2_no32_why =
     "v2 asks for \"core\" by itself, which newer releases refuse; v03 is the same mathematics on oflex, which with "
     "16-bit storage does not round the scan's output as core did: selective_scan_backend \"mamba\" does";
 
-// Keywords that the constructor had, or that belong to what stands around it.
+// Renamed or removed keywords of the constructor, and keywords of frameworks around it.
 struct OldKeyword {
-  std::string_view before, after;  // after: empty where it is left out
+  std::string_view before, after;  // after: empty if the keyword is dropped
   std::string_view why;
-  bool root_only = false;  // inside another program's config it stays
+  bool root_only = false;  // kept inside another program's config
 };
 constexpr OldKeyword old_keywords[] = {
     {"d_state", "ssm_d_state", "called ssm_d_state since 15 February 2024"},
@@ -118,7 +119,7 @@ constexpr OldKeyword old_keywords[] = {
     {"out_indices", "", "chooses a detector's feature maps; the model is the same", true},
     {"pretrained", "", "names weights, which are given with --weights", true},
 };
-// Keys that only the model's constructor has.
+// Keys that only the model's constructor has: they identify its config.
 constexpr std::string_view model_keys[] = {"depths",      "dims",    "forward_type",
                                            "ssm_d_state", "d_state", "ssm_ratio"};
 
@@ -165,7 +166,7 @@ class Migrator {
     Migration migration{.changes = std::move(changes_), .remarks = std::move(remarks_)};
     size_t done = 0;
     for (const Edit& edit : edits_) {
-      if (edit.begin < done) continue;  // inside of what was removed
+      if (edit.begin < done) continue;  // inside an already removed range
       migration.text += document_.text().substr(done, edit.begin - done);
       migration.text += edit.text;
       done = edit.end;
@@ -178,7 +179,7 @@ class Migrator {
   }
 
  private:
-  // Adds the forward_type that Python needs, and says what this program makes of the result.
+  // Adds the forward_type that Python needs, and reports how this program reads the result.
   void settle(Migration& migration) const {
     JsonOrigins origins;
     if (document_.root().type == JsonType::object && !migration.changes.empty()) {
@@ -208,7 +209,7 @@ class Migrator {
          "(absent)", "\"v03\"", true, fmt::format("the default is v2; {}", v2_why)});
   }
 
-  // Keywords of January and February 2024 that do not tell the first release's class from the next one's.
+  // Keywords of January and February 2024, which do not tell the first release's class from its successor.
   void ask_for_the_age(Migration& migration) const {
     const auto has = [&](std::string_view key) { return document_.find(0, key) >= 0; };
     if (!has("d_state") && !has("drop_rate") && !has("attn_drop_rate")) return;
@@ -266,7 +267,7 @@ class Migrator {
       }
     }
     const std::vector<int> members = removed_.empty() ? std::vector<int>{} : document_.children(object);
-    bool leading = true;  // nothing that stays stands before it
+    bool leading = true;  // no remaining member precedes it
     for (size_t m = 0; m < members.size(); ++m) {
       const JsonValue& member = document_[members[m]];
       if (std::ranges::find(removed_, members[m]) == removed_.end()) {
@@ -298,14 +299,14 @@ class Migrator {
       fail_input("{}: a scan narrower than ssm_ratio cannot be expressed here", document_.place(i));
   }
 
-  // The value's own key or, in an array, the array's.
+  // The key of the value or, for an array element, of the array.
   std::string_view key_of(int i) const {
     while (document_[i].parent >= 0 && document_[document_[i].parent].type == JsonType::array)
       i = document_[i].parent;
     return document_[i].key;
   }
 
-  // The string member `key` of the nearest object around `i` that has one; null: none.
+  // The string member `key` of the nearest enclosing object that has one; nullptr if none does.
   const JsonValue* nearest_string(int i, std::string_view key) const {
     for (int at = document_[i].parent; at >= 0; at = document_[at].parent) {
       if (document_[at].type != JsonType::object) continue;
@@ -322,7 +323,7 @@ class Migrator {
     return exact_within_[object] = scan_reads_float32(i);
   }
 
-  // Whether the scan at `i` has float32 input in every dtype (or other rounding than the backend's).
+  // Whether the scan at `i` gets float32 input in every dtype (or rounds differently from what the backend implies).
   bool scan_reads_float32(int i) const {
     if (nearest_string(i, "forward_core_version")) return true;
     const JsonValue* type = nearest_string(i, "forward_type");
@@ -334,7 +335,7 @@ class Migrator {
       return spec.core == Core::mamba2 || spec.old_block ||
              (spec.precision == CorePrecision::float32_core && !spec.no32);
     } catch (const InputError&) {
-      return true;  // the type itself is refused
+      return true;  // the type itself is refused elsewhere
     }
   }
 
@@ -342,7 +343,7 @@ class Migrator {
     const std::string& text = document_[i].text;
     const bool member = document_[document_[i].parent].type == JsonType::object;
     const auto modern = migrated_forward_type(text);
-    // An entry of a list has no place for a second key.
+    // an array element has no place for a second key
     if (!modern || (!member && !modern->forward_core_version.empty())) return check_type(i, text);
     replace(i, json_string(modern->forward_type), modern->exact, modern->why);
     if (!modern->forward_core_version.empty() &&
@@ -358,7 +359,7 @@ class Migrator {
     }
   }
 
-  // Says so where even the new type is one that is refused.
+  // Adds a remark if even the new type is not supported.
   void check_type(int i, const std::string& forward_type) {
     try {
       parse_forward_type(forward_type, document_.place(i));
@@ -379,7 +380,7 @@ class Migrator {
     changes_.push_back({document_.place(i), json_string(value.text), after, exact, std::string(why)});
   }
 
-  // A member behind member `i`, laid out as `i` is.
+  // Inserts a member after member `i`, in the same layout.
   void add_beside(int i, std::string_view key, const std::string& json, bool exact, std::string_view why) {
     const JsonValue& value = document_[i];
     const std::string_view text = document_.text();
@@ -401,9 +402,9 @@ class Migrator {
   std::vector<MigrationChange> changes_;
   std::vector<std::string> remarks_;
   size_t more_remarks_ = 0;
-  std::vector<int> removed_;          // members of the object at hand
-  int nested_model_ = 0;              // the first object inside the root that holds a model's keywords
-  std::map<int, bool> exact_within_;  // what core_is_exact said of an object
+  std::vector<int> removed_;          // members of the current object
+  int nested_model_ = 0;              // the first object inside the root that has model keywords
+  std::map<int, bool> exact_within_;  // cached results of core_is_exact, by object
 };
 
 }  // namespace
@@ -413,7 +414,7 @@ CoreRemedy core_remedy(std::string_view becomes, bool scan_reads_float32) {
   return {scan_reads_float32, scan_reads_float32 ? core_why : core_inexact_why};
 }
 
-// Base and postfixes by their names today, however they were spelled.
+// Current names of base and postfixes, in whatever spelling they come.
 std::optional<MigratedForwardType> migrated_forward_type(std::string_view text) {
   for (const OldCore& row : old_cores) {
     if (text != row.before) continue;

@@ -1,6 +1,6 @@
-// Old configs brought up to date. JSON is edited in place in its text: only the values that a rule names
-// change, every other byte stays. The Python project's YAML is turned into this program's JSON.
-// docs/migration.md is the table for readers.
+// Migration of old configs. JSON is edited in place in its text: only the values that a rule names change, every
+// other byte is kept. The Python project's YAML is converted to this program's JSON. docs/migration.md has the
+// table for users.
 #pragma once
 #include <filesystem>
 #include <string>
@@ -10,39 +10,38 @@
 namespace vmamba {
 
 struct MigrationChange {
-  std::string place;  // in the user's own file: "a.json:3: /forward_type", "a.yaml:7: MODEL.VSSM.DEPTHS"
-  std::string before, after;  // "(absent)", "(removed)"; of a YAML, after is the JSON's member
-  bool exact = true;          // the new config computes what the old one did, in every dtype
+  std::string place;          // in the user's file: "a.json:3: /forward_type", "a.yaml:7: MODEL.VSSM.DEPTHS"
+  std::string before, after;  // or "(absent)", "(removed)"; for YAML, after is the JSON member
+  bool exact = true;          // the new config computes the same as the old one, in every dtype
   std::string why;
 };
 std::string to_string(const MigrationChange& change);  // one line
 
-// A YAML does not name its release. Where its keys leave that open, the releases that it might be of as well.
+// A possible release of a YAML that does not name its release, where its keys do not settle it.
 struct OtherAge {
-  std::string release, add;  // `add`: what to add where that one is meant
-  std::string text;          // the config that it then is
+  std::string release, add;  // `add`: what to add to the YAML to select this release
+  std::string text;          // the resulting config
 };
 
 struct Migration {
-  std::string text;  // the new file
+  std::string text;  // of the new file
   std::vector<MigrationChange> changes;
-  std::vector<std::string> remarks;  // what no rule mends and no release runs, a line each
-  std::string refused;               // what still stands in the way, a line; empty: the text runs
-  std::string assumed;               // the release taken, where there are others
+  std::vector<std::string> remarks;  // one line each: problems that no rule fixes and no release runs
+  std::string refused;               // one line: why the text still does not run; empty: it runs
+  std::string assumed;               // the release assumed, if several are possible
   std::vector<OtherAge> others;
 };
-// InputError where the text is no JSON (or YAML), or cannot be expressed. Migrating the result changes
-// nothing.
+// InputError if the text is not valid JSON (or YAML) or cannot be expressed. Migration is idempotent.
 Migration migrate_json(std::string_view text, const std::string& where,
                        std::string_view core_becomes = "oflex");
-// InputError too where the YAML asks for what no config of this program can express.
+// Also InputError if the YAML asks for something that no config of this program can express.
 Migration migrate_yaml(std::string_view text, const std::string& where);
-// A Python source: the literal "core" given to selective_scan_backend= or to a dict's key of that name, and nothing
-// else. What an mmdet or mmseg config asks for beside is told.
+// Python source: rewrites only the literal "core", as the argument selective_scan_backend= or as the value of that
+// key in a dict. What else an mmdet or mmseg config needs is reported in the remarks.
 Migration migrate_python(std::string_view text, const std::string& where,
                          std::string_view core_becomes = "oflex");
-// YAML by the name's ending (.yaml, .yml), or by its MODEL: the project itself writes YAML into a
-// config.json.
+// Detects YAML by the file name (.yaml, .yml) or by its MODEL: section, as the Python project writes YAML to a file
+// named config.json.
 bool is_yaml_config(const std::filesystem::path& path, std::string_view text);
 inline constexpr size_t max_migration_bytes = 1 << 20;
 

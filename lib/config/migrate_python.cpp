@@ -1,4 +1,4 @@
-// Python sources: one literal is rewritten, every other byte stays.
+// Migration of Python sources: one literal is rewritten, every other byte is kept.
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -15,9 +15,9 @@ enum class Kind : uint8_t { word, string, sign, end_of_line };
 
 struct Token {
   Kind kind;
-  size_t begin, end;  // bytes, a string's quotes and prefix included
+  size_t begin, end;  // byte range, with a string's quotes and prefix
   int line;
-  std::string_view text;  // a plain string's contents; else the bytes
+  std::string_view text;  // contents of a plain string, else the source text
   bool plain = true;      // a string without escapes that is neither bytes nor formatted
 };
 
@@ -26,8 +26,8 @@ bool word_character(char c) {
          static_cast<unsigned char>(c) >= 0x80;
 }
 
-// Words (numbers among them), strings, and single signs but for "==". Comments and blanks are left out; the end of a
-// line counts outside of brackets alone.
+// Words (including numbers), strings and single-character signs, except for "==". Comments and white space are
+// dropped; ends of lines are tokens only outside of brackets.
 std::vector<Token> tokens(std::string_view text, const std::string& where) {
   std::vector<Token> found;
   int line = 1, depth = 0;
@@ -41,7 +41,7 @@ std::vector<Token> tokens(std::string_view text, const std::string& where) {
       ++i;
     } else if (c == '#') {
       i = std::min(text.find('\n', i), text.size());
-    } else if (c == '\\' && i + 1 < text.size()) {  // the line goes on
+    } else if (c == '\\' && i + 1 < text.size()) {  // line continuation
       line += text[i + 1] == '\n';
       i += 2;
     } else {
@@ -125,7 +125,7 @@ class PythonMigrator {
     return i < tokens_.size() && tokens_[i].kind == Kind::sign && tokens_[i].text == sign;
   }
 
-  // KEY of KEY="…" and of "KEY": "…"; empty: neither.
+  // The key in KEY="…" or "KEY": "…"; empty for neither.
   std::string_view key_of(size_t i) const {
     if (i < 2) return {};
     const Token& key = tokens_[i - 2];
@@ -133,14 +133,14 @@ class PythonMigrator {
     if (is_sign(i - 1, ":") && key.kind == Kind::string && key.plain) return key.text;
     return {};
   }
-  // Nothing is done to the literal: what follows ends the value.
+  // Whether the literal is the whole value, not an operand: the next token ends the value.
   bool stands_alone(size_t i) const {
     const Token& next = tokens_[i + 1];
     return next.kind == Kind::end_of_line ||
            (next.kind == Kind::sign && std::string_view(",)]};").find(next.text) != std::string_view::npos);
   }
 
-  // A literal as JSON; `i` is moved behind it. Null: no literal.
+  // Parses a literal as JSON and moves `i` past it; nullopt if it is not a literal.
   std::optional<nlohmann::ordered_json> literal(size_t& i, int depth = 0) const {
     using Json = nlohmann::ordered_json;
     const Token& token = tokens_[i];
@@ -166,9 +166,9 @@ class PythonMigrator {
     return json.is_number() ? std::optional(std::move(json)) : std::nullopt;
   }
 
-  // What to write for this program: the keywords around a type='MM_VSSM', where they are literals.
+  // Reports the equivalent config for this program: the literal keyword arguments beside type='MM_VSSM'.
   void tell_backbone(size_t type) {
-    told_ = true;  // once: the brackets around are looked for in the whole file
+    told_ = true;  // once: the enclosing brackets are searched in the whole file
     size_t i = type - 2;
     for (int depth = 0; i > 0; --i) {
       if (is_sign(i, ")") || is_sign(i, "]") || is_sign(i, "}")) ++depth;

@@ -1,4 +1,4 @@
-// The rules that JSON and YAML share.
+// Migration rules for both JSON and YAML.
 #pragma once
 #include <optional>
 #include <string>
@@ -6,27 +6,27 @@
 
 namespace vmamba {
 
-// What newer releases call an old or misspelled forward_type; nullopt: it stays (or nobody understands it).
+// The current name of an old or misspelled forward_type; nullopt if it is current or unknown.
 struct MigratedForwardType {
   std::string forward_type;
-  std::string forward_core_version;  // to be set beside it; empty: none
+  std::string forward_core_version;  // must be set as well; empty: none
   bool exact = true;
   std::string why;
 };
 std::optional<MigratedForwardType> migrated_forward_type(std::string_view text);
 
-// What to say of a backend "core" that becomes "oflex" or "mamba".
+// The explanation for a backend "core" that becomes "oflex" or "mamba".
 struct CoreRemedy {
   bool exact;
   std::string_view why;
 };
 CoreRemedy core_remedy(std::string_view becomes, bool scan_reads_float32);
 
-// Switches of early 2024 that are off in every published file but one.
+// Switches of early 2024 that are off in all published files but one.
 struct OldSwitch {
-  std::string_view key, keyword;  // in YAML and in the constructor
-  std::string_view off, on;       // why nothing is lost when it is off; why it is refused when it is on
-  bool harmless = false;          // nor is anything lost when it is on
+  std::string_view key, keyword;  // in YAML, and in the constructor
+  std::string_view off, on;       // why it can be dropped when off; why it is refused when on
+  bool harmless = false;          // can also be dropped when on
 };
 inline constexpr OldSwitch old_switches[] = {
     {"SHARED_SSM", "shared_ssm", "each direction has scan weights of its own, as here",

@@ -1,6 +1,6 @@
-// The YAML of the Python project (classification/configs, read there by yacs over the defaults of config.py)
-// as this program's JSON. Training's keys are left out; an unknown key of MODEL.VSSM is refused, since it may
-// change the model.
+// Converts the Python project's YAML (classification/configs, read there by yacs over the defaults of config.py)
+// to this program's JSON. Training keys are dropped; an unknown key of MODEL.VSSM is refused, as it may change
+// the model.
 #include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
@@ -27,18 +27,18 @@ using Json = nlohmann::ordered_json;
 enum Section { model, vssm, data, test, section_count };
 constexpr std::array<std::string_view, section_count> section_names{"MODEL", "MODEL.VSSM", "DATA", "TEST"};
 
-// Which release's config.py and builder a file was written for (docs/migration.md, "Ages of a YAML").
+// The release whose config.py and builder a file was written for (docs/migration.md, "Ages of a YAML").
 enum Age { first, second, third, age_count };
 constexpr std::array<std::string_view, age_count> age_names{"the first release (to 27 January 2024)",
                                                             "the releases of 28 January to 15 February 2024",
                                                             "the releases since 15 February 2024"};
 
-// A key of the YAML → a key of the JSON, in the order of the JSON.
+// Maps a YAML key to a JSON key, in the order of the JSON.
 struct Row {
   Section section;
   std::string_view yaml, json;
-  // JSON by age: what config.py takes where the file is silent, and before `read_since`, whose builder is the
-  // first to pass the key on, what the class is built with whatever the file says. Null: the key stays away.
+  // JSON default by age: config.py's value if the file does not set the key. Before `read_since`, the first age whose
+  // builder passes the key on, it is the value in the class, whatever the file says. nullptr: omit the key.
   std::array<const char*, age_count> standard{};
   Age read_since = first;
   std::string_view older = {};  // its name in the second age
@@ -75,7 +75,7 @@ constexpr Row rows[] = {
     {vssm, "MLP_DROP_RATE", "mlp_drop_rate", {}, third},
 };
 
-// Walks the document before any node of it exists and refuses what could make a small file large.
+// Checks the document's events before any node is built, and refuses constructs that make a small file expand.
 class Guard : public YAML::EventHandler {
  public:
   explicit Guard(const std::string& where) : where_(where) {}
@@ -106,13 +106,13 @@ class Guard : public YAML::EventHandler {
   int depth_ = 0;
 };
 
-// One file's sections: the file itself, or one that it names as its BASE.
+// The sections of one file: the file itself, or one named in its BASE.
 struct Layer {
   std::string where;
   std::array<YAML::Node, section_count> sections{};
 };
 
-// A value, with the layer that it stands in and its path ("MODEL.VSSM.DEPTHS"); no layer: absent.
+// A value with its layer and path ("MODEL.VSSM.DEPTHS"); layer is nullptr if it is absent.
 struct Found {
   const Layer* layer = nullptr;
   YAML::Node node;
@@ -126,7 +126,7 @@ struct Found {
 std::string json_text(const Json& value) {
   return value.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
-std::string spaced(const Json& value) {  // a list or an object on one line, as the files of configs/ are
+std::string spaced(const Json& value) {  // a list or an object on one line, as in the files of configs/
   if (!value.is_structured()) return json_text(value);
   std::string out;
   for (const auto& [key, item] : value.items()) {
@@ -136,7 +136,7 @@ std::string spaced(const Json& value) {  // a list or an object on one line, as 
   return value.is_object() ? "{" + out + "}" : "[" + out + "]";
 }
 
-// A mapping's member, undefined if it has none; a key that stands twice is refused.
+// A member of a mapping, undefined if absent; duplicate keys are refused.
 YAML::Node member(const std::string& where, const YAML::Node& map, std::string_view path,
                   std::string_view key) {
   YAML::Node found(YAML::NodeType::Undefined);
@@ -152,12 +152,12 @@ YAML::Node member(const std::string& where, const YAML::Node& map, std::string_v
   return found;
 }
 
-// What PyYAML makes of a plain value: an integer, a number, true or false, else a string.
+// Resolves a plain scalar as PyYAML does: an integer, a number, a boolean, else a string.
 Json scalar(const YAML::Node& node, const std::string& place) {
   const std::string& text = node.Scalar();
   if (node.IsNull() || (node.Tag() != "!" && (text.empty() || text == "~" || text == "null")))
     fail_input("{}: has no value", place);
-  if (node.Tag() == "!") return text;  // in quotes
+  if (node.Tag() == "!") return text;  // quoted
   int64_t integer = 0;
   double number = 0;
   bool truth = false;
@@ -188,7 +188,7 @@ Json value(const Found& found) {
 
 class Converter {
  public:
-  // `layers`: what stands in front overrides what comes behind it.
+  // `layers`: earlier ones override later ones.
   Converter(const std::vector<Layer>& layers, Age age) : layers_(layers), age_(age) {
     for (const Row& row : rows) take(row);
     take_switches();
@@ -196,7 +196,7 @@ class Converter {
     set_preprocess();
   }
 
-  // One key a line.
+  // One key per line.
   std::string text() const {
     std::string out = "{";
     for (const auto& [key, json] : config_.items())
@@ -227,12 +227,12 @@ class Converter {
   void take(const Row& row) {
     const Found found = find(row.section, row.yaml, row.older);
     const char* standard = row.standard[age_];
-    if (found && age_ < row.read_since) {  // in the file, and read by nobody
+    if (found && age_ < row.read_since) {  // set in the file, but ignored by the builder of that age
       if (!standard) return;
       set(row.json, Json::parse(standard), found.place(), printable(spaced(value(found))), true,
           fmt::format("{} never read it", age_names[age_]));
     } else if (found) {
-      // A name may look like a number.
+      // a name may look like a number
       Json json = row.json == "name" && found.node.IsScalar() ? Json(found.node.Scalar()) : value(found);
       const std::string before = printable(spaced(json));
       set(row.json, std::move(json), found.place(), before, true, "the constructor's own keyword");
@@ -306,7 +306,7 @@ class Converter {
         fail_input("{}: {} cannot be expressed here; known: bicubic, bilinear", interpolation.place(),
                    in_quotes(method));
       }
-      preprocess["interpolation"] = "bilinear";  // what the project does for every other word
+      preprocess["interpolation"] = "bilinear";  // the Python project uses bilinear for every other value
       from = &interpolation;
     }
     if (crop && crop.node.IsScalar() && value(crop) == false) {
@@ -351,7 +351,7 @@ void refuse_unknown(const Layer& layer) {
   }
 }
 
-// The files that BASE names, the last one first: it overrides the others. They lie inside `folder`.
+// The files named in BASE, the last one first, as it overrides the others. They must be inside `folder`.
 std::vector<std::filesystem::path> bases(const std::string& where, const YAML::Node& base,
                                          const std::filesystem::path& folder) {
   std::vector<std::filesystem::path> files;
@@ -411,7 +411,7 @@ void read_layers(std::string_view text, const std::string& where, const std::fil
   }
 }
 
-// The age that the keys of MODEL.VSSM speak for, and those that it might be as well.
+// The age that the keys of MODEL.VSSM indicate, and others that are also possible.
 struct Guess {
   Age age;
   std::vector<Age> others;
@@ -434,7 +434,7 @@ Guess guess_age(const std::vector<Layer>& layers) {
   if (all + only_second + later < keys.size()) return {third, {}};
   if (only_second > 0) return {second, {}};
   if (later > 0) return {third, {second}};
-  if (all == of_all_ages.size()) return {first, {}};  // a dump, which holds every key that there was
+  if (all == of_all_ages.size()) return {first, {}};  // has every key: a dump of the complete config
   return {first, {second, third}};
 }
 

@@ -1,3 +1,4 @@
+// Construction and parsing of step, tap and parameter names.
 #include "lib/config/names.h"
 
 #include <fmt/format.h>
@@ -10,8 +11,8 @@ namespace {
 constexpr std::string_view stage_word = "layers.", block_word = "blocks.", downsample_word = "downsample",
                            direction_word = "scan.k";
 
-// Takes "WORD" and a number of at most four digits off the front of `name`; what follows is empty or begins
-// with a dot.
+// Removes "WORD" and a number of at most four digits from the front of `name`; the rest must be empty or begin with
+// a dot.
 std::optional<size_t> take_number(std::string_view& name, std::string_view word) {
   if (!name.starts_with(word)) return std::nullopt;
   const char *begin = name.data() + word.size(), *end = name.data() + name.size();

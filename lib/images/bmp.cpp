@@ -1,5 +1,5 @@
 // BMP: the headers of OS/2 (12 and 64 bytes) and Windows (40 to 124), 1 to 32 bits, RLE4 and RLE8, and the bit fields
-// that Pillow knows. As in Pillow the alpha of a 32-bit file is dropped.
+// that Pillow supports. As in Pillow, the alpha channel of a 32-bit file is dropped.
 #include <algorithm>
 #include <bit>
 #include <vector>
@@ -17,7 +17,7 @@ struct Header {
   uint32_t bits = 0, coding = raw;
   std::array<uint32_t, 4> masks{};  // of red, green, blue, alpha
   size_t colors = 0, color_bytes = 4;
-  size_t palette = 0, pixels = 0;  // where they begin
+  size_t palette = 0, pixels = 0;  // offsets in the file
 
   bool has_runs() const { return coding == rle8 || coding == rle4; }
 };
@@ -57,7 +57,7 @@ Header read_header(const EncodedImage& encoded) {
     if (header.colors == 0) header.colors = size_t{1} << header.bits;
     if (header.colors > 256) fail_decoding(encoded, "its palette has more than 256 colours");
     const size_t behind = header.palette + header.colors * header.color_bytes;
-    // Files that say the pixels begin where their palette does.
+    // Some files give the palette's offset as the offset of the pixels.
     if (header.pixels == 0 || header.pixels == size_t{14} + size) header.pixels = behind;
   } else if (header.pixels == 0) {
     header.pixels = header.palette;
@@ -65,7 +65,7 @@ Header read_header(const EncodedImage& encoded) {
   return header;
 }
 
-// A palette that the end of the file cuts short is a short palette.
+// A palette truncated by the end of the file is a shorter palette.
 Palette read_palette(const EncodedImage& encoded, const Header& header) {
   Palette palette{};
   for (size_t i = 0; i < header.colors; ++i) {
@@ -74,7 +74,7 @@ Palette read_palette(const EncodedImage& encoded, const Header& header) {
     const uint8_t* bgr = data_of(encoded) + at;
     palette[i] = {bgr[2], bgr[1], bgr[0]};
   }
-  // Pillow takes a ramp of greys for no palette: what lies past its end is grey as well.
+  // Pillow treats a grey ramp as no palette: indices past its end are grey levels as well.
   const int step = header.colors == 2 ? 255 : 1;
   for (size_t i = 0; i < header.colors; ++i)
     if (std::ranges::any_of(palette[i], [&](uint8_t c) { return c != static_cast<int>(i) * step; }))
@@ -86,14 +86,14 @@ Palette read_palette(const EncodedImage& encoded, const Header& header) {
   return palette;
 }
 
-// A row as it stands in the file; the padding of the last one need not be there.
+// Row y as stored; the padding of the last row may be missing.
 const uint8_t* row_at(const EncodedImage& encoded, const Header& header, int64_t y) {
   const size_t bits = static_cast<size_t>(header.width) * header.bits;
   return bytes_at(encoded, header.pixels + static_cast<size_t>(y) * ((bits + 31) / 32 * 4), (bits + 7) / 8);
 }
 
-// Pairs of a count and an index (RLE4: two indices by turns); a count of 0 begins the end of the row (0), of the image
-// (1), a jump (2: how far to the right, how far on) or a run of so many indices as they are, padded to two bytes.
+// RLE: pairs of a count and an index (RLE4: two alternating indices). A count of 0 is an escape: end of row (0), end of
+// image (1), a jump (2: by x and y), or a literal run of that many indices, padded to two bytes.
 std::vector<uint8_t> unpack_runs(const EncodedImage& encoded, const Header& header) {
   const size_t width = static_cast<size_t>(header.width), wanted = width * static_cast<size_t>(header.height);
   const bool nibbles = header.coding == rle4;
@@ -128,13 +128,13 @@ std::vector<uint8_t> unpack_runs(const EncodedImage& encoded, const Header& head
         put(!nibbles ? run[i] : i % 2 == 0 ? run[i / 2] >> 4 : run[i / 2] & 15);
       x += pair[1];
       at += bytes;
-      at += at % 2;  // as Pillow: to an even place in the file
+      at += at % 2;  // padding to an even offset in the file, as in Pillow
     }
   }
   return indices;
 }
 
-// Where red, green and blue stand in a pixel of 32 bits.
+// Byte positions of red, green and blue in a 32-bit pixel.
 std::array<int, 3> channels_of(const EncodedImage& encoded, const std::array<uint32_t, 4>& masks) {
   constexpr std::array<std::array<uint32_t, 4>, 8> known{{{0xff0000, 0xff00, 0xff, 0},
                                                           {0xff000000, 0xff0000, 0xff00, 0},
@@ -156,7 +156,7 @@ std::array<int, 3> channels_of(const EncodedImage& encoded, const std::array<uin
 
 ImageSize bmp_size(const EncodedImage& encoded) {
   const Header header = read_header(encoded);
-  // Rows that are not there are noticed before their memory is asked for.
+  // Missing rows are detected before their memory is allocated.
   if (!header.has_runs() && header.height > 0 && header.width <= max_pixels / header.height)
     row_at(encoded, header, header.height - 1);
   return {header.width, header.height};

@@ -1,4 +1,4 @@
-// The file formats, one file each: the size that a header announces, and the pixels as Pillow's convert("RGB").
+// The file formats, one source file each: the size in the header, and the pixels as by Pillow's convert("RGB").
 #pragma once
 #include <array>
 #include <cstdint>
@@ -12,7 +12,7 @@ struct ImageSize {
   int64_t width = 0, height = 0;
 };
 
-// `rgb` has room for encoded.pixels() · 3 bytes and is black. Both throw InputError.
+// `rgb` holds encoded.pixels() · 3 bytes, initialised to black. All functions throw InputError.
 ImageSize bmp_size(const EncodedImage& encoded);
 void decode_bmp(const EncodedImage& encoded, uint8_t* rgb);
 ImageSize gif_size(const EncodedImage& encoded);
@@ -35,7 +35,7 @@ inline const uint8_t* data_of(const EncodedImage& encoded) {
   return reinterpret_cast<const uint8_t*>(encoded.bytes.data());
 }
 
-// `count` bytes of the file from `at` on; fails where they are not there.
+// A pointer to `count` bytes of the file at offset `at`; fails if they lie beyond its end.
 inline const uint8_t* bytes_at(const EncodedImage& encoded, size_t at, size_t count) {
   if (at > encoded.bytes.size() || count > encoded.bytes.size() - at) fail_truncated(encoded);
   return data_of(encoded) + at;
@@ -54,7 +54,7 @@ inline uint32_t big32(const uint8_t* p) {
   return big16(p) << 16 | big16(p + 2);
 }
 
-// Colours past the end of a short palette are black.
+// Entries past the end of a short palette are black.
 using Palette = std::array<std::array<uint8_t, 3>, 256>;
 
 inline void put_rgb(uint8_t* rgb, const std::array<uint8_t, 3>& color) {
@@ -63,17 +63,17 @@ inline void put_rgb(uint8_t* rgb, const std::array<uint8_t, 3>& color) {
 inline void put_grey(uint8_t* rgb, uint8_t value) {
   rgb[0] = rgb[1] = rgb[2] = value;
 }
-// a · b / 255, rounded as Pillow does.
+// a · b / 255, rounded as in Pillow.
 inline int times_255th(int a, int b) {
   const int t = a * b + 128;
   return ((t >> 8) + t) >> 8;
 }
-// (1 − C)(1 − K), with `paper` = 255 − K.
+// CMY and K to RGB: (1 − C)(1 − K), with `paper` = 255 − K.
 inline void put_cmy(uint8_t* rgb, const uint8_t* cmy, int paper) {
   for (int c = 0; c < 3; ++c) rgb[c] = static_cast<uint8_t>(paper - times_255th(cmy[c], paper));
 }
 
-// Grey of more than 8 bits is not scaled but clipped, as Pillow does it: a warning says of how many pixels.
+// Grey of more than 8 bits is clipped, not scaled, as in Pillow; the warning gives the number of clipped pixels.
 void warn_of_clipped_grey(const EncodedImage& encoded, int64_t clipped);
 
 }  // namespace vmamba

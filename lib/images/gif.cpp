@@ -1,4 +1,4 @@
-// GIF: the first frame on its canvas. What the frame leaves of the canvas has the transparent index, or 0.
+// GIF: the first frame on its canvas. Pixels outside the frame have the transparent index, or index 0.
 #include <algorithm>
 #include <vector>
 
@@ -11,20 +11,20 @@ struct Frame {
   ImageSize canvas;
   int64_t left = 0, top = 0, width = 0, height = 0;
   bool interlaced = false;
-  uint8_t background = 0;  // index of what the frame does not cover
+  uint8_t background = 0;  // index of the pixels outside the frame
   unsigned literal_bits = 0;
-  size_t blocks = 0;  // where the first block of codes begins
+  size_t blocks = 0;  // offset of the first data block
   Palette palette{};
 };
 
-// The palette of 2 << (flags & 7) colours at `at`, which is moved behind it.
+// Reads the palette of 2 << (flags & 7) colours at `at` and moves `at` past it.
 Palette read_palette(const EncodedImage& encoded, unsigned flags, size_t& at) {
   Palette palette{};
   const size_t colors = size_t{2} << (flags & 7);
   const uint8_t* bytes = bytes_at(encoded, at, colors * 3);
   for (size_t i = 0; i < colors; ++i) std::copy_n(bytes + i * 3, 3, palette[i].begin());
   at += colors * 3;
-  // A ramp of greys is to Pillow no palette at all: what lies past its end is grey as well.
+  // Pillow treats a grey ramp as no palette: indices past its end are grey levels as well.
   const auto is_ramp = [&] {
     for (size_t i = 0; i < colors; ++i)
       if (std::ranges::any_of(palette[i], [&](uint8_t c) { return c != i; })) return false;
@@ -35,7 +35,7 @@ Palette read_palette(const EncodedImage& encoded, unsigned flags, size_t& at) {
   return palette;
 }
 
-// What stands before the first image, and the image's own header. What is neither an extension nor an image is skipped.
+// Reads up to the first image and its header. Blocks that are neither extensions nor images are skipped.
 Frame read_frame(const EncodedImage& encoded) {
   const auto byte = [&](size_t at) -> unsigned { return *bytes_at(encoded, at, 1); };
   Frame frame;
@@ -75,7 +75,7 @@ Frame read_frame(const EncodedImage& encoded) {
   return frame;
 }
 
-// Codes of a varying number of bits, low bits first, from blocks that begin with their length.
+// Reads codes of variable width, least significant bit first, from length-prefixed blocks.
 class Codes {
  public:
   Codes(const EncodedImage& encoded, size_t at) : encoded_(encoded), at_(at) {}
@@ -99,21 +99,21 @@ class Codes {
 
  private:
   const EncodedImage& encoded_;
-  size_t at_, left_ = 0;  // the next byte, and how many the block still has
+  size_t at_, left_ = 0;  // offset of the next byte; bytes left in the block
   uint32_t buffer_ = 0;
   unsigned held_ = 0;  // bits in the buffer
 };
 
-// The frame's pixels in the order in which the file has them.
+// Writes the pixels of the frame in file order.
 class FramePixels {
  public:
   FramePixels(const Frame& frame, uint8_t* rgb) : frame_(frame), rgb_(rgb), pass_(frame.interlaced ? 1 : 0) {}
 
-  // True: that was the last one.
+  // Returns true after the last pixel.
   bool put(uint8_t index) {
     put_rgb(rgb_ + ((frame_.top + y_) * frame_.canvas.width + frame_.left + x_) * 3, frame_.palette[index]);
     if (++x_ < frame_.width) return false;
-    constexpr std::array steps{1, 8, 8, 4, 2}, starts{0, 0, 4, 2, 1};  // the first: not interlaced
+    constexpr std::array steps{1, 8, 8, 4, 2}, starts{0, 0, 4, 2, 1};  // [0]: not interlaced
     x_ = 0;
     y_ += steps[pass_];
     while (y_ >= frame_.height) {
@@ -136,8 +136,8 @@ ImageSize gif_size(const EncodedImage& encoded) {
   return read_frame(encoded).canvas;
 }
 
-// LZW: a code is a literal, "clear", "end", or the entry of an earlier code and one more index. A full table stays as it
-// is until "clear".
+// LZW: a code is a literal, "clear", "end", or a table entry: an earlier code plus one index. A full table is kept
+// until "clear".
 void decode_gif(const EncodedImage& encoded, uint8_t* rgb) {
   const Frame frame = read_frame(encoded);
   if (frame.width == 0 || frame.height == 0) fail_decoding(encoded, "its first frame has no pixels");
@@ -146,8 +146,7 @@ void decode_gif(const EncodedImage& encoded, uint8_t* rgb) {
 
   constexpr unsigned most_bits = 12, no_code = ~0u;
   const unsigned clear = 1u << frame.literal_bits, end = clear + 1;
-  std::vector<uint16_t> before(size_t{1}
-                               << most_bits);  // an entry: an earlier code, and the index that follows it
+  std::vector<uint16_t> before(size_t{1} << most_bits);  // an earlier code, and the index appended to it
   std::vector<uint8_t> last(size_t{1} << most_bits), text((size_t{1} << most_bits) + 1);
   Codes codes(encoded, frame.blocks);
   FramePixels pixels(frame, rgb);
@@ -162,7 +161,7 @@ void decode_gif(const EncodedImage& encoded, uint8_t* rgb) {
     }
     if (code == end) fail_truncated(encoded);
     if (code > (previous == no_code ? clear : free)) fail_decoding(encoded, "a code stands for nothing");
-    // The code's indices from the last to the first; the entry that is about to be made ends as it begins.
+    // Decodes the code's indices from last to first; the entry about to be added ends with its own first index.
     size_t begin = text.size();
     unsigned part = code;
     if (previous != no_code && code == free) {

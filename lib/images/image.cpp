@@ -1,4 +1,4 @@
-// One row a format; what is done alike for all of them.
+// The table of image formats, and the checks common to all of them.
 #include "lib/images/image.h"
 
 #include <spdlog/spdlog.h>

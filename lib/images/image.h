@@ -1,4 +1,4 @@
-// Image files → 8-bit RGB, as Pillow's Image.open(…).convert("RGB") gives it, byte for byte, or an error
+// Decodes image files to 8-bit RGB, byte for byte as Pillow's Image.open(…).convert("RGB"), or fails
 // (docs/images.md).
 #pragma once
 #include <cstdint>
@@ -14,14 +14,14 @@ struct Image {
   std::vector<uint8_t> rgb;  // height · width · 3, row-major
 };
 
-inline constexpr int64_t max_pixels = 178'956'970;  // Pillow's own limit
+inline constexpr int64_t max_pixels = 178'956'970;  // Pillow's limit
 
 enum class ImageFormat : uint8_t { jpeg, webp, png, bmp, gif, tiff, pnm };
 std::string_view to_string(ImageFormat format);
 
-// An image file's bytes and what its header says; nothing is decoded yet.
+// The bytes of an image file with its parsed header; not yet decoded.
 struct EncodedImage {
-  std::string name;  // for errors
+  std::string name;  // for error messages
   std::string bytes;
   ImageFormat format = ImageFormat::jpeg;
   int width = 0, height = 0;
@@ -29,20 +29,20 @@ struct EncodedImage {
   int64_t pixels() const { return int64_t{width} * height; }
 };
 
-// The format is told by the content; of several images in a file the first is read. InputError names the file
-// and the reason; more than max_pixels are refused here.
+// Detects the format by content; for files with several images only the first is read. InputError names the file and
+// the reason; images of more than max_pixels are refused.
 EncodedImage open_image(const std::filesystem::path& path);
 EncodedImage parse_image(std::string bytes, std::string name);
-// Colour profiles are not applied, EXIF orientation only where Pillow does (TIFF), alpha is dropped. A truncated
+// Colour profiles are ignored, EXIF orientation is applied only where Pillow does (TIFF), alpha is dropped. A truncated
 // file is an InputError.
 Image decode_image(const EncodedImage& encoded);
 
 Image read_image(const std::filesystem::path& path);
 
-// What `bytes` begin as: the format's name; empty: no image.
+// The name of the format detected from the first bytes; empty if it is not an image.
 std::string_view image_format_of(std::string_view bytes);
 
-// Endings (lower case, with the dot) by which image files are found in a folder.
+// File name extensions (lower case, with the dot) that count as images in a folder.
 bool has_image_ending(const std::filesystem::path& path);
 inline constexpr std::string_view image_endings = ".jpg .png .webp .bmp .gif .tif .ppm .pgm .pbm";
 

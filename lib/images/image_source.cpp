@@ -1,3 +1,4 @@
+// Path lists from arguments and standard input, and the decoder threads.
 #include "lib/images/image_source.h"
 
 #include <poll.h>
@@ -21,7 +22,7 @@ namespace vmamba {
 namespace fs = std::filesystem;
 namespace {
 
-// A list of paths on standard input, as they come.
+// The paths listed on standard input, returned as they arrive.
 class StandardInput {
  public:
   explicit StandardInput(char end) : end_(end) {}
@@ -49,7 +50,7 @@ class StandardInput {
       fail_input("standard input: a NUL in the list of paths: give -0 for a list that is separated by NUL");
   }
 
-  // No path begins as a JPEG, PNG, WebP or GIF does and goes on with control characters.
+  // Refuses image data: no path begins with an image signature and contains control characters.
   void check_is_list() const {
     const std::string_view format = image_format_of(buffer_);
     const auto is_binary = [&](char c) {
@@ -68,7 +69,7 @@ class StandardInput {
       fail_input("standard input: a path of more than {} bytes", longest_line);
     pollfd input{STDIN_FILENO, POLLIN, 0};
     while (!stop) {
-      const int ready = ::poll(&input, 1, 100);  // milliseconds until `stop` is looked at again
+      const int ready = ::poll(&input, 1, 100);  // milliseconds between checks of `stop`
       if (ready == 0 || (ready < 0 && errno == EINTR)) continue;
       char bytes[65536];
       const ssize_t got = ready < 0 ? -1 : ::read(STDIN_FILENO, bytes, sizeof bytes);
@@ -84,7 +85,7 @@ class StandardInput {
 
   const char end_;
   std::string buffer_;
-  size_t begin_ = 0;  // of the first path not yet given
+  size_t begin_ = 0;  // offset of the first path not yet returned
   bool begun_ = false, ended_ = false;
 };
 
@@ -193,7 +194,7 @@ ImageSource::ImageSource(NextPath next_path, const PreprocessConfig& preprocess,
   for (int i = 0; i < threads; ++i) {
     try {
       threads_.emplace_back([this] { work(); });
-    } catch (const std::system_error& error) {  // the system has no more threads: fewer do as well
+    } catch (const std::system_error& error) {  // out of threads: continue with fewer
       if (threads_.empty()) fail_machine("no thread for decoding: {}", error.what());
       break;
     }
@@ -215,7 +216,7 @@ bool ImageSource::is_complete(const Ahead& ahead) const {
 
 bool ImageSource::next(ImageBatch& batch) {
   constexpr auto patience =
-      std::chrono::milliseconds(50);  // for a path, before a batch goes out that is not full
+      std::chrono::milliseconds(50);  // longest wait for a path before a partial batch is returned
   std::unique_lock lock(mutex_);
   const Ahead& ahead = ring_[taken_ % ring_.size()];
   while (!ready_.wait_for(lock, patience, [&] { return is_complete(ahead); }))
@@ -275,7 +276,7 @@ void ImageSource::work() {
       if (ahead.given == batch_size_) ++filling_;
       lock.unlock();
       input.unlock();
-      // Nobody else touches this item and these pixels until all items of the batch are done.
+      // No other thread accesses this item or its pixels until all items of the batch are done.
       fill(ahead.batch.items[place], std::move(*path), ahead.batch.pixels.data() + place * image_bytes_);
       lock.lock();
       ++ahead.done;
@@ -291,7 +292,7 @@ void ImageSource::work() {
   }
 }
 
-// A large batch grows with the images that there are; while it moves nobody may be filling it.
+// Grows a large batch in steps as images arrive. No thread may be filling it while it is reallocated.
 void ImageSource::make_room(Ahead& ahead, std::unique_lock<std::mutex>& lock) {
   constexpr size_t at_first = 256;
   std::vector<ImageBatch::Item>& items = ahead.batch.items;

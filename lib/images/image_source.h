@@ -1,6 +1,6 @@
-// From what a command line names to batches of crops: paths are listed, files decoded, resized and cropped on
-// several threads ahead of the model, and handed out in input order. Memory is bounded: `ahead` crops, and
-// one decoded image a thread (one in all, of those above large_pixels).
+// From the paths on a command line to batches of crops: files are decoded, resized and cropped on several threads
+// ahead of the model, and returned in input order. Memory is bounded: a ring of batches, and one decoded image per
+// thread (one in total above large_pixels).
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -19,37 +19,37 @@
 
 namespace vmamba {
 
-// A path to try, or, with an error, one that is known not to hold an image.
+// A path to try, or one that is already known not to be an image, with the error.
 struct InputPath {
   std::filesystem::path file;
   std::string error;
 };
-// The next path, or none after the last. One call at a time, from any thread; gives up waiting once `stop` is
-// set.
+// Returns the next path, or nullopt after the last. May be called from any thread, but not concurrently; stops waiting
+// when `stop` is set.
 using NextPath = std::function<std::optional<InputPath>(const std::atomic<bool>& stop)>;
 
-// The image files that arguments name, in order: a file is itself; a folder all image files in it and below,
-// sorted by path; "-" the files and folders that standard input lists, taken up as they come, each ended by
-// `end`.
+// The image files that the arguments name, in order: a file is itself; a folder is all image files in it and its
+// subfolders, sorted by path; "-" is the files and folders listed on standard input, read as they arrive, each
+// terminated by `end`.
 NextPath input_paths(std::vector<std::string> arguments, char end = '\n');
 NextPath file_paths(std::vector<std::filesystem::path> files);
 
-// The files in a folder and below; names that begin with a dot are not looked at.
+// The files in a folder and its subfolders, without hidden ones (names that begin with a dot).
 struct FolderFiles {
-  std::vector<std::filesystem::path> images;  // by their endings, sorted by path
+  std::vector<std::filesystem::path> images;  // detected by extension, sorted by path
   size_t others = 0;
 };
-FolderFiles folder_files(const std::filesystem::path& folder);  // InputError where it cannot be read
+FolderFiles folder_files(const std::filesystem::path& folder);  // InputError if it cannot be read
 void log_left_out(const std::string& folder, size_t others);
 
 struct ImageBatch {
   struct Item {
-    size_t index = 0;  // place in the input
+    size_t index = 0;  // position in the input
     std::filesystem::path file;
-    std::string error;  // why there are no pixels of it; empty: there are
+    std::string error;  // why decoding failed; empty on success
   };
   std::vector<Item> items;      // in input order
-  std::vector<uint8_t> pixels;  // first the items without an error: images · crop · crop · 3
+  std::vector<uint8_t> pixels;  // of the items without an error, contiguous: images · crop · crop · 3
   int images = 0;
 };
 
@@ -60,18 +60,18 @@ class ImageSource {
   ImageSource(const ImageSource&) = delete;
   ImageSource& operator=(const ImageSource&) = delete;
 
-  // The next batch_size inputs; fewer at the end, or where the next path lets itself be waited for. False:
-  // there is no more. The memory of `batch` is used again.
+  // Gets the next batch_size inputs; fewer at the end, or if the next path takes long to arrive. Returns false at the
+  // end. Reuses the memory of `batch`.
   bool next(ImageBatch& batch);
-  // The same where that batch is complete by now; false: it is not, or there is no more.
+  // Like next(), but only if that batch is complete now; false if it is not, or at the end.
   bool next_if_ready(ImageBatch& batch);
 
  private:
-  // A batch being filled. Images are decoded straight into their places; the batch is closed up where one
-  // failed.
+  // A batch being filled. Images are decoded directly into their slots; the gaps of failed images are closed
+  // afterwards.
   struct Ahead {
     ImageBatch batch;
-    size_t given = 0, done = 0;  // items
+    size_t given = 0, done = 0;  // number of items
   };
 
   void work();
@@ -85,16 +85,16 @@ class ImageSource {
   const NextPath next_path_;
   const PreprocessConfig preprocess_;
   const size_t batch_size_, image_bytes_;
-  std::mutex input_, large_;  // held while a path is asked for; while a large image is decoded
-  std::mutex mutex_;          // guards what follows
+  std::mutex input_, large_;  // held while waiting for a path; held while decoding a large image
+  std::mutex mutex_;          // guards the members below
   std::condition_variable space_, ready_;
-  std::vector<Ahead> ring_;  // batch i is in place i mod its size
+  std::vector<Ahead> ring_;  // batch i is in slot i mod size
   size_t filling_ = 0, taken_ = 0,
-         given_ = 0;  // the batch that gets the next item, the batches handed out, the items
-  bool asking_ = false, exhausted_ = false;  // a path is being waited for; there are no more
+         given_ = 0;  // the batch that gets the next item; batches returned; items assigned
+  bool asking_ = false, exhausted_ = false;  // a thread is waiting for a path; there are no more paths
   std::exception_ptr failure_;
   std::atomic<bool> stop_ = false;
-  std::vector<std::thread> threads_;  // last: they use all of the above
+  std::vector<std::thread> threads_;  // last member, as the threads use all others
 };
 
 }  // namespace vmamba

@@ -1,6 +1,6 @@
-// JPEG through libjpeg-turbo, with its defaults (slow integer IDCT, fancy upsampling). Four components are always taken
-// as Adobe stores them, inverted, and turned to RGB with Pillow's own rounding. libjpeg reports errors by longjmp: the
-// functions that call it hold nothing that has a destructor.
+// JPEG through libjpeg-turbo with its defaults (slow integer IDCT, fancy upsampling). Four components are always
+// read as Adobe stores them, inverted, and converted to RGB with Pillow's rounding. libjpeg reports errors by
+// longjmp, so the functions that call it must not own objects with destructors.
 #include <algorithm>
 #include <csetjmp>
 #include <cstdio>
@@ -28,11 +28,11 @@ struct Errors {
   longjmp(errors->jump, 1);
 }
 
-// Corrupt data inside a scan is a warning, as it is to Pillow.
+// Corrupt data inside a scan is only a warning, as in Pillow.
 void ignore_message(j_common_ptr, int) {}
 
-// The whole file at once. At its end libjpeg is told to wait for more, as Pillow does: a scan is decoded only where
-// bytes follow it, though the marker of the end may be missing.
+// The source manager provides the whole file at once. At its end libjpeg is suspended, as in Pillow: a scan is decoded
+// only if bytes follow it, though the end marker may be missing.
 void nothing(j_decompress_ptr) {}
 boolean no_more(j_decompress_ptr) {
   return FALSE;
@@ -52,8 +52,8 @@ struct Decoder {
   jpeg_source_mgr source{};
 };
 
-// With `rgb` null only the header is read; else rgb has room for the size that the header gave, and `row` for four
-// bytes a pixel of one line.
+// If `rgb` is null, only the header is read; else rgb holds the pixels of the size in the header, and `row` one row of
+// four bytes per pixel.
 Outcome run(const EncodedImage& encoded, Decoder& decoder, uint8_t* rgb, uint8_t* row) {
   jpeg_decompress_struct& info = decoder.info;
   info.err = jpeg_std_error(&decoder.errors.base);
@@ -77,7 +77,7 @@ Outcome run(const EncodedImage& encoded, Decoder& decoder, uint8_t* rgb, uint8_t
     ERREXIT2(&info, JERR_COMPONENT_COUNT, components, 4);
   }
   if (!jpeg_start_decompress(&info)) return Outcome::truncated;
-  // What the scans of a progressive file leave out is guessed (smoothed), differently by every release.
+  // Incomplete progressive scans are refused: libjpeg would smooth over the gaps, differently in every release.
   for (int i = 0; info.coef_bits != nullptr && i < components * DCTSIZE2; ++i)
     if (info.coef_bits[i / DCTSIZE2][i % DCTSIZE2] != 0) return Outcome::truncated;
   const size_t stride = size_t{info.output_width} * 3;
@@ -93,7 +93,7 @@ Outcome run(const EncodedImage& encoded, Decoder& decoder, uint8_t* rgb, uint8_t
           out[c] = static_cast<uint8_t>(row[x * 4 + 3] - times_255th(255 - row[x * 4 + c], row[x * 4 + 3]));
     }
   }
-  jpeg_finish_decompress(&info);  // all rows are there, whether or not the end is
+  jpeg_finish_decompress(&info);  // all rows are decoded, whether or not the end marker is present
   return Outcome::done;
 }
 
@@ -106,7 +106,7 @@ ImageSize run(const EncodedImage& encoded, uint8_t* rgb, uint8_t* row) {
   return {decoder.info.image_width, decoder.info.image_height};
 }
 
-// Scans up to the end of the image. Inside a scan 0xff is followed by 0 or by a restart marker.
+// Counts the scans up to the end of the image. Inside a scan, 0xff is followed by 0 or a restart marker.
 int count_scans(const EncodedImage& encoded) {
   const std::string_view bytes = encoded.bytes;
   int scans = 0;
@@ -119,7 +119,7 @@ int count_scans(const EncodedImage& encoded) {
     if (marker == 0xff) {
       ++at;
     } else if (marker <= 1 || (marker >= 0xd0 && marker <= 0xd8)) {
-      at += 2;  // no segment follows
+      at += 2;  // marker without a segment
     } else {
       if (at + 4 > bytes.size()) break;
       scans += marker == start_of_scan;
@@ -132,7 +132,7 @@ int count_scans(const EncodedImage& encoded) {
 }  // namespace
 
 ImageSize jpeg_size(const EncodedImage& encoded) {
-  // Every scan of a progressive file is a pass over all its pixels: a small file may ask for hours.
+  // Every scan of a progressive file is a pass over all pixels: a small file could take hours.
   constexpr int most_scans = 100;
   if (const int scans = count_scans(encoded); scans > most_scans)
     fail_input("{}: a JPEG of {} scans; at most {} are decoded: save it anew", encoded.name, scans,

@@ -1,7 +1,7 @@
-// PNG through libpng. As in Pillow the checksums of the chunks before the pixels must fit; those of the pixels' chunks
-// need not, zlib's own sum does; nothing behind the last row is wanted. 16 bits of a colour give the higher 8; 16 bits
-// of grey are clipped at 255. libpng reports errors by longjmp: the function that calls it holds nothing that has a
-// destructor.
+// PNG through libpng. As in Pillow, the CRCs of chunks before the pixels must match; those of the pixel data need
+// not, as zlib has its own checksum; data after the last row is not needed. 16-bit colour keeps the high 8 bits;
+// 16-bit grey is clipped at 255. libpng reports errors by longjmp, so the function that calls it must not own
+// objects with destructors.
 #include <png.h>
 
 #include <algorithm>
@@ -19,7 +19,7 @@ namespace {
 struct Decoder {
   const EncodedImage& encoded;
   const bool is_interlaced;
-  size_t at = 0;  // the next byte that libpng gets
+  size_t at = 0;  // offset of the next byte for libpng
   bool truncated = false;
   char text[160] = "";
   png_structp png = nullptr;
@@ -27,7 +27,7 @@ struct Decoder {
   int color_type = 0;
   size_t depth = 0;
   Palette palette{};
-  int64_t clipped = 0;  // grey pixels of 16 bits
+  int64_t clipped = 0;  // number of clipped 16-bit grey pixels
 };
 
 [[noreturn]] void give_up(png_structp png, png_const_charp text) {
@@ -68,7 +68,7 @@ void put_row(Decoder& decoder, const uint8_t* row, uint8_t* rgb) {
   }
 }
 
-// `rows`: room for all rows of `row_bytes` where the image is interlaced, else for one.
+// `rows`: a buffer for all rows of `row_bytes` if the image is interlaced, else for one row.
 bool run(Decoder& decoder, uint8_t* rows, size_t row_bytes, uint8_t* rgb) {
   decoder.png =
       png_create_read_struct(PNG_LIBPNG_VER_STRING, &decoder, give_up, [](png_structp, png_const_charp) {});
@@ -78,7 +78,7 @@ bool run(Decoder& decoder, uint8_t* rows, size_t row_bytes, uint8_t* rgb) {
   const auto height = static_cast<png_uint_32>(decoder.encoded.height);
   const size_t step = decoder.is_interlaced ? row_bytes : 0;
   if (setjmp(png_jmpbuf(png))) {
-    // With the last row libpng asks for what follows it. If just that is cut off, the image is whole.
+    // After the last row libpng reads on. If the file is truncated only there, the image is complete.
     const bool is_whole = decoder.is_interlaced ? png_get_current_pass_number(png) == 7
                                                 : png_get_current_row_number(png) == height;
     if (!decoder.truncated || !is_whole) return false;
@@ -86,7 +86,7 @@ bool run(Decoder& decoder, uint8_t* rows, size_t row_bytes, uint8_t* rgb) {
     return true;
   }
   png_set_read_fn(png, &decoder, take);
-  png_set_user_limits(png, 0x7fffffff, 0x7fffffff);  // the caller has checked them
+  png_set_user_limits(png, 0x7fffffff, 0x7fffffff);  // the caller has checked the size
   png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);
   png_set_crc_action(png, PNG_CRC_ERROR_QUIT, PNG_CRC_ERROR_QUIT);
   png_set_compression_buffer_size(png, 1 << 16);
@@ -116,8 +116,8 @@ bool run(Decoder& decoder, uint8_t* rows, size_t row_bytes, uint8_t* rgb) {
   return true;
 }
 
-// What follows the pixels is not wanted, but as to Pillow a chunk that is cut there is damage, and so is a part of an
-// animation that no control announces.
+// Chunks after the pixels are ignored, but as in Pillow a truncated chunk there is an error, and so is an animation
+// frame (fdAT) without a frame control chunk (fcTL).
 void check_chunks(const EncodedImage& encoded) {
   const std::string_view bytes = encoded.bytes;
   bool is_announced = false;

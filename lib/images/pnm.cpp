@@ -1,5 +1,5 @@
-// PNM: P1 to P6, bitmaps, greys and colours as text or as bytes. Grey of more than 8 bits is scaled to 16 and clipped at
-// 255, colours are scaled to 8, both as Pillow does it.
+// PNM: P1 to P6, bitmaps, grey and colour, as text or binary. Grey of more than 8 bits is scaled to 16 and clipped at
+// 255, colour is scaled to 8, as in Pillow.
 #include <algorithm>
 #include <cmath>
 #include <string>
@@ -16,27 +16,28 @@ bool is_space(char c) {
 struct Header {
   char kind = 0;  // '1' to '6'
   int64_t width = 0, height = 0;
-  int most = 1;  // the value of white
+  int most = 1;  // sample value of white
   size_t pixels = 0;
 
   bool is_text() const { return kind <= '3'; }
   bool is_bitmap() const { return kind == '1' || kind == '4'; }
   size_t channels() const { return kind == '3' || kind == '6' ? 3 : 1; }
   bool is_deep_grey() const { return channels() == 1 && most > 255; }
-  size_t row_bytes() const {  // of a kind that is no text
+  size_t row_bytes() const {  // for binary kinds only
     const auto samples = static_cast<size_t>(width) * channels();
     return is_bitmap() ? (samples + 7) / 8 : most < 256 ? samples : samples * 2;
   }
 };
 
-// Words of a file; "#" begins a comment up to the end of the line, which, as to Pillow, is not there at all.
+// Tokens of the text part. "#" begins a comment up to the end of the line; as in Pillow, a comment does not separate
+// tokens.
 class Words {
  public:
   Words(const EncodedImage& encoded, size_t at) : encoded_(encoded), at_(at) {}
 
   size_t at() const { return at_; }
 
-  // The next byte of no comment; none at the end.
+  // The next byte outside of comments; −1 at the end.
   int next() {
     const std::string& bytes = encoded_.bytes;
     while (at_ < bytes.size() && bytes[at_] == '#') {
@@ -46,7 +47,7 @@ class Words {
     return at_ < bytes.size() ? static_cast<uint8_t>(bytes[at_++]) : -1;
   }
 
-  // The next number, and the one space behind it.
+  // The next number; also consumes the one white-space character after it.
   int64_t number() {
     int c = next();
     while (c >= 0 && is_space(static_cast<char>(c))) c = next();
@@ -81,10 +82,10 @@ Header read_header(const EncodedImage& encoded) {
   return header;
 }
 
-// The samples, row by row.
+// Reads the samples, row by row.
 template <class Put>
 void read_samples(const EncodedImage& encoded, const Header& header, size_t count, Put put) {
-  if (header.kind == '1') {  // digits that need no space between them
+  if (header.kind == '1') {  // digits may be adjacent, without separators
     Words words(encoded, header.pixels);
     size_t i = 0;
     for (int c = words.next(); c >= 0; c = words.next()) {
@@ -116,7 +117,7 @@ void read_samples(const EncodedImage& encoded, const Header& header, size_t coun
 
 ImageSize pnm_size(const EncodedImage& encoded) {
   const Header header = read_header(encoded);
-  // Rows that are not there are noticed before their memory is asked for; text has at least a byte a sample.
+  // Missing rows are detected before their memory is allocated; in text a sample takes at least a byte.
   if (header.height > 0 && header.width <= max_pixels / header.height)
     bytes_at(
         encoded, header.pixels,

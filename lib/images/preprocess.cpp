@@ -1,8 +1,8 @@
-// Resampling as Pillow does it on 8-bit images, bit for bit: a horizontal pass, then a vertical one, each a
-// weighted sum in fixed point, rounded and clipped to 8 bits; a pass that keeps its size is skipped. Output i
-// of a pass from `in` to `out` samples, scale s = in / out, has the centre c = (i + 1/2)·s and takes the
-// samples [c − r, c + r] with r = support · max(s, 1) (antialiasing), weighted by the filter f, in units of
-// 2^-22. Only the rows and columns that the crop shows are computed; that changes none of them.
+// Resampling, bit-identical to Pillow on 8-bit images: a horizontal pass, then a vertical one, each a fixed-point
+// weighted sum, rounded and clipped to 8 bits; a pass that keeps its size is skipped. For a pass from `in` to `out`
+// samples with scale s = in / out, output i is centred at c = (i + 1/2)·s and covers the samples [c − r, c + r]
+// with r = support · max(s, 1) (antialiasing), weighted by the filter f, in units of 2^-22. Only the rows and
+// columns inside the crop are computed, which does not change their values.
 #include "lib/images/preprocess.h"
 
 #include <algorithm>
@@ -37,9 +37,9 @@ Filter filter_of(Interpolation interpolation) {
   return interpolation == Interpolation::bicubic ? Filter{2, bicubic} : Filter{1, bilinear};
 }
 
-// The weights of outputs [begin, begin + count) of a pass: output i reads taps(i) samples from first[i] on.
+// The weights for outputs [begin, begin + count) of a pass: output i reads taps(i) samples from first[i] on.
 struct Pass {
-  int stride = 0;  // room for taps of one output in `weights`
+  int stride = 0;  // elements per output in `weights`
   std::vector<int> first, taps;
   std::vector<int32_t> weights;
 
@@ -90,7 +90,7 @@ struct Window {
   int left = 0, top = 0, width = 0, height = 0;
 };
 
-// The pixels `window` of the image resized to width × height; rows of `out` are out_stride bytes apart.
+// Computes the part `window` of the image resized to width × height; rows of `out` are out_stride bytes apart.
 void resize_window(const Image& image, int width, int height, const Window& window,
                    Interpolation interpolation, uint8_t* out, size_t out_stride) {
   const Filter filter = filter_of(interpolation);
@@ -98,7 +98,7 @@ void resize_window(const Image& image, int width, int height, const Window& wind
                row_bytes = static_cast<size_t>(window.width) * 3;
   const bool horizontal = width != image.width, vertical = height != image.height;
   Pass down;
-  int first_row = window.top, rows = window.height;  // of the image, needed by the vertical pass
+  int first_row = window.top, rows = window.height;  // rows of the image that the vertical pass reads
   if (vertical) {
     down = plan_pass(image.height, height, window.top, window.height, filter);
     first_row = down.lowest();
@@ -119,7 +119,7 @@ void resize_window(const Image& image, int width, int height, const Window& wind
     std::vector<uint8_t> last_row;
     for (int y = 0; y < rows; ++y) {
       const uint8_t* in = image.rgb.data() + (first_row + y) * in_stride;
-      if (first_row + y == image.height - 1) {  // nothing follows it: copied to where something does
+      if (first_row + y == image.height - 1) {  // read past its end: needs a padded copy
         last_row.assign(in, in + in_stride);
         last_row.push_back(0);
         in = last_row.data();
@@ -140,8 +140,7 @@ void resize_window(const Image& image, int width, int height, const Window& wind
   }
 }
 
-// The part of `size` resized samples that a centred window of `crop` shows, and where in the window it
-// begins.
+// The range of `size` resized samples inside a centred window of `crop`, and its offset in the window.
 struct Centre {
   int begin = 0, count = 0, offset = 0;
 };

@@ -1,3 +1,4 @@
+// Vectorised inner loops of the resize.
 #include "lib/images/resample_rows.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -42,7 +43,7 @@ void across(const uint8_t* HWY_RESTRICT in, const ResamplePass& pass, uint8_t* H
       sum = hn::Add(sum, hn::Mul(hn::Set(i32, weights[t]), hn::PromoteTo(i32, hn::LoadU(u8, pixel))));
     HWY_ALIGN uint8_t rgbx[4];
     hn::StoreU(hn::DemoteTo(u8, hn::ShiftRight<resample_bits>(hn::Add(sum, other))), u8,
-               rgbx);  // demoting clips
+               rgbx);  // narrowing saturates
     for (int c = 0; c < 3; ++c) out[c] = rgbx[c];
 #endif
   }

@@ -1,5 +1,5 @@
 // The two inner loops of the 8-bit resize (lib/images/preprocess.cpp), vectorised. Weights are in units of
-// 2^-resample_bits; a sum is rounded and clipped to 8 bits.
+// 2^-resample_bits; sums are rounded and clipped to 8 bits.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -8,7 +8,7 @@ namespace vmamba {
 
 inline constexpr int resample_bits = 22;
 
-// The weights of `count` outputs of a pass: output i is the sum of taps[i] samples from first[i] on, weighted
+// The weights for `count` outputs of a pass: output i is the sum of taps[i] samples from first[i] on, weighted
 // by weights[i · stride …].
 struct ResamplePass {
   int count, stride;
@@ -16,11 +16,10 @@ struct ResamplePass {
   const int32_t* weights;
 };
 
-// `count` RGB pixels from one row of RGB pixels. A pixel is loaded together with the byte that follows it:
-// `in` must be readable for one byte past its last pixel.
+// Computes `count` RGB pixels from one row of RGB pixels. Pixels are loaded as four bytes: `in` must be readable
+// for one byte past its last pixel.
 void resample_across(const uint8_t* in, const ResamplePass& pass, uint8_t* out);
-// `width` bytes, each the weighted sum of the `taps` bytes at its place in rows that stand `stride` bytes
-// apart.
+// Computes `width` bytes, each the weighted sum over `taps` rows that are `stride` bytes apart.
 void resample_down(const uint8_t* in, size_t stride, const int32_t* weights, int taps, size_t width,
                    uint8_t* out);
 

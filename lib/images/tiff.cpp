@@ -1,6 +1,6 @@
-// TIFF through libtiff: the first page, strips or tiles, its samples together or in planes. What is read is what Pillow
-// reads: greys, palettes, RGB, CMYK and YCbCr with the numbers of bits in its table; the orientation is applied (to TIFF
-// alone Pillow does that). 16 bits of a colour give the higher 8; grey of more than 8 bits is clipped to 0…255.
+// TIFF through libtiff: the first page, in strips or tiles, interleaved or planar. Supports what Pillow does: grey,
+// palette, RGB, CMYK and YCbCr with the bit depths in its table; the orientation is applied (Pillow does so for
+// TIFF only). 16-bit colour keeps the high 8 bits; grey of more than 8 bits is clipped to 0…255.
 #include <tiffio.h>
 
 #include <algorithm>
@@ -16,7 +16,7 @@
 namespace vmamba {
 namespace {
 
-// --- libtiff reads from memory, and its first error is kept.
+// --- libtiff's I/O on memory; the first error is kept.
 
 struct Source {
   const EncodedImage& encoded;
@@ -79,20 +79,20 @@ T field(const Tiff& tiff, uint32_t tag, T otherwise) {
   return TIFFGetFieldDefaulted(tiff.get(), tag, &value) == 1 ? value : otherwise;
 }
 
-// --- What the tags say.
+// --- Tags.
 
 struct Layout {
   uint32_t width = 0, height = 0;
   uint16_t bits = 1, samples = 1, format = SAMPLEFORMAT_UINT, photometric = 0, compression = 1,
            orientation = 1;
   bool planes = false, premultiplied = false;
-  size_t colors = 1;  // samples that are no extra ones
+  size_t colors = 1;  // samples per pixel without the extra ones
 
   bool is_deep_grey() const { return colors == 1 && photometric != PHOTOMETRIC_PALETTE && bits > 8; }
 };
 
-// libtiff mends damaged tags in its own way (where the palette cannot be read it makes grey of the indices), Pillow does
-// not: the tags that decide on pixels must have the type of a number, and those that are lists must be in the file.
+// libtiff repairs damaged tags in its own way (if the palette is unreadable, it treats the indices as grey), Pillow
+// does not: tags that affect pixels must have a numeric type, and list tags must lie inside the file.
 void check_directory(const EncodedImage& encoded, const Tiff& tiff, const Layout& layout) {
   const bool is_big_endian = encoded.bytes[0] == 'M';
   const auto number = [&](size_t at, size_t bytes) {
@@ -105,7 +105,7 @@ void check_directory(const EncodedImage& encoded, const Tiff& tiff, const Layout
   const size_t word = is_big_tiff ? 8 : 4;
   const size_t directory = number(is_big_tiff ? 8 : 4, word),
                entries = number(directory, is_big_tiff ? 8 : 2);
-  uint64_t photometric = PHOTOMETRIC_MINISWHITE, far = 0;  // bytes that lie outside the entries
+  uint64_t photometric = PHOTOMETRIC_MINISWHITE, far = 0;  // bytes stored outside the entries
   bool has_offsets = false;
   for (size_t i = 0; i < entries; ++i) {
     const size_t entry = directory + (is_big_tiff ? 8 + i * 20 : 2 + i * 12);
@@ -125,7 +125,7 @@ void check_directory(const EncodedImage& encoded, const Tiff& tiff, const Layout
     if (is_far && std::ranges::find(lists, tag) != lists.end())
       bytes_at(encoded, number(entry + 4 + word, word), count * width);
     const bool is_offsets = tag == TIFFTAG_STRIPOFFSETS || tag == TIFFTAG_TILEOFFSETS;
-    if (is_offsets)  // libtiff itself splits a large strip that is alone
+    if (is_offsets)  // libtiff itself splits a single large strip
       good = good && count <= (TIFFIsTiled(tiff.get()) ? TIFFNumberOfTiles(tiff.get())
                                                        : TIFFNumberOfStrips(tiff.get()));
     if (tag == TIFFTAG_COLORMAP && layout.photometric == PHOTOMETRIC_PALETTE)
@@ -167,7 +167,7 @@ Layout read_layout(const EncodedImage& encoded, const Tiff& tiff) {
     case PHOTOMETRIC_MINISWHITE:
     case PHOTOMETRIC_MINISBLACK: {
       const bool dark = layout.photometric == PHOTOMETRIC_MINISBLACK;
-      // As in Pillow's table: deep greys of little-endian files alone.
+      // As in Pillow's table: deep grey only in little-endian files.
       good = layout.format == SAMPLEFORMAT_UINT
                  ? bits_in({1, 2, 4, 8}) || (bits_in({16}) && (dark || is_little)) ||
                        (bits_in({32}) && dark && is_little)
@@ -202,7 +202,7 @@ Layout read_layout(const EncodedImage& encoded, const Tiff& tiff) {
   if (layout.colors > 1) good = good && layout.format == SAMPLEFORMAT_UINT;
   if (layout.planes && layout.samples > 1 && layout.compression == COMPRESSION_NONE)  // as in Pillow
     good = good && !layout.premultiplied && layout.bits == 8;
-  // A fourth sample of RGB that no tag explains is alpha.
+  // An unspecified fourth sample of RGB is alpha.
   if (layout.photometric == PHOTOMETRIC_RGB && layout.samples == 4 && extras == 0) extras = 1;
   if (!good || layout.samples != layout.colors + extras)
     fail_decoding(
@@ -213,14 +213,14 @@ Layout read_layout(const EncodedImage& encoded, const Tiff& tiff) {
   return layout;
 }
 
-// --- Samples → 8 bits: palettes' indices as they are, greys scaled from fewer bits and clipped from more.
+// --- Samples → 8 bits: palette indices unchanged, grey scaled up from fewer bits, clipped from more.
 
 template <class T>
 uint8_t clipped(T value) {
   return value >= T{255} ? 255 : value > T{0} ? static_cast<uint8_t>(value) : 0;
 }
 
-// `count` samples of a row, to places `step` apart. Returns how many were clipped.
+// Converts `count` samples of a row, written `step` bytes apart. Returns the number of clipped samples.
 int64_t narrow_samples(const Layout& layout, const uint8_t* row, size_t count, uint8_t* out, size_t step) {
   const unsigned bits = layout.bits;
   const bool is_index = layout.photometric == PHOTOMETRIC_PALETTE;
@@ -248,7 +248,7 @@ int64_t narrow_samples(const Layout& layout, const uint8_t* row, size_t count, u
   } else if (layout.format == SAMPLEFORMAT_IEEEFP) {
     clip(float{});
   } else if (bits == 32) {
-    clip(int32_t{});  // unsigned ones as well, as in Pillow
+    clip(int32_t{});  // unsigned samples too, as in Pillow
   } else if (layout.format == SAMPLEFORMAT_INT) {
     clip(int16_t{});
   } else {
@@ -290,7 +290,7 @@ Palette read_palette(const EncodedImage& encoded, const Tiff& tiff, const Layout
   return palette;
 }
 
-// libtiff turns colours to RGB itself, where they are stored at fewer places than pixels.
+// libtiff itself converts subsampled colour to RGB.
 void decode_ycbcr(const EncodedImage& encoded, Source& source, const Tiff& tiff, const Layout& layout,
                   uint8_t* rgb) {
   std::vector<uint32_t> pixels(size_t{layout.width} * layout.height);
@@ -305,7 +305,7 @@ void decode_ycbcr(const EncodedImage& encoded, Source& source, const Tiff& tiff,
   for (size_t i = 0; i < pixels.size(); ++i) std::memcpy(rgb + i * 3, &pixels[i], 3);
 }
 
-// Strip by strip, or tile by tile.
+// Decodes strip by strip or tile by tile.
 void decode_blocks(const EncodedImage& encoded, Source& source, const Tiff& tiff, const Layout& layout,
                    uint8_t* rgb) {
   TIFF* file = tiff.get();
@@ -318,13 +318,14 @@ void decode_blocks(const EncodedImage& encoded, Source& source, const Tiff& tiff
   const auto block_bytes = static_cast<uint64_t>(tiled ? TIFFTileSize(file) : TIFFStripSize(file));
   const size_t planes = layout.planes ? layout.samples : 1, samples = layout.samples / planes;
   const uint64_t wanted = (uint64_t{block_width} * samples * layout.bits + 7) / 8;
-  // A tile may be larger than the image, but not by so much that a small file asks for all the memory.
+  // A tile may be larger than the image, but a small file must not be able to allocate all memory.
   const uint64_t most = 64 * (uint64_t{1} << 20) + 16 * uint64_t{layout.width} * layout.height;
   if (block_width == 0 || block_height == 0 || row_bytes < wanted || block_bytes < row_bytes * block_height ||
       block_bytes > most)
     fail_decoding(encoded, "its strips or tiles do not fit its size");
   const Palette palette = read_palette(encoded, tiff, layout);
-  // libdeflate, which libtiff prefers, leaves the end of a block unwritten whose data is longer than the block.
+  // libdeflate, libtiff's preferred decoder, leaves the end of a block uninitialised if its data is longer than the
+  // block.
   if (layout.compression == COMPRESSION_ADOBE_DEFLATE || layout.compression == COMPRESSION_DEFLATE)
     TIFFSetField(file, TIFFTAG_DEFLATE_SUBCODEC, DEFLATE_SUBCODEC_ZLIB);
   std::vector<uint8_t> block(block_bytes);
@@ -386,7 +387,7 @@ void decode_tiff(const EncodedImage& encoded, uint8_t* rgb) {
   const auto has = [&](std::initializer_list<int> list) {
     return std::ranges::find(list, layout.orientation) != list.end();
   };
-  // The stored row or column that comes first is the last one shown.
+  // Whether the first stored column or row is displayed last.
   const bool flip_columns =
       has({ORIENTATION_TOPRIGHT, ORIENTATION_BOTRIGHT, ORIENTATION_RIGHTBOT, ORIENTATION_LEFTBOT});
   const bool flip_rows =

@@ -1,5 +1,5 @@
-// WebP through libwebp, stills as well as the first canvas of an animation by its decoder of animations, as Pillow does:
-// it checks the file's structure.
+// WebP through libwebp. Still images also go through the animation decoder (first canvas), as in Pillow: it checks the
+// file's structure.
 #include <webp/decode.h>
 #include <webp/demux.h>
 

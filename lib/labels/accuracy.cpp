@@ -1,3 +1,4 @@
+// Accuracy counts, confusion tables, and the mapping of folders to classes.
 #include "lib/labels/accuracy.h"
 
 #include <algorithm>
@@ -38,7 +39,7 @@ void Accuracy::add_any(const std::vector<int>& right, const std::vector<int>& to
 
 Interval wilson_interval(int64_t part, int64_t whole) {
   if (whole == 0) return {0, 1};
-  constexpr double z = 1.959963984540054;  // 95 % of a normal distribution lie within
+  constexpr double z = 1.959963984540054;  // quantile for a two-sided 95 % interval
   const double n = static_cast<double>(whole), p = static_cast<double>(part) / n, scale = 1 + z * z / n;
   const double centre = (p + z * z / (2 * n)) / scale;
   const double half = z / scale * std::sqrt(p * (1 - p) / n + z * z / (4 * n * n));
@@ -89,7 +90,7 @@ void write_confusion_csv(const std::filesystem::path& path, const Accuracy& accu
   out << '\n';
   for (const int truth : classes) {
     out << csv_field(names[static_cast<size_t>(truth)]);
-    auto given = accuracy.answers(truth).begin();  // sorted as the classes are
+    auto given = accuracy.answers(truth).begin();  // in the order of the classes
     for (const int answer : classes) {
       const bool is_given = given != accuracy.answers(truth).end() && given->first == answer;
       out << ',' << (is_given ? (given++)->second : 0);
@@ -103,16 +104,16 @@ void write_confusion_png(const std::filesystem::path& path, const Accuracy& accu
   const std::vector<int> shown = accuracy.shown_classes();
   const int classes = static_cast<int>(shown.size());
   constexpr int wanted_side = 800, largest_side = 4096;
-  const int cell = std::max(1, wanted_side / classes);      // pixels a class, or
-  const int merged = (classes - 1) / largest_side + 1;      // classes a pixel
-  const int side = (classes + merged - 1) / merged * cell;  // pixels
+  const int cell = std::max(1, wanted_side / classes);      // pixels per class, or
+  const int merged = (classes - 1) / largest_side + 1;      // classes per pixel
+  const int side = (classes + merged - 1) / merged * cell;  // image side in pixels
   std::vector<uint8_t> rgb(static_cast<size_t>(side) * side * 3, 255);
   for (int row = 0; row < classes; ++row) {
     const int truth = shown[static_cast<size_t>(row)];
     const int64_t images = accuracy.classes()[static_cast<size_t>(truth)].images;
     for (const auto& [answer, count] : accuracy.answers(truth)) {
       const auto column = static_cast<int>(std::ranges::lower_bound(shown, answer) - shown.begin());
-      // The root lifts rare mistakes out of the white.
+      // The square root makes rare mistakes visible.
       const double share = std::sqrt(static_cast<double>(count) / static_cast<double>(images));
       const auto pale = static_cast<uint8_t>(std::lround(225 * (1 - share)));
       for (int y = row / merged * cell; y < (row / merged + 1) * cell; ++y)

@@ -1,4 +1,4 @@
-// Counting right answers: over all images and class by class; which classes are taken for which.
+// Accuracy: correct answers in total and per class, and the confusion between classes.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -12,28 +12,27 @@ namespace vmamba {
 
 struct ClassCounts {
   int64_t images = 0, top1 = 0, top5 = 0;
-  int64_t no_answer = 0;  // of the images; neither in top1 nor in top5
+  int64_t no_answer = 0;  // images without an answer, counted in neither top1 nor top5
 };
 
 class Accuracy {
  public:
   explicit Accuracy(int num_classes) : classes_(static_cast<size_t>(num_classes)) {}
 
-  // `top`: the five most likely classes (fewer where the model has fewer), best first; empty: the model gave no
-  // answer.
+  // `top`: the five most likely classes (fewer if the model has fewer), best first; empty if the model gave no answer.
   void add(int truth, const std::vector<int>& top);
-  // An image of which several classes are right: it counts in the total's top1 only.
+  // An image with several correct classes: counts only in the total's top1.
   void add_any(const std::vector<int>& right, const std::vector<int>& top);
 
   const ClassCounts& total() const { return total_; }
   const std::vector<ClassCounts>& classes() const { return classes_; }
-  // The mean of the classes' own top-1, over the classes that have images.
+  // The mean of the per-class top-1, over the classes that have images.
   double mean_class_top1() const;
-  // What the images of class truth were taken for: class and images.
+  // The top-1 answers for the images of class `truth`: class → number of images.
   const std::map<int, int64_t>& answers(int truth) const { return answers_[static_cast<size_t>(truth)]; }
-  // The wrong class that images of `truth` are most often taken for; −1: none.
+  // The most frequent wrong class for images of `truth`; −1 if there is none.
   int usual_mistake(int truth) const;
-  // The classes of a table of confusion: all, or of many those that occur. Sorted.
+  // The classes of the confusion table, sorted: all, or only those that occur if there are too many.
   static constexpr size_t most_classes_shown_whole = 4096;
   std::vector<int> shown_classes() const;
 
@@ -43,22 +42,22 @@ class Accuracy {
   std::vector<std::map<int, int64_t>> answers_ = std::vector<std::map<int, int64_t>>(classes_.size());
 };
 
-// Where the true share of `part` in `whole` lies with 95 % confidence (Wilson).
+// The 95 % confidence interval (Wilson) of the proportion `part` / `whole`.
 struct Interval {
   double low = 0, high = 1;
 };
 Interval wilson_interval(int64_t part, int64_t whole);
 
-// A table of shown_classes(): the first row and column are the names (of all classes), a row is a true class, a
-// column an answer.
+// A table of shown_classes(): the first row and column are names (`names` holds those of all classes), rows are true
+// classes, columns are answers.
 void write_confusion_csv(const std::filesystem::path& path, const Accuracy& accuracy,
                          const std::vector<std::string>& names);
-// Its picture: rows are true classes, columns answers, the darker the larger the share of the row; wrong
-// answers in red.
+// The same as an image: rows are true classes, columns answers; darker is a larger share of the row; wrong answers are
+// red.
 void write_confusion_png(const std::filesystem::path& path, const Accuracy& accuracy);
 
-// Class ids of a data set's folders (sorted names): by the labels' ids or names if they are among them, else
-// by their order if there is one for each class. InputError says what fits neither.
+// The classes of a data set's folders (sorted by name): matched by label id or name, else by order if there is one
+// folder per class. InputError explains the mismatch.
 std::vector<int> classes_of_folders(const std::vector<std::string>& folders, const Labels& labels,
                                     int num_classes, const std::string& where);
 

@@ -5,7 +5,7 @@
 
 namespace vmamba {
 
-// Of ILSVRC2012_ID 1, 2, …: the place of its WordNet id among the sorted ones, which is the class of models.
+// For ILSVRC2012_ID 1, 2, …: the index of its WordNet id among the sorted ids, which is the model's class.
 inline constexpr std::array<uint16_t, 1000> ilsvrc2012_ids = {
     // clang-format off
     278, 212, 250, 193, 217, 147, 387, 285, 350, 283, 286, 353, 334, 150, 249, 362, 246, 166, 218, 172, 177,

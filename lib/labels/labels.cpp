@@ -1,3 +1,4 @@
+// Parsing of label files: text, JSON and Python literals.
 #include "lib/labels/labels.h"
 
 #include <spdlog/spdlog.h>
@@ -21,7 +22,7 @@ bool is_wordnet_id(std::string_view word) {
          std::all_of(word.begin() + 1, word.end(), [](char c) { return c >= '0' && c <= '9'; });
 }
 
-// Where "ID NAME" parts, by a tab or after a WordNet id; npos: it is a name only.
+// The length of the id in "ID NAME", separated by a tab or a WordNet id; npos if the line is only a name.
 size_t id_length(std::string_view line) {
   const size_t tab = line.find('\t');
   if (tab != std::string_view::npos && tab > 0) return tab;
@@ -58,11 +59,11 @@ Labels parse_lines(std::string_view text, const std::string& where) {
   return labels;
 }
 
-// One class of a JSON or Python text; `number` is the class that it says it is.
+// One class of a JSON or Python text; `number` is the class number given there.
 struct Entry {
   int64_t number = 0;
   std::string id, name;
-  size_t at = 0;  // in the text
+  size_t at = 0;  // offset in the text
 };
 
 void append_utf8(std::string& text, uint32_t code) {
@@ -84,13 +85,13 @@ void append_utf8(std::string& text, uint32_t code) {
   }
 }
 
-// Reads JSON and Python's literals alike, once from the front to the back: dict, list, tuple, strings in either
-// quotes, numbers, comments, a comma before the closing bracket.
+// A single-pass reader for JSON and Python literals: dict, list, tuple, strings in either kind of quotes, numbers,
+// comments, trailing commas.
 class LiteralReader {
  public:
   LiteralReader(std::string_view text, const std::string& where) : text_(text), where_(where) {}
 
-  // Of the whole text. A model's config.json: of its id2label.
+  // The entries of the whole text, or of the id2label of a model's config.json.
   std::vector<Entry> entries() {
     size_t names = 0;
     if (next() == '{') {
@@ -129,7 +130,7 @@ class LiteralReader {
            c == '+' || c == '.' || c == '_';
   }
 
-  // The first character that is neither white space nor comment; 0 at the end.
+  // The next character outside of white space and comments; 0 at the end.
   char next() {
     while (at_ < text_.size()) {
       if (text_[at_] == '#')
@@ -150,7 +151,7 @@ class LiteralReader {
     if (!take(c)) fail(at_, fmt::format("neither JSON nor a Python literal: wanted {}", c));
   }
 
-  // Calls `item` at each item of the list or dict that begins here and ends with `close`.
+  // Calls `item` for each item of the list or dict that begins here and ends with `close`.
   template <class Item>
   void each(char close, const Item& item) {
     ++at_;
@@ -190,7 +191,7 @@ class LiteralReader {
     append_utf8(text, code);
   }
 
-  // Python's neighbours are one string: 'a' 'b'.
+  // Python concatenates adjacent strings: 'a' 'b'.
   std::string string() {
     std::string text;
     do {
@@ -209,7 +210,7 @@ class LiteralReader {
     return text;
   }
 
-  // Also true, None, 1e-5: what stands without quotes.
+  // Anything unquoted, also true, None, 1e-5.
   std::string number() {
     const size_t begin = at_;
     while (at_ < text_.size() && is_word(text_[at_])) ++at_;
@@ -239,7 +240,7 @@ class LiteralReader {
       number();
   }
 
-  // "NAME", or ["ID", "NAME"]; false: it is neither.
+  // "NAME", or ["ID", "NAME"]; false if it is neither.
   bool name_of(Entry& entry) {
     const char c = next();
     if (is_quote(c)) {
@@ -311,7 +312,7 @@ Labels parse_literal(std::string_view text, const std::string& where) {
   return labels;
 }
 
-// What a wrong number of rows is known for.
+// A known explanation for a wrong number of rows; may be empty.
 std::string_view known_count(size_t rows, size_t classes) {
   if (rows == classes + 1)
     return " (a list with the background before the classes has the name background in its first row, this one has not)";

@@ -1,3 +1,4 @@
+// Top-k classes with softmax probabilities.
 #include "lib/labels/predictions.h"
 
 #include <algorithm>

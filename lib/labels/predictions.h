@@ -1,4 +1,4 @@
-// From logits to the classes an image most likely shows.
+// The most likely classes, from logits.
 #pragma once
 #include <span>
 #include <vector>
@@ -6,13 +6,13 @@
 namespace vmamba {
 
 struct Prediction {
-  int index = 0;           // of the class
-  double probability = 0;  // softmax in double
+  int index = 0;           // class number
+  double probability = 0;  // softmax in float64
   float logit = 0;
 };
 
-// The k largest, largest first, the lower class first among equals. NaN counts as the smallest; where a logit
-// is NaN or infinite, the probabilities are what IEEE arithmetic makes of them.
+// The k largest logits in descending order, ties by lower class. NaN counts as the smallest; if a logit is NaN or
+// infinite, the probabilities are whatever IEEE arithmetic gives.
 std::vector<Prediction> top_k(std::span<const float> logits, int k);
 bool all_finite(std::span<const float> logits);
 bool any_nan(std::span<const float> logits);

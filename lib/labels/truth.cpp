@@ -1,3 +1,4 @@
+// Parsing of ground-truth files.
 #include "lib/labels/truth.h"
 
 #include <algorithm>
@@ -15,7 +16,7 @@ namespace vmamba {
 namespace {
 
 struct Line {
-  int number = 0;  // in the file, from 1
+  int number = 0;  // 1-based line in the file
   std::string_view text;
 };
 
@@ -38,7 +39,7 @@ std::optional<int64_t> integer(std::string_view text) {
   return error == std::errc() && end == text.data() + text.size() ? std::optional(value) : std::nullopt;
 }
 
-// "img10" behind "img9": numbers by their value.
+// Natural order of file names: "img9" before "img10".
 bool before_by_number(std::string_view a, std::string_view b) {
   const auto digits = [](std::string_view text) {
     return std::min(text.find_first_not_of("0123456789"), text.size());
@@ -61,7 +62,7 @@ bool before_by_number(std::string_view a, std::string_view b) {
   return a.empty() && !b.empty();
 }
 
-// A file without names stands and falls with the order of the images.
+// Without names the file depends on the order of the images: refuses it where that is ambiguous.
 void check_order(const std::string& where, size_t rows, const std::vector<std::string>& files) {
   if (rows != files.size())
     fail_input("{}: says what {} images show, the folder has {}", where, rows, files.size());
@@ -77,7 +78,7 @@ void check_order(const std::string& where, size_t rows, const std::vector<std::s
   }
 }
 
-// Classes in the sorted order of their WordNet ids: the labels' own, where they have any.
+// The classes in the sorted order of their WordNet ids; in their own order if the labels have no ids.
 std::vector<int> sorted_by_id(const Labels& labels, size_t count) {
   std::vector<int> classes(count);
   std::iota(classes.begin(), classes.end(), 0);
@@ -93,7 +94,7 @@ Truth parse_numbers(const std::vector<Line>& lines, const std::string& where,
   check_order(where, lines.size(), files);
   std::vector<int64_t> numbers;
   for (const Line& line : lines) numbers.push_back(*integer(line.text));
-  // ILSVRC2012_validation_ground_truth.txt counts by the devkit's own order of the classes.
+  // ILSVRC2012_validation_ground_truth.txt uses the devkit's order of the classes.
   constexpr int64_t devkit_begin[] = {490, 361, 171, 822, 297, 482, 13, 704, 599, 164};
   const bool devkit = num_classes == static_cast<int>(ilsvrc2012_ids.size()) &&
                       numbers.size() >= std::size(devkit_begin) &&
@@ -170,7 +171,7 @@ std::vector<std::string> csv_fields(std::string_view line) {
   return fields;
 }
 
-// What stands in the second column: labels' ids, labels' names, or numbers.
+// Interprets the second column: label ids, label names, or numbers.
 std::vector<int> parse_classes(const std::vector<std::string>& words, const std::vector<int>& line_numbers,
                                const std::string& where, const Labels& labels, int num_classes,
                                std::string& form) {
@@ -236,7 +237,7 @@ Truth parse_table(const std::vector<Line>& lines, const std::string& where,
       fail_input("{}:{}: wanted NAME,CLASS, or a class number a line, or ReaL's JSON", where, line.number);
     const auto place = places.find(fields[0]);
     if (place == places.end()) {
-      if (&line == lines.data() && fields[0].find('.') == std::string::npos) continue;  // a header
+      if (&line == lines.data() && fields[0].find('.') == std::string::npos) continue;  // header line
       fail_input("{}:{}: {} is no image in the folder", where, line.number, in_quotes(fields[0]));
     }
     if (named_in[place->second] != 0)

@@ -1,3 +1,4 @@
+// Bump allocation in one block of device memory.
 #include "lib/model/arena.h"
 
 #include <algorithm>
@@ -18,7 +19,7 @@ Arena::Arena(Kernels& kernels, size_t bytes)
       capacity_(bytes) {}
 
 View Arena::take(DType dtype, std::initializer_list<int64_t> dims) {
-  static char nowhere;  // Views of a counting arena must not be absent; nobody reads through them
+  static char nowhere;  // a counting arena returns non-null Views, which are never dereferenced
   View view(&nowhere, dtype, device_, dims);
   const size_t bytes = (view.bytes() + arena_alignment - 1) / arena_alignment * arena_alignment;
   if (base_ != nullptr) {

@@ -4,8 +4,8 @@
 
 namespace vmamba {
 
-// A bump allocator over one block of device memory, empty again after every forward. Without a block it only
-// counts: peak() of a dry run is the size that the real one needs.
+// A bump allocator over one block of device memory, reset after every forward. Without a block it only counts:
+// peak() after a dry run is the required size.
 class Arena {
  public:
   Arena() = default;  // counts only
@@ -22,7 +22,7 @@ class Arena {
   size_t capacity_ = 0, used_ = 0, peak_ = 0;
 };
 
-// Releases, at the end of its scope, what was taken from the arena since its construction.
+// On destruction, releases everything taken from the arena since construction.
 class ArenaScope {
  public:
   explicit ArenaScope(Arena& arena) : arena_(arena), used_(arena.used()) {}

@@ -1,3 +1,4 @@
+// Norms, dtype conversion and rounding policy shared by the steps of a forward.
 #include "lib/model/forward.h"
 
 #include "kernels/error.h"

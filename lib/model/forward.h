@@ -1,4 +1,4 @@
-// What the steps of a forward share: kernels, arena and taps, norms, and how the core rounds. Notation:
+// Shared by the steps of a forward: kernels, arena, taps, norms, and the rounding of the core. Notation:
 // kernels/kernels.h.
 #pragma once
 #include "lib/model/arena.h"
@@ -21,15 +21,15 @@ struct Forward {
     return taps != nullptr && taps->wants(std::string(prefix).append(name));
   }
   bool looks_inside() const { return taps != nullptr && taps->looks_inside(); }
-  // `x` itself if it is of `dtype`, else its conversion, in the arena.
+  // Returns `x` itself if it already has `dtype`, else a converted copy in the arena.
   View as(const View& x, DType dtype) const;
 };
 
-// y = act(norm(x)), the norm a LayerNorm or a folded BatchNorm.
+// y = act(norm(x)), where norm is a LayerNorm or a folded BatchNorm.
 void norm(const Forward& forward, const NormWeights& weights, const View& x, Activation act, const View& y);
-// norm(x) as `dtype`; x itself, converted, if there is no norm.
+// Returns norm(x) as `dtype`; without a norm, x converted to it.
 View normed(const Forward& forward, const NormWeights& weights, const View& x, DType dtype);
-// y = act(linear(norm(x))), the step that opens each branch of a block.
+// y = act(linear(norm(x))), the first step of each branch of a block.
 struct NormLinearStep {
   View x;  // (B, H, W, C), the residual stream
   const NormWeights& norm;
@@ -41,11 +41,11 @@ struct NormLinearStep {
 };
 void norm_linear(const Forward& forward, const NormLinearStep& step);
 
-// How the selective-scan core of a model rounds if storage is 16 bits (docs/architecture.md has the table).
+// How the selective-scan core rounds in 16-bit storage (docs/architecture.md has the table).
 struct CorePolicy {
   DirectionRounding direction_rounding = DirectionRounding::none;  // storage: v1
   bool float32_after_norm = false;  // out_norm's result and its product with z stay float32 (v0)
-  // Of out_norm → out_act → ·z.
+  // For the sequence out_norm → out_act → ·z.
   Rounding rounding() const { return float32_after_norm ? Rounding::last : Rounding::each_step; }
 };
 CorePolicy core_policy(const ForwardSpec& forward, ForwardCoreVersion version, ScanBackend backend);

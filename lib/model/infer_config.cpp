@@ -1,3 +1,4 @@
+// Inference of a config from names and shapes of the weights.
 #include "lib/model/infer_config.h"
 
 #include <algorithm>
@@ -22,7 +23,7 @@ bool fits(const std::string& text, const std::string& where, const StateDict& we
   return report.ok() || report.backbone;
 }
 
-// The shortest decimal r with int(r · dims[i]) = sizes[i] in every stage. 0: there is none, or all sizes are 0.
+// The shortest decimal r with int(r · dims[i]) = sizes[i] in every stage; 0 if there is none, or all sizes are 0.
 double ratio_of(const std::vector<int64_t>& sizes, const std::vector<int64_t>& dims) {
   double low = 0;
   for (size_t i = 0; i < sizes.size(); ++i) {
@@ -40,8 +41,8 @@ double ratio_of(const std::vector<int64_t>& sizes, const std::vector<int64_t>& d
   return 0;
 }
 
-// v0's block has its modules in another order than its successors', where the file keeps the order in which
-// they were registered (parameters of a module before its submodules).
+// Whether the modules of the block are in v0's order, which differs from that of later blocks. nullopt if the file does
+// not keep the registration order (parameters of a module before its submodules).
 std::optional<bool> in_old_order(const StateDict& weights) {
   const auto place = [&](std::string_view tail) {
     const auto found = std::ranges::find(weights.tensors, fmt::format("layers.0.blocks.0.op.{}", tail),
@@ -57,7 +58,7 @@ std::string joined(const std::vector<int64_t>& values) {
   return fmt::format("[{}]", fmt::join(values, ", "));
 }
 
-// A name that needs no quoting in JSON.
+// Reduces a name to characters that need no quoting in JSON.
 std::string plain(std::string name) {
   std::erase_if(name, [](char c) {
     const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');

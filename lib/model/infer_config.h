@@ -1,4 +1,4 @@
-// A config read off the weights themselves.
+// Infers a config from the weights.
 #pragma once
 #include <string>
 #include <vector>
@@ -8,13 +8,13 @@
 namespace vmamba {
 
 struct InferredConfig {
-  std::string text;                  // JSON, as a config file
-  std::string published;             // the published model whose config it is; empty: of none
-  std::vector<std::string> assumed;  // what names and shapes don't tell, in words
-  bool doubtful = false;             // one of these changes what float32 computes and has no usual value
+  std::string text;                  // as JSON, like a config file
+  std::string published;             // name of the published model with this config; empty if there is none
+  std::vector<std::string> assumed;  // one phrase each: settings that names and shapes do not determine
+  bool doubtful = false;             // a setting in `assumed` affects float32 results and has no usual value
 };
-// The published config that these tensors fit (with their number of classes), else one that is made from their
-// names and shapes and fits them. `name` becomes the config's. InputError where no config has such tensors.
+// Returns the published config that these tensors fit (with their number of classes), else one derived from their names
+// and shapes. `name` becomes the config's name. InputError if no config has such tensors.
 InferredConfig infer_config(const StateDict& weights, const std::string& name);
 
 }  // namespace vmamba

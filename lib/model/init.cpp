@@ -1,3 +1,4 @@
+// Initial weights, drawn in the order of the Python constructor.
 #include "lib/model/init.h"
 
 #include <sleef.h>
@@ -15,7 +16,7 @@ namespace {
 
 constexpr int64_t K = 4;  // scan directions
 
-// exp, log and expm1 with the bits of PyTorch's float32 tensors: SLEEF's four-lane functions.
+// exp, log and expm1, bit-identical to PyTorch on float32 tensors: SLEEF's four-lane functions.
 template <class Lanes, class Result>
 float one_lane(Result (*function)(Lanes), float x) {
   return function(Lanes{x, x, x, x})[0];
@@ -36,7 +37,7 @@ int64_t product(std::span<const int64_t> dims) {
   return elements;
 }
 
-// Repeats the draws of the Python constructor; without a seed it records the steps only.
+// Repeats the random draws of the Python constructor; without a seed, only records the steps.
 class Initializer {
  public:
   Initializer(const Config& config, std::optional<uint64_t> seed) : config_(config) {
@@ -71,7 +72,7 @@ class Initializer {
   bool has(const std::string& name) const { return specs_.contains(name); }
   const std::vector<int64_t>& dims(const std::string& name) const { return specs_.at(name).dims; }
 
-  // Records the step. Returns the memory to fill; empty if only the steps are recorded.
+  // Records the step. Returns the buffer to fill; empty without a seed.
   std::span<float> begin(const std::string& name, std::string fill) {
     steps_.push_back({name, dims(name), std::move(fill)});
     if (!random_) return {};
@@ -94,8 +95,7 @@ class Initializer {
     std::ranges::fill(begin(name, fmt::format("{}", value)), value);
   }
 
-  // PyTorch's default for Conv2d and Linear: weight, then bias, both U(±1/√fan_in). A Linear is drawn again
-  // at the end.
+  // PyTorch's default for Conv2d and Linear: weight, then bias, both U(±1/√fan_in). A Linear is drawn again at the end.
   void layer(const std::string& name) {
     const std::string weight = name + ".weight", bias = name + ".bias";
     if (!has(weight)) return;
@@ -108,15 +108,15 @@ class Initializer {
     uniform(weight, kaiming_bound(fan_in));
     if (has(bias)) uniform(bias, 1.0 / std::sqrt(fan_in));
   }
-  // kaiming_uniform_(a=√5) in its own arithmetic, which differs from 1/√fan_in in the last bits.
+  // The bound of kaiming_uniform_(a=√5) in its own arithmetic, which differs from 1/√fan_in in the last bits.
   static double kaiming_bound(double fan_in) {
     const double a = std::sqrt(5.0);
     const double gain = std::sqrt(2.0 / (1.0 + a * a));
     return std::sqrt(3.0) * (gain / std::sqrt(fan_in));
   }
 
-  // Δ's projection: weights that preserve the variance, biases for which softplus gives Δ log-uniform in
-  // [0.001, 0.1]. A = −(1..N), D = 1.
+  // The projection of Δ: variance-preserving weights, and biases whose softplus gives Δ log-uniform in [0.001, 0.1].
+  // A = −(1..N), D = 1.
   void dt_and_a(const std::string& op) {
     const std::string weight = op + "dt_projs_weight", bias = op + "dt_projs_bias", logs = op + "A_logs";
     const int64_t D = dims(weight)[1], R = dims(weight)[2], N = dims(logs)[1];

@@ -1,4 +1,4 @@
-// Initial weights: bit for bit the state dict of `torch.manual_seed(seed); VSSM(**config)` on a CPU.
+// Initial weights, bit-identical to the state dict of `torch.manual_seed(seed); VSSM(**config)` on a CPU.
 #pragma once
 #include <cstdint>
 #include <optional>
@@ -10,8 +10,7 @@
 
 namespace vmamba {
 
-// Tensors with the names and order of parameter_specs. InputError for configs that the Python class cannot
-// initialise.
+// Tensors with the names and order of parameter_specs. InputError for configs that the Python class cannot initialise.
 StateDict init_weights(const Config& config, uint64_t seed);
 
 // One step of the construction, in the order in which random numbers are drawn. fill: the distribution or
@@ -25,9 +24,8 @@ struct InitStep {
 };
 std::vector<InitStep> init_order(const Config& config);
 
-// The first step at which the initialisations of two configs diverge; with the same seed, every tensor drawn
-// before it is identical in both. nullopt if they build the same state dict; a side is empty if its steps end
-// there.
+// The first step at which the initialisations of two configs diverge; with the same seed, all tensors drawn before it
+// are identical. nullopt if both build the same state dict; a or b is nullopt if its steps end there.
 struct InitParting {
   size_t step = 0;
   std::optional<InitStep> a, b;

@@ -1,4 +1,4 @@
-// State dict → ModelWeights, once at load: layouts, dtypes, A = −exp(A_logs), BatchNorm folded.
+// State dict → ModelWeights, once per load: layouts, dtypes, A = −exp(A_logs), BatchNorm folded.
 #include "lib/model/model_weights.h"
 
 #include <algorithm>
@@ -14,7 +14,7 @@ namespace {
 
 constexpr float batch_norm_epsilon = 1e-5f;
 
-// Real: what the values are read and prepared in, S.
+// Real: the host type for reading and preparing the values, corresponds to S.
 template <class Real>
 class Loader {
  public:
@@ -31,7 +31,7 @@ class Loader {
 
   bool has(const std::string& name) const { return specs_.contains(name); }
 
-  // In a dry run the tensor has dimensions only.
+  // In a dry run the tensor has dimensions but no values.
   Host host(const std::string& name) const {
     const auto spec = specs_.find(name);
     check(spec != specs_.end(), "no tensor {} belongs to this config", name);
@@ -44,7 +44,7 @@ class Loader {
 
   Tensor device(const Host& tensor, DType dtype = computed) const { return upload(kernels_, tensor, dtype); }
 
-  // The bias of a product: rounded to the dtype of the product, stored as S.
+  // The bias of a matrix product or convolution: rounded to its dtype, stored as S.
   Tensor bias(const std::string& name, DType dtype) const {
     if (!has(name)) return {};
     Host tensor = host(name);

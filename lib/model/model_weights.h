@@ -1,6 +1,5 @@
-// The weights of one model on one device, in the layouts and dtypes that the kernels take. Notation:
-// kernels/kernels.h; T is the storage dtype of the step, S what it computes in. Fields are named after the
-// state dict.
+// The weights of one model on one device, in the layouts and dtypes that the kernels expect. Notation:
+// kernels/kernels.h; T is the storage dtype of the step, S its compute dtype. Fields are named after the state dict.
 #pragma once
 #include <map>
 #include <string>
@@ -86,20 +85,20 @@ struct PatchEmbedWeights {
 struct ModelWeights {
   Config config;
   DType storage{};  // of feature maps
-  DType stream{};   // of the residual stream: S if any step is listed in float32_ops
+  DType stream{};   // of the residual stream: S if any step is in float32_ops
   PatchEmbedWeights patch_embed;
   HostArray<double> pos_embed_host;                         // (1, C, H0, W0), or empty
-  std::map<std::pair<int64_t, int64_t>, Tensor> pos_embed;  // (1, H, W, C) of the stream's dtype, by size
+  std::map<std::pair<int64_t, int64_t>, Tensor> pos_embed;  // (1, H, W, C) in the stream's dtype, by size
   std::vector<StageWeights> stages;
   DType classifier_dtype{};
   NormWeights classifier_norm;
   LinearWeights head;  // S
 };
 
-// weights: the result of canonical_weights (lib/model/weights.h); null: shapes only, for a dry run.
+// weights: the result of canonical_weights (lib/model/weights.h); nullptr for a dry run (shapes only).
 ModelWeights prepare_weights(const Config& config, const StateDict* weights, Kernels& kernels, DType storage);
 
-// Uploads host values as `dtype`.
+// Uploads host values, converted to `dtype`.
 template <class Real>
 Tensor upload(Kernels& kernels, const HostArray<Real>& host, DType dtype);
 

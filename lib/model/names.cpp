@@ -1,3 +1,4 @@
+// Canonical names for the state dicts of all code versions.
 #include "lib/model/names.h"
 
 #include <algorithm>
@@ -23,7 +24,7 @@ bool replace_part(std::string& name, std::string_view old_part, std::string_view
   return true;
 }
 
-// Replaces the last component or components `old_tail` of `name`.
+// Replaces the suffix `old_tail` (whole components) of `name`.
 bool replace_suffix(std::string& name, std::string_view old_tail, std::string_view new_tail) {
   if (!name.ends_with(old_tail)) return false;
   name.replace(name.size() - old_tail.size(), old_tail.size(), new_tail);
@@ -55,14 +56,14 @@ std::string_view first_component(std::string_view name) {
   return name.substr(0, name.find('.'));
 }
 
-// Whether a name of the model may begin so, of whatever age.
+// Whether a name of the model, old or new, may begin with this component.
 bool begins_model(std::string_view component) {
   constexpr std::array<std::string_view, 7> known{
       "patch_embed", "patch_embeddings", "layers", "classifier", "norm", "head", "pos_embed"};
   return std::ranges::count(known, component) > 0 || component.starts_with("outnorm");
 }
 
-// `name` without what may wrap a model; `wrapper`: what went ("module.model.").
+// Returns `name` without wrapper components; `wrapper` receives what was removed ("module.model.").
 std::string unwrapped(const std::string& name, std::string& wrapper) {
   constexpr std::array<std::string_view, 4> anywhere{"module", "_orig_mod", "_fsdp_wrapped_module",
                                                      "_checkpoint_wrapped_module"};
@@ -83,7 +84,7 @@ std::string unwrapped(const std::string& name, std::string& wrapper) {
   return bare;
 }
 
-// Beside the model: the counts of profilers (thop), of an average of weights, of BatchNorm.
+// Counters stored beside the model: of profilers (thop), of weight averaging, of BatchNorm.
 bool is_count(std::string_view name) {
   const size_t dot = name.rfind('.');
   const std::string_view last = dot == std::string_view::npos ? name : name.substr(dot + 1);
@@ -121,8 +122,8 @@ StateDict with_current_names(StateDict tensors, std::vector<std::string>* remark
     if (of_model && !wrapper.empty()) wrappers.insert(wrapper);
     named.push_back({old, std::move(name), std::move(wrapper), of_model, std::move(tensor)});
   }
-  // A name that is none of the model's is unexpected within what wraps the model; outside of it, it is of the
-  // rest of a larger model.
+  // A name that is not the model's is unexpected inside the wrapper of the model; outside of it, it belongs to a larger
+  // model.
   size_t outside = 0;
   for (Named& one : named) {
     const std::string beginning(first_component(one.name));
@@ -153,15 +154,15 @@ StateDict with_current_names(StateDict tensors, std::vector<std::string>* remark
     remark(fmt::format("left out: what can't be read and is not the model's ({})", list_of(unreadable)));
   }
 
-  // The public one-file class has patch merging as a Sequential of padding, norm and Linear, and the
-  // projections of the four directions as one grouped Linear. (A downsample that convolves has its norm
-  // at 3.) The hub's class names the two of a downsample that convolves.
+  // The public one-file class has patch merging as a Sequential of padding, norm and Linear, and the projections of the
+  // four directions as one grouped Linear. (A convolutional downsample has its norm at index 3.) The Hugging Face class
+  // has named parts in its convolutional downsample.
   const auto any_ends_with = [&](std::string_view tail) {
     return std::ranges::any_of(kept, [&](const Named& one) { return one.name.ends_with(tail); });
   };
   const bool one_file_merging = any_ends_with(".downsample.2.weight");
   const bool hub_downsample = any_ends_with(".downsample.down.weight");
-  std::map<std::string, std::string> seen;  // current name → the file's
+  std::map<std::string, std::string> seen;  // current name → name in the file
   tensors.tensors.clear();
   for (auto& [old, before, wrapper, of_model, tensor] : kept) {
     std::string name = current_name(before);

@@ -1,19 +1,19 @@
-// The names of a VMamba state dict, from every version of the code.
+// The tensor names of VMamba state dicts, from all versions of the code.
 #pragma once
 #include "lib/config/names.h"
 #include "lib/tensors/state_dict.h"
 
 namespace vmamba {
 
-// The tensors of the model by current names: what wraps it is taken off (module., _orig_mod., model.,
-// backbone., … in any nesting, where a name of the model follows), old checkpoints' and the hub's names are
-// brought up to date. Left out: BatchNorm's counters, a profiler's and an average's counts, auxiliary heads,
-// the rest of a larger model around this one, and tensors beside the model that can't be read. `remarks`:
-// a sentence each for what was taken off and left out. InputError if two names become one.
+// Returns the tensors of the model under current names: wrappers are removed (module., _orig_mod., model., backbone., …
+// in any nesting, if a name of the model follows), and names of old checkpoints and of Hugging Face are updated.
+// Dropped: BatchNorm's counters, counters of profilers and weight averaging, auxiliary heads, the rest of a larger
+// model, and unreadable tensors that are not the model's. `remarks`: a sentence for each kind of removal. InputError
+// if two names become the same.
 StateDict with_current_names(StateDict tensors, std::vector<std::string>* remarks = nullptr);
-// outnorm0, … and no classifier: the layers without the head, as detectors take them.
+// Whether these are the layers without the head, as in detectors: outnorm0, … and no classifier.
 bool is_backbone(const StateDict& current);
-// The name of another project's model whose tensors these are ("Swin Transformer"); empty: not known.
+// The name of another architecture that these tensors belong to ("Swin Transformer"); empty if unknown.
 std::string_view foreign_model(const StateDict& tensors);
 
 }  // namespace vmamba

@@ -1,3 +1,4 @@
+// Attribution of timed operations to the named steps of the model.
 #include "lib/model/profile.h"
 
 #include "kernels/error.h"
@@ -5,13 +6,13 @@
 namespace vmamba {
 namespace {
 
-// Taps on the residual stream name a place, not a step: the operation before them has its own name.
+// Taps on the residual stream name a position, not a step: the operation before them has its own name.
 bool names_a_place(std::string_view name) {
   const std::string_view last = name.substr(name.rfind('.') + 1);
   return last == "blocks" || last.find_first_not_of("0123456789") == std::string_view::npos;
 }
 
-// The step of an operation whose result reaches no tap, because it is fused or added to the residual stream.
+// The step of an operation whose result has no tap because it is fused or added to the residual stream.
 std::string untapped_step(std::string_view previous, std::string_view operation) {
   const auto sibling = [&](std::string_view name) {
     return std::string(previous.substr(0, previous.rfind('.') + 1)).append(name);
@@ -24,8 +25,8 @@ std::string untapped_step(std::string_view previous, std::string_view operation)
   return {};
 }
 
-// The step of an operation that reaches no tap, from the next named step: a norm before a product, or an
-// inner operation of patch_embed or a downsample.
+// The step of an operation without a tap, from the next named step: a norm before a product, or an inner operation of
+// patch_embed or a downsample.
 std::string step_before(std::string_view next, std::string_view operation) {
   for (const auto& [product, norm] :
        {std::pair<std::string_view, const char*>{"op.in_proj", "norm"}, {"mlp.fc1", "norm2"}})
@@ -109,7 +110,7 @@ void ProfilingKernels::do_conv2d(const Conv2d& op) {
   note("conv2d", {op.x, op.w, op.bias}, op.y);
 }
 
-// The CPU has no fused forms of these three: their two steps are noted one by one.
+// The CPU has no fused version of the next three operations: their parts are recorded separately.
 void ProfilingKernels::do_norm_linear(const NormLinear& op) {
   if (device().type == DeviceType::cpu) return Kernels::do_norm_linear(op);
   kernels_->norm_linear(op);

@@ -1,5 +1,4 @@
-// Where a forward spends its time: kernels that forward every operation to other kernels and mark the time
-// after it.
+// Profiling of a forward: a Kernels wrapper that passes every operation on and records a timestamp after it.
 #pragma once
 #include <memory>
 #include <string>
@@ -15,17 +14,17 @@ struct ProfiledOperation {
   std::string operation;  // "selective_scan_2d"
   double ms = 0;
   uint64_t multiply_accumulates = 0;
-  uint64_t bytes = 0;  // of all operands, each counted once
+  uint64_t bytes = 0;  // sum over all operands, each counted once
 };
 
-// It is also the taps from which operations get the names of their steps: pass the same object to Runner::run
-// and Runner::replay.
+// Also implements Taps, from which operations get their step names: pass the same object to Runner::run and
+// Runner::replay.
 class ProfilingKernels final : public Kernels, public Taps {
  public:
   explicit ProfilingKernels(std::unique_ptr<Kernels> kernels);
 
-  void start();                             // operations are recorded from here on
-  std::vector<ProfiledOperation> finish();  // those since start(), in order, named and timed
+  void start();                             // begins recording
+  std::vector<ProfiledOperation> finish();  // operations since start(), in order, with step names and times
 
   bool wants(std::string_view) override { return false; }
   bool looks_inside() const override { return false; }

@@ -1,3 +1,4 @@
+// Memory and captured graphs of a model that runs on one device.
 #include "lib/model/runner.h"
 
 #include <nlohmann/json.hpp>
@@ -7,7 +8,7 @@
 namespace vmamba {
 namespace {
 
-// Bytes of arena that a forward needs, from a dry run of the same code.
+// The arena size in bytes for a forward, from a dry run of the same code.
 size_t dry_arena_bytes(const Vssm& model, Kernels& dry, int64_t batch, int64_t height, int64_t width,
                        Taps* taps) {
   Arena arena;
@@ -18,14 +19,14 @@ size_t dry_arena_bytes(const Vssm& model, Kernels& dry, int64_t batch, int64_t h
   return arena.peak() - before;
 }
 
-// Wants every tap: for the size of the arena if values are observed that are otherwise never stored.
+// Requests every tap, to size the arena for an observed run, which stores more intermediate values.
 class EveryTap final : public Taps {
  public:
   bool wants(std::string_view) override { return true; }
   void at(std::string_view, const View&) override {}
 };
 
-// A View of the shape and dtype of `host` in `memory`, which is replaced if it is too small.
+// A View in `memory` with the shape and dtype of `host`; `memory` is reallocated if it is too small.
 View at_least(Tensor& memory, Kernels& kernels, const View& host) {
   if (!memory.view() || memory.view().bytes() < host.bytes()) {
     memory = Tensor();
@@ -129,8 +130,7 @@ void Runner::replay(Taps* taps) {
     buffers.graph->launch();
   else
     work();
-  // Only a plain forward counts: an observed one stores in the arena what a plain one keeps in scratch
-  // memory.
+  // An observed run does not count: it stores in the arena what a plain run keeps in scratch memory.
   buffers.warm |= taps == nullptr;
 }
 
@@ -154,7 +154,7 @@ Runner::Buffers& Runner::prepare(const Shape& shape, bool observed) {
   return found->second;
 }
 
-// Called for every new shape. Drops all graphs: the new shape may also move the kernels' scratch memory, to
+// Called for every new shape. Drops all captured graphs: the new shape may reallocate the kernels' scratch memory, to
 // which they hold pointers.
 void Runner::grow_arena(size_t bytes) {
   for (auto& [shape, buffers] : buffers_) {

@@ -1,5 +1,5 @@
-// A model that is ready to run on one device: kernels, weights, arena and, on CUDA, one captured graph per
-// batch shape. Like its kernels, a Runner is used by one thread at a time (kernels/kernels.h).
+// A model ready to run on one device: kernels, weights, arena and, on CUDA, one captured graph per batch shape. Not
+// thread-safe, like its kernels: used by one thread at a time (kernels/kernels.h).
 #pragma once
 #include <map>
 #include <memory>
@@ -15,18 +15,18 @@ namespace vmamba {
 struct RunChoice {
   Device device;
   Precision precision = Precision::float32;
-  int threads = 0;  // CPU; 0: all the process may use
+  int threads = 0;  // CPU only; 0: all that are available to the process
 };
 
-// The kernels that run a choice: the fast ones of its device, or for float64 the scalar ones.
+// The kernels for a choice: the fast ones of its device, or the scalar ones for float64.
 std::unique_ptr<Kernels> kernels_for(const RunChoice& choice);
 
-// What actually runs, for the report of every command.
+// What actually runs, for reports.
 struct RunReport {
   std::string device;                  // "cpu", "cuda:0"
   std::string device_name;             // "Intel(R) Xeon(R) …, 2 threads"
   std::string dtype;                   // "float32", "tf32", …
-  std::string selective_scan_backend;  // the algorithm that runs, never "null"
+  std::string selective_scan_backend;  // the algorithm in use, never "null"
   std::string forward_core;            // "v0", "v1", or "null (forward_type v05_noz)"
 };
 std::string to_string(const RunReport& report);  // one line
@@ -34,25 +34,25 @@ void to_json(nlohmann::ordered_json& json, const RunReport& report);
 
 class Runner {
  public:
-  // InputError if the weights do not fit the config, MachineError if the device is not there.
+  // InputError if the weights do not fit the config, MachineError if the device is unavailable.
   Runner(const Config& config, const StateDict& weights, const RunChoice& choice);
-  // The same on given kernels (the scalar oracle, profiling kernels).
+  // The same with given kernels (the scalar oracle, profiling kernels).
   Runner(const Config& config, const StateDict& weights, std::unique_ptr<Kernels> kernels,
          Precision precision);
   ~Runner();
 
-  // input (B, in_chans, H, W) float32, already normalised; returns logits (B, num_classes) as float32.
-  // InputError if the model cannot take that shape. After OutOfMemory the Runner remains usable for a smaller batch.
+  // input (B, in_chans, H, W) float32, already normalised; returns logits (B, num_classes) as float32. InputError
+  // if the model cannot take that shape. After OutOfMemory the Runner remains usable with a smaller batch.
   HostTensor run(const HostTensor& input, Taps* taps = nullptr);
-  // pixels: `batch` resized images of height · width · 3 bytes, which are normalised on the device.
+  // pixels: `batch` resized images of height · width · 3 bytes; they are normalised on the device.
   HostTensor run_pixels(const uint8_t* pixels, int64_t batch, int64_t height, int64_t width,
                         Taps* taps = nullptr);
-  // The same in three steps: the next images can be staged while the device computes.
+  // run_pixels in three steps, so that the next images can be uploaded while the device computes.
   void stage_pixels(const uint8_t* pixels, int64_t batch, int64_t height, int64_t width);
   void start_staged(Taps* taps = nullptr);
-  HostTensor finish();  // waits; the logits of the batch that was started last
+  HostTensor finish();  // waits; returns the logits of the last started batch
 
-  // For measurements: queues the forward of the last run again, on the input that is still on the device.
+  // For benchmarks: queues the last forward again, on the input that is still on the device.
   void replay(Taps* taps = nullptr);
 
   const Config& config() const { return config_; }
@@ -61,8 +61,8 @@ class Runner {
 
  private:
   struct Buffers {
-    Tensor nhwc, logits;  // (B, H, W, in_chans) of the storage dtype; (B, num_classes)
-    bool warm = false;    // has run unobserved: lazily created resources exist, so it can be captured
+    Tensor nhwc, logits;  // (B, H, W, in_chans) in the storage dtype; (B, num_classes)
+    bool warm = false;    // has run without taps: lazily created resources exist, so it can be captured
     bool arena_fits_taps = false;
     std::unique_ptr<CapturedWork> graph;
   };
@@ -77,14 +77,14 @@ class Runner {
   std::unique_ptr<Vssm> model_;
   Tensor input_;      // bytes of an NCHW float32 input
   Tensor pixels_[2];  // bytes of two batches of images, used alternately
-  View staged_;       // (B, H, W, 3) uint8 in pixels_[0]; absent once it is started
+  View staged_;       // (B, H, W, 3) uint8 in pixels_[0]; empty once started
   std::unique_ptr<Arena> arena_;
   size_t arena_bytes_ = 0;
   std::map<Shape, Buffers> buffers_;
   Shape last_{};
 };
 
-// What a forward of that shape costs, from a dry run: bytes besides the weights, and multiply-accumulates.
+// The cost of a forward of that shape, from a dry run: bytes besides the weights, and multiply-accumulates.
 struct ForwardCost {
   size_t arena_bytes = 0;
   uint64_t multiply_accumulates = 0;

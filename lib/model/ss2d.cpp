@@ -1,5 +1,5 @@
 // SS2D, the selective-scan block. Notation: B batch, H W map, C channels of the stage, D = d_inner, N =
-// d_state, R = dt_rank, K = 4 directions, T the storage dtype, S what is computed in.
+// d_state, R = dt_rank, K = 4 directions, T storage dtype, S compute dtype.
 #include "lib/model/ss2d.h"
 
 #include "kernels/error.h"
@@ -8,7 +8,7 @@
 namespace vmamba {
 namespace {
 
-// One selective scan: where it reads, how it walks, and which of the block's directions it runs.
+// One selective scan: its input, its scan order, and its range of the block's directions.
 struct ScanStep {
   View x;  // (B, H, W, D) T
   ScanOrder order = ScanOrder::cross;
@@ -18,7 +18,7 @@ struct ScanStep {
   std::string_view tap_prefix;
 };
 
-// Runs x_proj; the selective scan that remains to be run, its y in the arena.
+// Runs x_proj. Returns the arguments of the selective scan, with y allocated in the arena.
 SelectiveScan2d projected(const Forward& f, const Ss2dWeights& op, const ScanStep& step) {
   const View& x = step.x;
   const int count = direction_count(step.order);
@@ -44,7 +44,7 @@ SelectiveScan2d projected(const Forward& f, const Ss2dWeights& op, const ScanSte
           .y = f.arena.take(computed_in(op.dtype), {x.dim(0), x.dim(1), x.dim(2), x.dim(3)})};
 }
 
-// The scan's y (B, H, W, D) S.
+// Runs the scan; returns y (B, H, W, D) S.
 View scan(const Forward& f, const Ss2dWeights& op, const ScanStep& step) {
   const int64_t batch = step.x.dim(0), height = step.x.dim(1), width = step.x.dim(2),
                 channels = step.x.dim(3);
@@ -63,8 +63,8 @@ View scan(const Forward& f, const Ss2dWeights& op, const ScanStep& step) {
   return s.y;
 }
 
-// v052dc: rows first, then columns, each after a LayerNorm without affine parameters. `step` is the second
-// scan's, with the x of the first.
+// v052dc: scans rows, then columns, each after a LayerNorm without affine parameters. `step` describes the second
+// scan, but with the x of the first.
 View cascade(const Forward& f, const Ss2dWeights& op, ScanStep step) {
   const auto normed = [&](const View& map) {
     const View y = f.arena.take(op.dtype, {map.dim(0), map.dim(1), map.dim(2), map.dim(3)});
@@ -78,7 +78,7 @@ View cascade(const Forward& f, const Ss2dWeights& op, ScanStep step) {
   return scan(f, op, step);
 }
 
-// out_norm(y) as `dtype`, for every out_norm but the plain LayerNorm. y (B,H,W,D) S.
+// out_norm(y) as `dtype`, for every out_norm except the plain LayerNorm. y (B,H,W,D) S.
 View other_out_norm(const Forward& f, OutNorm kind, const Ss2dWeights& op, View y, DType dtype) {
   const auto like_y = [&](DType of) { return f.arena.take(of, {y.dim(0), y.dim(1), y.dim(2), y.dim(3)}); };
   switch (kind) {
@@ -152,8 +152,8 @@ void ss2d(const Forward& f, const Config& config, const BlockWeights& block, con
     f.kernels.activate({.x = in, .act = act, .y = conv});
   f.tap(op.prefix, "conv2d", conv);
 
-  // The scan, then out_norm → out_act → ·z. A plain LayerNorm does all three in one pass, which may be fused
-  // with the scan unless the steps between are observed.
+  // The scan, then out_norm → out_act → ·z. A plain LayerNorm does all three in one pass, which may be fused with the
+  // scan unless taps observe the steps between.
   const DType after_norm = policy.float32_after_norm ? computed_in(op.dtype) : op.dtype;
   const ScanStep step{.x = conv,
                       .order = spec.order,

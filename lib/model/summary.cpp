@@ -1,3 +1,4 @@
+// Cost of a model per stage, from a dry run.
 #include "lib/model/summary.h"
 
 #include <algorithm>
@@ -12,7 +13,7 @@
 namespace vmamba {
 namespace {
 
-// Records the count of multiply-accumulates at every tap.
+// Records the multiply-accumulate count at every tap.
 class StageClock final : public Taps {
  public:
   explicit StageClock(const Kernels& kernels) : kernels_(kernels) {}
@@ -60,8 +61,8 @@ size_t bytes_of(const ModelWeights& model) {
   return bytes + bytes_of(model.classifier_norm) + bytes_of(model.head);
 }
 
-// What the published counts add to the multiply-accumulates per image. norms: normalised elements; scanned:
-// elements of x times directions.
+// The operations that published figures count in addition to multiply-accumulates, per image. norms: normalised
+// elements; scanned: elements of x times directions.
 uint64_t published_extra(const Config& config, int64_t norms, int64_t scanned) {
   const bool vanilla_scan = config.forward.core != Core::mamba2;
   return static_cast<uint64_t>(5 * norms + (vanilla_scan ? scanned * 6 * config.ssm_d_state : 0));
@@ -70,7 +71,7 @@ uint64_t published_extra(const Config& config, int64_t norms, int64_t scanned) {
 }  // namespace
 
 ModelSummary summarize(const Config& config, DType storage, int64_t batch, int64_t height, int64_t width) {
-  // Every count below is at most a small multiple of pixels × parameters.
+  // Bounds every count below, each at most a small multiple of pixels × parameters.
   double total = 0;
   for (const ParameterSpec& spec : parameter_specs(config)) {
     double elements = 1;
@@ -102,7 +103,7 @@ ModelSummary summarize(const Config& config, DType storage, int64_t batch, int64
         static_cast<size_t>(sizes[0].first * sizes[0].second * config.dims[0]) * size_of(weights.stream);
   }
 
-  // The counts are those of one image.
+  // The counts are per image.
   const std::unique_ptr<Kernels> counting = make_dry_kernels(Device{});
   Arena arena;
   StageClock clock(*counting);
@@ -135,7 +136,7 @@ ModelSummary summarize(const Config& config, DType storage, int64_t batch, int64
   if (config.patch_norm) {
     patch_norms = config.dims[0] * patch_height * patch_width;
     if (config.patchembed_version == PatchEmbedVersion::v2) {
-      // The map between the two convolutions.
+      // the feature map between the two convolutions
       const int64_t stride = config.patch_size / 2, kernel = stride + 1;
       patch_norms +=
           config.dims[0] / 2 * ((height + 2 - kernel) / stride + 1) * ((width + 2 - kernel) / stride + 1);

@@ -1,6 +1,6 @@
-// Taps: named values of the forward that can be observed (check-equal, dumps, the profile). Names are built
-// from the state dict's: "layers.0.blocks.1.op.scan"; docs/verification.md lists them. If no taps are
-// installed, a tap costs one test of a pointer.
+// Taps: named intermediate values of the forward, for check-equal, dumps and the profile. Names follow the state
+// dict: "layers.0.blocks.1.op.scan"; docs/verification.md lists them. Without an installed Taps object, a tap costs
+// one pointer test.
 #pragma once
 #include <string_view>
 
@@ -11,13 +11,12 @@ namespace vmamba {
 class Taps {
  public:
   virtual ~Taps() = default;
-  // Whether to compute the value of this name even if the forward itself does not need it (each direction of
-  // the scan, out_norm before the gate, …). Observing never changes the result.
+  // Whether to compute this value even if the forward itself does not need it (each direction of the scan, out_norm
+  // before the gate, …). Must not change the result.
   virtual bool wants(std::string_view name) = 0;
-  // Return false to observe block boundaries only; fused kernels then stay fused, and taps inside them are
-  // not reached.
+  // Return false to observe only block boundaries; fused kernels then stay fused, and taps inside them are not called.
   virtual bool looks_inside() const { return true; }
-  // value: NHWC, in device memory, valid until this returns.
+  // value: NHWC, in device memory, valid only during the call.
   virtual void at(std::string_view name, const View& value) = 0;
 };
 

@@ -1,3 +1,4 @@
+// Reading of config traits from tensor names and shapes.
 #include "lib/model/traits.h"
 
 #include <algorithm>
@@ -9,8 +10,8 @@ namespace {
 
 using Dims = std::vector<int64_t>;
 
-// The shape of `name` if it has that rank and no absurd size (an empty tensor of a hostile file may name
-// any).
+// The shape of `name`, or nullptr if its rank differs or a dimension is absurd (an empty tensor in a malicious file may
+// declare any size).
 const Dims* find(const Shapes& shapes, const std::string& name, size_t rank) {
   const auto place = shapes.find(name);
   if (place == shapes.end() || place->second.size() != rank) return nullptr;

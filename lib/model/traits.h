@@ -1,5 +1,5 @@
-// What a set of names and shapes tells of the config it was built from. The same reading is done of a file and
-// of a config's own parameters, so that a difference can be told in the config's words.
+// The config settings that a set of tensor names and shapes reveals. Applied to a file and to a config's own parameters
+// alike, so that differences can be reported in terms of the config.
 #pragma once
 #include <map>
 #include <optional>
@@ -11,7 +11,7 @@
 namespace vmamba {
 
 using Shapes = std::map<std::string, std::vector<int64_t>, std::less<>>;
-// By current names; a Linear's (out, in, 1, 1) as (out, in).
+// Under current names; the (out, in, 1, 1) of a Linear becomes (out, in).
 Shapes shapes_of(const std::map<std::string, StoredTensor, std::less<>>& tensors);
 
 struct Traits {
@@ -20,7 +20,7 @@ struct Traits {
   std::optional<bool> patch_norm, posembed, ssm, gated, ssm_conv_bias, gmlp;
   std::optional<int64_t> num_classes, in_chans, patch_kernel, ssm_conv, d_state, dt_rank;
   std::optional<double> ssm_ratio, mlp_ratio;
-  std::vector<int64_t> inner, ranks, hidden;  // D, R and the MLP's hidden channels, one a stage; 0: none
+  std::vector<int64_t> inner, ranks, hidden;  // D, R and the MLP's hidden channels, per stage; 0: none
   int64_t position_rows = 0;                  // of pos_embed
 };
 Traits read_traits(const Shapes& shapes);

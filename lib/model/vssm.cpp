@@ -1,5 +1,5 @@
 // The forward of VSSM: patch_embed → stages of blocks, each followed by a downsample → classifier.
-// Notation: B batch, H W map, C channels of a stage, T the storage dtype; all maps are NHWC.
+// Notation: B batch, H W map, C channels of a stage, T storage dtype; all maps are NHWC.
 #include "lib/model/vssm.h"
 
 #include <algorithm>
@@ -22,14 +22,14 @@ struct Geometry {
 
 Geometry patch_embed_geometry(const Config& config) {
   if (config.patchembed_version == PatchEmbedVersion::v1) return {config.patch_size, config.patch_size, 0};
-  return {config.patch_size / 2 + 1, config.patch_size / 2, 1};  // twice
+  return {config.patch_size / 2 + 1, config.patch_size / 2, 1};  // used twice
 }
 
 Geometry downsample_geometry(const Config& config) {
   return config.downsample_version == DownsampleVersion::v2 ? Geometry{2, 2, 0} : Geometry{3, 2, 1};
 }
 
-// act(norm(conv2d(x))) as `dtype`; there may be no norm.
+// act(norm(conv2d(x))) as `dtype`; the norm may be absent.
 View conv2d(const Forward& f, const ConvWeights& weights, const Geometry& geometry,
             const NormWeights& norm_weights, Activation act, const View& x, DType dtype) {
   const auto map = [&](DType of) {

@@ -15,19 +15,18 @@ struct ModelWeights;  // lib/model/model_weights.h
 
 class Vssm {
  public:
-  // Takes the tensors that the config needs from `weights` (InputError as require_weights,
+  // Selects the tensors that the config needs from `weights` (InputError as in require_weights,
   // lib/model/weights.h) and prepares them once: dtypes, layouts, A = −exp(A_logs), BatchNorm folded.
   Vssm(const Config& config, const StateDict& weights, Kernels& kernels, DType storage);
-  // Shapes only, for a dry run.
+  // Shapes only, for dry runs.
   Vssm(const Config& config, Kernels& dry_kernels, DType storage);
   ~Vssm();
   Vssm(Vssm&&) noexcept;
 
-  // Must precede the first forward of an image size (in pixels): resizes pos_embed. InputError if a feature
-  // map would be empty.
+  // Resizes pos_embed; must be called before the first forward of an image size (in pixels). InputError if a
+  // feature map would be empty.
   void prepare(Kernels& kernels, int64_t height, int64_t width);
-  // input (B, H, W, in_chans) of the storage dtype, logits (B, num_classes) of what is
-  // computed in.
+  // input (B, H, W, in_chans) in the storage dtype; logits (B, num_classes) in the compute dtype.
   void forward(Kernels& kernels, Arena& arena, const View& input, const View& logits,
                Taps* taps = nullptr) const;
 
@@ -38,8 +37,7 @@ class Vssm {
   std::unique_ptr<ModelWeights> weights_;
 };
 
-// Height and width of the feature maps of every stage for an image of that size; InputError if one would be
-// empty.
+// Height and width of the feature maps of every stage for an image of that size; InputError if one is empty.
 std::vector<std::pair<int64_t, int64_t>> stage_sizes(const Config& config, int64_t height, int64_t width);
 
 }  // namespace vmamba

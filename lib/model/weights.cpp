@@ -1,3 +1,4 @@
+// Parameter specifications of a config, and the matching of a file's tensors.
 #include "lib/model/weights.h"
 
 #include <algorithm>
@@ -138,8 +139,7 @@ std::string list(const std::vector<int64_t>& values) {
   return fmt::format("[{}]", fmt::join(values, ","));
 }
 
-// The config's forward_type with another z branch and out_norm; postfixes in the order in which upstream
-// parses them.
+// The config's forward_type with another z branch and out_norm; postfixes in upstream's parsing order.
 std::string forward_type_with(const Config& config, bool gated, const std::string& out_norm) {
   const ForwardSpec& forward = config.forward;
   std::string type = forward.old_block ? "v05" : std::string(forward.base);
@@ -232,7 +232,7 @@ std::string likely_cause(const Config& config, const Shapes& file, const Shapes&
   return fmt::format("{}", fmt::join(causes, "; "));
 }
 
-// --- The tensors of the file, matched with the specs.
+// --- Matching of the file's tensors with the specs.
 
 struct Matched {
   std::map<std::string, StoredTensor, std::less<>> tensors;
@@ -306,7 +306,7 @@ Matched match(const Config& config, const StateDict& weights) {
   return matched;
 }
 
-// The first `longest` items, and the number of the others.
+// The first `longest` items, and how many were omitted.
 std::string shortened(std::span<const std::string> items, size_t longest) {
   const size_t shown = std::min(items.size(), longest);
   std::string text =
@@ -322,7 +322,7 @@ void require(const Config& config, const StateDict& weights, const WeightsReport
   for (const auto& [name, wanted, got] : report.misshapen) {
     misshapen.push_back(fmt::format("{} wanted {} got {}", name, shape_string(wanted), shape_string(got)));
   }
-  const size_t longest = report.likely_cause.empty() ? 3 : 1;  // the cause is more useful than names
+  const size_t longest = report.likely_cause.empty() ? 3 : 1;  // with a likely cause, fewer names are needed
   const auto part = [&](const std::vector<std::string>& items, std::string_view what) {
     if (!items.empty())
       parts.push_back(fmt::format("{} {}: {}", items.size(), what, shortened(items, longest)));

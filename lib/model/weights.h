@@ -1,4 +1,4 @@
-// The tensors that a config needs, and whether a file provides them.
+// The tensors that a config needs, and whether a file contains them.
 #pragma once
 #include <string>
 #include <vector>
@@ -9,8 +9,7 @@
 
 namespace vmamba {
 
-// A tensor of the state dict of the Python class for a config; parameter_specs returns them in order of
-// registration.
+// A tensor in the state dict of the Python class; parameter_specs returns them in registration order.
 struct ParameterSpec {
   std::string name;
   std::vector<int64_t> dims;
@@ -27,17 +26,17 @@ struct WeightsReport {
     std::vector<int64_t> wanted, got;
   };
   std::vector<Misshapen> misshapen;
-  std::string likely_cause;  // one sentence, if the pattern as a whole suggests one; else empty
-  bool backbone = false;     // all is there but the classifier: a model without its head
+  std::string likely_cause;  // one sentence, if the mismatches together suggest one; else empty
+  bool backbone = false;     // only the classifier is missing: a model without its head
   bool ok() const { return missing.empty() && unexpected.empty() && misshapen.empty(); }
 };
 // The three functions below accept the names of old checkpoints (with_current_names), and `out_norm.0` or
 // `out_norm` for _ondwconv3's `out_norm.1`.
 WeightsReport check_weights(const Config& config, const StateDict& weights);
-// InputError in one line: the likely cause first, then names, long lists shortened.
+// InputError in one line: the likely cause first, then the names, shortened.
 void require_weights(const Config& config, const StateDict& weights);
-// require_weights, then the tensors with exactly the names, shapes (pos_embed: any height and width) and
-// order of parameter_specs; the model is built from these. Tensors share the memory of `weights`.
+// require_weights, then the tensors with exactly the names, shapes (pos_embed: any height and width) and order of
+// parameter_specs, as needed to build the model. The result shares the memory of `weights`.
 StateDict canonical_weights(const Config& config, const StateDict& weights);
 
 }  // namespace vmamba

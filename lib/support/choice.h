@@ -1,4 +1,4 @@
-// A word of the command line as a value of an enum.
+// Converts a word of the command line to an enum value.
 #pragma once
 #include "kernels/enum_table.h"
 #include "kernels/error.h"
@@ -6,7 +6,7 @@
 
 namespace vmamba {
 
-// The value of that name or alias. InputError: "WHAT TEXT: expected a, b or c".
+// Looks up a name or an alias. InputError: "WHAT TEXT: expected a, b or c".
 template <HasRows E>
 E parse_name(std::string_view what, std::string_view text) {
   const auto* row = find_row<E>(text);

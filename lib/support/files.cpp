@@ -1,3 +1,4 @@
+// File lookup, reading, and atomic writing.
 #include "lib/support/files.h"
 
 #include <fcntl.h>
@@ -19,8 +20,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-// The temporaries that are there, where a signal handler finds them. A path stays in place until its entry is
-// taken again.
+// Paths of all unfinished temporary files, for a signal handler. The path stays intact until its entry is reused.
 struct Unfinished {
   std::atomic<bool> taken = false, there = false;
   std::array<char, PATH_MAX> path{};
@@ -29,7 +29,7 @@ std::array<Unfinished, 8> unfinished;
 static_assert(std::atomic<bool>::is_always_lock_free);
 
 Unfinished* note_unfinished(const std::string& path) {
-  if (path.size() >= PATH_MAX) return nullptr;  // no such file can be opened
+  if (path.size() >= PATH_MAX) return nullptr;  // too long to be opened
   for (Unfinished& entry : unfinished) {
     if (entry.taken.exchange(true)) continue;
     std::memcpy(entry.path.data(), path.c_str(), path.size() + 1);
@@ -110,14 +110,14 @@ OutputFile::OutputFile(fs::path path) : path_(std::move(path)) {
   if (fs::exists(status) && !fs::is_regular_file(status)) {
     temporary_ = path_;
   } else {
-    if (fs::is_symlink(path_, error)) path_ = fs::weakly_canonical(path_, error);  // the link stays a link
+    if (fs::is_symlink(path_, error)) path_ = fs::weakly_canonical(path_, error);  // keep the link
     temporary_ = path_;
     temporary_ += ".part" + std::to_string(getpid());
     noted_ = note_unfinished(temporary_.string());
   }
   errno = 0;
   stream_.open(temporary_, std::ios::binary);
-  if (stream_ && temporary_ != path_ && fs::exists(status)) {  // before anything stands in it
+  if (stream_ && temporary_ != path_ && fs::exists(status)) {  // copy permissions before any data is written
     std::error_code refused;
     fs::permissions(temporary_, status.permissions(), refused);
     if (refused) {

@@ -1,3 +1,4 @@
+// JSON with source positions: parser events, lookup, and edits of the text.
 #include "lib/support/json.h"
 
 #include <algorithm>
@@ -19,7 +20,7 @@ int line_of(std::string_view text, size_t offset) {
              text.begin(), text.begin() + static_cast<std::ptrdiff_t>(std::min(offset, text.size())), '\n'));
 }
 
-// Feeds the parser and knows how many bytes it has taken.
+// Feeds the parser and counts the bytes it has taken.
 struct CountingIterator {
   using iterator_category = std::input_iterator_tag;
   using value_type = char;
@@ -49,7 +50,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   Builder(std::string_view text, const std::string& where, std::vector<JsonValue>& values)
       : taken(text.data()), text_(text), where_(where), values_(values) {}
 
-  const char* taken;  // the first byte the parser has not read
+  const char* taken;  // first byte not yet read by the parser
 
   bool null() override { return scalar(JsonType::null), true; }
   bool boolean(bool value) override { return scalar(JsonType::boolean).boolean = value, true; }
@@ -94,7 +95,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
 
  private:
   size_t offset() const { return static_cast<size_t>(taken - text_.data()); }
-  // Where the token begins that follows the last one: only separators stand between.
+  // Where the next token begins: only separators lie between it and the last one.
   size_t next_token() const {
     const size_t begin = text_.find_first_not_of(" \t\r\n,:", last_end_);
     return begin == std::string_view::npos ? text_.size() : begin;
@@ -132,7 +133,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     value.number = number;
     trim_number(value);
   }
-  // The parser sees a number's end only at the byte behind it.
+  // the parser reads one byte past a number to see its end
   void trim_number(JsonValue& value) {
     const size_t end = text_.find_first_not_of("+-.0123456789eE", value.begin);
     value.end = last_end_ = std::min(end, text_.size());
@@ -272,7 +273,7 @@ std::string with_member(const std::string& text, const std::string& where, std::
     return result.replace(document[at].begin, document[at].end - document[at].begin, value);
   const std::vector<int> members = document.children(0);
   if (members.empty()) return result.insert(document.root().begin + 1, fmt::format("\"{}\": {}", key, value));
-  // After the last member, set apart as that one is from what stands before it.
+  // After the last member, with the same separator and indentation as before that one.
   const JsonValue& last = document[members.back()];
   size_t gap = last.key_begin;
   while (std::string_view(" \t\r\n").find(text[gap - 1]) != std::string_view::npos) --gap;

@@ -1,6 +1,6 @@
-// A JSON text as a flat list of its values in document order, each with its place in the text, so that errors
-// can name line and pointer and an edit can leave every other byte alone. Strict: nlohmann's parser reads it
-// (no comments, no NaN, UTF-8 only, nothing after the end); duplicate keys and deep nesting are refused too.
+// A JSON text as a flat list of its values in document order, each with its byte range, so that errors can name
+// line and pointer and an edit can keep every other byte. Strict: read by nlohmann's parser (no comments, no NaN,
+// UTF-8 only, nothing after the end); duplicate keys and deep nesting are also refused.
 #pragma once
 #include <cstdint>
 #include <map>
@@ -17,22 +17,22 @@ struct JsonValue {
   JsonType type = JsonType::null;
   bool boolean = false;
   int64_t integer = 0;
-  double number = 0;                  // of an integer too
-  std::string text;                   // of a string, decoded
-  int parent = -1;                    // index of the object or array it stands in
-  std::string key;                    // its name in an object, decoded
-  int64_t index = 0;                  // its place in an array
-  int after = 0;                      // index of the first value behind it and all it contains
-  size_t key_begin = 0, key_end = 0;  // bytes of the key, quotes included
-  size_t begin = 0, end = 0;          // bytes of the value
+  double number = 0;                  // also set for an integer
+  std::string text;                   // decoded string
+  int parent = -1;                    // index of the enclosing object or array
+  std::string key;                    // decoded key in the enclosing object
+  int64_t index = 0;                  // index in the enclosing array
+  int after = 0;                      // index of the first value after this one and its descendants
+  size_t key_begin = 0, key_end = 0;  // byte range of the key, with its quotes
+  size_t begin = 0, end = 0;          // byte range of the value
 };
 
-// Where the user wrote the root's members, for a text that was made out of another file: "a.yaml:7: MODEL.NAME".
+// For a text generated from another file: the position there of each root member: "a.yaml:7: MODEL.NAME".
 using JsonOrigins = std::map<std::string, std::string, std::less<>>;
 
 class JsonDocument {
  public:
-  // InputError: "WHERE:LINE: …".
+  // Throws InputError "WHERE:LINE: …".
   JsonDocument(std::string_view text, std::string where, JsonOrigins origins = {});
   JsonDocument(const JsonDocument&) = delete;
   JsonDocument& operator=(const JsonDocument&) = delete;
@@ -41,12 +41,12 @@ class JsonDocument {
   const JsonValue& root() const { return values_.front(); }
   int size() const { return static_cast<int>(values_.size()); }
   std::vector<int> children(int i) const;
-  int find(int object, std::string_view key) const;  // −1: no such member
+  int find(int object, std::string_view key) const;  // −1 if there is no such member
 
   std::string_view text() const { return text_; }
   std::string pointer(int i) const;  // RFC 6901: "/preprocess/mean/0"; the root is ""
-  int line(size_t offset) const;     // counted from 1
-  std::string place(int i) const;    // "WHERE:LINE: POINTER", or the origin, for messages
+  int line(size_t offset) const;     // 1-based
+  std::string place(int i) const;    // for messages: "WHERE:LINE: POINTER", or the origin
   const std::string& where() const { return where_; }
 
  private:
@@ -58,7 +58,7 @@ class JsonDocument {
   std::vector<size_t> lines_;                                // the offset of each line's first byte
 };
 
-// `text`, whose root is an object, with its member `key` set to `value` (JSON); every other byte stays.
+// Returns `text`, whose root is an object, with its member `key` set to `value` (JSON); every other byte is kept.
 std::string with_member(const std::string& text, const std::string& where, std::string_view key,
                         std::string_view value);
 

@@ -1,3 +1,4 @@
+// Escaping, joining and edit distance of short texts.
 #include "lib/support/text.h"
 
 #include <fmt/format.h>
@@ -7,7 +8,7 @@
 namespace vmamba {
 namespace {
 
-// Bytes of the UTF-8 character at text[i], 0 if it is broken.
+// The length in bytes of the UTF-8 character at text[i], 0 if it is invalid.
 size_t utf8_length(std::string_view text, size_t i) {
   const auto byte = [&](size_t j) { return static_cast<unsigned char>(j < text.size() ? text[j] : 0); };
   const unsigned char lead = byte(i);
@@ -22,7 +23,7 @@ size_t utf8_length(std::string_view text, size_t i) {
   return length;
 }
 
-// Levenshtein distance, a swap of neighbours counting as one edit.
+// Levenshtein distance in which a swap of adjacent characters counts as one edit.
 size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<size_t> before(b.size() + 1), last(b.size() + 1), row(b.size() + 1);
   for (size_t j = 0; j <= b.size(); ++j) last[j] = j;
@@ -40,7 +41,7 @@ size_t edit_distance(std::string_view a, std::string_view b) {
   return last[b.size()];
 }
 
-// Characters that two words share at the front and at the back.
+// The number of characters in the common prefix and suffix.
 size_t shared_ends(std::string_view a, std::string_view b) {
   const auto front = std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
   const auto back = std::mismatch(a.rbegin(), a.rend(), b.rbegin(), b.rend()).first - a.rbegin();

@@ -1,4 +1,4 @@
-// Text for one-line messages: what a hostile file says is shortened and escaped before it is repeated.
+// Text for one-line messages: untrusted text is shortened and escaped.
 #pragma once
 #include <initializer_list>
 #include <string>
@@ -7,18 +7,18 @@
 
 namespace vmamba {
 
-// `text` in double quotes: control characters, quotes and broken UTF-8 escaped, long text shortened.
+// `text` in double quotes: control characters, quotes and invalid UTF-8 are escaped, long text is shortened.
 std::string in_quotes(std::string_view text);
 // The same without the quotes.
 std::string printable(std::string_view text, size_t longest = 80);
-// As a field of a CSV line: in quotes where it needs them (RFC 4180).
+// A field of a CSV line, quoted if necessary (RFC 4180).
 std::string csv_field(std::string_view text);
 // "a, b or c"
 std::string alternatives(const std::vector<std::string_view>& words);
 // "a, b, c"
 std::string joined(const std::vector<std::string_view>& words, std::string_view separator = ", ");
-// The candidate nearest to `word` by edits, if it is near enough to be a slip of the pen; else empty.
+// The candidate with the smallest edit distance to `word`, if it is small enough for a typo; else empty.
 std::string_view nearest(std::string_view word, const std::vector<std::string_view>& candidates);
-std::string lower_case(std::string_view text);  // ASCII
+std::string lower_case(std::string_view text);  // ASCII only
 
 }  // namespace vmamba

@@ -1,3 +1,4 @@
+// The pickle interpreter: a stack machine that builds plain data.
 #include "lib/tensors/pickle.h"
 
 #include <algorithm>
@@ -14,12 +15,12 @@ namespace {
 
 using Kind = PickleNode::Kind;
 
-// A checkpoint of 10,000 tensors with its optimizer makes under a million values. What a pickle makes in all is
-// bounded by its own bytes as well: an operation makes one value and puts it into one other.
+// A checkpoint of 10,000 tensors with its optimizer has under a million values. The total is also bounded by the
+// pickle's own size: an operation creates one value and adds it to one other.
 constexpr size_t max_nodes = 2'000'000;
 constexpr size_t max_values_per_byte = 4;
 constexpr size_t max_rank = 8;
-constexpr size_t max_depth = 1000;  // of open marks
+constexpr size_t max_depth = 1000;  // of nested marks
 
 // clang-format off
 enum Op : uint8_t {
@@ -32,13 +33,13 @@ enum Op : uint8_t {
   ADDITEMS = 0x90, FROZENSET = 0x91, GLOBAL = 'c', STACK_GLOBAL = 0x93, REDUCE = 'R', NEWOBJ = 0x81,
   NEWOBJ_EX = 0x92, BUILD = 'b', BINPERSID = 'Q', BINPUT = 'q', LONG_BINPUT = 'r', MEMOIZE = 0x94, BINGET = 'h',
   LONG_BINGET = 'j',
-  // Protocol 1, in lines of text.
+  // Protocol 1: text lines.
   INT = 'I', LONG = 'L', FLOAT = 'F', STRING = 'S', UNICODE = 'V', PUT = 'p', GET = 'g', PERSID = 'P', INST = 'i',
   OBJ = 'o',
 };
 // clang-format on
 
-// What calling a global means; everything that is not listed makes an object that is stepped over.
+// The meaning of calling a global; any global not listed creates an opaque object.
 enum class Role : uint8_t { object, tensor, tensor_v3, parameter, from_type, ordered_dict };
 struct GlobalRow {
   std::string_view module, name;
@@ -67,7 +68,7 @@ constexpr std::array storages{
     StorageRow{"ByteStorage", DType::uint8},        StorageRow{"BoolStorage", DType::boolean},
 };
 
-// Modules, and functions of Python's own, that no checkpoint has a reason to call.
+// Modules and builtins that no checkpoint has a reason to call.
 constexpr std::array<std::string_view, 10> suspect_modules{"os",     "posix",  "nt",    "subprocess", "sys",
                                                            "shutil", "socket", "runpy", "importlib",  "pty"};
 constexpr std::array<std::string_view, 6> suspect_builtins{"eval",       "exec", "compile",
@@ -96,7 +97,7 @@ class Interpreter {
     fail_input("{}: pickle, byte {}: {}", where_, at_, fmt::format(text, std::forward<Args>(args)...));
   }
 
-  // --- The bytes.
+  // --- Byte input.
 
   std::string_view take(uint64_t count) {
     if (count > bytes_.size() - next_)
@@ -120,7 +121,7 @@ class Interpreter {
     return line;
   }
 
-  // --- The stack.
+  // --- Stack.
 
   PickleNode& node(uint32_t index) { return tree_.nodes[index]; }
   void charge(size_t values) {
@@ -153,7 +154,7 @@ class Interpreter {
     if (stack_.size() <= (marks_.empty() ? 0 : marks_.back())) fail("nothing on the stack");
     return node(stack_.back());
   }
-  // Everything above the last mark, which goes.
+  // Pops the last mark and everything above it.
   std::vector<uint32_t> pop_to_mark() {
     if (marks_.empty()) fail("no mark on the stack");
     std::vector<uint32_t> items(stack_.begin() + static_cast<ptrdiff_t>(marks_.back()), stack_.end());
@@ -183,7 +184,7 @@ class Interpreter {
         if (marks_.size() >= max_depth) fail("more than {} values nested in one another", max_depth);
         marks_.push_back(stack_.size());
         return;
-      case POP:  // a mark, where it is the last thing pushed
+      case POP:  // pops the mark if it is the topmost item
         if (!marks_.empty() && marks_.back() == stack_.size()) {
           marks_.pop_back();
         } else {
@@ -313,7 +314,7 @@ class Interpreter {
         get(static_cast<uint32_t>(take_unsigned(4)));
         return;
 
-      case INT: {  // protocol 1 has its truth values so
+      case INT: {  // protocol 1 encodes booleans as "00" and "01"
         const std::string_view line = take_line();
         if (line == "00" || line == "01") return push({.kind = Kind::boolean, .integer = line == "01"});
         return push_decimal(line);
@@ -349,7 +350,7 @@ class Interpreter {
       }
       case NEWOBJ_EX:
         pop();
-        [[fallthrough]];  // keyword arguments
+        [[fallthrough]];  // keyword arguments are ignored
       case NEWOBJ: {
         const uint32_t arguments = pop(), type = pop();
         call(type, arguments);
@@ -412,7 +413,7 @@ class Interpreter {
       fail("{} is no place in the memo", in_quotes(line));
     return value;
   }
-  // To the container on the stack. An object keeps what it is given by key: it may be a kind of dict.
+  // Adds items to the container on top of the stack. Objects keep keyed items, as they may be subclasses of dict.
   void add_items(Kind kind, const std::vector<uint32_t>& items) {
     PickleNode& container = top();
     if (container.kind == Kind::object && kind != Kind::dict) return;
@@ -463,7 +464,7 @@ class Interpreter {
   }
   void push_unreadable(std::string_view why) { push({.kind = Kind::tensor, .text = why}); }
 
-  // callable(*arguments), as far as it makes tensors and dicts; nothing is called.
+  // Interprets callable(*arguments) if it creates a tensor or dict; never calls anything.
   void call(uint32_t callable, uint32_t arguments) {
     Role role = node(arguments).kind == Kind::tuple ? role_of(callable) : Role::object;
     if (role == Role::from_type) {  // (function, class, its arguments, …): a tensor with attributes
@@ -501,7 +502,7 @@ class Interpreter {
     PickleNode dict{.kind = Kind::dict};
     if (!arguments.empty() && node(arguments[0]).kind == Kind::list) {  // Python 2: a list of [key, value]
       const std::vector<uint32_t>& pairs_given = node(arguments[0]).items;
-      charge(2 * pairs_given.size());  // the list may be given to many
+      charge(2 * pairs_given.size());  // several dicts may copy the same list
       for (const uint32_t pair : pairs_given) {
         const std::vector<uint32_t>& both = node(pair).items;
         if (both.size() != 2) fail("an OrderedDict's item that is no pair");
@@ -547,7 +548,7 @@ class Interpreter {
     if (options < arguments.size() && node(arguments[options]).kind != Kind::none) {
       if (node(arguments[options]).kind != Kind::dict) return push_unreadable("a tensor of unknown marks");
       const std::vector<uint32_t>& pairs_given = node(arguments[options]).items;
-      charge(pairs_given.size());  // the dict may be given to many
+      charge(pairs_given.size());  // several dicts may copy the same one
       for (size_t i = 0; i + 1 < pairs_given.size(); i += 2) {
         const std::string_view key = node(pairs_given[i]).text;
         if (key == "neg") tensor.negated = is_true(pairs_given[i + 1]);
@@ -565,7 +566,7 @@ class Interpreter {
     if (node(id).kind != Kind::tuple || items.size() < 5 || node(items[0]).text != "storage" ||
         node(items[1]).kind != Kind::global || node(items[2]).kind != Kind::text ||
         node(items[4]).kind != Kind::integer || node(items[4]).integer < 0 ||
-        (items.size() > 5 && node(items[5]).kind != Kind::none)) {  // a view of another storage: before 0.4
+        (items.size() > 5 && node(items[5]).kind != Kind::none)) {  // view of another storage: before 0.4
       return push({.kind = Kind::object});
     }
     PickleNode storage{.kind = Kind::storage, .integer = node(items[4]).integer, .items = {items[2]}};

@@ -1,7 +1,7 @@
-// torch.save's files: a zip archive NAME/data.pkl (a pickle of dicts of tensors), NAME/data/KEY (one storage
-// each, not compressed), NAME/byteorder. Before PyTorch 1.6: five pickles (a number, a version, the machine, the
-// dicts, a list of keys), then for each key the number of its elements in 8 bytes and the elements. Only the
-// storages of the chosen state dict are read.
+// Files of torch.save: a zip archive with NAME/data.pkl (a pickle of dicts of tensors), NAME/data/KEY (one storage
+// each, uncompressed), NAME/byteorder. Before PyTorch 1.6: five pickles (magic number, version, machine, the dicts,
+// a list of keys), then for each key its number of elements in 8 bytes and the elements. Only the storages of the
+// chosen state dict are read.
 #include <spdlog/spdlog.h>
 #include <zip.h>
 
@@ -31,8 +31,8 @@ using Buffer = std::vector<char>;
 
 constexpr uint64_t max_pickle_bytes = 64 << 20;
 
-// The archive's entries. torch.save compresses nothing, so that a compressed entry is refused: no entry can
-// be larger than the file, and all that are read together are no larger either.
+// The entries of the archive. torch.save does not compress, so compressed entries are refused: this bounds each entry,
+// and all entries read together, by the size of the file.
 class Archive {
  public:
   explicit Archive(const fs::path& path) : where_(path.string()) {
@@ -50,7 +50,7 @@ class Archive {
     find_pickle();
   }
 
-  // Empty where the archive has no such entry.
+  // nullptr if the archive has no such entry.
   std::shared_ptr<const Buffer> read(const std::string& name) {
     zip_stat_t status;
     if (zip_stat(zip_.get(), (prefix_ + name).c_str(), ZIP_FL_ENC_RAW, &status) != 0) return nullptr;
@@ -76,7 +76,7 @@ class Archive {
       if (count <= 0) fail_input("{}: entry {}: {}", where_, label(name), zip_file_strerror(file.get()));
       got += static_cast<size_t>(count);
     }
-    // Reading to the end is what checks the sum; PyTorch can be told to leave the sums out.
+    // The CRC is only checked on reading to the end; PyTorch can be configured to omit CRCs.
     char more = 0;
     if (status.crc != 0 && zip_fread(file.get(), &more, 1) != 0) {
       fail_input("{}: entry {}: {}", where_, label(name), zip_file_strerror(file.get()));
@@ -85,7 +85,7 @@ class Archive {
   }
 
  private:
-  // Everything lies in one folder of the archive, named as the file once was.
+  // All entries are in one folder, named after the original file.
   void find_pickle() {
     constexpr std::string_view pickle = "/data.pkl";
     for (zip_int64_t i = 0; i < zip_get_num_entries(zip_.get(), 0); ++i) {
@@ -124,7 +124,7 @@ struct Strides {
   int64_t offset = 0;  // all in elements
 };
 
-// Where the tensor's elements lie in its storage, checked: offset, the last element, and how many there are.
+// The checked position of a tensor in its storage: number of elements, index of the last one.
 struct Extent {
   int64_t elements = 1, last = 0;
   bool contiguous = true;
@@ -161,14 +161,14 @@ Extent extent_of(const Strides& tensor, int64_t storage_elements, const std::str
   return extent;
 }
 
-// The elements of a strided view, in order.
+// Copies the elements of a strided view, in row-major order.
 void gather(const Strides& tensor, const char* storage, size_t width, Buffer& out) {
   std::vector<int64_t> index(tensor.dims.size(), 0);
   int64_t at = tensor.offset;
   for (size_t done = 0; done < out.size(); done += width) {
     std::memcpy(out.data() + done, storage + static_cast<size_t>(at) * width, width);
     for (size_t i = tensor.dims.size(); i-- > 0;) {
-      if (tensor.dims[i] == 1) continue;  // its stride means nothing
+      if (tensor.dims[i] == 1) continue;  // its stride is irrelevant
       at += tensor.strides[i];
       if (++index[i] < tensor.dims[i]) break;
       at -= tensor.strides[i] * tensor.dims[i];
@@ -177,7 +177,7 @@ void gather(const Strides& tensor, const char* storage, size_t width, Buffer& ou
   }
 }
 
-// In place; PyTorch's lazy negation of integers wraps around.
+// Negates in place; integers wrap around, as in PyTorch.
 void negate(Buffer& bytes, DType dtype) {
   const size_t width = size_of(dtype);
   for (size_t i = 0; i + width <= bytes.size(); i += width) {
@@ -201,7 +201,7 @@ class Loader {
     std::ifstream file(path, std::ios::binary);
     file.read(head.data(), head.size());
     const std::string_view bytes(head.data(), static_cast<size_t>(file.gcount()));
-    // After the protocol, and from protocol 4 on a frame's length.
+    // The magic number follows the protocol and, from protocol 4 on, the length of a frame.
     if (bytes.starts_with('\x80') && bytes.substr(0, 30).find(legacy_number) != std::string_view::npos) {
       open_legacy(path);
       return;
@@ -227,7 +227,7 @@ class Loader {
     const PickleNode& dict = tree_.nodes[choose(key)];
     StateDict result;
     result.where = where_;
-    std::unordered_map<std::string_view, size_t> places;  // a name given twice: the last stands, as in Python
+    std::unordered_map<std::string_view, size_t> places;  // duplicate names: the last one wins, as in Python
     for (const auto& [name, index] : entries(dict)) {
       const PickleNode& value = tree_.nodes[index];
       if (value.kind != Kind::tensor) continue;
@@ -240,7 +240,7 @@ class Loader {
       StoredTensor tensor;
       try {
         tensor = tensor_of(value, std::string(name));
-      } catch (const InputError& error) {  // it matters if the model has such a tensor
+      } catch (const InputError& error) {  // only matters if the model needs this tensor
         tensor.unreadable = error.what();
       }
       if (inserted) {
@@ -279,8 +279,8 @@ class Loader {
       at += tree.end;
       return tree;
     };
-    next();  // the number
-    next();  // the version
+    next();  // magic number
+    next();  // version
     const PickleTree machine = next();
     const std::vector<uint32_t>& facts = machine.nodes[machine.root].items;
     for (size_t i = 0; i + 1 < facts.size(); i += 2) {
@@ -300,7 +300,7 @@ class Loader {
       const std::string_view key = keys.nodes[item].text;
       uint64_t elements = 0;
       const auto width = widths.find(key);
-      if (width == widths.end()) break;  // where the rest begins can't be told
+      if (width == widths.end()) break;  // of unknown width: the offsets of all later storages are unknown
       if (pickle_->size() - at < 8) fail_input("{}: cut off before storage {}", where_, printable(key));
       for (size_t i = 8; i-- > 0;) {
         elements = elements << 8 | static_cast<uint8_t>((*pickle_)[at + (big_endian_ ? 7 - i : i)]);
@@ -316,13 +316,13 @@ class Loader {
     }
   }
 
-  // --- Which dict of the checkpoint.
+  // --- Choice of the state dict.
 
   struct Entry {
     std::string_view key;
     uint32_t value;
   };
-  // A dict's text keys; of an object what it was given by key, and its attributes.
+  // The items of a dict with text keys; for an object, its keyed items and its attributes.
   std::vector<Entry> entries(const PickleNode& node) const {
     std::vector<Entry> found;
     const auto add = [&](const std::vector<uint32_t>& items) {
@@ -340,13 +340,13 @@ class Loader {
   }
 
   struct Candidate {
-    std::string path;  // "model", "ema.module"; empty: the file itself
+    std::string path;  // "model", "ema.module"; empty: the root
     uint32_t node = 0;
-    bool dotted = false;  // has a tensor of a dotted name, as a module's are
+    bool dotted = false;  // has tensors with dotted names, like a module's
   };
   struct Survey {
     std::vector<Candidate> candidates;
-    std::string module;  // the class of a whole pickled module that was met; else empty
+    std::string module;  // class of a pickled whole module, if one was found; else empty
     std::unordered_set<uint32_t> seen;
   };
   void survey(uint32_t index, const std::string& path, int depth, Survey& out) const {
@@ -380,8 +380,7 @@ class Loader {
     return printable(fmt::format("{}.{}", tree_.nodes[type.items[0]].text, tree_.nodes[type.items[1]].text));
   }
 
-  // Averaged weights before those that were trained on, whatever their key; then the usual keys, the file
-  // itself, and what else there is.
+  // Averaged weights rank before trained ones, under any key; then the usual keys, the root, and everything else.
   static int rank(const Candidate& candidate) {
     constexpr int other = 4;
     if (candidate.path.empty()) return other - 1;
@@ -414,7 +413,7 @@ class Loader {
     return text.empty() ? "none" : text;
   }
 
-  // The value under a dotted path, whose keys may hold dots themselves; empty: there is none.
+  // The value at a dotted path whose keys may contain dots; nullopt if there is none.
   std::optional<uint32_t> under(uint32_t index, std::string_view path) const {
     const PickleNode& node = tree_.nodes[index];
     std::vector<Entry> inside = entries(node);
@@ -469,7 +468,7 @@ class Loader {
     };
     if (!std::ranges::all_of(likely, of_optimizer)) std::erase_if(likely, of_optimizer);
     const auto order = [&](const Candidate& candidate) {
-      // Under a key that was given its own tensors are meant.
+      // an explicit key selects the tensors directly under it first
       return std::pair(candidate.node == root && !key.empty() ? -1 : rank(candidate),
                        std::ranges::count(candidate.path, '.'));
     };
@@ -509,7 +508,7 @@ class Loader {
       tensor.owner = bytes.owner;
       return tensor;
     }
-    // A view may name one element many times: what copies take in all is bounded by what was read.
+    // A view may repeat elements: the total size of all copies is bounded by the bytes read.
     uint64_t size = 0;
     if (__builtin_mul_overflow(static_cast<uint64_t>(extent.elements), width, &size) ||
         __builtin_add_overflow(copied_, size, &copied_) || copied_ > (16 << 20) + 4 * read_) {
@@ -529,7 +528,7 @@ class Loader {
     uint64_t size = 0;
     std::shared_ptr<const void> owner;
   };
-  // Read once, however many tensors share it.
+  // Each storage is read only once, even if several tensors share it.
   Bytes storage_of(std::string_view key, DType dtype, int64_t elements, const std::string& name) {
     const auto known = storages_.find(key);
     const uint64_t width = size_of(dtype);
@@ -554,7 +553,7 @@ class Loader {
     }
     return bytes;
   }
-  // No data: the file has no such storage.
+  // data is nullptr if the file has no such storage.
   Bytes stored_bytes(std::string_view key) {
     if (!archive_) {
       const auto place = legacy_.find(key);
@@ -583,7 +582,7 @@ class Loader {
   std::string where_;
   std::optional<Archive> archive_;
   bool big_endian_ = false;
-  std::shared_ptr<const Buffer> pickle_;  // the tree refers to it; before 1.6 it is the whole file
+  std::shared_ptr<const Buffer> pickle_;  // the tree refers to it; before 1.6, the whole file
   PickleTree tree_;
   std::map<std::string, std::string_view, std::less<>> legacy_;  // key → bytes
   std::unordered_map<std::string_view, Storage> storages_;

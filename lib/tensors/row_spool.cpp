@@ -1,3 +1,4 @@
+// Rows of a tensor, buffered in a temporary file.
 #include "lib/tensors/row_spool.h"
 
 #include <fcntl.h>

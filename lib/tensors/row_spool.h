@@ -1,5 +1,5 @@
-// Rows of float32 that are collected one by one and end as one tensor of a file, however many there are:
-// until then they are in a nameless file beside their destination, not in memory.
+// Collects rows of float32 in an unnamed temporary file beside the destination instead of in memory, and finally
+// writes them as one tensor.
 #pragma once
 #include <filesystem>
 #include <span>
@@ -11,12 +11,12 @@ namespace vmamba {
 
 class RowSpool {
  public:
-  explicit RowSpool(std::filesystem::path destination);  // InputError where nothing can be written
+  explicit RowSpool(std::filesystem::path destination);  // InputError if nothing can be written there
   ~RowSpool();
   RowSpool(const RowSpool&) = delete;
   RowSpool& operator=(const RowSpool&) = delete;
 
-  void add(std::span<const float> rows);  // MachineError where the disk is full
+  void add(std::span<const float> rows);  // MachineError if the disk is full
   // All rows as the tensor `name` of dims (rows, row_dims…), written to the destination.
   void write(const std::string& name, const std::vector<int64_t>& row_dims,
              const std::map<std::string, std::string>& metadata);

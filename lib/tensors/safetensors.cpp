@@ -1,5 +1,5 @@
-// safetensors: u64 length n, n bytes of JSON {name: {dtype, shape, data_offsets: [begin, end]}}, data. Reading maps
-// the file and checks every size before it is used.
+// safetensors: u64 length n, n bytes of JSON {name: {dtype, shape, data_offsets: [begin, end]}}, data. Reading maps the
+// file and checks every size before use.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -27,7 +27,7 @@ namespace vmamba {
 namespace fs = std::filesystem;
 namespace {
 
-// --- A file mapped into memory.
+// --- Memory-mapped file.
 
 struct Mapping {
   const unsigned char* data = nullptr;
@@ -56,9 +56,9 @@ struct Mapping {
   Mapping& operator=(const Mapping&) = delete;
 };
 
-// --- The header and the tensors it names.
+// --- The header and its tensors.
 
-constexpr uint64_t max_header_bytes = 100'000'000;  // the format's own limit
+constexpr uint64_t max_header_bytes = 100'000'000;  // the format's limit
 constexpr size_t max_rank = 64;
 constexpr size_t max_name = 500;
 
@@ -69,8 +69,8 @@ struct HeaderEntry {
   std::optional<std::vector<int64_t>> offsets;
 };
 
-// Reads the header's two levels as they come, so that its order and its duplicates are seen and nothing
-// deeper, however large, is ever built.
+// Parses the two levels of the header as events, which keeps their order, detects duplicates, and never builds deeper
+// values.
 class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
  public:
   std::vector<HeaderEntry> entries;
@@ -145,7 +145,7 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
     return keys_.insert(value).second || fail(fmt::format("{} has {} twice", label(), value));
   }
   bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& what) override {
-    // "[json.exception.parse_error.101] parse error at line 1, column 9: …": the tail is what matters.
+    // "[json.exception.parse_error.101] parse error at line 1, column 9: …": only the tail is useful.
     const std::string text = what.what();
     const size_t colon = text.find(": ");
     return fail(fmt::format("at byte {}: {}", position + 8,
@@ -183,7 +183,7 @@ uint64_t read_u64(const unsigned char* bytes) {
   return value;
 }
 
-// What the entry says, checked by itself: dtype and shape against the number of bytes.
+// Checks an entry on its own: dtype and shape against the number of bytes.
 StoredTensor entry_tensor(const std::string& where, const HeaderEntry& entry, size_t data_size,
                           const unsigned char* data) {
   const auto need = [&](bool present, std::string_view key) {
@@ -254,7 +254,7 @@ StateDict parse_safetensors(const fs::path& path, const std::shared_ptr<const Ma
     places.emplace_back((*entry.offsets)[0], result.tensors.size());
     result.tensors.emplace_back(entry.name, std::move(tensor));
   }
-  // The tensors tile the data: sorted by place, each begins where the one before ends.
+  // Sorted by offset, the tensors must cover the data without gaps or overlaps.
   std::sort(places.begin(), places.end(), [&](const auto& a, const auto& b) {
     const auto end = [&](const auto& place) { return (*reader.entries[place.second].offsets)[1]; };
     return std::pair(a.first, end(a)) < std::pair(b.first, end(b));
@@ -284,7 +284,7 @@ StateDict read_safetensors(const fs::path& path) {
 
 namespace {
 
-// What people give for weights and is none: what it is, and how to mend it. Empty: not known.
+// Recognises other file types given as weights: what the file is and what to do; empty if unknown.
 std::string other_kind(std::string_view bytes) {
   const auto holds = [&](size_t at, std::string_view text) {
     return bytes.size() > at && bytes.substr(at).starts_with(text);
@@ -320,9 +320,9 @@ std::string other_kind(std::string_view bytes) {
   return {};
 }
 
-constexpr size_t max_index_bytes = 2 << 20;  // 10,000 names
+constexpr size_t max_index_bytes = 2 << 20;  // enough for 10,000 names
 
-// A model in several files: {"weight_map": {NAME: FILE}}, the files beside it.
+// A sharded model: {"weight_map": {NAME: FILE}}, with the files beside the index.
 StateDict read_shards(const fs::path& index_path, const JsonDocument& index, int weight_map) {
   const std::string where = index_path.string();
   StateDict result;
@@ -409,7 +409,7 @@ StateDict read_state_dict(const fs::path& path, const std::string& key, const st
 }
 
 void write_safetensors(const fs::path& path, const StateDict& tensors) {
-  // Wide elements first, so that every tensor is aligned; otherwise in the given order.
+  // Wider dtypes first, so that every tensor is aligned; otherwise the given order is kept.
   std::vector<size_t> order(tensors.tensors.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
   const auto width = [&](size_t i) { return size_of(tensors.tensors[i].second.dtype); };

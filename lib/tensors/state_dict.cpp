@@ -1,3 +1,4 @@
+// Lookup, conversion and copies of stored tensors.
 #include "lib/tensors/state_dict.h"
 
 #include <algorithm>
@@ -138,7 +139,7 @@ StateDict converted(const StateDict& tensors, DType dtype) {
     const int64_t count = tensor.elements();
     const auto buffer = std::make_shared<std::vector<char>>(static_cast<size_t>(count) * size_of(dtype));
     const HostTensor values = tensor.to_float32();
-    // Captured by name: clang up to 15 does not capture structured bindings by itself.
+    // captured explicitly: clang up to 15 cannot capture structured bindings
     const auto store = [&, &name = name, &tensor = tensor](int64_t i, auto value, bool overflown) {
       if (overflown) {
         fail_input("{}: {} of tensor {} is beyond {}: choose {} or {}", tensors.where,

@@ -1,6 +1,6 @@
-// A state dict as files hold it: names → dtype, shape, bytes. Reading safetensors (mmap) and .pth (zip +
-// pickle), writing safetensors. Every size is checked against the file before it is used; errors are
-// InputErrors that name the file and the tensor or byte offset.
+// A state dict as stored in files: names → dtype, shape, bytes. Reads safetensors (mmap) and .pth (zip + pickle),
+// writes safetensors. Every size is checked against the file before use; errors are InputErrors that name the file
+// and the tensor or byte offset.
 #pragma once
 #include <filesystem>
 #include <map>
@@ -13,14 +13,14 @@
 
 namespace vmamba {
 
-// One tensor of a file: dense row-major little-endian bytes that `owner` keeps alive (a mapping, or a
-// buffer). A file may place them at any address: copy elements out with memcpy, or take to_float32().
+// One tensor of a file: dense row-major little-endian bytes, kept alive by `owner` (a mapping or a buffer). The bytes
+// may be unaligned: copy elements with memcpy or use to_float32().
 struct StoredTensor {
   DType dtype = DType::float32;
   std::vector<int64_t> dims;
   const void* data = nullptr;
   std::shared_ptr<const void> owner;
-  std::string unreadable;  // the message why there is no data (another dtype, a damaged storage); else empty
+  std::string unreadable;  // why there is no data (unsupported dtype, damaged storage); else empty
 
   int64_t elements() const;
   HostTensor to_float32() const;  // from float64, float32, float16, bfloat16 or an integer dtype
@@ -33,23 +33,23 @@ struct StateDict {
   std::vector<std::pair<std::string, StoredTensor>> tensors;  // in file order
   std::map<std::string, std::string> metadata;
 
-  const StoredTensor* find(std::string_view name) const;  // null: not there
-  const StoredTensor& at(std::string_view name) const;    // InputError: names file and tensor
-  void add(std::string name, const HostTensor& tensor);   // a float32 copy
-  void add(std::string name, const View& host_tensor);    // a copy in its own dtype
+  const StoredTensor* find(std::string_view name) const;  // nullptr if absent
+  const StoredTensor& at(std::string_view name) const;    // InputError names file and tensor
+  void add(std::string name, const HostTensor& tensor);   // copied as float32
+  void add(std::string name, const View& host_tensor);    // copied in its own dtype
 };
 
-// By content, not by name's ending: safetensors, an index of such files (paths in it stay inside its folder),
-// or one of torch.save. Names as in the file. `key`: the dotted path of the dict inside a checkpoint; empty:
-// averaged weights (model_ema, state_dict_ema, ema, …), else model, state_dict, the file itself, or the one
-// dict of tensors that there is. `prefix`: only tensors whose names begin with it, which goes.
+// Detects the format by content, not by file name: safetensors, an index of such files (whose paths must stay inside
+// its folder), or a file of torch.save. Names are kept. `key`: dotted path of the dict inside a checkpoint; if empty,
+// averaged weights (model_ema, state_dict_ema, ema, …), else model, state_dict, the file itself, or the only dict of
+// tensors. `prefix`: selects tensors whose names begin with it, and is removed from them.
 StateDict read_state_dict(const std::filesystem::path& path, const std::string& key = {},
                           const std::string& prefix = {});
 StateDict read_safetensors(const std::filesystem::path& path);
 StateDict read_pth(const std::filesystem::path& path, const std::string& key = {});
-// Written beside and renamed; the same tensors give the same bytes.
+// Atomic (written beside and renamed) and deterministic: the same tensors give the same bytes.
 void write_safetensors(const std::filesystem::path& path, const StateDict& tensors);
-// Floating tensors converted to `dtype` (a floating one), the others as they are. InputError names the tensor
+// Floating-point tensors are converted to `dtype` (a floating-point one), others are kept. InputError names the tensor
 // if a finite value overflows.
 StateDict converted(const StateDict& tensors, DType dtype);
 

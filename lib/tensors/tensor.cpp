@@ -1,3 +1,4 @@
+// Allocation and transfer of tensors.
 #include "lib/tensors/tensor.h"
 
 #include "kernels/error.h"

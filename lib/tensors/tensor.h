@@ -1,5 +1,4 @@
-// Tensor owns memory of a device and gives Views of it; HostTensor is the plain host kind that files are read
-// into.
+// Tensor owns device memory and provides Views of it; HostTensor is the owning type in host memory, for files.
 #pragma once
 #include <memory>
 #include <vector>
@@ -12,9 +11,9 @@ namespace vmamba {
 class Tensor {
  public:
   Tensor() = default;
-  Tensor(Kernels& kernels, DType dtype, const std::vector<int64_t>& dims);  // not cleared
+  Tensor(Kernels& kernels, DType dtype, const std::vector<int64_t>& dims);  // uninitialised memory
   const View& view() const { return view_; }
-  operator const View&() const { return view_; }  // NOLINT: a Tensor is used wherever a View is asked for
+  operator const View&() const { return view_; }  // NOLINT: a Tensor is accepted wherever a View is
 
  private:
   struct Release {
@@ -25,14 +24,14 @@ class Tensor {
   View view_;
 };
 
-// On the host, owned: of float or double.
+// An owning array of float or double in host memory.
 template <class Real>
 struct HostArray {
   std::vector<int64_t> dims;
   std::vector<Real> values;
 
   int64_t elements() const { return static_cast<int64_t>(values.size()); }
-  View view() const;  // of the values, at most View::max_rank dimensions
+  View view() const;  // of the values; at most View::max_rank dimensions
 };
 using HostTensor = HostArray<float>;
 

@@ -1,5 +1,5 @@
-// Where a product is added, PyTorch's compiled code rounds once or twice; std::fma stands where it rounds
-// once. This file is compiled with -ffp-contract=off so that it rounds twice everywhere else.
+// PyTorch's random numbers, bit for bit. Where its compiled code fuses a multiply-add this file calls std::fma; it is
+// compiled with -ffp-contract=off so that every other multiply-add rounds twice.
 #include "lib/tensors/torch_random.h"
 
 #include <algorithm>
@@ -23,7 +23,7 @@ float polynomial(float x, const std::array<float, n>& coefficients) {
   return sum;
 }
 
-// erf⁻¹: a rational start (central or tail), then two Newton steps on erf.
+// erf⁻¹: a rational initial estimate (central or tail), then two Newton steps on erf.
 float inverse_erf(float y) {
   const float magnitude = std::fabs(y);
   if (magnitude >= 1.0f) return std::copysign(std::numeric_limits<float>::infinity(), y);
@@ -68,7 +68,7 @@ struct SineCosine {
   float sine, cosine;
 };
 
-// Of an angle in [0, 2π]: reduced by multiples of π/2 in three parts, then two short series.
+// sine and cosine of an angle in [0, 2π]: reduced by multiples of π/2 in three parts, then two short series
 SineCosine sine_cosine(float angle) {
   auto octant = static_cast<int>(angle * 1.27323954473516f);  // 4/π
   octant = (octant + 1) & ~1;
@@ -89,7 +89,7 @@ SineCosine sine_cosine(float angle) {
   return result;
 }
 
-// Box and Muller's transform of 8 pairs: 16 uniform numbers become normal ones in place.
+// Box–Muller transform of 8 pairs: 16 uniform numbers become normal ones in place.
 void make_normal(std::span<float, 16> values) {
   for (size_t i = 0; i < 8; ++i) {
     const float radius = std::sqrt(-2.0f * log_of_uniform(1.0f - values[i]));
@@ -99,7 +99,7 @@ void make_normal(std::span<float, 16> values) {
   }
 }
 
-// u → erf⁻¹(u) · scale, cut at ±2.
+// u → erf⁻¹(u) · scale, clipped to ±2.
 void make_truncated_normal(float* values, size_t count, float scale) {
   for (size_t i = 0; i < count; ++i) values[i] = std::clamp(inverse_erf(values[i]) * scale, -2.0f, 2.0f);
 }
@@ -117,7 +117,7 @@ void TorchRandom::uniform(std::span<float> out, float low, float high) {
 }
 
 void TorchRandom::normal(std::span<float> out) {
-  if (out.size() < 16) {  // few: one pair after another, in double, and the spare one is kept
+  if (out.size() < 16) {  // few values: in double, one pair at a time, keeping the unused second one
     for (float& value : out) {
       if (next_normal_) {
         value = static_cast<float>(*next_normal_);
@@ -133,7 +133,7 @@ void TorchRandom::normal(std::span<float> out) {
   }
   for (float& value : out) value = uniform01();
   for (size_t i = 0; i + 16 <= out.size(); i += 16) make_normal(out.subspan(i).first<16>());
-  if (out.size() % 16 != 0) {  // the last 16 are drawn anew
+  if (out.size() % 16 != 0) {  // PyTorch draws the last 16 again
     const auto last = out.last<16>();
     for (float& value : last) value = uniform01();
     make_normal(last);
@@ -143,7 +143,7 @@ void TorchRandom::normal(std::span<float> out) {
 void TorchRandom::truncated_normal(std::span<float> out, double std) {
   uniform(out, -1.0f, 1.0f);
   const auto scale = static_cast<float>(std * std::numbers::sqrt2);
-  constexpr size_t chunk = 1 << 15;  // worth a thread
+  constexpr size_t chunk = 1 << 15;  // smallest amount worth a thread
   const size_t threads =
       std::min<size_t>(out.size() / chunk, std::max(1u, std::thread::hardware_concurrency()));
   if (threads < 2) return make_truncated_normal(out.data(), out.size(), scale);

@@ -1,4 +1,4 @@
-// The images of tests/data/images and what Pillow makes of them (expected.tsv).
+// The images of tests/data/images with Pillow's results (expected.tsv).
 #pragma once
 #include <cstdint>
 #include <filesystem>

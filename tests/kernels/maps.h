@@ -1,4 +1,4 @@
-// What the tests of kernels share: maps on the host with memory of their own, and their comparison.
+// Helpers for kernel tests: feature maps in host memory, and their comparison.
 #pragma once
 #include <doctest/doctest.h>
 #include <fmt/format.h>
@@ -18,7 +18,7 @@ inline constexpr DType storage_dtypes[] = {DType::float32, DType::float16, DType
 inline constexpr Activation activations[] = {Activation::none, Activation::silu, Activation::gelu,
                                              Activation::relu, Activation::sigmoid};
 
-// What a case is about, for a failure's report.
+// Describes a case in failure messages.
 template <class... Values>
 std::string words(const Values&... values) {
   std::string text;
@@ -26,10 +26,10 @@ std::string words(const Values&... values) {
   return text;
 }
 
-// A View with memory of its own, no byte more than it needs. Rows stand `gap` elements apart, and the gaps
-// must keep their content: NaN, as every element is until it is written.
+// A View with its own memory of exactly the required size. Rows are followed by gaps of `gap` elements. All
+// elements are initialised to the NaN `unwritten`, which must remain in the gaps.
 struct Map {
-  static constexpr uint32_t unwritten = 0x7fd57fd5u;  // NaN in every dtype, and none that arithmetic gives
+  static constexpr uint32_t unwritten = 0x7fd57fd5u;  // NaN in every dtype, never a result of arithmetic
 
   std::vector<uint32_t> memory;
   View view;
@@ -88,8 +88,8 @@ struct Closeness {
   float of_value, of_largest, absolute = 0, floor = 0;
 };
 
-// Every element written, and close, or the same infinity, or NaN on both sides; the gaps between `got`'s rows
-// untouched.
+// Checks that every element was written and is within tolerance, the same infinity, or NaN on both sides, and that the
+// gaps between the rows of `got` are unchanged.
 inline void check_close(const Map& got, const Map& wanted, const Closeness& allowed) {
   float largest = allowed.floor, worst = 0;
   for (int64_t row = 0; row < wanted.view.rows(); ++row)
