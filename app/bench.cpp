@@ -300,7 +300,7 @@ int run_bench(const Options& options) {
   const std::string weights_text =
       files.weights.empty() ? "weights from seed 0" : "weights " + files.weights.filename().string();
 
-  std::vector<ImageSize> sizes;
+  std::vector<InputSize> sizes;
   for (const std::string& size : options.sizes) sizes.push_back(parse_image_size(size));
   if (sizes.empty()) sizes.push_back({base.preprocess.crop, base.preprocess.crop});
   std::vector<std::string> backends{""};

@@ -7,7 +7,7 @@
 
 namespace vmamba {
 
-ImageSize parse_image_size(const std::string& text) {
+InputSize parse_image_size(const std::string& text) {
   constexpr int64_t largest = 16384;
   const auto side = [&](const char* begin, const char* end) {
     int64_t number = 0;

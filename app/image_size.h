@@ -5,10 +5,10 @@
 
 namespace vmamba {
 
-struct ImageSize {
+struct InputSize {
   int64_t height = 0, width = 0;
 };
 // InputError if `text` is not a size or the size is too large.
-ImageSize parse_image_size(const std::string& text);
+InputSize parse_image_size(const std::string& text);
 
 }  // namespace vmamba

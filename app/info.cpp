@@ -37,8 +37,8 @@ Facts gather(const Arguments& arguments) {
   facts.config = load_model_config(arguments.model, facts.files);
   facts.choice = choose_run(arguments.model);
   facts.batch = arguments.batch_size;
-  const ImageSize size = arguments.image_size.empty()
-                             ? ImageSize{facts.config.imgsize, facts.config.imgsize}
+  const InputSize size = arguments.image_size.empty()
+                             ? InputSize{facts.config.imgsize, facts.config.imgsize}
                              : parse_image_size(fmt::format("{}", fmt::join(arguments.image_size, "x")));
   facts.height = size.height;
   facts.width = size.width;
