@@ -43,7 +43,8 @@ class Accuracy {
   std::vector<std::map<int, int64_t>> answers_ = std::vector<std::map<int, int64_t>>(classes_.size());
 };
 
-// Where the true share of `part` in `whole` lies with 95 % confidence (Wilson).
+// Where the true share of `part` in `whole` lies with 95 % confidence: Wilson's score interval (E. B. Wilson, Probable
+// inference, the law of succession, and statistical inference, J. Am. Stat. Assoc. 22, 1927).
 struct Interval {
   double low = 0, high = 1;
 };
