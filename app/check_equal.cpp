@@ -11,17 +11,22 @@
 #include "app/commands.h"
 #include "app/model_options.h"
 #include "app/program.h"
+#include "app/progress.h"
 #include "kernels/error.h"
 #include "lib/images/image_source.h"
 #include "lib/images/preprocess.h"
+#include "lib/labels/class_folders.h"
 #include "lib/model/init.h"
 #include "lib/support/files.h"
 #include "lib/support/json.h"
+#include "lib/verify/agreement.h"
+#include "lib/verify/agreement_report.h"
 #include "lib/verify/check_equal.h"
 #include "lib/verify/check_report.h"
 #include "lib/verify/find_precision.h"
 #include "lib/verify/html_report.h"
 #include "lib/verify/matrix.h"
+#include "lib/verify/saved_results.h"
 #include "lib/verify/stress.h"
 
 namespace vmamba {
@@ -31,7 +36,8 @@ struct Options {
   const CLI::App* parser = nullptr;
   ModelOptions model;
   std::string a, b, reference, input_tensor, format = "text";
-  std::vector<std::string> images;
+  std::vector<std::string> images, results;
+  double margin = 1.5;  // of --find-precision
   std::string save_taps, output, html;
   std::optional<uint64_t> seed;
   bool seed_weights = false;  // initialise the weights from the seed; false if any weights are given
@@ -50,13 +56,14 @@ struct Mode {
 };
 constexpr Mode other_modes[] = {{'r', "--reference"},      {'m', "--matrix"}, {'s', "--stress"},
                                 {'f', "--find-precision"}, {'n', "--repeat"}, {'t', "--save-taps"},
-                                {'i', "--init-order"}};
+                                {'i', "--init-order"},     {'l', "--results"}};
 constexpr Mode plain_comparison{'c', "a comparison of a and b"};
 
 struct Use {
   const char *option, *modes;
 };
 constexpr Use uses[] = {
+    {"--config", "crmsfnti"},
     {"--weights", "crmsfnt"},
     {"--key", "crmsfnt"},
     {"--prefix", "crmsfnt"},
@@ -66,6 +73,9 @@ constexpr Use uses[] = {
     {"--forward-core-version", "crmsfnt"},
     {"--threads", "crmsfnt"},
     {"--a", "csi"},
+    {"--b", "crmsfnti"},
+    {"--min-agreement", "cl"},
+    {"--margin", "f"},
     {"--atol", "crmsf"},
     {"--rtol", "crmsf"},
     {"--equal-nan", "crm"},
@@ -77,7 +87,7 @@ constexpr Use uses[] = {
     {"--output", "f"},
     {"--all", "crt"},
     {"--report", "cr"},
-    {"--format", "crmsfni"},
+    {"--format", "crmsfnil"},
 };
 
 Mode chosen_mode(const Options& options) {
@@ -100,7 +110,10 @@ void refuse_unused(const Options& options, const Mode& mode) {
       fail_input("{}: {} does not use it", use.option, mode.option);
   if (options.given("--images") && options.given("--input-tensor"))
     fail_input("--images and --input-tensor exclude each other");
-  const bool one_batch = mode.letter != 'c' && (options.given("--images") || options.given("--input-tensor"));
+  if (options.given("--min-agreement") && mode.letter == 'c' && !options.given("--images"))
+    fail_input("--min-agreement: is of the labels of a data set: give --images DIR or --results A B");
+  const bool one_batch = mode.letter != 'c' && mode.letter != 'f' &&
+                         (options.given("--images") || options.given("--input-tensor"));
   if (options.given("--batch-size") && one_batch)
     fail_input("--batch-size: {} runs the whole input as one batch", mode.option);
 }
@@ -178,7 +191,8 @@ void choose_weights(Options& options, const std::vector<SideOptions>& sides) {
                                  [](const SideOptions& side) { return !side.model.weights.empty(); });
   options.seed_weights = options.seed && !named;
   const bool draws_input =
-      !options.given("--images") && !options.given("--input-tensor") && options.reference.empty();
+      options.find_precision ||
+      (!options.given("--images") && !options.given("--input-tensor") && options.reference.empty());
   if (options.seed && named && !draws_input)
     fail_input("--seed {}: nothing to draw: weights are named, and the input is given", *options.seed);
 }
@@ -362,17 +376,76 @@ int write_taps(const Options& options, const Side& side, const CheckInput& input
   return 0;
 }
 
-int run_find_precision(const Options& options, const SideOptions& chosen, const Side& side,
-                       const CheckInput& input, const Provenance& provenance) {
-  const PrecisionSearch search = find_precision(side, input, options.check);
-  if (search.found && !options.output.empty()) {
+// Of images or a tensor every second input is held out, the first is searched. Noise is a seed an input, and as many
+// again held out: where no inputs are given, where --seed asks for it too, and for holding out beside a single input.
+PrecisionInputs precision_inputs(const Options& options, const Side& side) {
+  PrecisionInputs inputs;
+  std::vector<int64_t> dims{1, side.config.in_chans, side.config.preprocess.crop,
+                            side.config.preprocess.crop};
+  const bool any_given = options.given("--images") || options.given("--input-tensor");
+  std::vector<std::string> searched, held_out;
+  if (any_given) {
+    const CheckInput given = make_input(options, nullptr, side, nullptr);
+    dims = given.b.dims;
+    const int64_t count = std::exchange(dims[0], 1), each = given.b.elements() / count;
+    for (int64_t i = 0; i < count; ++i) {
+      const auto begin = given.b.values.begin() + i * each;
+      (i % 2 == 0 ? inputs.searched : inputs.held_out)
+          .push_back({given.files.empty() ? fmt::format("{}#{}", options.input_tensor, i)
+                                          : given.files[static_cast<size_t>(i)],
+                      {dims, {begin, begin + each}}});
+    }
+    searched.push_back(count == 1 ? given.description
+                                  : fmt::format("{} of {}", inputs.searched.size(), given.description));
+    if (count > 1) held_out.push_back(fmt::format("the other {}", inputs.held_out.size()));
+  }
+  const bool search_noise = !any_given || (options.seed && !options.seed_weights);
+  if (search_noise || inputs.held_out.empty()) {
+    const uint64_t seed = options.seed.value_or(0), count = static_cast<uint64_t>(options.check.batch_size);
+    const auto draw = [&](std::vector<PrecisionInput>& to, std::vector<std::string>& names, uint64_t first) {
+      for (uint64_t i = 0; i < count; ++i)
+        to.push_back({fmt::format("noise of seed {}", first + i), noise(dims, first + i)});
+      names.push_back(count == 1 ? to.back().name
+                                 : fmt::format("noise of seeds {} to {}", first, first + count - 1));
+    };
+    if (search_noise) draw(inputs.searched, searched, seed);
+    draw(inputs.held_out, held_out, seed + count);
+  } else if (options.given("--batch-size")) {
+    fail_input("--batch-size: no noise is drawn beside the given inputs");
+  }
+  inputs.searched_name = fmt::format("{}", fmt::join(searched, " and "));
+  inputs.held_out_name = fmt::format("{}", fmt::join(held_out, " and "));
+  return inputs;
+}
+
+// All of them, for the provenance.
+CheckInput whole_input(const PrecisionInputs& inputs) {
+  CheckInput whole;
+  whole.b = {inputs.searched.at(0).value.dims, {}};
+  whole.b.dims[0] = static_cast<int64_t>(inputs.searched.size() + inputs.held_out.size());
+  for (const auto* part : {&inputs.searched, &inputs.held_out})
+    for (const PrecisionInput& input : *part)
+      whole.b.values.insert(whole.b.values.end(), input.value.values.begin(), input.value.values.end());
+  return whole;
+}
+
+int run_find_precision(const Options& options, const SideOptions& chosen, const ReadySide& b) {
+  const PrecisionInputs inputs = precision_inputs(options, b.side);
+  const Provenance provenance = provenance_of(options, nullptr, b, whole_input(inputs), nullptr);
+  const PrecisionSearch search = find_precision(b.side, inputs, options.margin, options.check);
+  if (!search.holds() && !options.output.empty())
+    spdlog::warn("{}: not written: {}", options.output,
+                 search.found
+                     ? "the set does not hold on what was held out; a larger --margin may find one that does"
+                     : "no set was found");
+  if (search.holds() && !options.output.empty()) {
     const ModelFiles files = find_model(chosen.model);
     std::vector<std::string> quoted;
     for (const std::string& step : search.float32_ops) quoted.push_back('"' + step + '"');
     write_file(options.output, with_member(files.config_text(), files.config_name(), "float32_ops",
                                            fmt::format("[{}]", fmt::join(quoted, ", "))));
   }
-  return told(options, provenance, text_report(search), json_report(search), search.found);
+  return told(options, provenance, text_report(search), json_report(search), search.holds());
 }
 
 int run_one_side(Options& options, const Mode& mode) {
@@ -380,6 +453,7 @@ int run_one_side(Options& options, const Mode& mode) {
   refuse_overridden(options, {chosen});
   choose_weights(options, {chosen});
   const ReadySide b = make_side(options, chosen, nullptr, nullptr);
+  if (mode.letter == 'f') return run_find_precision(options, chosen, b);
   std::optional<StateDict> reference;
   if (mode.letter == 'r') reference = read_safetensors(options.reference);
   const StateDict* taps = reference ? &*reference : nullptr;
@@ -394,8 +468,6 @@ int run_one_side(Options& options, const Mode& mode) {
       const Repeatability repeated = repeat(b.side, input, options.repeat);
       return told(options, provenance, text_report(repeated), json_report(repeated), repeated.identical());
     }
-    case 'f':
-      return run_find_precision(options, chosen, b.side, input, provenance);
     case 't':
       return write_taps(options, b.side, input, provenance);
     default:
@@ -418,6 +490,68 @@ bool default_sides(Options& options) {
   options.a = mamba2 ? "selective_scan_backend=torch" : "forward_core_version=v0";
   options.b = mamba2 ? "" : "forward_core_version=v1";
   return !mamba2;
+}
+
+// Where the images are one folder with a folder for each class, those are what they show.
+ImageTruth image_truth(const Options& options, const CheckInput& input, const SideOptions& a,
+                       const Config& config) {
+  ImageTruth truth;
+  const ModelFiles model = find_model(a.model);
+  Labels labels;
+  if (!model.labels.empty()) labels = read_labels(model.labels, config.num_classes);
+  truth.names = labels.names;
+  const std::string& root = options.images[0];
+  std::vector<std::string> folders;  // of the files
+  if (options.images.size() == 1 && std::filesystem::is_directory(root))
+    for (const std::string& file : input.files) {
+      const std::filesystem::path inside = std::filesystem::path(file).lexically_relative(root);
+      if (std::next(inside.begin()) != inside.end()) folders.push_back(inside.begin()->string());
+    }
+  if (folders.size() < input.files.size()) {
+    truth.source = "the images do not lie in one folder with a folder for each class";
+    return truth;
+  }
+  try {
+    const ClassFolders found = read_class_folders(root, labels, config.num_classes);
+    for (const std::string& folder : folders) {
+      const auto place = std::ranges::lower_bound(found.folders, folder);
+      check(place != found.folders.end() && *place == folder, "{}: {} is no folder of it", root, folder);
+      truth.classes.push_back(found.classes[static_cast<size_t>(place - found.folders.begin())]);
+    }
+    truth.source = "the folders of " + root;
+  } catch (const InputError& error) {
+    truth.source = fmt::format("{} (labels are those beside a's weights)", error.what());
+  }
+  return truth;
+}
+
+// The comparison of two sides tap by tap, and that of the labels of a data set. Where the verdict is by the labels, the
+// taps of the first batch are enough.
+CheckResult check_data_set(const Options& options, const Side& a, const Side& b, const CheckInput& input,
+                           const std::optional<ImageTruth>& shown, TruthRun* truth) {
+  const auto all = static_cast<int64_t>(input.files.size());
+  CheckInput with_taps = input;
+  if (options.check.min_agreement && all > options.check.batch_size)
+    with_taps.files.resize(static_cast<size_t>(options.check.batch_size));
+  CheckOptions how = options.check;
+  Progress of_taps(0, with_taps.files.size());
+  if (shown)
+    how.progress = [&](int64_t done) {
+      of_taps.show(static_cast<size_t>(done), [] { return std::string("tap by tap"); });
+    };
+  CheckResult result = check_sides(a, b, with_taps, how, truth);
+  of_taps.clear();
+  if (!shown) return result;
+  if (with_taps.files.size() < input.files.size())
+    result.notes.push_back(fmt::format("taps were compared on the first {} of {} images, labels on all",
+                                       with_taps.files.size(), all));
+  Progress progress(0, input.files.size());
+  result.labels = std::make_shared<LabelAgreement>(
+      compare_labels(a, b, input.files, *shown, options.check, [&](const LabelAgreement& so_far) {
+        progress.show(static_cast<size_t>(so_far.images),
+                      [&] { return fmt::format("{:.3f} % agree", 100 * so_far.share()); });
+      }));
+  return result;
 }
 
 int run_two_sides(Options& options, const Mode& mode) {
@@ -456,9 +590,16 @@ int run_two_sides(Options& options, const Mode& mode) {
   // v0 and v1 are the same by construction in float32: differences can only show in the 16-bit dtypes.
   const bool every_dtype = v0_and_v1 && !options.given("--dtype");
   std::vector<NamedResult> cases;
+  std::optional<ImageTruth> shown;
+  const int classes_a = a.side.config.num_classes, classes_b = b.side.config.num_classes;
+  if (options.check.min_agreement && classes_a != classes_b)
+    fail_input("--min-agreement: a has {} classes and b {}: their labels cannot be compared", classes_a,
+               classes_b);
+  if ((input.files.size() > 1 && classes_a == classes_b) || options.check.min_agreement)
+    shown = image_truth(options, input, chosen[0], a.side.config);
   std::optional<TruthRun> truth = make_truth(options, &a.side, b.side);
   const auto check = [&] {
-    return check_sides(a.side, b.side, input, options.check, truth ? &*truth : nullptr);
+    return check_data_set(options, a.side, b.side, input, shown, truth ? &*truth : nullptr);
   };
   if (every_dtype) {
     for (const Precision precision : {Precision::float32, Precision::float16, Precision::bfloat16}) {
@@ -478,9 +619,18 @@ int run_two_sides(Options& options, const Mode& mode) {
   return told(options, provenance, text_report(result, options.all), json_report(result), result.equal());
 }
 
+int run_results(const Options& options) {
+  const SavedComparison comparison =
+      compare_saved(options.results.at(0), options.results.at(1), options.check.min_agreement.value_or(1));
+  const Provenance provenance{this_program(), 0, {}, {}, {}, {}};
+  return told(options, provenance, text_report(comparison), json_report(comparison), comparison.equal());
+}
+
 int run_check_equal(Options& options) {
   const Mode mode = chosen_mode(options);
   refuse_unused(options, mode);
+  if (mode.letter == 'l') return run_results(options);
+  if (mode.letter == 'f' && !options.given("--batch-size")) options.check.batch_size = 4;
   options.check.maps = !options.html.empty();
   const bool two_sides = mode.letter == 'c' || mode.letter == 's' || mode.letter == 'i';
   return two_sides ? run_two_sides(options, mode) : run_one_side(options, mode);
@@ -519,18 +669,27 @@ Command add_check_equal(CLI::App& app) {
                    "Instead of --a: tensors input, logits and any taps, as PyTorch or --save-taps gave them")
       ->type_name("FILE")
       ->group(what);
-  const auto tolerance = [&](const std::string& name, std::optional<double>& value, const std::string& help) {
-    parser->add_option(name, value, help)
-        ->check([](const std::string& text) {
-          double number = 0;
-          const bool good = CLI::detail::lexical_cast(text, number) && std::isfinite(number) && number >= 0;
-          return good ? std::string() : text + " is not a finite number from 0";
+  const auto number = [&](const std::string& name, auto& value, const std::string& wanted, const auto& good,
+                          const std::string& help) {
+    return parser->add_option(name, value, help)
+        ->check([good, wanted](const std::string& text) {
+          double x = 0;
+          const bool is_number = CLI::detail::lexical_cast(text, x) && std::isfinite(x);
+          return is_number && good(x) ? std::string() : text + " is not a finite number " + wanted;
         })
-        ->type_name("X")
-        ->group(what);
+        ->type_name("X");
   };
-  tolerance("--atol", options->check.absolute, "Tolerance: |a - b| up to this,");
-  tolerance("--rtol", options->check.relative, "or up to this times the largest |a| of the tap");
+  const auto not_negative = [](double x) { return x >= 0; };
+  number("--atol", options->check.absolute, "from 0", not_negative, "Tolerance: |a - b| up to this,")
+      ->group(what);
+  number("--rtol", options->check.relative, "from 0", not_negative,
+         "or up to this times the largest |a| of the tap")
+      ->group(what);
+  number(
+      "--min-agreement", options->check.min_agreement, "above 0 and up to 1",
+      [](double x) { return x > 0 && x <= 1; },
+      "The verdict is by the labels of --images, of which at least this share must agree (0.999)")
+      ->group(what);
   parser->add_flag("--equal-nan", options->check.equal_nan, "NaN equals NaN")->group(what);
   parser
       ->add_flag("--truth", options->truth,
@@ -551,7 +710,9 @@ Command add_check_equal(CLI::App& app) {
   parser->add_option("--input-tensor", options->input_tensor, "Tensor input (B,3,H,W) to run on")
       ->type_name("FILE")
       ->group(input);
-  parser->add_option("--batch-size", options->check.batch_size, "Images at a time, and how many of noise")
+  parser
+      ->add_option("--batch-size", options->check.batch_size,
+                   "Images at a time, and how many of noise (--find-precision: 4)")
       ->check(CLI::Range(1, 4096).description(""))
       ->type_name("N")
       ->capture_default_str()
@@ -568,10 +729,22 @@ Command add_check_equal(CLI::App& app) {
       ->add_flag("--find-precision", options->find_precision,
                  "The smallest set of steps that need float32 for the logits to stay within tolerance")
       ->group(modes);
+  number(
+      "--margin", options->margin, "from 1", [](double x) { return x >= 1; },
+      "With --find-precision: how many times within tolerance the logits must be")
+      ->capture_default_str()
+      ->group(modes);
   parser
       ->add_option("-o,--output", options->output,
                    "With --find-precision: the config with these steps in float32_ops")
       ->type_name("FILE")
+      ->group(modes);
+  parser
+      ->add_option("--results", options->results,
+                   "The labels of two files of eval --results or classify --format jsonl; all must agree, or "
+                   "--min-agreement")
+      ->type_name("A.jsonl B.jsonl")
+      ->expected(2)
       ->group(modes);
   parser->add_option("--repeat", options->repeat, "N runs of b: the same bits every time?")
       ->check(CLI::Range(2, 1'000'000).description(""))

@@ -1,6 +1,5 @@
 // eval: top-1 and top-5 accuracy on a folder with one subfolder per class, or on one folder and a ground-truth file.
 #include <spdlog/spdlog.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -13,9 +12,11 @@
 #include "app/classifier.h"
 #include "app/commands.h"
 #include "app/program.h"
+#include "app/progress.h"
 #include "kernels/error.h"
 #include "lib/images/image.h"
 #include "lib/labels/accuracy.h"
+#include "lib/labels/class_folders.h"
 #include "lib/labels/predictions.h"
 #include "lib/labels/truth.h"
 #include "lib/support/files.h"
@@ -49,26 +50,6 @@ struct DataSet {
   size_t not_counted = 0;            // images without a correct class
 };
 
-// Folders named like the splits of a data set are not classes, unless the labels say so.
-void check_splits(const std::string& directory, const std::vector<std::string>& folders,
-                  const Labels& labels) {
-  const auto is_folder = [&](std::string_view name) {
-    return std::ranges::find(folders, name) != folders.end();
-  };
-  constexpr std::string_view splits[] = {"val", "validation", "valid", "test", "train"};
-  const auto split = std::ranges::find_if(splits, is_folder);
-  if (split == std::end(splits)) return;
-  const bool only_splits = std::ranges::all_of(
-      folders, [&](const std::string& name) { return std::ranges::find(splits, name) != std::end(splits); });
-  if (!only_splits && !(is_folder("train") && *split != "train")) return;
-  for (const auto* known : {&labels.ids, &labels.names})
-    if (std::ranges::find(*known, *split) != known->end()) return;
-  fail_input("{}: holds the folders {}, which are no classes: eval {}", directory,
-             joined({folders.begin(),
-                     folders.begin() + static_cast<std::ptrdiff_t>(std::min<size_t>(folders.size(), 5))}),
-             (fs::path(directory) / *split).string());
-}
-
 DataSet read_with_truth(const std::string& directory, const fs::path& truth_file, const Labels& labels,
                         int num_classes) {
   constexpr size_t max_truth_bytes = size_t{256} << 20;
@@ -100,18 +81,9 @@ DataSet read_with_truth(const std::string& directory, const fs::path& truth_file
 
 DataSet read_data_set(const std::string& directory, const Labels& labels, int num_classes) {
   DataSet data;
-  std::error_code error;
-  fs::directory_iterator entries(directory, error);
-  if (error) fail_input("{}: cannot be listed: {}", directory, error.message());
-  for (const fs::directory_entry& entry : entries) {
-    const std::string name = entry.path().filename().string();
-    if (entry.is_directory(error) && !name.starts_with('.')) data.folders.push_back(name);
-  }
-  if (data.folders.empty())
-    fail_input("{}: holds no folders; wanted a folder of images for each class, or --truth FILE", directory);
-  std::sort(data.folders.begin(), data.folders.end());
-  check_splits(directory, data.folders, labels);
-  data.classes = classes_of_folders(data.folders, labels, num_classes, directory);
+  ClassFolders found = read_class_folders(directory, labels, num_classes);
+  data.folders = std::move(found.folders);
+  data.classes = std::move(found.classes);
   size_t others = 0;
   for (size_t i = 0; i < data.folders.size(); ++i) {
     const FolderFiles files = folder_files(fs::path(directory) / data.folders[i]);
@@ -258,38 +230,6 @@ class ResultLog {
   std::FILE* file_ = nullptr;
   size_t complete_ = 0;  // bytes of complete lines
   std::unordered_map<std::string, std::vector<int>> answers_;
-};
-
-// A progress line that overwrites itself; prints nothing if stderr is not a terminal.
-class Progress {
- public:
-  Progress(size_t before, size_t total)
-      : on_(isatty(STDERR_FILENO) && spdlog::should_log(spdlog::level::info)),
-        before_(before),
-        total_(total) {}
-  ~Progress() { clear(); }
-
-  void clear() const {
-    if (on_) print_stderr("\r\x1b[K");
-  }
-  void show(size_t done, const ClassCounts& counts) {
-    const auto now = std::chrono::steady_clock::now();
-    if (!on_ || now - shown_ < std::chrono::milliseconds(200)) return;
-    shown_ = now;
-    const double seconds = std::chrono::duration<double>(now - start_).count();
-    const double rate = static_cast<double>(done - before_) / seconds;
-    const auto left = static_cast<int64_t>(rate > 0 ? static_cast<double>(total_ - done) / rate : 0);
-    print_stderr(fmt::format(
-        "\r\x1b[K{} of {} images, {:.1f} a second, {}:{:02}:{:02} left, top-1 {:.2f} %", done, total_, rate,
-        left / 3600, left / 60 % 60, left % 60,
-        counts.images == 0 ? 0
-                           : 100.0 * static_cast<double>(counts.top1) / static_cast<double>(counts.images)));
-  }
-
- private:
-  bool on_;
-  size_t before_, total_;
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now(), shown_ = start_;
 };
 
 std::vector<std::string> class_names(const Classifier& classifier, const DataSet& data) {
@@ -496,7 +436,10 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
     }
     if (log) log->flush();
     done += batch.items.size();
-    progress.show(done, outcome.accuracy.total());
+    progress.show(done, [&] {
+      const ClassCounts& total = outcome.accuracy.total();
+      return fmt::format("top-1 {:.2f} %", 100 * share(total.top1, total.images));
+    });
   }
   outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return outcome;

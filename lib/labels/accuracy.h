@@ -42,7 +42,8 @@ class Accuracy {
   std::vector<std::map<int, int64_t>> answers_ = std::vector<std::map<int, int64_t>>(classes_.size());
 };
 
-// The 95 % confidence interval (Wilson) of the proportion `part` / `whole`.
+// The 95 % confidence interval of the proportion `part` / `whole`: Wilson's score interval (E. B. Wilson, Probable
+// inference, the law of succession, and statistical inference, J. Am. Stat. Assoc. 22, 1927).
 struct Interval {
   double low = 0, high = 1;
 };

@@ -237,6 +237,7 @@ CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, c
     compare_chunk(&a, taps_a, &unobserved_a, judge, part, how, result);
     if (truth)
       truth->judge({.run = &run_a, .input = &part.a}, {.run = &run_b, .input = &part.b}, *result.truth);
+    if (options.progress) options.progress(begin + count);
   }
   return result;
 }

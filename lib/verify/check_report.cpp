@@ -8,6 +8,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "lib/verify/agreement_report.h"
 #include "lib/verify/diagnose.h"
 #include "lib/verify/truth_report.h"
 
@@ -162,6 +163,8 @@ std::string summary(const CheckResult& result) {
   std::string text =
       fmt::format("{}: {} of {} taps within tolerance, {} bit for bit",
                   result.equal() ? "equal" : "different", within, result.taps.size(), identical);
+  if (result.labels && result.labels->minimum)
+    return fmt::format("{}; {}", text, agreement_summary(*result.labels));
   if (worst && worst->share() > 0)
     text += fmt::format("; worst against its bound: {} ({})", worst->name, of_bound(*worst));
   return text;
@@ -236,6 +239,8 @@ std::string verdict(const CheckResult& result, bool all) {
   if (result.agreement.images > 0)
     line("top-1 agrees for {} of {} images, top-5 for {} of {}", result.agreement.top1,
          result.agreement.images, result.agreement.top5, result.agreement.images);
+  if (result.labels && !result.labels->minimum) line("{}", agreement_summary(*result.labels));
+  if (result.labels) text += text_report(*result.labels);
   for (const std::string& cause : result.causes) line("cause: {}", cause);
   for (const std::string& note : result.notes) line("note: {}", note);
   if (result.truth) text += truth_text(*result.truth, all);
@@ -266,6 +271,7 @@ Json to_json(const CheckResult& result) {
   json["first_outside"] = name(result.first_outside());
   json["agreement"] = {
       {"images", result.agreement.images}, {"top1", result.agreement.top1}, {"top5", result.agreement.top5}};
+  if (result.labels) json["data_set"] = json_report(*result.labels);
   json["causes"] = result.causes;
   json["notes"] = result.notes;
   json["taps"] = Json::array();
@@ -381,31 +387,40 @@ Json json_report(const Matrix& matrix) {
 }
 
 std::string text_report(const PrecisionSearch& search) {
-  std::string text = fmt::format("{}\ninput      {}\ntolerance  {} on the logits\n", to_string(search.report),
-                                 search.input, to_string(search.tolerance));
+  std::string text =
+      fmt::format("{}\ninput      {}\ntolerance  {} on the logits of each, {:g} times to spare\n",
+                  to_string(search.report), search.input, to_string(search.tolerance), search.margin);
   const auto off = [](const Diff& diff) {
-    return diff.nan_b + diff.inf_b > 0 ? std::string("NaN or infinite")
-                                       : fmt::format("off by {}", of_bound(diff));
+    return fmt::format("{}: {}", diff.name,
+                       diff.nan_b + diff.inf_b > 0 ? "NaN or infinite" : "off by " + of_bound(diff));
   };
   text += fmt::format("as it is   {}\n", off(search.before));
-  if (search.found && search.float32_ops.empty()) return text + "no step needs float32\n";
   if (!search.found)
-    return text +
-           fmt::format("not enough: with every step in float32 the logits are still {}\n", off(search.after));
-  return text + fmt::format("with them  {}\n{} steps need float32 (found in {} runs): {}\n",
-                            off(search.after), search.float32_ops.size(), search.runs,
-                            fmt::join(search.float32_ops, ", "));
+    return text + fmt::format("not enough: with every step in float32, {}\n", off(search.after));
+  if (search.float32_ops.empty())
+    text += "no step needs float32\n";
+  else
+    text += fmt::format("with them  {}\n{} steps need float32 (found in {} runs): {}\n", off(search.after),
+                        search.float32_ops.size(), search.runs, fmt::join(search.float32_ops, ", "));
+  return text + fmt::format("held out   {}: {}: {}\n", search.held_out.within() ? "held" : "violated",
+                            search.held_out_input, off(search.held_out));
 }
 
 Json json_report(const PrecisionSearch& search) {
   return {{"kind", "find_precision"},
-          {"equal", search.found},
+          {"equal", search.holds()},
+          {"found", search.found},
           {"b", to_json(search.report)},
           {"input", search.input},
+          {"margin", search.margin},
           {"tolerance", to_json(search.tolerance)},
           {"float32_ops", search.float32_ops},
           {"before", to_json(search.before, nullptr)},
           {"after", to_json(search.after, nullptr)},
+          {"held_out", search.found ? Json{{"input", search.held_out_input},
+                                           {"held", search.held_out.within()},
+                                           {"diff", to_json(search.held_out, nullptr)}}
+                                    : Json()},
           {"runs", search.runs}};
 }
 

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 
+#include "lib/verify/agreement.h"
+
 namespace vmamba {
 
 bool CheckResult::equal() const {
+  if (labels && labels->minimum) return labels->holds();
   return !first_outside() && (reference.empty() || only_in_a.empty());
 }
 

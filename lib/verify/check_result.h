@@ -1,5 +1,6 @@
 // What a comparison is of and what it found: the sides, their input, and the verdict tap by tap.
 #pragma once
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -32,10 +33,14 @@ struct CheckInput {
 struct CheckOptions {
   std::optional<double> absolute, relative;  // absent: the table's
   bool equal_nan = false;
-  Precision reference = Precision::float32;  // how the reference was computed; values of 16 bits are seen
-  bool maps = false;                         // heat maps and histograms, for a report
-  int batch_size = 1;                        // images at a time; the taps of so many are held in memory
+  Precision reference = Precision::float32;      // how the reference was computed; values of 16 bits are seen
+  bool maps = false;                             // heat maps and histograms, for a report
+  int batch_size = 1;                            // images at a time; the taps of so many are held in memory
+  std::optional<double> min_agreement;           // of the labels of a data set: the verdict is by it
+  std::function<void(int64_t images)> progress;  // told how many are compared tap by tap, if set
 };
+
+struct LabelAgreement;  // lib/verify/agreement.h
 
 struct CheckResult {
   std::string reference;  // the file that stands for a; empty: a ran too
@@ -56,7 +61,10 @@ struct CheckResult {
   std::vector<std::string> notes;   // what the verdict must be read with
   std::optional<TruthReport> truth;
 
-  // Within tolerance everywhere, each step by itself too where bounds are derived; a reference file's taps must all be there.
+  std::shared_ptr<const LabelAgreement> labels;  // of a data set; null: there is none
+
+  // Within tolerance everywhere, each step by itself too where bounds are derived; a reference file's taps must all be
+  // there. Where a share of labels is asked for: as many agree.
   bool equal() const;
   const Diff* first_differing() const;  // null: bit for bit the same
   const Diff* first_outside() const;    // of a tap, or of its step by itself

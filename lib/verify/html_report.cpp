@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
+#include "lib/verify/agreement_report.h"
 #include "lib/verify/check_report.h"
 #include "lib/verify/truth_report.h"
 
@@ -318,6 +319,7 @@ std::string html_report(const std::vector<NamedResult>& cases, const Provenance&
   row("first outside", name(result.first_outside()));
   row("labels", fmt::format("top-1 agrees for {} of {} images, top-5 for {}", result.agreement.top1,
                             result.agreement.images, result.agreement.top5));
+  if (result.labels) row("data set", agreement_summary(*result.labels));
   if (result.truth) row("truth", fmt::format("{}", fmt::join(truth_verdict(*result.truth), "; ")));
   for (const auto& [what, figure] : rows(provenance)) row(what, figure);
   page += "</dl>\n<ul class=\"causes\">\n";

@@ -1,0 +1,163 @@
+#include "lib/verify/saved_results.h"
+
+#include <algorithm>
+#include <set>
+#include <unordered_map>
+
+#include "kernels/error.h"
+#include "lib/support/files.h"
+#include "lib/support/sha256.h"
+#include "lib/support/text.h"
+
+namespace vmamba {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct SavedAnswer {
+  std::string file;  // as it is shown
+  Answer answer;
+  std::vector<int> truth;
+  bool doubled = false;
+};
+
+struct Read {
+  SavedResults results;
+  std::vector<SavedAnswer> answers;               // in the file's order
+  std::unordered_map<std::string, size_t> index;  // by the image's key
+  std::set<std::string> unread;                   // keys
+};
+
+// Neither command nests deeper; what copies and writes JSON recurses.
+bool not_deep(int depth, Json::parse_event_t, Json&) {
+  return depth <= 8;
+}
+
+// One or several class numbers, or an empty list where that is not what it is.
+std::vector<int> class_numbers(const Json& json) {
+  std::vector<int> numbers;
+  for (const Json& value : json.is_array() ? json : Json::array({json})) {
+    const bool good = value.is_number_integer() && value >= 0 && value <= INT32_MAX;
+    if (!good) return {};
+    numbers.push_back(value.get<int>());
+  }
+  return numbers;
+}
+
+// Of a line's "top": class numbers (eval), or objects (classify). False: neither.
+bool read_top(const Json& line, Answer& answer) {
+  const Json& top = line["top"];
+  if (!top.is_array()) return false;
+  if (top.empty()) return true;
+  const bool objects = top[0].is_object();
+  const Json first = objects ? top[0].value("class", Json()) : top[0];
+  const std::vector<int> number = class_numbers(first);
+  const Json probability = (objects ? top[0] : line).value("probability", Json());
+  if (number.size() != 1 || first.is_array() || !(probability.is_number() || probability.is_null()))
+    return false;
+  if (probability.is_null()) return true;  // of logits that are NaN
+  answer.label = number[0];
+  if (!objects || top.size() < 2 || !top[1].is_object()) return true;
+  const Json one = top[0].value("logit", Json()), two = top[1].value("logit", Json());
+  if (one.is_number() && two.is_number()) answer.margin = one.get<double>() - two.get<double>();
+  return true;
+}
+
+Read read_results(const std::string& path) {
+  Read read;
+  const std::string text = read_file(path);
+  read.results.path = path;
+  read.results.sha256 = sha256(text);
+  size_t begin = 0;
+  for (int number = 1; begin < text.size(); ++number) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    const Json line = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
+                                  text.begin() + static_cast<std::ptrdiff_t>(end), not_deep, false);
+    begin = end + 1;
+    if (number == 1 && line.is_object() && line.contains("eval") && !line.contains("file")) {
+      read.results.header = line;
+      continue;
+    }
+    SavedAnswer saved;
+    bool good = line.is_object() && line.value("file", Json()).is_string();
+    std::string key;
+    if (good) {
+      key = saved.file = line["file"].get<std::string>();
+      if (const Json bytes = line.value("file_bytes", Json()); bytes.is_string())
+        key += '\0' + bytes.get<std::string>();  // of names that are no UTF-8
+      if (line.contains("class")) {
+        saved.truth = class_numbers(line["class"]);
+        good = !saved.truth.empty();
+      }
+      const bool failed = line.value("error", Json()).is_string() && !line.contains("top");
+      if (good && failed) {
+        read.unread.insert(std::move(key));
+        continue;
+      }
+      good = good && line.contains("top") && read_top(line, saved.answer);
+    }
+    if (!good) fail_input("{}:{}: not a line of eval --results or classify --format jsonl", path, number);
+    const auto [found, is_new] = read.index.emplace(std::move(key), read.answers.size());
+    if (is_new)
+      read.answers.push_back(std::move(saved));
+    else
+      read.answers[found->second].doubled = true;
+  }
+  // eval tries again, in a later run, what could not be read.
+  std::erase_if(read.unread, [&](const std::string& key) { return read.index.contains(key); });
+  read.results.unread = read.unread.size();
+  for (const SavedAnswer& answer : read.answers)
+    if (answer.doubled) read.results.doubled.push_back(answer.file);
+  return read;
+}
+
+// What `other` has an answer for and `read` has not. What neither could read is missing in none.
+std::vector<std::string> missing_in(const Read& read, const Read& other) {
+  std::vector<std::pair<size_t, std::string>> found;
+  for (const auto& [key, place] : other.index)
+    if (!read.index.contains(key)) found.emplace_back(place, other.answers[place].file);
+  std::ranges::sort(found);
+  std::vector<std::string> missing;
+  for (auto& [place, file] : found) missing.push_back(std::move(file));
+  return missing;
+}
+
+}  // namespace
+
+bool SavedComparison::equal() const {
+  const auto whole = [](const SavedResults& side) { return side.missing.empty() && side.doubled.empty(); };
+  return whole(a) && whole(b) && labels.holds();
+}
+
+SavedComparison compare_saved(const std::string& path_a, const std::string& path_b, double min_agreement) {
+  Read a = read_results(path_a);
+  const Read b = read_results(path_b);
+  SavedComparison comparison{a.results, b.results, {}};
+  comparison.a.missing = missing_in(a, b);
+  comparison.b.missing = missing_in(b, a);
+  LabelAgreement& labels = comparison.labels;
+  labels.minimum = min_agreement;
+  std::vector<const std::string*> keys(a.answers.size());
+  for (const auto& [key, place] : a.index) keys[place] = &key;
+  bool common = false;
+  for (size_t i = 0; i < keys.size(); ++i) {
+    const auto found = b.index.find(*keys[i]);
+    if (found == b.index.end()) continue;
+    common = true;
+    const SavedAnswer &one = a.answers[i], &two = b.answers[found->second];
+    if (!one.truth.empty() && !two.truth.empty() && one.truth != two.truth)
+      fail_input("{}: of class {} in {}, of class {} in {}: the two files are of different data sets",
+                 in_quotes(one.file), one.truth[0], path_a, two.truth[0], path_b);
+    if (!one.doubled && !two.doubled)
+      labels.add(one.file, one.answer, two.answer, one.truth.empty() ? two.truth : one.truth);
+  }
+  if (!common)
+    fail_input(
+        "nothing to compare: {} and {} have no image in common: eval names images from its folder, classify as "
+        "they were given",
+        path_a, path_b);
+  labels.truth = labels.right.images > 0 ? "the files' class" : "the files do not say what the images show";
+  return comparison;
+}
+
+}  // namespace vmamba
