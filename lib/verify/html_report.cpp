@@ -31,7 +31,7 @@ std::string escaped(std::string_view text) {
   return result;
 }
 
-// A difference as one byte: 0 none, else 4 steps an octave from 2^−40, 255 not finite.
+// A difference as one byte: 0 for none, then 4 steps per octave from 2^−40, 255 for not finite.
 int level(float difference) {
   if (difference == 0) return 0;
   if (!std::isfinite(difference)) return 255;
@@ -76,7 +76,7 @@ Json page_data(const CheckResult& result) {
       for (const TruthTap& judged : result.truth->taps)
         if (judged.name == diff.name)
           tap["truth"] = {judged.relative_l2(judged.a), judged.relative_l2(judged.b)};
-    // [binary exponent, count], and how many elements are the same.
+    // [binary exponent, count], and the number of equal elements.
     Json bins = Json::array();
     for (int e = 0; e < 256; ++e)
       if (diff.histogram[static_cast<size_t>(e)] > 0)
@@ -326,7 +326,7 @@ std::string html_report(const std::vector<NamedResult>& cases, const Provenance&
   for (const std::string& cause : result.causes) page += fmt::format("<li>{}</li>\n", escaped(cause));
   for (const std::string& note : result.notes) page += fmt::format("<li>note: {}</li>\n", escaped(note));
   page += "</ul>\n";
-  // "</script>" in a name must not end the element.
+  // "</script>" inside a name must not close the element.
   std::string data = page_data(result).dump(-1, ' ', false, Json::error_handler_t::replace);
   for (size_t at = data.find('<'); at != std::string::npos; at = data.find('<', at))
     data.replace(at, 1, "\\u003c");
