@@ -8,11 +8,13 @@
 
 #include <algorithm>
 #include <cstring>
+#include <future>
 #include <map>
 #include <optional>
 
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/linear/bias_cache.h"
+#include "kernels/cuda/linear/cublaslt.h"
 #include "kernels/cuda/linear/gemm.h"
 #include "kernels/cuda/linear/linear.h"
 #include "kernels/cuda/staging.h"
@@ -64,7 +66,7 @@ class CudaGraph final : public CapturedWork {
 
 class CudaKernels final : public Kernels {
  public:
-  CudaKernels(int index, const KernelOptions& options)
+  CudaKernels(int index, const KernelOptions& options, std::future<void> cublaslt)
       : Kernels({DeviceType::cuda, index}),
         context_(primary_context(index)),
         scope_(std::in_place, context_),
@@ -72,7 +74,7 @@ class CudaKernels final : public Kernels {
         upload_stream_(stream_.device()),
         before_upload_(event(cudaEventDisableTiming)),
         uploaded_(event(cudaEventDisableTiming)),
-        gemm_(options.allow_tf32) {
+        gemm_(options.allow_tf32, std::move(cublaslt)) {
     scope_.reset();
   }
   ~CudaKernels() override {
@@ -368,10 +370,14 @@ std::unique_ptr<Kernels> make_cuda_kernels(int index, const KernelOptions& optio
   CUDA_CALL(error);
   if (index < 0 || index >= count)
     fail_machine("cuda:{}: this machine has {} CUDA device{}", index, count, count == 1 ? "" : "s");
-  return std::make_unique<CudaKernels>(index, options);
+  // While the context is created: both take about 0.1 s.
+  return std::make_unique<CudaKernels>(index, options, std::async(std::launch::async, load_cublaslt));
 }
 
-std::vector<DeviceReport> list_cuda_devices() {
+namespace {
+
+// The reports of the devices, up to the first usable one if no more are wanted.
+std::vector<DeviceReport> cuda_devices(bool all) {
   int count = 0;
   try {
     CUDA_CALL(cudaGetDeviceCount(&count));
@@ -381,7 +387,7 @@ std::vector<DeviceReport> list_cuda_devices() {
   }
   if (count == 0) return {{Device{DeviceType::cuda, 0}, "CUDA", false, "no CUDA device is visible"}};
   std::vector<DeviceReport> reports;
-  for (int i = 0; i < count; ++i) {
+  for (int i = 0; i < count && (all || reports.empty() || !reports.back().usable); ++i) {
     DeviceReport report{Device{DeviceType::cuda, i}, "CUDA", false, ""};
     report.why_not = why_unusable(i);
     try {
@@ -393,6 +399,23 @@ std::vector<DeviceReport> list_cuda_devices() {
     reports.push_back(std::move(report));
   }
   return reports;
+}
+
+}  // namespace
+
+std::vector<DeviceReport> list_cuda_devices() {
+  return cuda_devices(true);
+}
+
+DeviceReport first_usable_cuda_device() {
+  return cuda_devices(false).back();
+}
+
+int cuda_device_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  cudaGetLastError();
+  return 0;
 }
 
 }  // namespace vmamba::cuda

@@ -73,7 +73,11 @@ struct Gemm::Plan {
   cublasLtMatmulAlgo_t algorithm{};
 };
 
-Gemm::Gemm(bool allow_tf32) : allow_tf32_(allow_tf32) {
+Gemm::Gemm(bool allow_tf32, std::future<void> library)
+    : allow_tf32_(allow_tf32), library_(std::move(library)) {}
+
+void Gemm::open() {
+  if (library_.valid()) library_.get();
   cublasLtHandle_t handle = nullptr;
   CUBLAS_CALL(cublasLtCreate(&handle));
   handle_.reset(handle);
@@ -85,6 +89,7 @@ Gemm::~Gemm() = default;
 const Gemm::Plan& Gemm::plan(const Key& key) {
   const auto known = plans_.find(key);
   if (known != plans_.end()) return known->second;
+  if (!handle_) open();
 
   Plan plan;
   plan.w = layout(key.dtype, key.in, key.out, key.in);

@@ -5,6 +5,7 @@
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 
+#include <future>
 #include <map>
 
 #include "kernels/cuda/resources.h"
@@ -14,7 +15,8 @@ namespace vmamba::cuda {
 
 class Gemm {
  public:
-  explicit Gemm(bool allow_tf32);
+  // `library`: ready once cuBLASLt is loaded, which the first plan waits for.
+  Gemm(bool allow_tf32, std::future<void> library);
   ~Gemm();
 
   // y = x · wᵀ + bias (+ residual). bias has y's dtype. False where cuBLASLt has no algorithm for these
@@ -25,9 +27,11 @@ class Gemm {
  private:
   struct Key;
   struct Plan;
+  void open();
   const Plan& plan(const Key& key);
 
   bool allow_tf32_;
+  std::future<void> library_;
   std::unique_ptr<cublasLtContext, DestroyWith<cublasLtDestroy>> handle_;
   DeviceMemory workspace_;
   std::map<Key, Plan> plans_;
