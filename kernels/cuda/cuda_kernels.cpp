@@ -281,7 +281,7 @@ class CudaKernels final : public Kernels {
     const DeviceScope scope(context_);
     if (y.elements() == 0) return;
     const int64_t patch = w.elements() / w.dim(0);
-    if (cuda::can_stem(op)) return cuda::stem({.conv = op}, stream_);
+    if (stems(op)) return cuda::stem({.conv = op}, stream_);
     if (patch % 8 != 0) return cuda::direct_conv2d(op, stream_);
     const View weights = w.reshaped({w.dim(0), patch}), out = y.reshaped({y.rows(), y.channels()});
     const size_t row_bytes = static_cast<size_t>(patch) * size_of(x.dtype);
@@ -299,7 +299,7 @@ class CudaKernels final : public Kernels {
 
   void do_conv2d_norm(const Conv2dNorm& op) override {
     const DeviceScope scope(context_);
-    if (cuda::can_stem(op.conv))
+    if (stems(op.conv))
       cuda::stem(op, stream_);
     else
       Kernels::do_conv2d_norm(op);
@@ -330,6 +330,9 @@ class CudaKernels final : public Kernels {
   }
 
  private:
+  // The stem's kernel multiplies by m16n8k16, which sm_75 does not have.
+  bool stems(const Conv2d& op) const { return stream_.device().major >= 8 && cuda::can_stem(op); }
+
   // Scans into scan.y and returns null, or into a map for each direction, which the caller must sum.
   float* scanned_directions(const SelectiveScan2d& scan) {
     const ScanPlan plan = plan_scan(scan, stream_.device());
