@@ -5,6 +5,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <chrono>
 #include <thread>
 #include <utility>
 
@@ -15,6 +16,13 @@
 namespace vmamba {
 
 namespace {
+
+// For --log-level debug: when a step of a cold start was done.
+void log_step(const std::string& what) {
+  static const auto first = std::chrono::steady_clock::now();
+  const std::chrono::duration<double, std::milli> since = std::chrono::steady_clock::now() - first;
+  spdlog::debug("{:.0f} ms: {}", since.count(), what);
+}
 
 bool is_cpu(const RunChoice& choice) {
   return choice.device.type == DeviceType::cpu;
@@ -61,25 +69,31 @@ class RunnerModel final : public DeviceModel {
   }
 
   std::vector<float> finish(const ImageBatch& batch) override {
-    if (running_) return runner_.finish().values;
+    std::vector<float> logits = running_ ? runner_.finish().values : run(batch);
+    if (!std::exchange(told_, true)) log_step(name_ + ": first batch computed");
+    return logits;
+  }
+
+ private:
+  std::vector<float> run(const ImageBatch& batch) {
     const int64_t crop = runner_.config().preprocess.crop;
     return run_in_pieces(name_, batch_size_, batch.images, [&](int64_t begin, int64_t n) {
       return runner_.run_pixels(batch.pixels.data() + begin * crop * crop * 3, n, crop, crop);
     });
   }
 
- private:
   Runner& runner_;
   const std::string name_;
   int batch_size_;
   const bool ahead_;
-  bool staged_ = false, running_ = false;
+  bool staged_ = false, running_ = false, told_ = false;
 };
 
 }  // namespace
 
 Classifier make_classifier(const ModelOptions& options, int batch_size) {
   Classifier classifier;
+  log_step("command line read");
   classifier.files = find_model(options);
   classifier.config = load_model_config(options, classifier.files);
   // Meanwhile --device auto may create a context on a GPU.
@@ -87,6 +101,7 @@ Classifier make_classifier(const ModelOptions& options, int batch_size) {
       std::async(std::launch::async, [files = classifier.files]() mutable { return read_weights(files); });
   classifier.files.read.reset();
   classifier.choices = choose_runs(options);
+  log_step("devices chosen");
   classifier.batch_size = batch_size > 0 ? batch_size : default_batch_size(classifier);
   return classifier;
 }
@@ -98,19 +113,22 @@ void load_runners(Classifier& classifier, std::string* weights_sum) {
   for (const RunChoice& choice : choices)
     loading.push_back(std::async(std::launch::async, [&classifier, &choice, weights] {
       std::unique_ptr<Kernels> kernels = kernels_for(choice);  // while the weights are read
+      log_step(to_string(choice.device) + ": kernels ready");
+      weights.wait();
+      log_step("weights read");
       return std::make_unique<Runner>(classifier.config, weights.get(), std::move(kernels), choice.precision);
     }));
   if (weights_sum) *weights_sum = weights_sha256(classifier.config, weights.get());
-  std::string last_failure;
+  std::string failures;
   for (size_t i = 0; i < choices.size(); ++i) try {
       classifier.runners.push_back(loading[i].get());
     } catch (const MachineError& error) {
       if (choices.size() == 1) throw;
       spdlog::warn("{} is not used, the other devices compute its batches: {}", to_string(choices[i].device),
                    error.what());
-      last_failure = error.what();
+      failures += (failures.empty() ? "" : "; ") + std::string(error.what());
     }
-  if (classifier.runners.empty()) fail_machine("no device is left: {}", last_failure);
+  if (classifier.runners.empty()) fail_machine("no device is left: {}", failures);
   // After the weights: if the config belongs to another model, the mismatch with the weights is the better error.
   if (!classifier.files.labels.empty())
     classifier.labels = read_labels(classifier.files.labels, classifier.config.num_classes);
@@ -119,6 +137,7 @@ void load_runners(Classifier& classifier, std::string* weights_sum) {
   if (std::ranges::any_of(classifier.runners, [&](const auto& runner) { return name(runner) != first; }))
     spdlog::warn(
         "the devices are of different kinds: an image's logits depend, by rounding, on the one that computes them");
+  log_step("weights on the devices");
   spdlog::info("{}", to_string(run_report(classifier)));
 }
 

@@ -114,10 +114,12 @@ void DeviceTeam::work(DeviceModel& model) {
 // Called in the handler of the exception, which is what the user reads if there is only this device.
 void DeviceTeam::give_up(const DeviceModel& model, const std::string& why, std::vector<Job> unfinished) {
   const std::lock_guard lock(mutex_);
+  why_given_up_ += (why_given_up_.empty() ? "" : "; ") + why;
   if (--working_ == 0) {
     if (!failure_)
-      failure_ = models_.size() == 1 ? std::current_exception()
-                                     : std::make_exception_ptr(MachineError("no device is left: " + why));
+      failure_ = models_.size() == 1
+                     ? std::current_exception()
+                     : std::make_exception_ptr(MachineError("no device is left: " + why_given_up_));
     stop_ = true;
   } else if (!stop_) {
     spdlog::warn("{} is used no longer, the other devices compute its batches: {}", model.name(), why);

@@ -1,6 +1,7 @@
 // Batches of images computed by several devices: a thread of its own for each takes them from a queue of decoded
 // batches, and the results come back in input order. A device that fails (lost, or too full for a single image) is
-// named in a warning, and its batches go to the others.
+// named in a warning, and its batches go to the others. CUDA ends for the whole process after a fault on one GPU (an
+// illegal access, an uncorrectable memory error): then the others fail too, and the error names all.
 #pragma once
 #include <condition_variable>
 #include <exception>
@@ -63,6 +64,7 @@ class DeviceTeam {
   std::vector<ImageBatch> spare_;  // their memory is used again
   size_t fed_ = 0, computing_ = 0, returned_ = 0, working_;
   bool all_fed_ = false, stop_ = false;
+  std::string why_given_up_;  // of every device that failed
   std::exception_ptr failure_;
   std::vector<std::thread> threads_;  // last member, as the threads use all others
 };
