@@ -66,7 +66,7 @@ class CudaGraph final : public CapturedWork {
 
 class CudaKernels final : public Kernels {
  public:
-  CudaKernels(int index, const KernelOptions& options, std::future<void> cublaslt)
+  CudaKernels(int index, const KernelOptions& options)
       : Kernels({DeviceType::cuda, index}),
         context_(primary_context(index)),
         scope_(std::in_place, context_),
@@ -74,7 +74,7 @@ class CudaKernels final : public Kernels {
         upload_stream_(stream_.device()),
         before_upload_(event(cudaEventDisableTiming)),
         uploaded_(event(cudaEventDisableTiming)),
-        gemm_(options.allow_tf32, std::move(cublaslt)) {
+        gemm_(options.allow_tf32) {
     scope_.reset();
   }
   ~CudaKernels() override {
@@ -374,7 +374,8 @@ std::unique_ptr<Kernels> make_cuda_kernels(int index, const KernelOptions& optio
   if (index < 0 || index >= count)
     fail_machine("cuda:{}: this machine has {} CUDA device{}", index, count, count == 1 ? "" : "s");
   // While the context is created: both take about 0.1 s.
-  return std::make_unique<CudaKernels>(index, options, std::async(std::launch::async, load_cublaslt));
+  const std::future<void> loading = std::async(std::launch::async, load_cublaslt);
+  return std::make_unique<CudaKernels>(index, options);
 }
 
 namespace {

@@ -5,7 +5,6 @@
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 
-#include <future>
 #include <map>
 
 #include "kernels/cuda/resources.h"
@@ -15,8 +14,7 @@ namespace vmamba::cuda {
 
 class Gemm {
  public:
-  // `library`: ready once cuBLASLt is loaded, which the first plan waits for.
-  Gemm(bool allow_tf32, std::future<void> library);
+  explicit Gemm(bool allow_tf32);
   ~Gemm();
 
   // y = x · wᵀ + bias (+ residual). bias has y's dtype. False where cuBLASLt has no algorithm for these
@@ -27,12 +25,10 @@ class Gemm {
  private:
   struct Key;
   struct Plan;
-  void open();
   const Plan& plan(const Key& key);
 
   bool allow_tf32_;
-  std::future<void> library_;
-  std::unique_ptr<cublasLtContext, DestroyWith<cublasLtDestroy>> handle_;
+  cublasLtHandle_t handle_;
   DeviceMemory workspace_;
   std::map<Key, Plan> plans_;
 };
