@@ -68,8 +68,8 @@ void DeviceTeam::feed() {
   }
 }
 
-// False if there is none: after the last one, or none yet and not to be waited for. The last one is computed only when
-// all are: the device that has it may fail.
+// False at the end, or if none is queued and `wait` is false. The end is when no batch is queued or being computed: a
+// device that fails puts its batches back.
 bool DeviceTeam::take(Job& job, bool wait) {
   std::unique_lock lock(mutex_);
   if (wait) changed_.wait(lock, [&] { return stop_ || !queue_.empty() || (all_fed_ && computing_ == 0); });

@@ -53,7 +53,8 @@ void load_cublaslt() noexcept {
 
 }  // namespace vmamba::cuda
 
-// clang-format off: a definition a function, by its signature in cublasLt.h
+// A definition for each function, with its signature in cublasLt.h.
+// clang-format off
 #define FORWARD(name, arguments)                                                                       \
   {                                                                                                    \
     static auto* const function = vmamba::cuda::find<std::remove_pointer_t<decltype(&name)>>(#name);   \
