@@ -349,9 +349,7 @@ TEST_CASE("the model that ships knows a cat and an espresso") {
 }
 
 TEST_CASE("a batch that does not fit is halved until it does") {
-  Classifier classifier;
-  classifier.config.num_classes = 2;
-  classifier.batch_size = 12;
+  int batch_size = 12;
   std::vector<int64_t> sizes;
   const auto run = [&](int64_t begin, int64_t n) {
     sizes.push_back(n);
@@ -360,44 +358,12 @@ TEST_CASE("a batch that does not fit is halved until it does") {
     for (int64_t i = 0; i < 2 * n; ++i) logits.values.push_back(static_cast<float>(2 * begin + i));
     return logits;
   };
-  const std::vector<float> logits = run_in_pieces(classifier, 10, run);
+  const std::vector<float> logits = run_in_pieces("test", batch_size, 10, run);
   CHECK(sizes == std::vector<int64_t>{10, 5, 2, 2, 2, 2, 2});
   REQUIRE(logits.size() == 20);
   for (size_t i = 0; i < 20; ++i) CHECK(logits[i] == static_cast<float>(i));
-  CHECK(classifier.batch_size == 2);
+  CHECK(batch_size == 2);
   CHECK_THROWS_AS(
-      run_in_pieces(classifier, 1, [](int64_t, int64_t) -> HostTensor { throw OutOfMemory("full"); }),
+      run_in_pieces("test", batch_size, 1, [](int64_t, int64_t) -> HostTensor { throw OutOfMemory("full"); }),
       OutOfMemory);
-}
-
-TEST_CASE("batches that are started ahead get the logits that they get one by one") {
-  const TemporaryDirectory folder;
-  std::ofstream(folder / "broken.png") << "no image";
-  std::vector<fs::path> files;
-  for (int i = 0; i < 4; ++i) files.insert(files.end(), {cat, coffee, folder / "broken.png"});
-  files.insert(files.end(), 3, folder / "broken.png");  // a batch of nothing
-  files.push_back(cat);
-  Classifier classifier;
-  classifier.config = load_config((model / "config.json").string());
-  classifier.batch_size = 3;
-  classifier.runner = std::make_unique<Runner>(classifier.config,
-                                               read_safetensors(model / "weights.safetensors"), RunChoice{});
-  const auto all = [&](bool ahead) {
-    ImageSource source(file_paths(files), classifier.config.preprocess, 3, 2);
-    ClassifiedBatches batches(classifier, source, ahead);
-    ImageBatch batch;
-    std::vector<float> logits, together;
-    size_t items = 0;
-    while (batches.next(batch, logits)) {
-      for (const ImageBatch::Item& item : batch.items) CHECK(item.index == items++);
-      CHECK(logits.size() == static_cast<size_t>(batch.images * classifier.config.num_classes));
-      together.insert(together.end(), logits.begin(), logits.end());
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));  // so that the next is ready
-    }
-    CHECK(items == files.size());
-    return together;
-  };
-  const std::vector<float> one_by_one = all(false);
-  REQUIRE(one_by_one.size() == static_cast<size_t>(9 * classifier.config.num_classes));
-  CHECK(all(true) == one_by_one);
 }
