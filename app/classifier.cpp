@@ -42,6 +42,20 @@ void load_runner(Classifier& classifier, std::string* weights_sum) {
   spdlog::info("{}", to_string(classifier.runner->report()));
 }
 
+void add_decode_option(CLI::App& command, std::string& decode) {
+  command
+      .add_option("--decode", decode,
+                  "auto (JPEGs on the GPU where the model runs there; same pixels) or cpu")
+      ->check(CLI::IsMember({std::string("auto"), std::string(to_string(DeviceType::cpu))}).description(""))
+      ->type_name("WHERE")
+      ->capture_default_str();
+}
+
+JpegDecoding jpeg_decoding(const Classifier& classifier, const std::string& decode) {
+  return decode == "auto" && classifier.choice.device.type == DeviceType::cuda ? JpegDecoding::on_device
+                                                                               : JpegDecoding::here;
+}
+
 int decoding_threads(const Classifier& classifier) {
   const int processors = static_cast<int>(std::max(std::thread::hardware_concurrency(), 1u));
   return classifier.choice.device.type == DeviceType::cpu ? std::max(processors / 2, 1)
@@ -68,13 +82,33 @@ std::vector<float> run_in_pieces(Classifier& classifier, int64_t count,
   return logits;
 }
 
+namespace {
+
+// The images of a batch that are left to the device.
+std::vector<DecodeJpegs::Packed> packed_images(const ImageBatch& batch) {
+  std::vector<DecodeJpegs::Packed> packed;
+  int64_t place = 0;
+  for (const ImageBatch::Item& item : batch.items) {
+    if (!item.packed.empty()) packed.push_back({place, item.packed});
+    place += item.error.empty();
+  }
+  return packed;
+}
+
+}  // namespace
+
 // If memory does not suffice, returns false: run() splits the batch later.
-bool ClassifiedBatches::stage(const ImageBatch& batch) {
-  const int64_t crop = classifier_.config.preprocess.crop;
-  if (batch.images == 0 || batch.images > classifier_.batch_size) return false;
+bool ClassifiedBatches::stage(ImageBatch& batch) {
+  const PreprocessConfig& preprocess = classifier_.config.preprocess;
+  if (batch.images > classifier_.batch_size) return false;
   try {
-    classifier_.runner->stage_pixels(batch.pixels.data(), batch.images, crop, crop);
-    return true;
+    while (batch.images > 0) {
+      const std::vector<int64_t> unfit = classifier_.runner->stage_images(
+          batch.pixels.data(), packed_images(batch), batch.images, preprocess.crop, preprocess.crop);
+      if (unfit.empty()) return true;
+      decode_packed(batch, unfit, preprocess);
+    }
+    return false;
   } catch (const OutOfMemory&) {
     return false;
   }
@@ -89,7 +123,10 @@ bool ClassifiedBatches::start() {
   }
 }
 
-std::vector<float> ClassifiedBatches::run(const ImageBatch& batch) {
+std::vector<float> ClassifiedBatches::run(ImageBatch& batch) {
+  std::vector<int64_t> packed;
+  for (const DecodeJpegs::Packed& image : packed_images(batch)) packed.push_back(image.place);
+  decode_packed(batch, packed, classifier_.config.preprocess);
   const int64_t crop = classifier_.config.preprocess.crop;
   return run_in_pieces(classifier_, batch.images, [&](int64_t begin, int64_t n) {
     return classifier_.runner->run_pixels(batch.pixels.data() + begin * crop * crop * 3, n, crop, crop);

@@ -28,6 +28,10 @@ struct Classifier {
 Classifier make_classifier(const ModelOptions& options, int batch_size);
 // If `weights_sum` is not null, it receives the SHA-256 of the weights.
 void load_runner(Classifier& classifier, std::string* weights_sum = nullptr);
+// --decode cpu|auto, of the commands that read images.
+void add_decode_option(CLI::App& command, std::string& decode);
+// Whether the device decodes JPEGs; the pixels are the same.
+JpegDecoding jpeg_decoding(const Classifier& classifier, const std::string& decode);
 // Number of decoder threads. On the CPU they share the cores with the model.
 int decoding_threads(const Classifier& classifier);
 
@@ -50,9 +54,9 @@ class ClassifiedBatches {
   bool next(ImageBatch& batch, std::vector<float>& logits);
 
  private:
-  bool stage(const ImageBatch& batch);
+  bool stage(ImageBatch& batch);
   bool start();
-  std::vector<float> run(const ImageBatch& batch);
+  std::vector<float> run(ImageBatch& batch);
 
   Classifier& classifier_;
   ImageSource& source_;

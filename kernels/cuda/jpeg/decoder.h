@@ -1,0 +1,52 @@
+// DecodeJpegs on the GPU: a batch of packed images of unlike sizes at once.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "kernels/cuda/resources.h"
+#include "kernels/cuda/staging.h"
+#include "kernels/jpeg.h"
+#include "kernels/kernels.h"
+
+namespace vmamba::cuda {
+
+// One image in the memory of the device.
+struct JpegJob {
+  const JpegImage* image;
+  uint8_t* samples;   // of all components' blocks, each component row by row
+  uint8_t* pixels;    // RGB, of the window
+  uint8_t* narrowed;  // after the first pass of the resize
+  uint8_t* crop;
+  int32_t* unfit;  // set to 1 where the pixels could differ from libjpeg's
+};
+// The largest of a batch, for the size of the grids.
+struct JpegExtent {
+  int64_t blocks = 0, pixels = 0, narrowed = 0;
+};
+// Queues the work of `count` jobs; crops are height × width.
+void decode_jpegs(const JpegJob* jobs, int count, const JpegExtent& largest, int height, int width,
+                  const Stream& stream);
+
+class JpegDecoder {
+ public:
+  // Waits for the queued work; then the memory of `op` may be changed.
+  std::vector<int64_t> decode(const DecodeJpegs& op, Staging& staging, const Stream& stream);
+
+ private:
+  // Grows only while nothing that uses it is queued.
+  template <class Memory>
+  struct Growing {
+    Memory memory;
+    size_t bytes = 0;
+    uint8_t* at_least(size_t wanted);
+  };
+
+  // Decodes the first images of `jpegs` that fit into the workspace; their number.
+  size_t decode_some(std::span<const DecodeJpegs::Packed> jpegs, const View& y, const Stream& stream,
+                     std::vector<int64_t>& unfit);
+
+  Growing<PinnedMemory> host_;
+  Growing<DeviceMemory> device_;
+};
+
+}  // namespace vmamba::cuda

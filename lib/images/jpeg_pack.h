@@ -1,0 +1,17 @@
+// JPEGs prepared for DecodeJpegs (kernels/jpeg.h): the host undoes the entropy coding of the blocks that a crop needs,
+// the device does the rest.
+#pragma once
+#include "lib/config/config.h"
+#include "lib/images/image.h"
+
+namespace vmamba {
+
+// A JpegImage with its tables.
+using PackedJpeg = std::vector<uint8_t>;
+
+// False where decode_image must decode the file: other formats, four components, sampling factors without a common
+// measure, corrupt or truncated data, more than most_packed_pixels.
+bool pack_jpeg(const EncodedImage& encoded, const PreprocessConfig& preprocess, PackedJpeg& packed);
+inline constexpr int64_t most_packed_pixels = 1 << 24;
+
+}  // namespace vmamba
