@@ -9,11 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define VMAMBA_HOST_DEVICE __host__ __device__
-#else
-#define VMAMBA_HOST_DEVICE
-#endif
+#include "kernels/jpeg_huffman.h"
 
 namespace vmamba {
 
@@ -24,6 +20,11 @@ inline constexpr int jpeg_components = 3;     // at most
 inline constexpr int jpeg_coefficients = 64;  // in a block
 
 enum class JpegColor : int32_t { grey, ycbcr, rgb };
+
+enum class JpegEntropy : int32_t {
+  coefficients,  // decoded by the host
+  huffman,       // left to the device
+};
 
 enum class JpegUpsampling : int32_t {
   replicate,  // by any factors, 1 included
@@ -56,8 +57,10 @@ struct JpegImage {
   int32_t left, top, columns, rows;  // the window of pixels that the crop is made of
   JpegPass across, down;
   int32_t out_left, out_top;  // of the resized window in the crop; the rest is black
-  // Nonzero coefficients of each block: a bit for each, row-major; the first one's index; all values.
+  JpegEntropy entropy;
+  // coefficients: of each block, a bit for each that is not zero, row-major; the first one's index; all values.
   uint32_t masks, firsts, values;  // offsets of uint64[blocks], uint32[blocks], int16[]
+  JpegScan scan;                   // huffman
 };
 
 template <class T>

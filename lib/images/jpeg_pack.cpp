@@ -13,6 +13,14 @@ namespace {
 
 static_assert(sizeof(JCOEF) == sizeof(int16_t));
 
+constexpr size_t most_scan_bytes = size_t{1} << 27;  // bits are counted in 32 bits
+
+// Row-major places of the coefficients in the order of the zigzag.
+constexpr int natural_order[DCTSIZE2] = {0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,
+                                         12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6,  7,  14, 21, 28,
+                                         35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51,
+                                         58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63};
+
 bool read_header(const EncodedImage& encoded, JpegDecoder& decoder) {
   if (setjmp(decoder.errors.jump)) return false;
   decoder.open(encoded);
@@ -87,6 +95,7 @@ class Packer {
   T* at(uint32_t offset) {
     return reinterpret_cast<T*>(packed_.data() + offset);
   }
+  void shrink(size_t bytes) { packed_.resize(bytes); }
   void finish(JpegImage& image) {
     add<uint8_t>(0);
     packed_.resize((packed_.size() + jpeg_alignment - 1) / jpeg_alignment * jpeg_alignment);
@@ -132,6 +141,119 @@ void pack_coefficients(Packer& packer, JpegImage& image, const std::vector<const
   }
   image.values = packer.add<int16_t>(used);
   std::memcpy(packer.at<int16_t>(image.values), values.data(), used * sizeof(int16_t));
+}
+
+// A table as libjpeg would make it; false where that refuses it.
+bool make_table(const JHUFF_TBL* from, bool is_dc, JpegHuffmanTable& to) {
+  if (from == nullptr) return false;
+  int code = 0, symbol = 0;
+  for (int length = 1; length <= jpeg_longest_code; ++length, code *= 2) {
+    const int count = from->bits[length];
+    if (code + count > 1 << length || symbol + count > 256) return false;
+    to.last[length] = count > 0 ? code + count - 1 : -1;
+    to.offset[length] = symbol - code;
+    for (int i = 0; i < count; ++i, ++code, ++symbol) {
+      to.symbols[symbol] = from->huffval[symbol];
+      if (is_dc && from->huffval[symbol] > 15) return false;
+      const int left = jpeg_lookup_bits - length;
+      if (left >= 0)
+        std::fill_n(to.lookup + (code << left), 1 << left,
+                    static_cast<uint16_t>(length << 8 | from->huffval[symbol]));
+    }
+  }
+  return true;
+}
+
+// The scan that follows the header, without stuffed zeros, cut at the restart markers. False unless the markers are
+// those that are due, and the image ends with the scan.
+bool pack_data(Packer& packer, const jpeg_decompress_struct& info, JpegScan& scan) {
+  const JOCTET *from = info.src->next_input_byte, *end = from + info.src->bytes_in_buffer;
+  if (info.src->bytes_in_buffer > most_scan_bytes) return false;
+  scan.data = packer.add<uint8_t>(info.src->bytes_in_buffer + jpeg_padding);
+  auto* const data = packer.at<uint8_t>(scan.data);
+  uint8_t* to = data;
+  std::vector<JpegSegment> segments(1);
+  for (;;) {
+    const auto* marker = static_cast<const JOCTET*>(std::memchr(from, 0xff, static_cast<size_t>(end - from)));
+    if (marker == nullptr || marker + 1 == end) return false;
+    to = std::copy(from, marker, to);
+    from = marker + 2;
+    const JOCTET code = marker[1];
+    if (code == 0) {
+      *to++ = 0xff;
+      continue;
+    }
+    segments.back().end = static_cast<uint32_t>(to - data);
+    if (code == JPEG_EOI) break;
+    if (code != JPEG_RST0 + (segments.size() - 1) % 8 ||
+        segments.size() == static_cast<size_t>(scan.segments))
+      return false;
+    segments.push_back({.begin = static_cast<uint32_t>(to - data)});
+  }
+  if (segments.size() != static_cast<size_t>(scan.segments)) return false;
+  packer.shrink(static_cast<size_t>(scan.data) + static_cast<size_t>(to - data) + jpeg_padding);
+  constexpr uint32_t least_bits = 256, most_spans = 512;
+  const auto bits = static_cast<uint32_t>(to - data) * 8;
+  scan.span_bits = std::max(least_bits, (bits / most_spans + 31) / 32 * 32);
+  for (JpegSegment& segment : segments) {
+    segment.first_span = static_cast<uint32_t>(scan.spans);
+    const uint32_t size = (segment.end - segment.begin) * 8;
+    scan.spans += static_cast<int32_t>(std::max((size + scan.span_bits - 1) / scan.span_bits, 1u));
+  }
+  scan.segment_table = packer.add(segments);
+  return true;
+}
+
+bool is_below(int number, int end) {
+  return number >= 0 && number < end;
+}
+
+// False where the data is not one scan of Huffman codes with all components.
+bool pack_scan(Packer& packer, const jpeg_decompress_struct& info, JpegImage& image) {
+  if (info.progressive_mode || info.arith_code || info.data_precision != 8 ||
+      info.comps_in_scan != info.num_components || info.Ss != 0 || info.Se != DCTSIZE2 - 1 || info.Ah != 0 ||
+      info.Al != 0)
+    return false;
+  JpegScan& scan = image.scan;
+  std::vector<JpegHuffmanTable> tables;
+  const bool alone = image.components == 1;
+  for (int c = 0; c < image.components; ++c) {
+    const jpeg_component_info& component = info.comp_info[c];
+    if (info.cur_comp_info[c] != &component || !is_below(component.quant_tbl_no, NUM_QUANT_TBLS) ||
+        !is_below(component.dc_tbl_no, NUM_HUFF_TBLS) || !is_below(component.ac_tbl_no, NUM_HUFF_TBLS))
+      return false;
+    const JQUANT_TBL* quantisation = info.quant_tbl_ptrs[component.quant_tbl_no];
+    if (quantisation == nullptr) return false;
+    std::copy_n(quantisation->quantval, jpeg_coefficients, image.component[c].quantisation);
+    tables.resize(tables.size() + 2);
+    if (!make_table(info.dc_huff_tbl_ptrs[component.dc_tbl_no], true, tables[tables.size() - 2]) ||
+        !make_table(info.ac_huff_tbl_ptrs[component.ac_tbl_no], false, tables.back()))
+      return false;
+    const int columns = alone ? 1 : component.h_samp_factor, rows = alone ? 1 : component.v_samp_factor;
+    scan.mcu_columns[c] = static_cast<uint8_t>(columns);
+    scan.mcu_rows[c] = static_cast<uint8_t>(rows);
+    if (scan.blocks_per_mcu + columns * rows > jpeg_most_blocks_per_mcu) return false;
+    for (int i = 0; i < columns * rows; ++i)
+      scan.block[scan.blocks_per_mcu++] = {.component = static_cast<uint8_t>(c),
+                                           .column = static_cast<uint8_t>(i % columns),
+                                           .row = static_cast<uint8_t>(i / columns),
+                                           .dc_table = static_cast<uint8_t>(2 * c),
+                                           .ac_table = static_cast<uint8_t>(2 * c + 1)};
+  }
+  const auto mcus = [](JDIMENSION size, int blocks) {
+    const int pixels = blocks * jpeg_block;
+    return (static_cast<int>(size) + pixels - 1) / pixels;
+  };
+  scan.mcus_across = mcus(info.image_width, alone ? 1 : info.max_h_samp_factor);
+  scan.mcus = scan.mcus_across * mcus(info.image_height, alone ? 1 : info.max_v_samp_factor);
+  scan.mcus_per_segment =
+      info.restart_interval == 0 ? scan.mcus : std::min(static_cast<int>(info.restart_interval), scan.mcus);
+  scan.segments = (scan.mcus + scan.mcus_per_segment - 1) / scan.mcus_per_segment;
+  for (int z = 0; z < jpeg_coefficients; ++z) scan.natural_order[z] = static_cast<uint8_t>(natural_order[z]);
+  scan.tables = static_cast<int32_t>(tables.size());
+  scan.huffman_tables = packer.add(tables);
+  image.entropy = JpegEntropy::huffman;
+  return pack_data(packer, info, scan);
 }
 
 }  // namespace
@@ -180,6 +302,11 @@ bool pack_jpeg(const EncodedImage& encoded, const PreprocessConfig& preprocess, 
   Packer packer(packed, encoded.bytes.size() * 2 + 65536);
   image.across = add_pass(packer, across, image.left);
   image.down = add_pass(packer, down, image.top);
+  if (pack_scan(packer, info, image)) {
+    packer.finish(image);
+    return true;
+  }
+  image.entropy = JpegEntropy::coefficients;
   std::vector<const JBLOCK*> rows(static_cast<size_t>(rows_of_blocks));
   if (!read_coefficients(decoder, image, rows.data())) return false;
   for (int c = 0; c < image.components; ++c) {

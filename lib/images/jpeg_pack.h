@@ -1,5 +1,5 @@
-// JPEGs prepared for DecodeJpegs (kernels/jpeg.h): the host undoes the entropy coding of the blocks that a crop needs,
-// the device does the rest.
+// JPEGs prepared for DecodeJpegs (kernels/jpeg.h): the host takes the data of a baseline file's scan apart, and undoes
+// the entropy coding of all others; the device does the rest.
 #pragma once
 #include "lib/config/config.h"
 #include "lib/images/image.h"

@@ -15,13 +15,22 @@ size_t aligned(size_t bytes) {
 
 // What an image needs besides its packed bytes.
 struct Workspace {
-  size_t samples, pixels, narrowed;
-  size_t total() const { return samples + pixels + narrowed; }
+  size_t coefficients = 0, differences = 0, spans = 0;
+  size_t samples = 0, pixels = 0, narrowed = 0;
+  size_t total() const { return coefficients + differences + spans + samples + pixels + narrowed; }
 };
 Workspace workspace_of(const JpegImage& image) {
-  return {aligned(static_cast<size_t>(image.blocks) * jpeg_coefficients),
-          aligned(static_cast<size_t>(image.columns) * image.rows * 3),
-          aligned(static_cast<size_t>(image.across.count) * image.rows * 3)};
+  Workspace sizes;
+  if (image.entropy == JpegEntropy::huffman) {
+    const JpegScan& scan = image.scan;
+    sizes.coefficients = aligned(static_cast<size_t>(image.blocks) * jpeg_coefficients * sizeof(int16_t));
+    sizes.differences = aligned(static_cast<size_t>(scan.mcus) * scan.blocks_per_mcu * sizeof(int16_t));
+    sizes.spans = aligned(static_cast<size_t>(scan.spans) * sizeof(JpegSpan));
+  }
+  sizes.samples = aligned(static_cast<size_t>(image.blocks) * jpeg_coefficients);
+  sizes.pixels = aligned(static_cast<size_t>(image.columns) * image.rows * 3);
+  sizes.narrowed = aligned(static_cast<size_t>(image.across.count) * image.rows * 3);
+  return sizes;
 }
 
 const JpegImage& image_of(const DecodeJpegs::Packed& packed) {
@@ -63,19 +72,20 @@ uint8_t* JpegDecoder::Growing<Memory>::at_least(size_t wanted) {
 
 size_t JpegDecoder::decode_some(std::span<const DecodeJpegs::Packed> jpegs, const View& y,
                                 const Stream& stream, std::vector<int64_t>& unfit) {
-  size_t count = 0, packed_bytes = 0, workspace = 0;
+  size_t count = 0, packed_bytes = 0, workspace = 0, coefficient_bytes = 0;
   JpegExtent largest;
   for (; count < std::min(jpegs.size(), tuning::jpeg::most_images); ++count) {
     const JpegImage& image = image_of(jpegs[count]);
-    const size_t needed = workspace_of(image).total();
-    if (count > 0 && workspace + needed > tuning::jpeg::workspace_bytes) break;
-    workspace += needed;
+    const Workspace needed = workspace_of(image);
+    if (count > 0 && workspace + needed.total() > tuning::jpeg::workspace_bytes) break;
+    workspace += needed.total();
+    coefficient_bytes += needed.coefficients;
     packed_bytes += aligned(image.bytes);
     largest.blocks = std::max<int64_t>(largest.blocks, image.blocks);
     largest.pixels = std::max(largest.pixels, int64_t{image.columns} * image.rows);
     largest.narrowed = std::max(largest.narrowed, int64_t{image.across.count} * image.rows);
   }
-  // Uploaded: verdicts (zeros), jobs, packed images. Then the workspace.
+  // Uploaded: verdicts (zeros), jobs, packed images. Then the workspace: all coefficients, and what else each image needs.
   const size_t verdict_bytes = aligned(count * sizeof(int32_t)), job_bytes = aligned(count * sizeof(JpegJob));
   const size_t upload_bytes = verdict_bytes + job_bytes + packed_bytes;
   uint8_t* const host = host_.at_least(upload_bytes);
@@ -83,22 +93,34 @@ size_t JpegDecoder::decode_some(std::span<const DecodeJpegs::Packed> jpegs, cons
   std::memset(host, 0, verdict_bytes);
   auto* jobs = reinterpret_cast<JpegJob*>(host + verdict_bytes);
   const size_t crop_bytes = y.bytes() / static_cast<size_t>(y.dim(0));
-  size_t packed = verdict_bytes + job_bytes, work = upload_bytes;
+  size_t packed = verdict_bytes + job_bytes, coefficients = upload_bytes, work = upload_bytes + coefficient_bytes;
   for (size_t i = 0; i < count; ++i) {
     const std::span<const uint8_t> bytes = jpegs[i].bytes;
     const Workspace sizes = workspace_of(image_of(jpegs[i]));
+    const auto take = [&](size_t size) {
+      work += size;
+      return device + work - size;
+    };
     std::memcpy(host + packed, bytes.data(), bytes.size());
     jobs[i] = {.image = reinterpret_cast<const JpegImage*>(device + packed),
-               .samples = device + work,
-               .pixels = device + work + sizes.samples,
-               .narrowed = device + work + sizes.samples + sizes.pixels,
+               .coefficients = reinterpret_cast<int16_t*>(device + coefficients),
+               .differences = reinterpret_cast<int16_t*>(take(sizes.differences)),
+               .spans = reinterpret_cast<JpegSpan*>(take(sizes.spans)),
+               .samples = take(sizes.samples),
+               .pixels = take(sizes.pixels),
+               .narrowed = take(sizes.narrowed),
                .crop = y.as<uint8_t>() + static_cast<size_t>(jpegs[i].place) * crop_bytes,
                .unfit = reinterpret_cast<int32_t*>(device) + i};
     packed += aligned(bytes.size());
-    work += sizes.total();
+    coefficients += sizes.coefficients;
   }
   CUDA_CALL(cudaMemcpyAsync(device, host, upload_bytes, cudaMemcpyHostToDevice, stream));
-  decode_jpegs(reinterpret_cast<const JpegJob*>(device + verdict_bytes), static_cast<int>(count), largest,
+  const auto* device_jobs = reinterpret_cast<const JpegJob*>(device + verdict_bytes);
+  if (coefficient_bytes > 0) {
+    CUDA_CALL(cudaMemsetAsync(device + upload_bytes, 0, coefficient_bytes, stream));
+    decode_entropy(device_jobs, static_cast<int>(count), stream);
+  }
+  decode_jpegs(device_jobs, static_cast<int>(count), largest,
                static_cast<int>(y.dim(1)), static_cast<int>(y.dim(2)), stream);
   CUDA_CALL(cudaMemcpyAsync(host, device, verdict_bytes, cudaMemcpyDeviceToHost, stream));
   CUDA_CALL(cudaStreamSynchronize(stream));

@@ -10,9 +10,21 @@
 
 namespace vmamba::cuda {
 
+// A part of a segment of entropy-coded data (huffman.cu).
+struct JpegSpan {
+  int32_t segment;
+  uint32_t end;               // bit at which the next span begins
+  JpegState start, reached;   // of its first symbol, and after its last
+  uint32_t blocks;            // that end in it
+  int32_t again;              // its start has changed
+};
+
 // One image in the memory of the device.
 struct JpegJob {
   const JpegImage* image;
+  int16_t* coefficients;  // of all blocks, zeroed; these three only of images whose entropy coding is left
+  int16_t* differences;   // of the DC coefficients of the scan's blocks
+  JpegSpan* spans;
   uint8_t* samples;   // of all components' blocks, each component row by row
   uint8_t* pixels;    // RGB, of the window
   uint8_t* narrowed;  // after the first pass of the resize
@@ -23,7 +35,9 @@ struct JpegJob {
 struct JpegExtent {
   int64_t blocks = 0, pixels = 0, narrowed = 0;
 };
+inline constexpr int jpeg_most_tables = 2 * jpeg_components;
 // Queues the work of `count` jobs; crops are height × width.
+void decode_entropy(const JpegJob* jobs, int count, const Stream& stream);
 void decode_jpegs(const JpegJob* jobs, int count, const JpegExtent& largest, int height, int width,
                   const Stream& stream);
 

@@ -9,8 +9,15 @@ namespace {
 
 using tuning::jpeg::threads;
 
-// Column `column` of a block of coefficients: those before it are counted by the bits of the mask.
-__device__ void load_column(const JpegImage* image, int block, int column, int32_t (&values)[jpeg_block]) {
+// Column `column` of a block of coefficients. Packed ones are counted by the bits of the mask before them.
+__device__ void load_column(const JpegJob& job, int block, int column, int32_t (&values)[jpeg_block]) {
+  const JpegImage* image = job.image;
+  if (image->entropy == JpegEntropy::huffman) {
+#pragma unroll
+    for (int row = 0; row < jpeg_block; ++row)
+      values[row] = job.coefficients[int64_t{block} * jpeg_coefficients + row * jpeg_block + column];
+    return;
+  }
   const uint64_t mask = jpeg_table<uint64_t>(image, image->masks)[block];
   const int16_t* from =
       jpeg_table<int16_t>(image, image->values) + jpeg_table<uint32_t>(image, image->firsts)[block];
@@ -40,7 +47,7 @@ __global__ void __launch_bounds__(threads) inverse_dct_kernel(const JpegJob* job
     const JpegComponent& component = image->component[c];
     int32_t values[jpeg_block] = {};
     if (inside) {
-      load_column(image, block, lane, values);
+      load_column(job, block, lane, values);
 #pragma unroll
       for (int row = 0; row < jpeg_block; ++row)
         values[row] *= component.quantisation[row * jpeg_block + lane];
