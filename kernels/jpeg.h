@@ -157,15 +157,21 @@ VMAMBA_HOST_DEVICE inline void jpeg_pixel(const JpegImage& image, const uint8_t*
   rgb[2] = jpeg_clipped(first + ((116130 * blue + half) >> 16));
 }
 
-// Output i of a pass. in: the first sample of the window; `step` bytes from one sample to the next.
-VMAMBA_HOST_DEVICE inline uint8_t jpeg_resampled(const JpegImage* image, const JpegPass& pass, int i,
-                                                 const uint8_t* in, int64_t step) {
-  in += jpeg_table<int32_t>(image, pass.first)[i] * step;
-  const int taps = jpeg_table<int32_t>(image, pass.taps)[i];
+// Output i of a pass over `channels` bytes at a time: load(sample, values) gets the bytes of a sample of the window.
+template <int channels, class Load>
+VMAMBA_HOST_DEVICE inline void jpeg_resample(const JpegImage* image, const JpegPass& pass, int i, Load load,
+                                             uint8_t* out) {
+  const int first = jpeg_table<int32_t>(image, pass.first)[i],
+            taps = jpeg_table<int32_t>(image, pass.taps)[i];
   const int32_t* weights = jpeg_table<int32_t>(image, pass.weights) + int64_t{i} * pass.stride;
-  int32_t sum = 1 << (resample_bits - 1);
-  for (int t = 0; t < taps; ++t) sum += weights[t] * in[t * step];
-  return jpeg_clipped(sum >> resample_bits);
+  int32_t sums[channels];
+  for (int c = 0; c < channels; ++c) sums[c] = 1 << (resample_bits - 1);
+  for (int t = 0; t < taps; ++t) {
+    uint8_t values[channels];
+    load(first + t, values);
+    for (int c = 0; c < channels; ++c) sums[c] += weights[t] * values[c];
+  }
+  for (int c = 0; c < channels; ++c) out[c] = jpeg_clipped(sums[c] >> resample_bits);
 }
 
 }  // namespace vmamba

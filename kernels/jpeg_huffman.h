@@ -14,12 +14,12 @@ namespace vmamba {
 
 inline constexpr int jpeg_lookup_bits = 9, jpeg_longest_code = 16;
 inline constexpr int jpeg_most_blocks_per_mcu = 10;
-inline constexpr int jpeg_padding = 16;  // bytes that may be read past the end of the data
+inline constexpr int jpeg_padding = 32;  // bytes that may be read past the end of the data
 
 struct JpegHuffmanTable {
-  uint16_t lookup[1 << jpeg_lookup_bits];   // by the next bits: length · 256 + symbol; 0: a longer code
-  int32_t last[jpeg_longest_code + 1];      // the last code of each length, −1 if there is none
-  int32_t offset[jpeg_longest_code + 1];    // from a code of that length to its symbol's index
+  uint16_t lookup[1 << jpeg_lookup_bits];  // by the next bits: length · 256 + symbol; 0: a longer code
+  int32_t last[jpeg_longest_code + 1];     // the last code of each length, −1 if there is none
+  int32_t offset[jpeg_longest_code + 1];   // from a code of that length to its symbol's index
   uint8_t symbols[256];
 };
 
@@ -37,7 +37,8 @@ struct JpegScan {
   int32_t mcus_across, mcus, blocks_per_mcu;
   int32_t mcus_per_segment;
   int32_t segments, spans, tables;
-  uint32_t span_bits;  // segments are cut into spans, which are decoded in parallel; the last of each is shorter
+  uint32_t
+      span_bits;  // segments are cut into spans, which are decoded in parallel; the last of each is shorter
   uint32_t segment_table, huffman_tables, data;  // offsets of JpegSegment[], JpegHuffmanTable[], bytes
   JpegMcuBlock block[jpeg_most_blocks_per_mcu];
   uint8_t mcu_columns[3], mcu_rows[3];  // blocks of each component in an MCU
@@ -52,16 +53,43 @@ struct JpegState {
   }
 };
 
-// 32 bits from `bit` on. data is aligned to 4 bytes.
-VMAMBA_HOST_DEVICE inline uint32_t jpeg_bits(const uint8_t* data, uint32_t bit) {
-  const auto* words = reinterpret_cast<const uint32_t*>(data) + bit / 32;
+// Reads 32 bits from any bit on, and moves forward by less than 32. The word after those in use is loaded ahead.
+class JpegBits {
+ public:
+  VMAMBA_HOST_DEVICE JpegBits(const uint8_t* data, uint32_t bit)  // data: aligned to 4 bytes
+      : words_(reinterpret_cast<const uint32_t*>(data)),
+        at_(bit),
+        high_(swapped(words_[bit / 32])),
+        low_(swapped(words_[bit / 32 + 1])),
+        ahead_(words_[bit / 32 + 2]) {}
+  VMAMBA_HOST_DEVICE uint32_t at() const { return at_; }
+  VMAMBA_HOST_DEVICE uint32_t next() const {
 #ifdef __CUDA_ARCH__
-  return __funnelshift_l(__byte_perm(words[1], 0, 0x0123), __byte_perm(words[0], 0, 0x0123), bit % 32);
+    return __funnelshift_l(low_, high_, at_ % 32);
 #else
-  const uint64_t both = uint64_t{__builtin_bswap32(words[0])} << 32 | __builtin_bswap32(words[1]);
-  return static_cast<uint32_t>(both >> (32 - bit % 32));
+    return static_cast<uint32_t>((uint64_t{high_} << 32 | low_) >> (32 - at_ % 32));
 #endif
-}
+  }
+  VMAMBA_HOST_DEVICE void skip(int bits) {
+    const uint32_t before = at_ / 32;
+    at_ += static_cast<uint32_t>(bits);
+    if (at_ / 32 == before) return;
+    high_ = low_;
+    low_ = swapped(ahead_);
+    ahead_ = words_[before + 3];
+  }
+
+ private:
+  VMAMBA_HOST_DEVICE static uint32_t swapped(uint32_t word) {
+#ifdef __CUDA_ARCH__
+    return __byte_perm(word, 0, 0x0123);
+#else
+    return __builtin_bswap32(word);
+#endif
+  }
+  const uint32_t* words_;
+  uint32_t at_, high_, low_, ahead_;
+};
 
 // Decodes the symbols that begin before `end`, up to the end of `most` blocks. `sink` is told what is found:
 // begin(n): the coefficients that follow are of block n of those that this call sees; dc(difference);
@@ -69,14 +97,16 @@ VMAMBA_HOST_DEVICE inline uint32_t jpeg_bits(const uint8_t* data, uint32_t bit) 
 // and is passed over in some way that depends on the data alone.
 template <class Sink>
 VMAMBA_HOST_DEVICE inline uint32_t jpeg_decode(const JpegScan& scan, const JpegHuffmanTable* tables,
-                                               const uint8_t* data, JpegState& state, uint32_t end, uint32_t most,
-                                               bool& sound, Sink&& sink) {
-  uint32_t blocks = 0, bit = state.bit;
+                                               const uint8_t* data, JpegState& state, uint32_t end,
+                                               uint32_t most, bool& sound, Sink&& sink) {
+  uint32_t blocks = 0;
+  JpegBits in(data, state.bit);
   int z = static_cast<int>(state.place % 64), block = static_cast<int>(state.place / 64);
-  if (bit < end && blocks < most) sink.begin(0);
-  while (bit < end && blocks < most) {
-    const JpegHuffmanTable& table = tables[z == 0 ? scan.block[block].dc_table : scan.block[block].ac_table];
-    const uint32_t bits = jpeg_bits(data, bit);
+  const JpegHuffmanTable *dc = tables + scan.block[block].dc_table, *ac = tables + scan.block[block].ac_table;
+  if (in.at() < end && blocks < most) sink.begin(0);
+  while (in.at() < end && blocks < most) {
+    const JpegHuffmanTable& table = z == 0 ? *dc : *ac;
+    const uint32_t bits = in.next();
     int length = 0, symbol = -1;
     if (const uint32_t entry = table.lookup[bits >> (32 - jpeg_lookup_bits)]; entry != 0) {
       length = static_cast<int>(entry >> 8);
@@ -90,7 +120,7 @@ VMAMBA_HOST_DEVICE inline uint32_t jpeg_decode(const JpegScan& scan, const JpegH
       }
       if (symbol < 0) {
         sound = false;
-        ++bit;
+        in.skip(1);
         continue;
       }
     }
@@ -100,7 +130,7 @@ VMAMBA_HOST_DEVICE inline uint32_t jpeg_decode(const JpegScan& scan, const JpegH
       value = static_cast<int>((bits << length) >> (32 - size));
       if (value < 1 << (size - 1)) value -= (1 << size) - 1;
     }
-    bit += static_cast<uint32_t>(length + size);
+    in.skip(length + size);
     if (z == 0) {
       sink.dc(value);
       z = 1;
@@ -120,11 +150,13 @@ VMAMBA_HOST_DEVICE inline uint32_t jpeg_decode(const JpegScan& scan, const JpegH
     if (z >= 64) {
       z = 0;
       block = block + 1 == scan.blocks_per_mcu ? 0 : block + 1;
+      dc = tables + scan.block[block].dc_table;
+      ac = tables + scan.block[block].ac_table;
       ++blocks;
-      if (bit < end && blocks < most) sink.begin(blocks);
+      if (in.at() < end && blocks < most) sink.begin(blocks);
     }
   }
-  state = {bit, static_cast<uint32_t>(block * 64 + z)};
+  state = {in.at(), static_cast<uint32_t>(block * 64 + z)};
   return blocks;
 }
 

@@ -37,9 +37,9 @@ bool decode_segment(const JpegImage& image, int s, Block* blocks) {
   const uint32_t count = jpeg_segment_blocks(scan, s);
   JpegState state{segment.begin * 8, 0};
   bool sound = true;
-  const uint32_t ended =
-      jpeg_decode(scan, jpeg_table<JpegHuffmanTable>(&image, scan.huffman_tables),
-                  jpeg_table<uint8_t>(&image, scan.data), state, segment.end * 8, count, sound, Store{scan, blocks});
+  const uint32_t ended = jpeg_decode(scan, jpeg_table<JpegHuffmanTable>(&image, scan.huffman_tables),
+                                     jpeg_table<uint8_t>(&image, scan.data), state, segment.end * 8, count,
+                                     sound, Store{scan, blocks});
   return sound && ended == count && jpeg_segment_is_over(segment, state);
 }
 
@@ -121,15 +121,21 @@ bool decode_jpeg(const JpegImage& image, int height, int width, uint8_t* crop) {
     for (int column = 0; column < image.columns; ++column)
       jpeg_pixel(image, planes, image.left + column, image.top + row, line.data() + column * 3);
     for (int i = 0; i < image.across.count; ++i)
-      for (int c = 0; c < 3; ++c)
-        narrowed[static_cast<size_t>(row) * narrow + static_cast<size_t>(i * 3 + c)] =
-            jpeg_resampled(&image, image.across, i, line.data() + c, 3);
+      jpeg_resample<3>(
+          &image, image.across, i,
+          [&](int column, uint8_t* rgb) {
+            std::copy_n(line.data() + static_cast<ptrdiff_t>(column) * 3, 3, rgb);
+          },
+          narrowed.data() + static_cast<size_t>(row) * narrow + static_cast<size_t>(i) * 3);
   }
   std::fill_n(crop, static_cast<size_t>(height) * width * 3, uint8_t{0});
   for (int i = 0; i < image.down.count; ++i) {
     uint8_t* out = crop + (static_cast<ptrdiff_t>(image.out_top + i) * width + image.out_left) * 3;
     for (size_t x = 0; x < narrow; ++x)
-      out[x] = jpeg_resampled(&image, image.down, i, narrowed.data() + x, static_cast<int64_t>(narrow));
+      jpeg_resample<1>(
+          &image, image.down, i,
+          [&](int row, uint8_t* value) { *value = narrowed[static_cast<size_t>(row) * narrow + x]; },
+          out + x);
   }
   return true;
 }

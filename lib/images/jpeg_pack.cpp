@@ -13,8 +13,6 @@ namespace {
 
 static_assert(sizeof(JCOEF) == sizeof(int16_t));
 
-constexpr size_t most_scan_bytes = size_t{1} << 27;  // bits are counted in 32 bits
-
 // Row-major places of the coefficients in the order of the zigzag.
 constexpr int natural_order[DCTSIZE2] = {0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,
                                          12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6,  7,  14, 21, 28,
@@ -123,9 +121,7 @@ void pack_coefficients(Packer& packer, JpegImage& image, const std::vector<const
   const auto blocks = static_cast<size_t>(image.blocks);
   image.masks = packer.add<uint64_t>(blocks);
   image.firsts = packer.add<uint32_t>(blocks);
-  static thread_local std::vector<int16_t> values;
-  values.resize(blocks * jpeg_coefficients);
-  uint32_t used = 0;
+  std::vector<int16_t> values;
   size_t block = 0;
   auto row = rows.begin();
   for (int c = 0; c < image.components; ++c) {
@@ -135,12 +131,11 @@ void pack_coefficients(Packer& packer, JpegImage& image, const std::vector<const
         uint64_t mask = 0;
         for (int i = 0; i < jpeg_coefficients; ++i) mask |= uint64_t{coefficients[i] != 0} << i;
         packer.at<uint64_t>(image.masks)[block] = mask;
-        packer.at<uint32_t>(image.firsts)[block] = used;
-        for (; mask != 0; mask &= mask - 1) values[used++] = coefficients[std::countr_zero(mask)];
+        packer.at<uint32_t>(image.firsts)[block] = static_cast<uint32_t>(values.size());
+        for (; mask != 0; mask &= mask - 1) values.push_back(coefficients[std::countr_zero(mask)]);
       }
   }
-  image.values = packer.add<int16_t>(used);
-  std::memcpy(packer.at<int16_t>(image.values), values.data(), used * sizeof(int16_t));
+  image.values = packer.add(values);
 }
 
 // A table as libjpeg would make it; false where that refuses it.
@@ -168,7 +163,6 @@ bool make_table(const JHUFF_TBL* from, bool is_dc, JpegHuffmanTable& to) {
 // those that are due, and the image ends with the scan.
 bool pack_data(Packer& packer, const jpeg_decompress_struct& info, JpegScan& scan) {
   const JOCTET *from = info.src->next_input_byte, *end = from + info.src->bytes_in_buffer;
-  if (info.src->bytes_in_buffer > most_scan_bytes) return false;
   scan.data = packer.add<uint8_t>(info.src->bytes_in_buffer + jpeg_padding);
   auto* const data = packer.at<uint8_t>(scan.data);
   uint8_t* to = data;
@@ -259,7 +253,9 @@ bool pack_scan(Packer& packer, const jpeg_decompress_struct& info, JpegImage& im
 }  // namespace
 
 bool pack_jpeg(const EncodedImage& encoded, const PreprocessConfig& preprocess, PackedJpeg& packed) {
-  if (encoded.format != ImageFormat::jpeg || encoded.pixels() > most_packed_pixels) return false;
+  if (encoded.format != ImageFormat::jpeg || encoded.pixels() > most_packed_pixels ||
+      encoded.bytes.size() > most_packed_bytes)
+    return false;
   JpegDecoder decoder;
   const jpeg_decompress_struct& info = decoder.info;
   if (!read_header(encoded, decoder)) return false;
@@ -299,7 +295,7 @@ bool pack_jpeg(const EncodedImage& encoded, const PreprocessConfig& preprocess, 
     rows_of_blocks += component.blocks_down;
   }
 
-  Packer packer(packed, encoded.bytes.size() * 2 + 65536);
+  Packer packer(packed, encoded.bytes.size() + 65536);
   image.across = add_pass(packer, across, image.left);
   image.down = add_pass(packer, down, image.top);
   if (pack_scan(packer, info, image)) {

@@ -58,6 +58,18 @@ TEST_CASE("the photographs and odd images") {
   CHECK(same >= 10);
 }
 
+TEST_CASE("what is not packed: four components, other formats, large files, elongated images") {
+  PackedJpeg packed;
+  CHECK_FALSE(pack_jpeg(open_image(data("images/cat_cmyk.jpg")), crop_of(256, 224), packed));
+  CHECK_FALSE(pack_jpeg(open_image(data("coffee.png")), crop_of(256, 224), packed));
+  CHECK_FALSE(pack_jpeg(parse_image(encoded_jpeg({.width = 60000, .height = 1, .across = 0}), "long.jpg"),
+                        crop_of(1 << 20, 224), packed));
+  std::string bytes = encoded_jpeg({.width = 20, .height = 20});
+  CHECK(pack_jpeg(parse_image(bytes, "small.jpg"), crop_of(256, 224), packed));
+  bytes.resize(most_packed_bytes + 1);
+  CHECK_FALSE(pack_jpeg(parse_image(bytes, "large.jpg"), crop_of(256, 224), packed));
+}
+
 TEST_CASE("a damaged file is decoded to the same bytes or not at all") {
   const auto kernels = make_scalar_kernels();
   std::mt19937 random(5);

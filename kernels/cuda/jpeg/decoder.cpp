@@ -28,7 +28,7 @@ Workspace workspace_of(const JpegImage& image) {
     sizes.spans = aligned(static_cast<size_t>(scan.spans) * sizeof(JpegSpan));
   }
   sizes.samples = aligned(static_cast<size_t>(image.blocks) * jpeg_coefficients);
-  sizes.pixels = aligned(static_cast<size_t>(image.columns) * image.rows * 3);
+  sizes.pixels = aligned(static_cast<size_t>(image.columns) * image.rows * sizeof(uchar4));
   sizes.narrowed = aligned(static_cast<size_t>(image.across.count) * image.rows * 3);
   return sizes;
 }
@@ -77,7 +77,7 @@ size_t JpegDecoder::decode_some(std::span<const DecodeJpegs::Packed> jpegs, cons
   for (; count < std::min(jpegs.size(), tuning::jpeg::most_images); ++count) {
     const JpegImage& image = image_of(jpegs[count]);
     const Workspace needed = workspace_of(image);
-    if (count > 0 && workspace + needed.total() > tuning::jpeg::workspace_bytes) break;
+    if (count > 0 && packed_bytes + workspace + needed.total() > tuning::jpeg::workspace_bytes) break;
     workspace += needed.total();
     coefficient_bytes += needed.coefficients;
     packed_bytes += aligned(image.bytes);
@@ -85,7 +85,8 @@ size_t JpegDecoder::decode_some(std::span<const DecodeJpegs::Packed> jpegs, cons
     largest.pixels = std::max(largest.pixels, int64_t{image.columns} * image.rows);
     largest.narrowed = std::max(largest.narrowed, int64_t{image.across.count} * image.rows);
   }
-  // Uploaded: verdicts (zeros), jobs, packed images. Then the workspace: all coefficients, and what else each image needs.
+  // Uploaded: verdicts (zeros), jobs, packed images. Then the workspace: the coefficients of all images, and what else
+  // each needs.
   const size_t verdict_bytes = aligned(count * sizeof(int32_t)), job_bytes = aligned(count * sizeof(JpegJob));
   const size_t upload_bytes = verdict_bytes + job_bytes + packed_bytes;
   uint8_t* const host = host_.at_least(upload_bytes);
@@ -93,7 +94,8 @@ size_t JpegDecoder::decode_some(std::span<const DecodeJpegs::Packed> jpegs, cons
   std::memset(host, 0, verdict_bytes);
   auto* jobs = reinterpret_cast<JpegJob*>(host + verdict_bytes);
   const size_t crop_bytes = y.bytes() / static_cast<size_t>(y.dim(0));
-  size_t packed = verdict_bytes + job_bytes, coefficients = upload_bytes, work = upload_bytes + coefficient_bytes;
+  size_t packed = verdict_bytes + job_bytes, coefficients = upload_bytes,
+         work = upload_bytes + coefficient_bytes;
   for (size_t i = 0; i < count; ++i) {
     const std::span<const uint8_t> bytes = jpegs[i].bytes;
     const Workspace sizes = workspace_of(image_of(jpegs[i]));
@@ -107,7 +109,7 @@ size_t JpegDecoder::decode_some(std::span<const DecodeJpegs::Packed> jpegs, cons
                .differences = reinterpret_cast<int16_t*>(take(sizes.differences)),
                .spans = reinterpret_cast<JpegSpan*>(take(sizes.spans)),
                .samples = take(sizes.samples),
-               .pixels = take(sizes.pixels),
+               .pixels = reinterpret_cast<uchar4*>(take(sizes.pixels)),
                .narrowed = take(sizes.narrowed),
                .crop = y.as<uint8_t>() + static_cast<size_t>(jpegs[i].place) * crop_bytes,
                .unfit = reinterpret_cast<int32_t*>(device) + i};
@@ -120,8 +122,8 @@ size_t JpegDecoder::decode_some(std::span<const DecodeJpegs::Packed> jpegs, cons
     CUDA_CALL(cudaMemsetAsync(device + upload_bytes, 0, coefficient_bytes, stream));
     decode_entropy(device_jobs, static_cast<int>(count), stream);
   }
-  decode_jpegs(device_jobs, static_cast<int>(count), largest,
-               static_cast<int>(y.dim(1)), static_cast<int>(y.dim(2)), stream);
+  decode_jpegs(device_jobs, static_cast<int>(count), largest, static_cast<int>(y.dim(1)),
+               static_cast<int>(y.dim(2)), stream);
   CUDA_CALL(cudaMemcpyAsync(host, device, verdict_bytes, cudaMemcpyDeviceToHost, stream));
   CUDA_CALL(cudaStreamSynchronize(stream));
   for (size_t i = 0; i < count; ++i)

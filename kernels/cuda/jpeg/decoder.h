@@ -13,10 +13,10 @@ namespace vmamba::cuda {
 // A part of a segment of entropy-coded data (huffman.cu).
 struct JpegSpan {
   int32_t segment;
-  uint32_t end;               // bit at which the next span begins
-  JpegState start, reached;   // of its first symbol, and after its last
-  uint32_t blocks;            // that end in it
-  int32_t again;              // its start has changed
+  uint32_t end;              // bit at which the next span begins
+  JpegState start, reached;  // of its first symbol, and after its last
+  uint32_t blocks;           // that end in it
+  int32_t again;             // its start has changed
 };
 
 // One image in the memory of the device.
@@ -26,7 +26,7 @@ struct JpegJob {
   int16_t* differences;   // of the DC coefficients of the scan's blocks
   JpegSpan* spans;
   uint8_t* samples;   // of all components' blocks, each component row by row
-  uint8_t* pixels;    // RGB, of the window
+  uchar4* pixels;     // red, green, blue, of the window
   uint8_t* narrowed;  // after the first pass of the resize
   uint8_t* crop;
   int32_t* unfit;  // set to 1 where the pixels could differ from libjpeg's

@@ -20,14 +20,16 @@ struct Nothing {
 };
 
 // The block of coefficients of block n of the scan; null where the crop does not need it.
-__device__ int16_t* place_of(const JpegImage* image, const JpegScan& scan, int16_t* coefficients, uint32_t n) {
+__device__ int16_t* place_of(const JpegImage* image, const JpegScan& scan, int16_t* coefficients,
+                             uint32_t n) {
   const int mcu = static_cast<int>(n / scan.blocks_per_mcu);
   const JpegMcuBlock in_mcu = scan.block[n - mcu * scan.blocks_per_mcu];
   const JpegComponent& component = image->component[in_mcu.component];
   const int mcu_row = mcu / scan.mcus_across, mcu_column = mcu - mcu_row * scan.mcus_across;
   const int row = mcu_row * scan.mcu_rows[in_mcu.component] + in_mcu.row - component.top;
   const int column = mcu_column * scan.mcu_columns[in_mcu.component] + in_mcu.column - component.left;
-  if (row < 0 || row >= component.blocks_down || column < 0 || column >= component.blocks_across) return nullptr;
+  if (row < 0 || row >= component.blocks_down || column < 0 || column >= component.blocks_across)
+    return nullptr;
   return coefficients +
          (int64_t{component.first_block} + row * component.blocks_across + column) * jpeg_coefficients;
 }
@@ -104,10 +106,8 @@ __global__ void __launch_bounds__(entropy_threads) entropy_kernel(const JpegJob*
     }
     const JpegSegment segment = segments[low];
     const uint32_t begin = segment.begin * 8 + (i - segment.first_span) * scan.span_bits;
-    spans[i] = {.segment = low,
-                .end = min(begin + scan.span_bits, segment.end * 8),
-                .start = {begin, 0},
-                .again = 1};
+    spans[i] = {
+        .segment = low, .end = min(begin + scan.span_bits, segment.end * 8), .start = {begin, 0}, .again = 1};
   }
 
   // A span is written by its own thread alone; others read `reached` between the barriers.
@@ -206,7 +206,8 @@ __global__ void __launch_bounds__(entropy_threads) entropy_kernel(const JpegJob*
 }  // namespace
 
 void decode_entropy(const JpegJob* jobs, int count, const Stream& stream) {
-  launch(entropy_kernel, {.grid = dim3(static_cast<unsigned>(count)), .block = entropy_threads}, stream, jobs);
+  launch(entropy_kernel, {.grid = dim3(static_cast<unsigned>(count)), .block = entropy_threads}, stream,
+         jobs);
 }
 
 }  // namespace vmamba::cuda

@@ -90,7 +90,9 @@ __global__ void __launch_bounds__(threads) pixels_kernel(const JpegJob* jobs) {
   for (int64_t i = int64_t{blockIdx.x} * threads + threadIdx.x; i < count;
        i += int64_t{gridDim.x} * threads) {
     const int row = static_cast<int>(i / image->columns), column = static_cast<int>(i) - row * image->columns;
-    jpeg_pixel(*image, planes, image->left + column, image->top + row, job.pixels + i * 3);
+    uint8_t rgb[3];
+    jpeg_pixel(*image, planes, image->left + column, image->top + row, rgb);
+    job.pixels[i] = {rgb[0], rgb[1], rgb[2], 0};
   }
 }
 
@@ -103,26 +105,56 @@ __global__ void __launch_bounds__(threads) across_kernel(const JpegJob* jobs) {
        i += int64_t{gridDim.x} * threads) {
     const int row = static_cast<int>(i / image->across.count);
     const int column = static_cast<int>(i) - row * image->across.count;
-    for (int c = 0; c < 3; ++c)
-      job.narrowed[i * 3 + c] =
-          jpeg_resampled(image, image->across, column, job.pixels + int64_t{row} * image->columns * 3 + c, 3);
+    const uchar4* line = job.pixels + int64_t{row} * image->columns;
+    jpeg_resample<3>(
+        image, image->across, column,
+        [line](int sample, uint8_t* rgb) {
+          const uchar4 pixel = line[sample];
+          rgb[0] = pixel.x, rgb[1] = pixel.y, rgb[2] = pixel.z;
+        },
+        job.narrowed + i * 3);
   }
 }
 
+// Each thread computes `bytes` adjacent bytes of the crop, whose rows are multiples of that.
+template <int bytes>
 __global__ void __launch_bounds__(threads) down_kernel(const JpegJob* jobs, int height, int width) {
   wait_for_previous();
+  struct alignas(bytes) Pack {
+    uint8_t values[bytes];
+  };
   const JpegJob job = jobs[blockIdx.y];
   const JpegImage* image = job.image;
-  const int64_t count = int64_t{height} * width * 3;
-  const int narrow = image->across.count * 3;
+  const int packs = width * 3 / bytes, narrow = image->across.count * 3;
+  const int64_t count = int64_t{height} * packs;
+  // Packs of the resized window are packs of the crop only where both begin at a multiple.
+  const bool whole = narrow % bytes == 0 && image->out_left * 3 % bytes == 0;
   for (int64_t i = int64_t{blockIdx.x} * threads + threadIdx.x; i < count;
        i += int64_t{gridDim.x} * threads) {
-    const int row = static_cast<int>(i / (width * 3)) - image->out_top;
-    const int byte = static_cast<int>(i % (width * 3)) - image->out_left * 3;
-    uint8_t value = 0;
-    if (row >= 0 && row < image->down.count && byte >= 0 && byte < narrow)
-      value = jpeg_resampled(image, image->down, row, job.narrowed + byte, narrow);
-    job.crop[i] = value;
+    const int row = static_cast<int>(i / packs) - image->out_top;
+    const int first = static_cast<int>(i % packs) * bytes - image->out_left * 3;
+    Pack pack{};
+    if (row >= 0 && row < image->down.count && whole) {
+      if (first >= 0 && first < narrow)
+        jpeg_resample<bytes>(
+            image, image->down, row,
+            [&](int sample, uint8_t* values) {
+              const Pack from =
+                  *reinterpret_cast<const Pack*>(job.narrowed + int64_t{sample} * narrow + first);
+              for (int b = 0; b < bytes; ++b) values[b] = from.values[b];
+            },
+            pack.values);
+    } else if (row >= 0 && row < image->down.count) {
+      for (int b = 0; b < bytes; ++b)
+        if (first + b >= 0 && first + b < narrow)
+          jpeg_resample<1>(
+              image, image->down, row,
+              [&](int sample, uint8_t* value) {
+                *value = job.narrowed[int64_t{sample} * narrow + first + b];
+              },
+              pack.values + b);
+    }
+    reinterpret_cast<Pack*>(job.crop)[i] = pack;
   }
 }
 
@@ -140,8 +172,14 @@ void decode_jpegs(const JpegJob* jobs, int count, const JpegExtent& largest, int
          {.grid = grid_for(largest.blocks, threads / jpeg_block, count), .block = threads}, stream, jobs);
   launch(pixels_kernel, {.grid = grid_for(largest.pixels, threads, count), .block = threads}, stream, jobs);
   launch(across_kernel, {.grid = grid_for(largest.narrowed, threads, count), .block = threads}, stream, jobs);
-  launch(down_kernel, {.grid = grid_for(int64_t{height} * width * 3, threads, count), .block = threads},
-         stream, jobs, height, width);
+  const auto down = [&](auto kernel, int bytes) {
+    launch(kernel, {.grid = grid_for(int64_t{height} * width * 3 / bytes, threads, count), .block = threads},
+           stream, jobs, height, width);
+  };
+  if (width % 4 == 0)
+    down(down_kernel<4>, 4);
+  else
+    down(down_kernel<1>, 1);
 }
 
 }  // namespace vmamba::cuda
