@@ -164,7 +164,7 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
   ImageSource source(input_paths(options.inputs, options.nul ? '\0' : '\n'), config.preprocess,
                      classifier.batch_size, one_file ? 1 : decoding_threads(classifier),
                      outputs.input ? JpegDecoding::here : jpeg_decoding(classifier, options.decode));
-  load_runner(classifier);
+  load_runners(classifier);
   outputs.results.emplace(options, classifier, out);
   const size_t classes = static_cast<size_t>(config.num_classes);
   const size_t image_bytes = size_t{3} * config.preprocess.crop * config.preprocess.crop;
@@ -208,23 +208,27 @@ std::vector<std::string> names_of_entries(const StateDict& file, int64_t count) 
 
 void classify_tensor(const Options& options, Classifier& classifier, Outputs& outputs, std::ostream& out) {
   const StateDict file = read_state_dict(options.input_tensor);
+  if (classifier.choices.size() > 1)
+    fail_input("--device {}: --input-tensor runs on one device: name one", options.model.device);
   const HostTensor input = file.at("input").to_float32();
   if (input.dims.size() != 4 || input.dims[0] < 1 || input.dims[1] != classifier.config.in_chans)
     fail_input("{}: tensor input is {}, wanted (B, {}, H, W)", file.where, shape_string(input.dims),
                classifier.config.in_chans);
-  load_runner(classifier);
+  load_runners(classifier);
+  Runner& runner = *classifier.runners[0];
   outputs.results.emplace(options, classifier, out);
   const std::vector<std::string> names = names_of_entries(file, input.dims[0]);
   const size_t entry = input.values.size() / static_cast<size_t>(input.dims[0]);
   const size_t classes = static_cast<size_t>(classifier.config.num_classes);
   for (int64_t begin = 0; begin < input.dims[0]; begin += classifier.batch_size) {
     const int64_t count = std::min<int64_t>(classifier.batch_size, input.dims[0] - begin);
-    const std::vector<float> logits = run_in_pieces(classifier, count, [&](int64_t piece, int64_t n) {
-      HostTensor part{{n, input.dims[1], input.dims[2], input.dims[3]}, {}};
-      const float* values = input.values.data() + static_cast<size_t>(begin + piece) * entry;
-      part.values.assign(values, values + static_cast<size_t>(n) * entry);
-      return classifier.runner->run(part);
-    });
+    const std::vector<float> logits = run_in_pieces(
+        to_string(runner.kernels().device()), classifier.batch_size, count, [&](int64_t piece, int64_t n) {
+          HostTensor part{{n, input.dims[1], input.dims[2], input.dims[3]}, {}};
+          const float* values = input.values.data() + static_cast<size_t>(begin + piece) * entry;
+          part.values.assign(values, values + static_cast<size_t>(n) * entry);
+          return runner.run(part);
+        });
     for (int64_t i = 0; i < count; ++i)
       add_classified(outputs, names[static_cast<size_t>(begin + i)],
                      std::span(logits).subspan(static_cast<size_t>(i) * classes, classes), options.top_k);
@@ -305,7 +309,7 @@ Command add_classify(CLI::App& app) {
       ->add_option("--input-tensor", options->input_tensor,
                    "Instead of images: tensor input (B, 3, H, W), already normalised")
       ->type_name("F.safetensors");
-  add_model_options(*parser, options->model, {.labels = true});
+  add_model_options(*parser, options->model, {.labels = true, .devices = true});
   return {parser, [options] {
             if (options->nul && std::ranges::find(options->inputs, "-") == options->inputs.end())
               options->inputs.emplace_back("-");

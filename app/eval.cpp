@@ -349,12 +349,12 @@ void write_csv(std::ostream& out, const Outcome& outcome, const std::vector<std:
 // Contains the whole config, so that a mismatch can name the differing key.
 Json log_header(const Classifier& classifier, const std::string& weights_sum, const std::string& directory,
                 const std::string& truth_sum) {
-  const RunReport report = classifier.runner->report();
+  const RunReport report = run_report(classifier);
   const fs::path& labels = classifier.files.labels;
   std::error_code error;
   Json made_by = to_json(this_program());
   made_by["device_name"] = report.device_name;
-  made_by["threads"] = classifier.choice.threads;
+  made_by["threads"] = classifier.choices[0].threads;
   made_by["batch"] = classifier.batch_size;
   Json header = named("eval", fs::weakly_canonical(directory, error));
   if (!truth_sum.empty()) header["truth_sha256"] = truth_sum;
@@ -467,7 +467,7 @@ int run_eval(const Options& options) {
   if (classifier.config.in_chans != 3)
     fail_input("images have 3 channels, the config's in_chans is {}", classifier.config.in_chans);
   std::string weights_sum;
-  load_runner(classifier, options.results.empty() ? nullptr : &weights_sum);
+  load_runners(classifier, options.results.empty() ? nullptr : &weights_sum);
   const int num_classes = classifier.config.num_classes;
   const DataSet data =
       options.truth.empty()
@@ -547,7 +547,7 @@ Command add_eval(CLI::App& app) {
       ->add_option("--results", options->results,
                    "Append one line per image; a later run of the same model resumes from it")
       ->type_name("F.jsonl");
-  add_model_options(*parser, options->model, {.labels = true});
+  add_model_options(*parser, options->model, {.labels = true, .devices = true});
   return {parser, [options] { return run_eval(*options); }};
 }
 

@@ -18,8 +18,8 @@ struct ModelOptions {  // as given on the command line; empty: not given
   std::string selective_scan_backend, forward_core_version;
   int threads = 0;
 };
-struct ModelOptionsUsed {  // options that only some commands use
-  bool labels = false, threads = true;
+struct ModelOptionsUsed {                                // options that only some commands use
+  bool labels = false, threads = true, devices = false;  // devices: --device may be a list
 };
 void add_model_options(CLI::App& command, ModelOptions& options, ModelOptionsUsed used = {});
 
@@ -46,11 +46,13 @@ StateDict read_weights(ModelFiles& files);
 // Under current names; logs which prefixes were removed and which tensors were ignored.
 StateDict read_weights(const std::filesystem::path& path, const std::string& key, const std::string& prefix);
 RunChoice choose_run(const ModelOptions& options);
+// One a device of the list. InputError if their dtypes differ.
+std::vector<RunChoice> choose_runs(const ModelOptions& options);
 
-// The first usable device other than the CPU, else the CPU.
-Device automatic_device(const std::vector<DeviceReport>& reports);
-// "auto" is automatic_device; logs a notice if that is the CPU.
+// "auto" is automatic_device; logs which that is.
 Device parse_device(std::string_view text);
+// The devices of a list, "NAME:all" among them. InputError if one is named twice.
+std::vector<Device> parse_devices(std::string_view text);
 // "auto" is the default of the device (float32 on the CPU, float16 on CUDA).
 Precision parse_precision(std::string_view text, Device device);
 

@@ -8,12 +8,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <future>
 #include <map>
 #include <optional>
 
 #include "kernels/cuda/jpeg/decoder.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/linear/bias_cache.h"
+#include "kernels/cuda/linear/cublaslt.h"
 #include "kernels/cuda/linear/gemm.h"
 #include "kernels/cuda/linear/linear.h"
 #include "kernels/cuda/staging.h"
@@ -285,7 +287,7 @@ class CudaKernels final : public Kernels {
     const DeviceScope scope(context_);
     if (y.elements() == 0) return;
     const int64_t patch = w.elements() / w.dim(0);
-    if (cuda::can_stem(op)) return cuda::stem({.conv = op}, stream_);
+    if (stems(op)) return cuda::stem({.conv = op}, stream_);
     if (patch % 8 != 0) return cuda::direct_conv2d(op, stream_);
     const View weights = w.reshaped({w.dim(0), patch}), out = y.reshaped({y.rows(), y.channels()});
     const size_t row_bytes = static_cast<size_t>(patch) * size_of(x.dtype);
@@ -303,7 +305,7 @@ class CudaKernels final : public Kernels {
 
   void do_conv2d_norm(const Conv2dNorm& op) override {
     const DeviceScope scope(context_);
-    if (cuda::can_stem(op.conv))
+    if (stems(op.conv))
       cuda::stem(op, stream_);
     else
       Kernels::do_conv2d_norm(op);
@@ -334,6 +336,9 @@ class CudaKernels final : public Kernels {
   }
 
  private:
+  // The stem's kernel multiplies by m16n8k16, which sm_75 does not have.
+  bool stems(const Conv2d& op) const { return stream_.device().major >= 8 && cuda::can_stem(op); }
+
   // Scans into scan.y and returns null, or into a map for each direction, which the caller must sum.
   float* scanned_directions(const SelectiveScan2d& scan) {
     const ScanPlan plan = plan_scan(scan, stream_.device());
@@ -385,10 +390,15 @@ std::unique_ptr<Kernels> make_cuda_kernels(int index, const KernelOptions& optio
   CUDA_CALL(error);
   if (index < 0 || index >= count)
     fail_machine("cuda:{}: this machine has {} CUDA device{}", index, count, count == 1 ? "" : "s");
+  // While the context is created: both take about 0.1 s.
+  const std::future<void> loading = std::async(std::launch::async, load_cublaslt);
   return std::make_unique<CudaKernels>(index, options);
 }
 
-std::vector<DeviceReport> list_cuda_devices() {
+namespace {
+
+// The reports of the devices, up to the first usable one if no more are wanted.
+std::vector<DeviceReport> cuda_devices(bool all) {
   int count = 0;
   try {
     CUDA_CALL(cudaGetDeviceCount(&count));
@@ -398,7 +408,7 @@ std::vector<DeviceReport> list_cuda_devices() {
   }
   if (count == 0) return {{Device{DeviceType::cuda, 0}, "CUDA", false, "no CUDA device is visible"}};
   std::vector<DeviceReport> reports;
-  for (int i = 0; i < count; ++i) {
+  for (int i = 0; i < count && (all || reports.empty() || !reports.back().usable); ++i) {
     DeviceReport report{Device{DeviceType::cuda, i}, "CUDA", false, ""};
     report.why_not = why_unusable(i);
     try {
@@ -410,6 +420,23 @@ std::vector<DeviceReport> list_cuda_devices() {
     reports.push_back(std::move(report));
   }
   return reports;
+}
+
+}  // namespace
+
+std::vector<DeviceReport> list_cuda_devices() {
+  return cuda_devices(true);
+}
+
+DeviceReport first_usable_cuda_device() {
+  return cuda_devices(false).back();
+}
+
+int cuda_device_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  cudaGetLastError();
+  return 0;
 }
 
 }  // namespace vmamba::cuda

@@ -244,12 +244,17 @@ ImageSource::ImageSource(NextPath next_path, const PreprocessConfig& preprocess,
 }
 
 ImageSource::~ImageSource() {
+  stop();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void ImageSource::stop() {
   {
     const std::lock_guard lock(mutex_);
-    stop_ = true;
+    stop_ = exhausted_ = true;
   }
   space_.notify_all();
-  for (std::thread& thread : threads_) thread.join();
+  ready_.notify_all();
 }
 
 bool ImageSource::is_complete(const Ahead& ahead) const {

@@ -76,6 +76,8 @@ class ImageSource {
   bool next(ImageBatch& batch);
   // Like next(), but only if that batch is complete now; false if it is not, or at the end.
   bool next_if_ready(ImageBatch& batch);
+  // Ends decoding, from any thread: a next() that waits for inputs returns.
+  void stop();
 
  private:
   // A batch being filled. Images are decoded directly into their slots; the gaps of failed images are closed

@@ -351,9 +351,7 @@ TEST_CASE("the model that ships knows a cat and an espresso") {
 }
 
 TEST_CASE("a batch that does not fit is halved until it does") {
-  Classifier classifier;
-  classifier.config.num_classes = 2;
-  classifier.batch_size = 12;
+  int batch_size = 12;
   std::vector<int64_t> sizes;
   const auto run = [&](int64_t begin, int64_t n) {
     sizes.push_back(n);
@@ -362,46 +360,14 @@ TEST_CASE("a batch that does not fit is halved until it does") {
     for (int64_t i = 0; i < 2 * n; ++i) logits.values.push_back(static_cast<float>(2 * begin + i));
     return logits;
   };
-  const std::vector<float> logits = run_in_pieces(classifier, 10, run);
+  const std::vector<float> logits = run_in_pieces("test", batch_size, 10, run);
   CHECK(sizes == std::vector<int64_t>{10, 5, 2, 2, 2, 2, 2});
   REQUIRE(logits.size() == 20);
   for (size_t i = 0; i < 20; ++i) CHECK(logits[i] == static_cast<float>(i));
-  CHECK(classifier.batch_size == 2);
+  CHECK(batch_size == 2);
   CHECK_THROWS_AS(
-      run_in_pieces(classifier, 1, [](int64_t, int64_t) -> HostTensor { throw OutOfMemory("full"); }),
+      run_in_pieces("test", batch_size, 1, [](int64_t, int64_t) -> HostTensor { throw OutOfMemory("full"); }),
       OutOfMemory);
-}
-
-TEST_CASE("batches that are started ahead get the logits that they get one by one") {
-  const TemporaryDirectory folder;
-  std::ofstream(folder / "broken.png") << "no image";
-  std::vector<fs::path> files;
-  for (int i = 0; i < 4; ++i) files.insert(files.end(), {cat, coffee, folder / "broken.png"});
-  files.insert(files.end(), 3, folder / "broken.png");  // a batch of nothing
-  files.push_back(cat);
-  Classifier classifier;
-  classifier.config = load_config((model / "config.json").string());
-  classifier.batch_size = 3;
-  classifier.runner = std::make_unique<Runner>(classifier.config,
-                                               read_safetensors(model / "weights.safetensors"), RunChoice{});
-  const auto all = [&](bool ahead) {
-    ImageSource source(file_paths(files), classifier.config.preprocess, 3, 2);
-    ClassifiedBatches batches(classifier, source, ahead);
-    ImageBatch batch;
-    std::vector<float> logits, together;
-    size_t items = 0;
-    while (batches.next(batch, logits)) {
-      for (const ImageBatch::Item& item : batch.items) CHECK(item.index == items++);
-      CHECK(logits.size() == static_cast<size_t>(batch.images * classifier.config.num_classes));
-      together.insert(together.end(), logits.begin(), logits.end());
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));  // so that the next is ready
-    }
-    CHECK(items == files.size());
-    return together;
-  };
-  const std::vector<float> one_by_one = all(false);
-  REQUIRE(one_by_one.size() == static_cast<size_t>(9 * classifier.config.num_classes));
-  CHECK(all(true) == one_by_one);
 }
 
 TEST_CASE(
@@ -423,20 +389,19 @@ TEST_CASE(
   add("flipped.jpg", flipped);
   add("none.jpg", "no image");
   add("grey.jpg", encoded_jpeg({.width = 61, .height = 70, .across = 0, .down = 0}));
-  Classifier classifier;
-  classifier.config = load_config((model / "config.json").string());
-  const auto all = [&](std::unique_ptr<Kernels> kernels, int batch_size, JpegDecoding decoding) {
-    classifier.batch_size = batch_size;
-    classifier.runner =
-        std::make_unique<Runner>(classifier.config, read_safetensors(model / "weights.safetensors"),
-                                 std::move(kernels), Precision::float32);
-    ImageSource source(file_paths(files), classifier.config.preprocess, batch_size, 2, decoding);
-    ClassifiedBatches batches(classifier, source, false);
+  const Config config = load_config((model / "config.json").string());
+  const auto all = [&](int batch_size, JpegDecoding decoding) {
+    Runner runner(config, read_safetensors(model / "weights.safetensors"), make_scalar_kernels(),
+                  Precision::float32);
+    ImageSource source(file_paths(files), config.preprocess, batch_size, 2, decoding);
+    const std::unique_ptr<DeviceModel> device = device_model(runner, batch_size, false);
     ImageBatch batch;
-    std::vector<float> logits, together;
+    std::vector<float> together;
     std::vector<std::string> errors;
-    while (batches.next(batch, logits)) {
-      CHECK(logits.size() == static_cast<size_t>(batch.images * classifier.config.num_classes));
+    while (source.next(batch)) {
+      device->start(batch);
+      const std::vector<float> logits = device->finish(batch);
+      CHECK(logits.size() == static_cast<size_t>(batch.images * config.num_classes));
       together.insert(together.end(), logits.begin(), logits.end());
       for (const ImageBatch::Item& item : batch.items) errors.push_back(item.error);
     }
@@ -445,10 +410,9 @@ TEST_CASE(
     CHECK(errors[1].ends_with("truncated"));
     return std::pair(together, errors);
   };
-  const auto wanted = all(make_scalar_kernels(), 4, JpegDecoding::here);
-  REQUIRE(wanted.first.size() == 5 * static_cast<size_t>(classifier.config.num_classes));
-  for (const int batch_size : {1, 3, 7})
-    CHECK(all(make_scalar_kernels(), batch_size, JpegDecoding::on_device) == wanted);
+  const auto wanted = all(4, JpegDecoding::here);
+  REQUIRE(wanted.first.size() == 5 * static_cast<size_t>(config.num_classes));
+  for (const int batch_size : {1, 3, 7}) CHECK(all(batch_size, JpegDecoding::on_device) == wanted);
 }
 
 TEST_CASE("--decode says where JPEGs are decoded, and changes no answer") {
