@@ -35,6 +35,17 @@ int default_batch_size(const Classifier& classifier) {
   return static_cast<int>(std::clamp(at_224 * smaller * smaller, 1.0 * at_224, 4.0 * at_224));
 }
 
+// The images of a batch that are left to the device.
+std::vector<DecodeJpegs::Packed> packed_images(const ImageBatch& batch) {
+  std::vector<DecodeJpegs::Packed> packed;
+  int64_t place = 0;
+  for (const ImageBatch::Item& item : batch.items) {
+    if (!item.packed.empty()) packed.push_back({place, item.packed});
+    place += item.error.empty();
+  }
+  return packed;
+}
+
 class RunnerModel final : public DeviceModel {
  public:
   RunnerModel(Runner& runner, int batch_size, bool ahead)
@@ -47,18 +58,22 @@ class RunnerModel final : public DeviceModel {
   bool works_ahead() const override { return ahead_; }
 
   // If memory does not suffice, finish() splits the batch.
-  void stage(const ImageBatch& batch) override {
-    const int64_t crop = runner_.config().preprocess.crop;
+  void stage(ImageBatch& batch) override {
+    const PreprocessConfig& preprocess = runner_.config().preprocess;
     staged_ = false;
-    if (batch.images == 0 || batch.images > batch_size_) return;
+    if (batch.images > batch_size_) return;
     try {
-      runner_.stage_pixels(batch.pixels.data(), batch.images, crop, crop);
-      staged_ = true;
+      while (batch.images > 0 && !staged_) {
+        const std::vector<int64_t> unfit = runner_.stage_images(
+            batch.pixels.data(), packed_images(batch), batch.images, preprocess.crop, preprocess.crop);
+        staged_ = unfit.empty();
+        if (!staged_) decode_packed(batch, unfit, preprocess);
+      }
     } catch (const OutOfMemory&) {
     }
   }
 
-  void start(const ImageBatch& batch) override {
+  void start(ImageBatch& batch) override {
     if (!staged_) stage(batch);
     running_ = std::exchange(staged_, false);
     try {
@@ -68,14 +83,17 @@ class RunnerModel final : public DeviceModel {
     }
   }
 
-  std::vector<float> finish(const ImageBatch& batch) override {
+  std::vector<float> finish(ImageBatch& batch) override {
     std::vector<float> logits = running_ ? runner_.finish().values : run(batch);
     if (!std::exchange(told_, true)) log_step(name_ + ": first batch computed");
     return logits;
   }
 
  private:
-  std::vector<float> run(const ImageBatch& batch) {
+  std::vector<float> run(ImageBatch& batch) {
+    std::vector<int64_t> packed;
+    for (const DecodeJpegs::Packed& image : packed_images(batch)) packed.push_back(image.place);
+    decode_packed(batch, packed, runner_.config().preprocess);
     const int64_t crop = runner_.config().preprocess.crop;
     return run_in_pieces(name_, batch_size_, batch.images, [&](int64_t begin, int64_t n) {
       return runner_.run_pixels(batch.pixels.data() + begin * crop * crop * 3, n, crop, crop);
@@ -151,6 +169,20 @@ RunReport run_report(const Classifier& classifier) {
   }
   report.device_name = fmt::format("{}", fmt::join(names, "; "));
   return report;
+}
+
+void add_decode_option(CLI::App& command, std::string& decode) {
+  command
+      .add_option("--decode", decode,
+                  "auto (JPEGs on the GPU where the model runs there; same pixels) or cpu")
+      ->check(CLI::IsMember({std::string("auto"), std::string(to_string(DeviceType::cpu))}).description(""))
+      ->type_name("WHERE")
+      ->capture_default_str();
+}
+
+JpegDecoding jpeg_decoding(const Classifier& classifier, const std::string& decode) {
+  const bool on_device = decode == "auto" && std::ranges::none_of(classifier.choices, is_cpu);
+  return on_device ? JpegDecoding::on_device : JpegDecoding::here;
 }
 
 int decoding_threads(const Classifier& classifier) {

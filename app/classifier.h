@@ -32,6 +32,10 @@ Classifier make_classifier(const ModelOptions& options, int batch_size);
 // Each device's kernels and weights on a thread of its own. A device that cannot be used is named in a warning if others
 // can. If `weights_sum` is not null, it receives the SHA-256 of the weights.
 void load_runners(Classifier& classifier, std::string* weights_sum = nullptr);
+// --decode cpu|auto, of the commands that read images.
+void add_decode_option(CLI::App& command, std::string& decode);
+// Whether the devices decode JPEGs; the pixels are the same.
+JpegDecoding jpeg_decoding(const Classifier& classifier, const std::string& decode);
 // Number of decoder threads, which all devices share. On the CPU they share the cores with the model.
 int decoding_threads(const Classifier& classifier);
 

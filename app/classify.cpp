@@ -20,7 +20,7 @@ namespace {
 struct Options {
   ModelOptions model;
   std::vector<std::string> inputs;
-  std::string input_tensor, format = "text", output, save_logits, save_input;
+  std::string input_tensor, format = "text", output, save_logits, save_input, decode = "auto";
   bool nul = false;  // paths of a list end with NUL instead of a newline
   int top_k = 5, batch_size = 0;
 };
@@ -162,7 +162,8 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
   const bool one_file = options.inputs.size() == 1 && options.inputs[0] != "-" &&
                         !std::filesystem::is_directory(options.inputs[0], ignored);
   ImageSource source(input_paths(options.inputs, options.nul ? '\0' : '\n'), config.preprocess,
-                     classifier.batch_size, one_file ? 1 : decoding_threads(classifier));
+                     classifier.batch_size, one_file ? 1 : decoding_threads(classifier),
+                     outputs.input ? JpegDecoding::here : jpeg_decoding(classifier, options.decode));
   load_runners(classifier);
   outputs.results.emplace(options, classifier, out);
   const size_t classes = static_cast<size_t>(config.num_classes);
@@ -291,6 +292,7 @@ Command add_classify(CLI::App& app) {
                    "Images per batch (default: 8 to 32 on the CPU, 64 to 256 on CUDA, by image size)")
       ->check(CLI::Range(1, 1 << 16).description(""))
       ->type_name("N");
+  add_decode_option(*parser, options->decode);
   parser->add_option("--format", options->format, "text, json, jsonl (written as results come) or csv")
       ->check(CLI::IsMember({"text", "json", "jsonl", "csv"}).description(""))
       ->type_name("FORMAT")

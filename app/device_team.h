@@ -16,15 +16,15 @@
 
 namespace vmamba {
 
-// A model on one device, used by one thread. MachineError from any function but name(): the device has failed.
+// A model on one device, used by one thread. An image of a batch that proves corrupt becomes an item with an error. MachineError from any function but name(): the device has failed.
 class DeviceModel {
  public:
   virtual ~DeviceModel() = default;
-  virtual std::string name() const = 0;       // "cuda:1"
-  virtual bool works_ahead() const = 0;       // can take a batch while it computes the one before
-  virtual void stage(const ImageBatch&) = 0;  // brings the batch that is started next to the device
-  virtual void start(const ImageBatch&) = 0;  // may return before the batch is computed
-  virtual std::vector<float> finish(const ImageBatch&) = 0;  // logits of the started batch: a row an image
+  virtual std::string name() const = 0;                // "cuda:1"
+  virtual bool works_ahead() const = 0;                // can take a batch while it computes the one before
+  virtual void stage(ImageBatch&) = 0;                 // brings the batch that is started next to the device
+  virtual void start(ImageBatch&) = 0;                 // may return before the batch is computed
+  virtual std::vector<float> finish(ImageBatch&) = 0;  // logits of the started batch: a row an image
 };
 
 class DeviceTeam {

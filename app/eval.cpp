@@ -30,7 +30,7 @@ namespace fs = std::filesystem;
 
 struct Options {
   ModelOptions model;
-  std::string directory, truth, format = "text", output, confusion, results;
+  std::string directory, truth, format = "text", output, confusion, results, decode = "auto";
   int batch_size = 0;
   size_t limit = 0;
 };
@@ -405,7 +405,7 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
 
   const auto start = std::chrono::steady_clock::now();
   ImageSource source(file_paths(std::move(files)), classifier.config.preprocess, classifier.batch_size,
-                     decoding_threads(classifier));
+                     decoding_threads(classifier), jpeg_decoding(classifier, options.decode));
   Progress progress(outcome.from_earlier, chosen.size());
   ClassifiedBatches batches(classifier, source);
   ImageBatch batch;
@@ -532,6 +532,7 @@ Command add_eval(CLI::App& app) {
   parser->add_option("--limit", options->limit, "Only N images, spread evenly over the classes")
       ->check(CLI::PositiveNumber.description(""))
       ->type_name("N");
+  add_decode_option(*parser, options->decode);
   parser->add_option("--format", options->format, "text (a summary), json or csv (class by class)")
       ->check(CLI::IsMember({"text", "json", "csv"}).description(""))
       ->type_name("FORMAT")

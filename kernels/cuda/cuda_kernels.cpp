@@ -12,6 +12,7 @@
 #include <map>
 #include <optional>
 
+#include "kernels/cuda/jpeg/decoder.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/linear/bias_cache.h"
 #include "kernels/cuda/linear/cublaslt.h"
@@ -71,7 +72,7 @@ class CudaKernels final : public Kernels {
         context_(primary_context(index)),
         scope_(std::in_place, context_),
         stream_(usable_device(index)),
-        upload_stream_(stream_.device()),
+        upload_stream_(stream_.device(), StreamPriority::highest),
         before_upload_(event(cudaEventDisableTiming)),
         uploaded_(event(cudaEventDisableTiming)),
         gemm_(options.allow_tf32) {
@@ -134,13 +135,11 @@ class CudaKernels final : public Kernels {
     check(from.is_dense() && to.is_dense() && from.bytes() == to.bytes(),
           "upload: wanted two dense Views alike");
     const DeviceScope scope(context_);
-    // Waits for what was queued before the last upload.
-    CUDA_CALL(cudaStreamWaitEvent(upload_stream_, before_upload_.get()));
-    CUDA_CALL(cudaEventRecord(before_upload_.get(), stream_));
+    begin_upload();
     staging_.upload(from.data, to.data, from.bytes(), upload_stream_);
-    CUDA_CALL(cudaEventRecord(uploaded_.get(), upload_stream_));
-    CUDA_CALL(cudaStreamWaitEvent(stream_, uploaded_.get()));
+    end_upload();
   }
+  bool decodes_jpegs() const override { return true; }
   void synchronize() override {
     const DeviceScope scope(context_);
     CUDA_CALL(cudaStreamSynchronize(stream_));
@@ -184,6 +183,13 @@ class CudaKernels final : public Kernels {
   }
 
  protected:
+  std::vector<int64_t> do_decode_jpegs(const DecodeJpegs& op) override {
+    const DeviceScope scope(context_);
+    begin_upload();
+    std::vector<int64_t> unfit = jpeg_decoder_.decode(op, staging_, upload_stream_);
+    end_upload();
+    return unfit;
+  }
   void do_normalize(const View& pixels, const float* mean, const float* std, const View& y) override {
     const DeviceScope scope(context_);
     cuda::normalize(pixels, mean, std, y, stream_);
@@ -346,6 +352,16 @@ class CudaKernels final : public Kernels {
     return directions;
   }
 
+  // The upload waits for what was queued before the last one; what is queued from now on waits for it.
+  void begin_upload() {
+    CUDA_CALL(cudaStreamWaitEvent(upload_stream_, before_upload_.get()));
+    CUDA_CALL(cudaEventRecord(before_upload_.get(), stream_));
+  }
+  void end_upload() {
+    CUDA_CALL(cudaEventRecord(uploaded_.get(), upload_stream_));
+    CUDA_CALL(cudaStreamWaitEvent(stream_, uploaded_.get()));
+  }
+
   void wait_for_streams() const noexcept {
     for (const Stream* stream : {&stream_, &upload_stream_}) cudaStreamSynchronize(*stream);
   }
@@ -357,6 +373,7 @@ class CudaKernels final : public Kernels {
   bool capturing_ = false;
   Gemm gemm_;
   Staging staging_;
+  JpegDecoder jpeg_decoder_;
   Scratch patches_scratch_, scan_scratch_, activation_scratch_;
   std::map<void*, size_t> allocations_;
   BiasCache biases_;

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "lib/config/config.h"
+#include "lib/images/jpeg_pack.h"
 
 namespace vmamba {
 
@@ -47,15 +48,25 @@ struct ImageBatch {
     size_t index = 0;  // position in the input
     std::filesystem::path file;
     std::string error;  // why decoding failed; empty on success
+    // Left to the device: then its pixels are unspecified, and `encoded` is kept in case that it cannot.
+    PackedJpeg packed;
+    EncodedImage encoded;
   };
   std::vector<Item> items;      // in input order
   std::vector<uint8_t> pixels;  // of the items without an error, contiguous: images · crop · crop · 3
   int images = 0;
 };
 
+// Decodes the packed images of a batch in these places (of the images without an error; ascending). An image that
+// cannot be decoded becomes an item with an error.
+void decode_packed(ImageBatch& batch, const std::vector<int64_t>& places, const PreprocessConfig& preprocess);
+
+enum class JpegDecoding : uint8_t { here, on_device };
+
 class ImageSource {
  public:
-  ImageSource(NextPath next_path, const PreprocessConfig& preprocess, int batch_size, int threads);
+  ImageSource(NextPath next_path, const PreprocessConfig& preprocess, int batch_size, int threads,
+              JpegDecoding jpegs = JpegDecoding::here);
   ~ImageSource();
   ImageSource(const ImageSource&) = delete;
   ImageSource& operator=(const ImageSource&) = delete;
@@ -87,6 +98,7 @@ class ImageSource {
   const NextPath next_path_;
   const PreprocessConfig preprocess_;
   const size_t batch_size_, image_bytes_;
+  const JpegDecoding jpegs_;
   std::mutex input_, large_;  // held while waiting for a path; held while decoding a large image
   std::mutex mutex_;          // guards the members below
   std::condition_variable space_, ready_;

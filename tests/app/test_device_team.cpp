@@ -46,9 +46,9 @@ class TestModel final : public DeviceModel {
 
   std::string name() const override { return "test"; }
   bool works_ahead() const override { return inner_->works_ahead(); }
-  void stage(const ImageBatch& batch) override { inner_->stage(batch); }
-  void start(const ImageBatch& batch) override { inner_->start(batch); }
-  std::vector<float> finish(const ImageBatch& batch) override {
+  void stage(ImageBatch& batch) override { inner_->stage(batch); }
+  void start(ImageBatch& batch) override { inner_->start(batch); }
+  std::vector<float> finish(ImageBatch& batch) override {
     std::this_thread::sleep_for(pause_);
     if (fails_at_ >= 0 && finished_++ == fails_at_) {
       ++failed_;
