@@ -226,8 +226,8 @@ void remove_unfinished_on_signals() {
     };
     sigaction(signal, &action, nullptr);
   }
-  signal(SIGXFSZ,
-         SIG_IGN);  // beyond the limit of a file's size writing fails, which is told like a full disk
+  // Beyond the limit of a file's size writing fails, which is told like a full disk.
+  signal(SIGXFSZ, SIG_IGN);
 }
 
 // Ends the program where no exception can: calls only what a signal handler may.

@@ -30,8 +30,8 @@ struct ReplacesInput : InputError {
 // and no second output may have the same path. Commands open their outputs before they read their inputs.
 class OutputClaim {
  public:
-  explicit OutputClaim(
-      const std::filesystem::path& path);  // InputError: another output of the command is there
+  // InputError: another output of the command is there.
+  explicit OutputClaim(const std::filesystem::path& path);
   ~OutputClaim();
   OutputClaim(const OutputClaim&) = delete;
   OutputClaim& operator=(const OutputClaim&) = delete;

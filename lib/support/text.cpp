@@ -96,17 +96,18 @@ std::string printable_lines(std::string_view text) {
   return out;
 }
 
-std::string harmless_json(std::string json) {
+std::string harmless_json(std::string_view json) {
+  std::string out;
+  out.reserve(json.size());
   for (size_t i = 0; i < json.size();) {
     const auto [length, code] = character_at(json, i);
-    if (length > 0 && code >= 0x7F && is_obeyed(code)) {
-      json.replace(i, length, fmt::format("\\u{:04x}", code));
-      i += 6;
-    } else {
-      i += std::max<size_t>(length, 1);
-    }
+    if (code >= 0x7F && is_obeyed(code))
+      out += fmt::format("\\u{:04x}", code);
+    else
+      out += json.substr(i, std::max<size_t>(length, 1));
+    i += std::max<size_t>(length, 1);
   }
-  return json;
+  return out;
 }
 
 std::string shell_quoted(std::string_view text) {
