@@ -367,24 +367,25 @@ int run_bench(const Options& options) {
 
 Command add_bench(CLI::App& app) {
   CLI::App* parser =
-      app.add_subcommand("bench", "Latency and throughput of the forward, and where the time goes");
+      app.add_subcommand("bench", "Measure latency and throughput, with a profile per operation");
   const auto options = std::make_shared<Options>();
   add_model_options(*parser, options->model);
   const auto whole = CLI::Range(1, 1 << 20).description("");
-  parser->add_option("--batch-size,--batch", options->batch_sizes, "Images at a time; a list sweeps")
+  parser->add_option("--batch-size,--batch", options->batch_sizes, "Images per batch; may be a list")
       ->type_name("N")
       ->delimiter(',')
       ->check(whole);
   parser
       ->add_option("--image-size,--size", options->sizes,
-                   "SIDE or HEIGHTxWIDTH in pixels; a list sweeps (default: the config's)")
+                   "SIDE or HEIGHTxWIDTH in pixels; may be a list (default: the config's)")
       ->type_name("S")
       ->delimiter(',');
   parser->add_option("--warm-up", options->warm_up, "Forwards before the measured ones")
       ->type_name("N")
       ->check(CLI::Range(0, 1 << 20).description(""))
       ->capture_default_str();
-  parser->add_option("--iterations", options->iterations, "Measured forwards (default: as --seconds says)")
+  parser
+      ->add_option("--iterations", options->iterations, "Number of measured forwards (default: by --seconds)")
       ->type_name("N")
       ->check(whole);
   parser
@@ -398,7 +399,7 @@ Command add_bench(CLI::App& app) {
       ->type_name("FORMAT")
       ->check(CLI::IsMember({"table", "json", "csv", "md"}).description(""))
       ->capture_default_str();
-  parser->add_option("-o,--output", options->output, "Write there instead of to standard output")
+  parser->add_option("-o,--output", options->output, "Write here instead of standard output")
       ->type_name("FILE");
   parser->footer(
       "Device, dtype, backend, batch and size may be lists (--batch-size 1,8,64): every combination is "

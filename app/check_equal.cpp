@@ -385,8 +385,9 @@ int write_taps(const Options& options, const Side& side, const CheckInput& input
   return 0;
 }
 
-// Of images or a tensor every second input is held out, the first is searched. Noise is a seed an input, and as many
-// again held out: where no inputs are given, where --seed asks for it too, and for holding out beside a single input.
+// Given images or tensor rows alternate between search (the first) and hold-out. Noise inputs, one seed each for search
+// and as many again held out, are used if no inputs are given, if --seed is given too, and as the hold-out of a single
+// input.
 PrecisionInputs precision_inputs(const Options& options, const Side& side) {
   PrecisionInputs inputs;
   std::vector<int64_t> dims{1, side.config.in_chans, side.config.preprocess.crop,
@@ -427,7 +428,7 @@ PrecisionInputs precision_inputs(const Options& options, const Side& side) {
   return inputs;
 }
 
-// All of them, for the provenance.
+// All inputs, for the provenance.
 CheckInput whole_input(const PrecisionInputs& inputs) {
   CheckInput whole;
   whole.b = {inputs.searched.at(0).value.dims, {}};
@@ -502,7 +503,7 @@ bool default_sides(Options& options) {
   return !mamba2;
 }
 
-// Where the images are one folder with a folder for each class, those are what they show.
+// If --images is one folder with one subfolder per class, the subfolders are the ground truth.
 ImageTruth image_truth(const Options& options, const CheckInput& input, const SideOptions& a,
                        const Config& config) {
   ImageTruth truth;
@@ -511,7 +512,7 @@ ImageTruth image_truth(const Options& options, const CheckInput& input, const Si
   if (!model.labels.empty()) labels = read_labels(model.labels, config.num_classes);
   truth.names = labels.names;
   const std::string& root = options.images[0];
-  std::vector<std::string> folders;  // of the files
+  std::vector<std::string> folders;  // class folder of each file
   if (options.images.size() == 1 && std::filesystem::is_directory(root))
     for (const std::string& file : input.files) {
       const std::filesystem::path inside = std::filesystem::path(file).lexically_relative(root);
@@ -535,8 +536,8 @@ ImageTruth image_truth(const Options& options, const CheckInput& input, const Si
   return truth;
 }
 
-// The comparison of two sides tap by tap, and that of the labels of a data set. Where the verdict is by the labels, the
-// taps of the first batch are enough.
+// Compares two sides tap by tap, and their labels over a data set. If the verdict is by the labels, only the first batch
+// is compared tap by tap.
 CheckResult check_data_set(const Options& options, const Side& a, const Side& b, const CheckInput& input,
                            const std::optional<ImageTruth>& shown, TruthRun* truth) {
   const auto all = static_cast<int64_t>(input.files.size());
@@ -573,14 +574,14 @@ int run_two_sides(Options& options, const Mode& mode) {
     const auto config_of = [](const SideOptions& side) {
       return load_model_config(side.model, find_model(side.model));
     };
-    const auto parting = first_init_parting(config_of(chosen[0]), config_of(chosen[1]));
+    const auto divergence = first_init_divergence(config_of(chosen[0]), config_of(chosen[1]));
     Provenance provenance{this_program(), 0, Provenance::Model{}, Provenance::Model{}, {}, {}};
     for (int i = 0; i < 2; ++i) {
       Provenance::Model& model = i == 0 ? *provenance.a : *provenance.b;
       model.config = find_model(chosen[i].model).config_name();
       model.config_sha256 = config_sha256(config_of(chosen[i]));
     }
-    return told(options, provenance, text_report(parting), json_report(parting), !parting);
+    return told(options, provenance, text_report(divergence), json_report(divergence), !divergence);
   }
   choose_weights(options, chosen);
   ReadySide a = make_side(options, chosen[0], nullptr, nullptr),
@@ -670,8 +671,9 @@ Command add_check_equal(CLI::App& app) {
       ->type_name("KEY=VALUE,…")
       ->group(what);
   parser
-      ->add_option("--reference", options->reference,
-                   "Instead of --a: tensors input, logits and any taps, as PyTorch or --save-taps gave them")
+      ->add_option(
+          "--reference", options->reference,
+          "Instead of --a: safetensors with input, logits and any taps, from dump_reference.py or --save-taps")
       ->type_name("FILE")
       ->group(what);
   const auto number = [&](const std::string& name, auto& value, const std::string& wanted, const auto& good,
@@ -685,26 +687,28 @@ Command add_check_equal(CLI::App& app) {
         ->type_name("X");
   };
   const auto not_negative = [](double x) { return x >= 0; };
-  number("--atol", options->check.absolute, "from 0", not_negative, "Tolerance: |a - b| up to this,")
+  number("--atol", options->check.absolute, "from 0", not_negative,
+         "Absolute tolerance on |a - b|; replaces the derived bounds")
       ->group(what);
   number("--rtol", options->check.relative, "from 0", not_negative,
-         "or up to this times the largest |a| of the tap")
+         "Tolerance relative to the largest |a| of the tap; the larger of both counts")
       ->group(what);
   number(
       "--min-agreement", options->check.min_agreement, "above 0 and up to 1",
       [](double x) { return x > 0 && x <= 1; },
-      "The verdict is by the labels of --images, of which at least this share must agree (0.999)")
+      "Judge by the labels of --images: at least this share must agree (e.g. 0.999)")
       ->group(what);
   parser->add_flag("--equal-nan", options->check.equal_nan, "NaN equals NaN")->group(what);
   parser
-      ->add_flag("--truth", options->truth,
-                 "Also run a's model (with --reference: b's) in float64, and tell which side is nearer to it")
+      ->add_flag(
+          "--truth", options->truth,
+          "Also run a's model (with --reference: b's) in float64 and report which side is nearer to it")
       ->group(what);
   parser
       ->add_option_function<std::vector<std::string>>(
           "--seed",
           [options](const std::vector<std::string>& given) { options->seed = parse_seed(given.at(0)); },
-          "Draw the input from a seed (alone: 0), and the weights where none are named, as torch.manual_seed does")
+          "Draw the input from this seed, and the weights too if none are named, as torch.manual_seed does")
       ->type_name("S")
       ->expected(0, 1)
       ->default_str("0")
@@ -717,26 +721,27 @@ Command add_check_equal(CLI::App& app) {
       ->group(input);
   parser
       ->add_option("--batch-size", options->check.batch_size,
-                   "Images at a time, and how many of noise (--find-precision: 4)")
+                   "Images per batch, and the number of noise images (--find-precision: 4)")
       ->check(CLI::Range(1, 4096).description(""))
       ->type_name("N")
       ->capture_default_str()
       ->group(input);
   parser
       ->add_flag("--matrix", options->matrix,
-                 "Every device, dtype, backend and forward core that runs here, in pairs")
+                 "Compare every device, dtype, backend and forward core that runs here, pairwise")
       ->group(modes);
   parser
       ->add_flag("--stress", options->stress,
-                 "a and b on constants, extremes and activations that grow until overflow")
+                 "Compare a and b on constants, extremes and activations scaled until they overflow")
       ->group(modes);
   parser
-      ->add_flag("--find-precision", options->find_precision,
-                 "The smallest set of steps that need float32 for the logits to stay within tolerance")
+      ->add_flag(
+          "--find-precision", options->find_precision,
+          "Find the smallest set of steps that must run in float32 for the logits to stay within tolerance")
       ->group(modes);
   number(
       "--margin", options->margin, "from 1", [](double x) { return x >= 1; },
-      "With --find-precision: how many times within tolerance the logits must be")
+      "With --find-precision: safety factor; the search uses tolerance / X")
       ->capture_default_str()
       ->group(modes);
   parser
@@ -746,25 +751,29 @@ Command add_check_equal(CLI::App& app) {
       ->group(modes);
   parser
       ->add_option("--results", options->results,
-                   "The labels of two files of eval --results or classify --format jsonl; all must agree, or "
-                   "--min-agreement")
+                   "Compare the labels in two files of eval --results or classify --format jsonl; all must "
+                   "agree, or the share --min-agreement")
       ->type_name("A.jsonl B.jsonl")
       ->expected(2)
       ->group(modes);
-  parser->add_option("--repeat", options->repeat, "N runs of b: the same bits every time?")
+  parser
+      ->add_option("--repeat", options->repeat,
+                   "Run b N times and check that the bits are the same every time")
       ->check(CLI::Range(2, 1'000'000).description(""))
       ->type_name("N")
       ->group(modes);
   parser->add_option("--save-taps", options->save_taps, "Write b's input, taps and logits, for --reference")
       ->type_name("FILE")
       ->group(modes);
-  parser->add_flag("--init-order", options->init_order, "Where the initialisations of two configs part")
+  parser
+      ->add_flag("--init-order", options->init_order,
+                 "Find the first tensor whose initialisation differs between two configs")
       ->group(modes);
   parser
       ->add_flag("--all", options->all,
-                 "Print or save every tap, not only block outputs and those around a difference")
+                 "Print or save every tap, not only block outputs and taps near a difference")
       ->group(output);
-  parser->add_option("--report", options->html, "Write a page to look at: plots, maps, tables")
+  parser->add_option("--report", options->html, "Write an HTML report: plots, error maps, tables")
       ->type_name("FILE.html")
       ->group(output);
   parser->add_option("--format", options->format, "text or json")

@@ -280,16 +280,16 @@ Command add_classify(CLI::App& app) {
   CLI::App* parser = app.add_subcommand("classify", "Name the most likely classes of images");
   auto options = std::make_shared<Options>();
   parser->add_option("INPUT", options->inputs,
-                     "Image files, folders (searched to the bottom), - for paths on stdin");
+                     "Image files, folders (searched recursively), - for paths on stdin");
   parser->add_flag("-0,--null", options->nul,
                    "The list of paths on stdin is separated by NUL (find -print0)");
-  parser->add_option("--topk", options->top_k, "Classes named for an image")
+  parser->add_option("--topk", options->top_k, "Number of classes per image")
       ->check(CLI::Range(1, 1 << 20).description(""))
       ->type_name("K")
       ->capture_default_str();
   parser
       ->add_option("--batch-size", options->batch_size,
-                   "Images at a time (default: 8 to 32 on the CPU, 64 to 256 on CUDA, by the images' size)")
+                   "Images per batch (default: 8 to 32 on the CPU, 64 to 256 on CUDA, by image size)")
       ->check(CLI::Range(1, 1 << 16).description(""))
       ->type_name("N");
   parser->add_option("--format", options->format, "text, json, jsonl (written as results come) or csv")

@@ -37,7 +37,7 @@ Command add_convert_weights(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
       "convert-weights",
-      "Turn a PyTorch checkpoint (.pth, .pt) or safetensors into safetensors with current names");
+      "Convert a PyTorch checkpoint (.pth, .pt) or safetensors to safetensors with current names");
   command->add_option("INPUT", options->input, "The file to read; nothing in it is executed")->required();
   command->add_option("OUTPUT", options->output, "The safetensors file to write")->required();
   command

@@ -51,7 +51,8 @@ int run_devices(const std::string& format) {
 }  // namespace
 
 Command add_devices(CLI::App& app) {
-  CLI::App* parser = app.add_subcommand("devices", "What can run here, and why not where it cannot");
+  CLI::App* parser = app.add_subcommand(
+      "devices", "List the devices and what each supports, with the reason for what is missing");
   const auto format = std::make_shared<std::string>("text");
   parser->add_option("--format", *format, "text or json")
       ->type_name("FORMAT")

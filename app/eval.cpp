@@ -527,21 +527,22 @@ int run_eval(const Options& options) {
 }  // namespace
 
 Command add_eval(CLI::App& app) {
-  CLI::App* parser = app.add_subcommand(
-      "eval", "Measure accuracy on a folder with a folder of images for each class, or --truth");
+  CLI::App* parser =
+      app.add_subcommand("eval", "Measure top-1 and top-5 accuracy on a labelled set of images");
   auto options = std::make_shared<Options>();
   parser
       ->add_option("DIR", options->directory,
-                   "The folder; its folders' sorted names are the classes, or --labels'")
+                   "Folder with one subfolder per class (matched with --labels, else by sorted order), or a "
+                   "folder of images with --truth")
       ->required();
   parser
       ->add_option("--truth", options->truth,
-                   "What the images of one folder show: a class number a line (in the order of their names), "
-                   "NAME,CLASS lines, or ReaL's JSON")
+                   "Ground truth for a folder of images: one class number per line (in the order of the "
+                   "names), NAME,CLASS lines, or ReaL's JSON")
       ->type_name("FILE");
   parser
       ->add_option("--batch-size", options->batch_size,
-                   "Images at a time (default: 8 to 32 on the CPU, 64 to 256 on CUDA, by the images' size)")
+                   "Images per batch (default: 8 to 32 on the CPU, 64 to 256 on CUDA, by image size)")
       ->check(CLI::Range(1, 1 << 16).description(""))
       ->type_name("N");
   parser->add_option("--limit", options->limit, "Only N images, spread evenly over the classes")
@@ -555,11 +556,11 @@ Command add_eval(CLI::App& app) {
       ->type_name("FILE");
   parser
       ->add_option("--confusion", options->confusion,
-                   "Write which class is taken for which, and F.png, its picture")
+                   "Write the confusion matrix, and a picture of it as F.png")
       ->type_name("F.csv");
   parser
       ->add_option("--results", options->results,
-                   "Append a line for every image; a later run of the same model goes on from there")
+                   "Append one line per image; a later run of the same model resumes from it")
       ->type_name("F.jsonl");
   add_model_options(*parser, options->model, {.labels = true});
   return {parser, [options] { return run_eval(*options); }};

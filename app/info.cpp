@@ -208,10 +208,11 @@ int run(const Arguments& arguments) {
 
 Command add_info(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
-      "info", "Parameters, GMACs, stages, memory of a model; with --weights, which tensors do not fit");
+      "info",
+      "Show parameters, GMACs, stages and memory of a model; with --weights, which tensors do not fit");
   auto arguments = std::make_shared<Arguments>();
   add_model_options(*command, arguments->model, {.threads = false});
-  command->add_option("--batch-size", arguments->batch_size, "Images at once, for the memory")
+  command->add_option("--batch-size", arguments->batch_size, "Batch size of the memory figures")
       ->type_name("N")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 30).description(""))
       ->capture_default_str();
@@ -220,7 +221,7 @@ Command add_info(CLI::App& app) {
                    "SIDE or HEIGHTxWIDTH in pixels (default: the config's imgsize)")
       ->type_name("S")
       ->expected(1, 2);
-  command->add_option("--format", arguments->format, "text, json or config (the config alone)")
+  command->add_option("--format", arguments->format, "text, json or config (only the config)")
       ->type_name("FORMAT")
       ->check(CLI::IsMember({"text", "json", "config"}).description(""))
       ->capture_default_str();

@@ -19,7 +19,8 @@ Command add_init_weights(CLI::App& app) {
   };
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
-      "init-weights", "Write the state dict that torch.manual_seed(SEED); VSSM(**config) builds on a CPU");
+      "init-weights",
+      "Write initial weights: the state dict of torch.manual_seed(SEED); VSSM(**config) on a CPU");
   command->add_option("--config", options->config, "The model: a config file, or the name of a published one")
       ->required()
       ->type_name("FILE|NAME");

@@ -107,7 +107,7 @@ int run(const Arguments& arguments) {
 Command add_migrate_config(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "migrate-config",
-      "Rewrite a config that newer releases refuse: \"core\" becomes \"oflex\", old forward types new ones");
+      "Rewrite an outdated config: \"core\" becomes \"oflex\", old forward types their successors");
   command->footer(
       "Reads this program's JSON, the Python project's YAML, and Python sources (the literal given to "
       "selective_scan_backend= alone).\nAll rules: docs/migration.md");
@@ -121,7 +121,7 @@ Command add_migrate_config(CLI::App& app) {
   command
       ->add_option(
           "--backend", arguments->backend,
-          "What \"core\" becomes: oflex (the default; the same with float32) or mamba (rounds 16 bits as core did)")
+          "What \"core\" becomes: oflex (the default; the same in float32) or mamba (rounds 16-bit outputs as core did)")
       ->check(CLI::IsMember({"oflex", "mamba"}).description(""))
       ->type_name("B");
   auto* in_place =

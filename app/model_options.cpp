@@ -50,8 +50,7 @@ void add_model_options(CLI::App& command, ModelOptions& options, ModelOptionsUse
       ->group(group);
   add_checkpoint_options(command, options.key, options.prefix);
   if (used.labels)
-    command
-        .add_option("--labels", options.labels, "Names of the classes: one a line, JSON, or a Python dict")
+    command.add_option("--labels", options.labels, "Class names: one per line, JSON, or a Python dict")
         ->type_name("FILE")
         ->group(group);
   command.add_option("--device", options.device, device_words())
@@ -73,7 +72,7 @@ void add_model_options(CLI::App& command, ModelOptions& options, ModelOptionsUse
       ->type_name("VERSION")
       ->group(group);
   if (used.threads)
-    command.add_option("--threads", options.threads, "CPU threads; 0: all this process may use")
+    command.add_option("--threads", options.threads, "CPU threads; 0: all that this process may use")
         ->type_name("N")
         ->check(CLI::Range(0, 4096).description(""))
         ->group(group);
@@ -81,12 +80,12 @@ void add_model_options(CLI::App& command, ModelOptions& options, ModelOptionsUse
 
 void add_checkpoint_options(CLI::App& command, std::string& key, std::string& prefix) {
   command
-      .add_option(
-          "--key", key,
-          "The state dict inside a checkpoint (default: an average's, model, state_dict, the file itself)")
+      .add_option("--key", key,
+                  "Path to the state dict inside a checkpoint, dotted (default: an EMA entry, model, "
+                  "state_dict, or the whole file)")
       ->type_name("PATH")
       ->group("Model");
-  command.add_option("--prefix", prefix, "Only the tensors whose names begin so, without it")
+  command.add_option("--prefix", prefix, "Use only tensors whose names begin with P, and strip it")
       ->type_name("P")
       ->group("Model");
 }

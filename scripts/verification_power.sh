@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Counts how many planted mistakes check-equal detects, how many it identifies, and how often it reports a correct run
 # as different. Prints the tables of docs/verification.md and every false alarm.
-#   scripts/verification_power.sh [--seeds 5] [--configs 250] [--dtype float32] [--reference FOLDER] [--targets "AVX2 AVX3 …"]
+#   scripts/verification_power.sh [--seeds 5] [--configs 250] [--dtype float32] [--device cpu] [--reference FOLDER]
+#                                 [--targets "AVX2 AVX3 …"]
+# --dtype and --device (cpu or cuda) are those of the run that is judged.
 # FOLDER: PyTorch dumps, one folder each (config.json, weights.safetensors, io.safetensors); default: tests/data/models.
 # Correct runs are repeated on each of the SIMD targets. Exit status 0 if all checks hold.
 set -euo pipefail
@@ -15,20 +17,23 @@ while [[ $# -gt 0 ]]; do
   case $1 in
     --seeds) export VMAMBA_POWER_SEEDS=$2 ;;
     --configs) export VMAMBA_POWER_CONFIGS=$2 ;;
-    --dtype) export VMAMBA_POWER_DTYPE=$2 ;; # of b, of the planted mistakes
+    --dtype) export VMAMBA_POWER_DTYPE=$2 ;;
+    --device) export VMAMBA_POWER_DEVICE=$2 ;;
     --reference) export VMAMBA_POWER_REFERENCE=$2 ;;
     --targets) targets=$2 ;;
     *)
-      echo "usage: scripts/verification_power.sh [--seeds N] [--configs N] [--dtype D] [--reference FOLDER] [--targets \"AVX2 …\"]" >&2
+      echo "usage: scripts/verification_power.sh [--seeds N] [--configs N] [--dtype D] [--device D] [--reference FOLDER] [--targets \"AVX2 …\"]" >&2
       exit 2
       ;;
   esac
   shift 2
 done
 export OMP_WAIT_POLICY=PASSIVE
-cmake --preset cpu > /dev/null
-cmake --build --preset cpu --target vmamba_tests > /dev/null
-tests=build/cpu/vmamba_tests
+source scripts/common.sh
+preset=$(choose_preset)
+configure "$preset"
+cmake --build --preset "$preset" --target vmamba_tests >&2
+tests=build/$preset/vmamba_tests
 status=0
 "$tests" --no-skip --test-case="verification power: *" || status=1
 for target in $targets; do

@@ -51,6 +51,7 @@ constexpr Format formats[] = {
      decode_bmp},
     {ImageFormat::tiff, "TIFF", begins_tiff, tiff_size, decode_tiff},
     {ImageFormat::pnm, "PNM", begins_pnm, pnm_size, decode_pnm},
+    {ImageFormat::tga, "TGA", begins_tga, tga_size, decode_tga},  // without a signature: last
 };
 
 const Format* format_of(std::string_view bytes) {
@@ -95,7 +96,7 @@ EncodedImage parse_image(std::string bytes, std::string name) {
   if (encoded.bytes.empty()) fail_input("{}: the file is empty", encoded.name);
   const Format* format = format_of(encoded.bytes);
   if (format == nullptr)
-    fail_input("{}: not an image (JPEG, PNG, WebP, GIF, BMP, TIFF and PNM are read)", encoded.name);
+    fail_input("{}: not an image (JPEG, PNG, WebP, GIF, BMP, TIFF, PNM and TGA are read)", encoded.name);
   encoded.format = format->format;
   const ImageSize size = format->size(encoded);
   if (size.width <= 0 || size.height <= 0)
@@ -128,7 +129,7 @@ Image read_image(const std::filesystem::path& path) {
 bool has_image_ending(const std::filesystem::path& path) {
   const std::string ending = lower_case(path.extension().string());
   for (const std::string_view known : {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif",
-                                       ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"})
+                                       ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"})
     if (ending == known) return true;
   return false;
 }

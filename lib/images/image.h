@@ -17,7 +17,7 @@ struct Image {
 
 inline constexpr int64_t max_pixels = 178'956'970;  // Pillow's limit
 
-enum class ImageFormat : uint8_t { jpeg, webp, png, bmp, gif, tiff, pnm };
+enum class ImageFormat : uint8_t { jpeg, webp, png, bmp, gif, tiff, pnm, tga };
 std::string_view to_string(ImageFormat format);
 
 // The bytes of an image file with its parsed header; not yet decoded.

@@ -226,13 +226,13 @@ std::vector<InitStep> init_order(const Config& config) {
   return Initializer(config, std::nullopt).take_steps();
 }
 
-std::optional<InitParting> first_init_parting(const Config& a, const Config& b) {
+std::optional<InitDivergence> first_init_divergence(const Config& a, const Config& b) {
   const std::vector<InitStep> steps_a = init_order(a), steps_b = init_order(b);
   for (size_t i = 0; i < std::max(steps_a.size(), steps_b.size()); ++i) {
-    InitParting parting{.step = i};
-    if (i < steps_a.size()) parting.a = steps_a[i];
-    if (i < steps_b.size()) parting.b = steps_b[i];
-    if (parting.a != parting.b) return parting;
+    InitDivergence divergence{.step = i};
+    if (i < steps_a.size()) divergence.a = steps_a[i];
+    if (i < steps_b.size()) divergence.b = steps_b[i];
+    if (divergence.a != divergence.b) return divergence;
   }
   return std::nullopt;
 }

@@ -26,10 +26,10 @@ std::vector<InitStep> init_order(const Config& config);
 
 // The first step at which the initialisations of two configs diverge; with the same seed, all tensors drawn before it
 // are identical. nullopt if both build the same state dict; a or b is nullopt if its steps end there.
-struct InitParting {
+struct InitDivergence {
   size_t step = 0;
   std::optional<InitStep> a, b;
 };
-std::optional<InitParting> first_init_parting(const Config& a, const Config& b);
+std::optional<InitDivergence> first_init_divergence(const Config& a, const Config& b);
 
 }  // namespace vmamba

@@ -72,10 +72,10 @@ std::vector<std::pair<int, LabelAgreement::Right>> LabelAgreement::worse_classes
   return worse;
 }
 
-// Where neither model is better, each of the n = a_alone + b_alone images falls to either with probability 1/2:
+// Under the null hypothesis each of the n = a_alone + b_alone images is correct on either side with probability 1/2:
 // p = min(1, 2 · Σ_{i ≤ min(a_alone, b_alone)} C(n, i) / 2ⁿ).
 // Q. McNemar, Note on the sampling error of the difference between correlated proportions or percentages,
-// Psychometrika 12 (1947), whose statistic is here tested by the binomial distribution itself instead of χ².
+// Psychometrika 12 (1947); the binomial distribution replaces its χ² approximation.
 double mcnemar_exact(int64_t a_alone, int64_t b_alone) {
   const int64_t fewer = std::min(a_alone, b_alone);
   const double n = static_cast<double>(a_alone + b_alone);
@@ -96,7 +96,7 @@ LabelAgreement compare_labels(const Side& a, const Side& b, const std::vector<st
   const std::vector<std::filesystem::path> paths(files.begin(), files.end());
   ImageSource source_a(file_paths(paths), a.config.preprocess, options.batch_size, threads);
   const PreprocessConfig &crop_a = a.config.preprocess, &crop_b = b.config.preprocess;
-  std::optional<ImageSource> source_b;  // where b's crops are other ones
+  std::optional<ImageSource> source_b;  // if b preprocesses images differently
   if (crop_a.resize != crop_b.resize || crop_a.crop != crop_b.crop ||
       crop_a.interpolation != crop_b.interpolation)
     source_b.emplace(file_paths(paths), crop_b, options.batch_size, threads);

@@ -1,5 +1,5 @@
-// Do two models give the images of a data set the same labels? The share that agrees and how sure it is, the
-// images whose label flips, and, where it is known what they show, whose labels are right more often.
+// Label agreement of two models over a data set: the share of images with the same label and its confidence
+// interval, the images whose label differs, and, where the ground truth is known, both accuracies.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -14,10 +14,10 @@
 
 namespace vmamba {
 
-// The label that a model gives an image. Logits that are NaN, or of which the largest is infinite, give none.
+// The top-1 label of an image. There is none if a logit is NaN or the largest one is infinite.
 struct Answer {
   int label = -1;                // −1: none
-  std::optional<double> margin;  // the largest logit less the next; absent: not known
+  std::optional<double> margin;  // largest logit minus the second largest; absent if unknown
 };
 Answer answer_of(std::span<const float> logits);
 
@@ -27,45 +27,46 @@ struct Flip {
 };
 
 struct LabelAgreement {
-  std::optional<double> minimum;  // the share that is asked for; absent: nothing is
+  std::optional<double> minimum;  // required share of agreement; absent without --min-agreement
   int64_t images = 0, agreeing = 0;
-  int64_t no_answer_a = 0, no_answer_b = 0;  // of the images; no answer agrees with nothing
-  std::vector<Flip> flips;                   // the images that do not agree, in order
+  int64_t no_answer_a = 0, no_answer_b = 0;  // images without a label; they count as disagreeing
+  std::vector<Flip> flips;                   // images whose labels differ, in input order
 
-  // Of the images of which it is known what they show.
+  // Images whose ground truth is known; a_alone: correct on a only.
   struct Right {
     int64_t images = 0, a = 0, b = 0, a_alone = 0, b_alone = 0;
   } right;
-  std::map<int, Right> classes;    // those of images with one right class
-  std::vector<std::string> names;  // of the classes; empty: not known
-  std::string truth;               // where it is known from, or why it is not
+  std::map<int, Right> classes;    // by class, images with a single correct class
+  std::vector<std::string> names;  // class names; empty if unknown
+  std::string truth;               // source of the ground truth, or why there is none
 
-  // `truth`: the classes that are right; empty: not known.
+  // `truth`: the correct classes; empty if unknown.
   void add(std::string file, const Answer& a, const Answer& b, const std::vector<int>& truth);
 
   double share() const;
-  Interval interval() const;  // of the share among all such images
+  Interval interval() const;  // 95 % confidence interval of share()
   bool holds() const { return !minimum || share() >= *minimum; }
-  // Whether the whole interval lies on one side of the minimum.
+  // Whether the interval excludes the minimum.
   bool conclusive() const;
-  // Of the flips, those that are known, sorted.
+  // The known margins of the flips, sorted.
   std::vector<double> margins() const;
-  // The classes of which b has fewer right than a, most lost first.
+  // Classes on which b is correct less often than a, largest loss first.
   std::vector<std::pair<int, Right>> worse_classes() const;
 };
 
-// McNemar's exact test, two-sided: how likely images that one model alone gets right are shared out at least as
-// unevenly when neither model is better.
+// Two-sided p-value of McNemar's exact test: the probability of a split at least as uneven as this one if both models
+// are equally accurate.
 double mcnemar_exact(int64_t a_alone, int64_t b_alone);
 
-// What the images of a data set show; `classes` are those of the files in their order.
+// Ground truth of a data set; `classes` has one entry per file, in the files' order.
 struct ImageTruth {
-  std::vector<int> classes;  // empty: not known
+  std::vector<int> classes;  // empty if unknown
   std::vector<std::string> names;
   std::string source;
 };
 
-// Runs both sides, which have the same classes, over image files, a batch at a time. InputError names a file that cannot be read.
+// Runs both sides, which must have the same classes, over image files in batches. InputError names a file that cannot
+// be read.
 LabelAgreement compare_labels(const Side& a, const Side& b, const std::vector<std::string>& files,
                               const ImageTruth& truth, const CheckOptions& options,
                               const std::function<void(const LabelAgreement& so_far)>& progress);

@@ -11,7 +11,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr size_t most_named = 10;  // in text; JSON names all
+constexpr size_t most_named = 10;  // in the text report; JSON lists all
 
 std::string percent(int64_t part, int64_t whole) {
   return fmt::format("{:.3f} %",
@@ -55,7 +55,7 @@ std::string listed(const std::string& what, const std::vector<std::string>& file
   return text + and_more(files.size());
 }
 
-// "a  a.jsonl, SHA-256 …: …", the model as far as the file tells.
+// "a  a.jsonl, SHA-256 …: …", with the model if the file has a header.
 std::string file_line(const char* side, const SavedResults& results) {
   std::string model = "of classify, which does not note the model";
   if (results.header.is_object()) {

@@ -1,4 +1,4 @@
-// What a data set and saved answers say of two models, as text and as JSON (docs/check-equal.schema.json).
+// Reports of label agreement over a data set or two results files: text and JSON (docs/check-equal.schema.json).
 #pragma once
 #include <nlohmann/json.hpp>
 #include <string>
@@ -8,9 +8,9 @@
 
 namespace vmamba {
 
-// One line: the share that agrees, with its interval, and the verdict where a minimum is asked for.
+// One line: the share of agreement, its interval and, with --min-agreement, the verdict.
 std::string agreement_summary(const LabelAgreement& labels);
-// What stands below that line: flips and accuracies.
+// The lines below it: flips and accuracies.
 std::string text_report(const LabelAgreement& labels);
 std::string text_report(const SavedComparison& comparison);
 

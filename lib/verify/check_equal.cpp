@@ -58,7 +58,7 @@ void merge_all(std::vector<Diff>& diffs, std::vector<Diff> next) {
   }
 }
 
-// b's values, each step given a's, of the blocks where it begins to differ by itself.
+// b's own values (each step computed from a's taps) in the blocks where its own error first appears.
 TapValues own_values(const CheckResult& chunk, const TapValues& a, const HostTensor& input, Runner& b,
                      const CompareOptions& options) {
   std::set<std::string, std::less<>> blocks;
@@ -77,7 +77,7 @@ TapValues own_values(const CheckResult& chunk, const TapValues& a, const HostTen
   return values;
 }
 
-// What judges one b, chunk after chunk. The probe is made once it is needed.
+// Judges one b over all chunks. The probe is created on first use.
 struct Judge {
   const Side& side;
   Runner& run;
@@ -85,7 +85,7 @@ struct Judge {
   std::unique_ptr<ErrorProbe> probe;
 };
 
-// Compares one chunk of images: b runs, beside the kept taps of a. `side_a` is null if a is a file.
+// Compares one chunk of images: runs b against the stored taps of a. `side_a` is null if a is a file.
 void compare_chunk(const Side* side_a, const TapValues& a, const HostTensor* unobserved_a, Judge& judge,
                    const CheckInput& input, const CompareOptions& options, CheckResult& result) {
   const Side& side_b = judge.side;
@@ -105,7 +105,7 @@ void compare_chunk(const Side* side_a, const TapValues& a, const HostTensor* uno
     chunk.taps.push_back(compare_tensors("input", nhwc(input.a), nhwc(input.b), options));
     std::move(comparison.diffs.begin(), comparison.diffs.end(), std::back_inserter(chunk.taps));
     extra = std::move(comparison.extra);
-    // Without taps a device may fuse steps, and run what it captured: that is what other commands run.
+    // Without an observer a device may fuse steps and replay a captured graph, as the other commands do.
     if (!unobserved_a) return;
     if (errors)
       if (const auto model = errors->find("logits"); model != errors->end()) how.errors = &model->second;
@@ -113,7 +113,7 @@ void compare_chunk(const Side* side_a, const TapValues& a, const HostTensor* uno
   };
   compare_all(nullptr);
 
-  // With nothing but logits no step is handed a's values.
+  // If a has only logits, no step can be restarted from its values.
   const bool logits_only = !side_a && a.all().size() == 1 && a.find("logits");
   if (chunk.first_differing()) {
     ReferenceMistakes mistakes;
@@ -187,7 +187,7 @@ void choose_tolerance(CheckResult& result, const CheckOptions& options,
   if (!result.derived) result.tolerance_source = "as asked";
 }
 
-// The reference was rounded to 16 bits when it was saved: by so much each of its values may be off.
+// Rounding error of each value of a reference that was saved in 16 bits.
 void allow_rounding(CheckResult& result, DType dtype) {
   result.reference_dtype = dtype;
   if (result.derived) {
@@ -256,7 +256,7 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
   choose_tolerance(result, options, {b.choice});
   const auto stored = stored_in_16_bits(taps_a);
   if (stored && size_of(storage_dtype(b.choice.precision)) > 2) allow_rounding(result, *stored);
-  // Values that were rounded to 16 bits when they were saved are, to the step that reads them, a 16-bit run's.
+  // A step that reads values saved in 16 bits has the input error of a 16-bit run.
   Judge judge{
       b,
       run_b,
@@ -296,10 +296,10 @@ Repeatability repeat(const Side& side, const CheckInput& input, int times) {
   result.taps = static_cast<int64_t>(first.all().size());
   const auto judge = [&](int run, const Diff& diff, const char* how) {
     if (result.identical() && !diff.identical())
-      result.first_parting =
+      result.first_difference =
           fmt::format("run {}{}: {}, first at {}", run, how, diff.name, diff.place(diff.first_differing));
   };
-  // Without taps a device may fuse steps, and run what it captured: compared with its own first run.
+  // Without an observer a device may fuse steps or replay a graph: compared with its own first run.
   const HostTensor logits = runner.run(input.b);
   for (result.runs = 1; result.runs < times && result.identical(); ++result.runs) {
     TapComparison comparison(runner.kernels(), first, exact);

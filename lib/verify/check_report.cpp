@@ -17,7 +17,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// The nearer of its two bounds: "0.0015 of 0.01", "relative L2 0.003 of 0.005"; "12 not finite".
+// The bound that is closest to being exceeded: "0.0015 of 0.01", "relative L2 0.003 of 0.005"; or "12 not finite".
 std::string of_bound(const Diff& diff) {
   if (diff.differing_nonfinite > 0) return fmt::format("{} not finite", diff.differing_nonfinite);
   if (diff.share() * diff.bound <= diff.nearest)
@@ -25,7 +25,7 @@ std::string of_bound(const Diff& diff) {
   return fmt::format("relative L2 {:.2g} of {:.2g}", diff.relative_l2(), diff.l2_bound);
 }
 
-// The tap, or step by itself, that is nearest to its bound, or farthest beyond; null: none could be compared.
+// The tap, or own error of a step, with the largest error relative to its bound; null if nothing was compared.
 const Diff* largest_share(const CheckResult& result) {
   const Diff* worst = nullptr;
   const auto look = [&](const std::vector<Diff>& diffs) {
@@ -53,8 +53,8 @@ std::string percent(int64_t part, int64_t whole) {
                      whole == 0 ? 0 : 100.0 * static_cast<double>(part) / static_cast<double>(whole));
 }
 
-// "b differs by itself, from the same input, at:" and the steps, one a line; empty: nowhere. Where something
-// leaves its tolerance, what merely rounds otherwise is not listed.
+// "b differs by itself, from the same input, at:" and one step per line; empty if none does. If a step is outside its
+// tolerance, steps that differ within theirs are left out.
 std::string own_places(const CheckResult& result) {
   const bool outside =
       std::any_of(result.own.begin(), result.own.end(), [](const Diff& diff) { return !diff.within(); });
@@ -80,7 +80,7 @@ Json place(const Diff& diff, int64_t index) {
   return index < 0 ? Json() : Json(diff.coordinates(index));
 }
 
-// JSON has no infinity or NaN: null.
+// JSON has no infinity or NaN: they become null.
 Json to_json(const Diff& diff, const Diff* own) {
   Json json{{"name", diff.name}, {"shape", diff.dims}};
   json["within"] = diff.within();
@@ -223,7 +223,7 @@ std::string verdict(const CheckResult& result, bool all) {
       line("{}: in the reference, but no tap of this model", name);
   line("{}", summary(result));
   if (differing) line("first to differ: {}", differing->name);
-  // A step may be wrong by less than the whole may drift.
+  // A step's own error may exceed its bound while every tap is within the looser bound of accumulated error.
   const bool drifted = outside && !find_diff(result.taps, outside->name)->within();
   const char* by_itself = drifted ? "" : "by itself ";
   if (outside && outside->problem.empty() && outside->outside == 0)
@@ -428,7 +428,7 @@ std::string text_report(const Repeatability& repeated) {
   std::string text = fmt::format("{}\ninput  {}\n", to_string(repeated.report), repeated.input);
   return text + (repeated.identical()
                      ? fmt::format("identical: {} runs, {} taps, bit for bit\n", repeated.runs, repeated.taps)
-                     : fmt::format("different: {}\n", repeated.first_parting));
+                     : fmt::format("different: {}\n", repeated.first_difference));
 }
 
 Json json_report(const Repeatability& repeated) {
@@ -438,27 +438,27 @@ Json json_report(const Repeatability& repeated) {
           {"input", repeated.input},
           {"runs", repeated.runs},
           {"taps", repeated.taps},
-          {"first_parting", repeated.identical() ? Json() : Json(repeated.first_parting)}};
+          {"first_difference", repeated.identical() ? Json() : Json(repeated.first_difference)}};
 }
 
-std::string text_report(const std::optional<InitParting>& parting) {
-  if (!parting) return "equal: both configs build the same state dict from the same seed\n";
+std::string text_report(const std::optional<InitDivergence>& divergence) {
+  if (!divergence) return "equal: both configs build the same state dict from the same seed\n";
   const auto side = [](const std::optional<InitStep>& step) {
     return step ? fmt::format("{} {}, {}", step->tensor, shape_string(step->dims), step->fill)
                 : "nothing more";
   };
-  return fmt::format("different: the initialisations part at step {}\na  {}\nb  {}\n", parting->step + 1,
-                     side(parting->a), side(parting->b));
+  return fmt::format("different: the initialisations diverge at step {}\na  {}\nb  {}\n",
+                     divergence->step + 1, side(divergence->a), side(divergence->b));
 }
 
-Json json_report(const std::optional<InitParting>& parting) {
-  Json json{{"kind", "init_order"}, {"equal", !parting}};
+Json json_report(const std::optional<InitDivergence>& divergence) {
+  Json json{{"kind", "init_order"}, {"equal", !divergence}};
   const auto side = [](const std::optional<InitStep>& step) {
     return step ? Json{{"tensor", step->tensor}, {"shape", step->dims}, {"fill", step->fill}} : Json();
   };
-  json["step"] = parting ? Json(parting->step + 1) : Json();
-  json["a"] = parting ? side(parting->a) : Json();
-  json["b"] = parting ? side(parting->b) : Json();
+  json["step"] = divergence ? Json(divergence->step + 1) : Json();
+  json["a"] = divergence ? side(divergence->a) : Json();
+  json["b"] = divergence ? side(divergence->b) : Json();
   return json;
 }
 

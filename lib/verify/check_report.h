@@ -1,4 +1,4 @@
-// What check-equal found, as text for people and as JSON for programs (docs/check-equal.schema.json).
+// The results of check-equal as text and as JSON (docs/check-equal.schema.json).
 #pragma once
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -15,19 +15,19 @@ namespace vmamba {
 
 // "|a - b| <= max(1e-05, 1e-05 * max|a|) and ||a - b|| <= 1e-05 * ||a||"
 std::string to_string(const Tolerance& tolerance);
-// Which tolerance a comparison is judged by, and why.
+// The tolerance of a comparison and where it comes from.
 std::string tolerance_line(const CheckResult& result);
 
-// `all`: every tap; else the output of each block and downsample, and every tap of the blocks where the two
-// begin to differ and where they leave their tolerance.
+// `all`: every tap; otherwise the outputs of blocks and downsamples, and every tap of the blocks with the first
+// difference and with the first value outside tolerance.
 std::string text_report(const CheckResult& result, bool all);
-// One dtype after another; the taps of those that differ (`all`: of each).
+// One section per dtype, with taps for those that differ (`all`: for each).
 std::string dtypes_report(const std::vector<NamedResult>& cases, bool all);
 std::string stress_report(const std::vector<NamedResult>& cases);
 std::string text_report(const Matrix& matrix);
 std::string text_report(const PrecisionSearch& search);
 std::string text_report(const Repeatability& repeated);
-std::string text_report(const std::optional<InitParting>& parting);
+std::string text_report(const std::optional<InitDivergence>& divergence);
 
 nlohmann::ordered_json json_report(const CheckResult& result);
 nlohmann::ordered_json dtypes_json(const std::vector<NamedResult>& cases);
@@ -35,13 +35,13 @@ nlohmann::ordered_json stress_json(const std::vector<NamedResult>& cases);
 nlohmann::ordered_json json_report(const Matrix& matrix);
 nlohmann::ordered_json json_report(const PrecisionSearch& search);
 nlohmann::ordered_json json_report(const Repeatability& repeated);
-nlohmann::ordered_json json_report(const std::optional<InitParting>& parting);
+nlohmann::ordered_json json_report(const std::optional<InitDivergence>& divergence);
 
-// What ran as a and as b, one line each.
+// One line each: what ran as a, and as b.
 std::string side_a(const CheckResult& result);
 std::string side_b(const CheckResult& result);
 
-// One line: the verdict and the figures it rests on.
+// One line: the verdict and its main figures.
 std::string summary(const CheckResult& result);
 
 }  // namespace vmamba

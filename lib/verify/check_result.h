@@ -1,4 +1,4 @@
-// What a comparison is of and what it found: the sides, their input, and the verdict tap by tap.
+// A comparison: its two sides, their input, its options and its result per tap.
 #pragma once
 #include <functional>
 #include <memory>
@@ -16,73 +16,74 @@
 namespace vmamba {
 
 struct Side {
-  std::string given;  // what sets it apart, as given: "weights=old.pth"
+  std::string given;  // its options as given: "weights=old.pth"
   Config config;
   std::shared_ptr<const StateDict> weights;
   RunChoice choice;
 };
 
-// What both sides are given. The two tensors are the same unless the sides preprocess images differently.
-// Without tensors the files are read as they are needed, a batch at a time.
+// The input of both sides. The two tensors are equal unless the sides preprocess images differently. If they are empty,
+// the files are read in batches during the comparison.
 struct CheckInput {
   std::string description;         // "noise of seed 0"
-  std::vector<std::string> files;  // of images
+  std::vector<std::string> files;  // image files
   HostTensor a, b;                 // (B, 3, H, W) float32
 };
 
 struct CheckOptions {
-  std::optional<double> absolute, relative;  // absent: the table's
+  std::optional<double> absolute, relative;  // --atol, --rtol; absent: derived bounds
   bool equal_nan = false;
-  Precision reference = Precision::float32;      // how the reference was computed; values of 16 bits are seen
-  bool maps = false;                             // heat maps and histograms, for a report
-  int batch_size = 1;                            // images at a time; the taps of so many are held in memory
-  std::optional<double> min_agreement;           // of the labels of a data set: the verdict is by it
-  std::function<void(int64_t images)> progress;  // told how many are compared tap by tap, if set
+  Precision reference = Precision::float32;  // how a reference file was computed; 16-bit storage is detected
+  bool maps = false;                         // collect heat maps and histograms for the HTML report
+  int batch_size = 1;                        // images per batch; the taps of one batch are held in memory
+  std::optional<double> min_agreement;       // required label agreement; replaces the verdict per tap
+  std::function<void(int64_t images)>
+      progress;  // if set, called with the number of images compared tap by tap
 };
 
 struct LabelAgreement;  // lib/verify/agreement.h
 
 struct CheckResult {
-  std::string reference;  // the file that stands for a; empty: a ran too
+  std::string reference;  // file with the taps of a; empty if a is a run
   std::string choice_a, choice_b;
-  RunReport report_a, report_b;  // what ran
-  std::string input;             // on what
-  std::string tolerance_source;  // "cpu float32", or the options
-  Tolerance tolerance;           // of the input; of every tap where it was asked for
-  bool derived = false;  // the taps' bounds are derived from what computes, each step's own among them
+  RunReport report_a, report_b;  // device, dtype, backend …
+  std::string input;             // description of the input
+  std::string tolerance_source;  // "cpu float32", or the options that replaced it
+  Tolerance tolerance;           // of "input"; of every tap with --atol or --rtol
+  bool derived = false;  // bounds of taps and of each step's own error are derived (lib/verify/tolerance.h)
   std::optional<DType>
-      reference_dtype;     // the 16 bits that every value of a reference was rounded to; else none
+      reference_dtype;     // 16-bit dtype that all values of the reference are representable in, if any
   std::vector<Diff> taps;  // "input" first, "logits" last
-  // What each step of b adds by itself when it is handed a's values: empty when nothing differs.
+  // Own error of each step of b, computed from a's taps; empty if nothing differs.
   std::vector<Diff> own;
   std::vector<std::string> only_in_a, only_in_b;
   Agreement agreement;
   std::vector<std::string> causes;  // most certain first
-  std::vector<std::string> notes;   // what the verdict must be read with
+  std::vector<std::string> notes;   // assumptions and limits of the verdict
   std::optional<TruthReport> truth;
 
-  std::shared_ptr<const LabelAgreement> labels;  // of a data set; null: there is none
+  std::shared_ptr<const LabelAgreement> labels;  // label agreement over a data set; null if not requested
 
-  // Within tolerance everywhere, each step by itself too where bounds are derived; a reference file's taps must all be
-  // there. Where a share of labels is asked for: as many agree.
+  // All taps are within tolerance and, with derived bounds, so is each step's own error; no tap of a reference file is
+  // missing. With min_agreement: enough labels agree.
   bool equal() const;
-  const Diff* first_differing() const;  // null: bit for bit the same
-  const Diff* first_outside() const;    // of a tap, or of its step by itself
+  const Diff* first_differing() const;  // null if bitwise equal
+  const Diff* first_outside() const;    // of a tap, or of its own error; null if none
   bool within(const Diff& tap) const;
 };
 
-// A comparison among others: a stress, a dtype.
+// One of several comparisons: a stress case, a dtype.
 struct NamedResult {
   std::string name;
   CheckResult result;
 };
 bool equal(const std::vector<NamedResult>& cases);
 
-const Diff* find_diff(const std::vector<Diff>& diffs, std::string_view name);  // null: not there
+const Diff* find_diff(const std::vector<Diff>& diffs, std::string_view name);  // null if absent
 
-// Of the taps, those that are printed and saved of every model.
+// Whether a tap is printed and saved without --all.
 bool is_coarse(std::string_view tap);
-// The first step that leaves its tolerance by itself, else the first that differs; null: none.
+// The first step whose own error is outside tolerance, otherwise the first with any own error; null if none.
 const Diff* first_own(const CheckResult& result);
 
 }  // namespace vmamba

@@ -22,7 +22,7 @@ Tolerance tolerance_of(DeviceType device, Precision precision) {
     Tolerance tolerance;
   };
   static constexpr Row table[] = {
-      // Of float64 as of float32, which the values of files and taps are compared in.
+      // Values are compared in float32, so float64 has the tolerance of float32.
       {DeviceType::cpu, Precision::float64, {1e-5, 1e-5, 1e-5}},
       {DeviceType::cpu, Precision::float32, {1e-5, 1e-5, 1e-5}},
       {DeviceType::cpu, Precision::tf32, {1e-5, 1e-5, 1e-5}},
@@ -69,7 +69,7 @@ static double share_of(double value, double bound) {
 }
 
 double Diff::share() const {
-  if (differing_nonfinite > 0) return HUGE_VAL;  // not finite on one side alone: the worst there is
+  if (differing_nonfinite > 0) return HUGE_VAL;  // not finite on one side only ranks above every finite error
   return std::max(share_of(nearest, bound), share_of(relative_l2(), l2_bound));
 }
 
@@ -88,8 +88,7 @@ double Diff::relative_l2() const {
 
 bool Diff::within_l2() const {
   if (sum_allowed >= 0) return sum_squares <= sum_allowed;
-  // Sums of squares that a rounding of 16 bits below its normal range leaves are nobody's error: 2^-24 an
-  // element.
+  // Allows for rounding to a subnormal float16: 2^-24 per element.
   const double floor = 0x1p-24 * std::sqrt(static_cast<double>(finite));
   return sum_squares == 0 || std::sqrt(sum_squares) <= std::max(l2_bound * std::sqrt(sum_aa), floor);
 }
@@ -117,7 +116,7 @@ std::string Diff::place(int64_t index) const {
   return index < 0 ? "none" : shape_string(coordinates(index));
 }
 
-// Which channel something happens in: none yet, one, or several.
+// Tracks whether events are confined to one channel: none yet, one, or several.
 static constexpr int64_t none = -1, several = -2;
 static void note(int64_t& channel, int64_t at) {
   if (channel == none)
@@ -292,7 +291,7 @@ void merge(Diff& diff, const Diff& next) {
 Agreement agreement(int64_t classes, std::span<const float> a, std::span<const float> b) {
   check(classes > 0 && a.size() == b.size() && a.size() % static_cast<size_t>(classes) == 0,
         "logits of {} and {} values, {} classes", a.size(), b.size(), classes);
-  // Equal logits are ordered by class, so that the order is one; NaN agrees with nothing.
+  // Ties are ordered by class index. NaN agrees with nothing.
   const auto best = [&](const float* logits) {
     std::vector<int64_t> order(static_cast<size_t>(classes));
     for (int64_t i = 0; i < classes; ++i) order[i] = i;

@@ -1,6 +1,6 @@
-// Two tensors compared, and how far they may part. Letters: a the reference, b the other; every figure is of
-// b against a. NaN and infinity never hide: they are counted, placed, and outside every tolerance unless a
-// and b hold the same infinity (or, with equal_nan, both hold NaN).
+// Element-wise comparison of two tensors, and its tolerances. Notation: a is the reference, b the tensor under test.
+// NaN and infinity are counted and located; they are outside every tolerance unless a and b hold the same infinity (or,
+// with equal_nan, both hold NaN).
 #pragma once
 #include <array>
 #include <cstdint>
@@ -14,30 +14,30 @@
 
 namespace vmamba {
 
-// An element is within tolerance if |a − b| <= max(absolute, relative · max|a|), max over its tensor; a
-// tensor if all its elements are and ‖a − b‖ <= relative_l2 · ‖a‖ (infinity: not asked for).
+// An element is within tolerance if |a − b| <= max(absolute, relative · max|a|), max over the tensor. A tensor is within
+// tolerance if all its elements are and ‖a − b‖ <= relative_l2 · ‖a‖ (infinity: no bound).
 struct Tolerance {
   double absolute = 0, relative = 0;
   double relative_l2 = std::numeric_limits<double>::infinity();
   double bound(double max_reference) const;
 };
-// The one table of tolerances, by what computes; docs/verification.md says how each was found.
+// Tolerances by device and dtype; docs/verification.md says how each was found.
 Tolerance tolerance_of(DeviceType device, Precision precision);
-// For a comparison of two runs: the looser of the two.
+// The looser of the two, for a comparison of two runs.
 Tolerance looser(Tolerance one, Tolerance other);
-// As --atol and --rtol ask, which replace the table's bound of an element and its ‖a − b‖ alike.
+// With --atol or --rtol, which replace both the element's bound and the bound on ‖a − b‖.
 Tolerance overridden(Tolerance table, std::optional<double> absolute, std::optional<double> relative);
 
-// The standard deviation of each element's error by rounding (lib/verify/tolerance.h): that of its row (pixel) times
-// its channel's, and a part of the value.
+// Standard deviation of the rounding error of each element (lib/verify/tolerance.h): a factor per row (pixel) times a
+// factor per channel, plus a term proportional to the value.
 struct ErrorModel {
   std::vector<float> rows, channels;
-  double of_value = 0, smallest = 0;  // … of no less than this: below it float16 rounds to fixed steps
+  double of_value = 0,
+         smallest = 0;  // applied to max(|value|, smallest): below it the spacing of float16 is constant
   bool fits(const std::vector<int64_t>& dims) const;
   double variance(int64_t element, double value) const;
 };
-// Errors are within it if each is at most so many standard deviations, and the norm of n so many, and more / √n more,
-// of the whole's.
+// Bounds in standard deviations: `element` for each element, `norm` + `more` / √n for the norm of n elements.
 struct Deviations {
   double element = 0, norm = 0, more = 0;
 };
@@ -45,35 +45,37 @@ inline constexpr Deviations own_deviations{8, 1.5, 6}, drift_deviations{16, 3, 1
 
 struct CompareOptions {
   Tolerance tolerance;
-  const ErrorModel* errors = nullptr;  // in place of `tolerance`
+  const ErrorModel* errors = nullptr;  // if not null, replaces `tolerance`
   Deviations deviations;
   bool equal_nan = false;
-  bool maps = false;  // also heat map and histogram
+  bool maps = false;  // also collect heat map and histogram
 };
 
-// What a comparison found. Sums run over the elements that are finite on both sides; chunks of a batch merge.
+// The result of a comparison. Sums run over the elements that are finite on both sides. Chunks of a batch can be merged.
 struct Diff {
   std::string name;
-  std::string problem;  // why the values could not be compared ("shape (1, 2) against (1, 3)"); else empty
+  std::string
+      problem;  // why the values cannot be compared ("shape (1, 2) against (1, 3)"); empty if they can
   std::vector<int64_t> dims;  // (B, H, W, C) or (B, C)
-  // Of the element that is nearest to its bound: |a − b|, and the bound. Which is one for all, or each its own.
+  // |a − b| and the bound of the element that is closest to its bound (or farthest beyond it).
   double nearest = 0, bound = 0;
-  double l2_bound = std::numeric_limits<double>::infinity();  // of relative_l2()
-  double sum_allowed = -1;  // bound of sum_squares, by an ErrorModel; −1: l2_bound came first
+  double l2_bound = std::numeric_limits<double>::infinity();  // bound of relative_l2()
+  double sum_allowed = -1;  // bound of sum_squares by an ErrorModel; −1 if only l2_bound applies
   int64_t elements = 0;
-  int64_t differing = 0;            // not the same number
-  int64_t outside = 0;              // outside tolerance
-  int64_t differing_nonfinite = 0;  // of those that differ: NaN or infinite on one side at least
+  int64_t differing = 0;            // elements with different values
+  int64_t outside = 0;              // elements outside tolerance
+  int64_t differing_nonfinite = 0;  // differing elements that are NaN or infinite on at least one side
   int64_t nan_a = 0, nan_b = 0, inf_a = 0, inf_b = 0;
-  // Flat indices into dims, −1: none.
+  // Flat indices into dims; −1 if there is none.
   int64_t first_differing = -1, first_outside = -1, worst = -1, first_nonfinite_a = -1,
           first_nonfinite_b = -1;
   float worst_a = 0, worst_b = 0;                    // the values at `worst`
-  float a_at_nonfinite_b = 0, b_at_nonfinite_a = 0;  // what the other side has there
+  float a_at_nonfinite_b = 0, b_at_nonfinite_a = 0;  // value of the other side at that index
   int64_t one_channel =
-      -1;  // the channel, when all that is outside (nothing outside: all that differs) is in one
+      -1;  // set if all elements outside tolerance (or, if none, all that differ) are in one channel
   double max_abs = 0;
-  double max_rel = 0;  // of |a − b| / max(|a|, max|a| / 1000): elements near zero don't blow it up
+  double max_rel =
+      0;  // max of |a − b| / max(|a|, max|a| / 1000), which limits the weight of elements near zero
   double max_reference = 0;
   double sum_abs = 0, sum_squares = 0, sum_aa = 0, sum_bb = 0, sum_ab = 0;
   int64_t finite = 0;
@@ -85,22 +87,22 @@ struct Diff {
   bool within() const { return problem.empty() && outside == 0 && within_l2(); }
   bool within_l2() const;
   bool identical() const { return problem.empty() && differing == 0; }
-  double share() const;  // of the nearer of its two bounds, used up
+  double share() const;  // error as a fraction of its bound: the larger of the two bounds' fractions
   bool nonfinite() const { return nan_a + nan_b + inf_a + inf_b > 0; }
   double mean_abs() const;
   double relative_l2() const;  // ‖a − b‖ / ‖a‖
   double cosine() const;
-  double psnr() const;  // 20 log10(max|a| / rms(a − b)); infinity when nothing differs
+  double psnr() const;  // 20 log10(max|a| / rms(a − b)); infinity if nothing differs
   std::vector<int64_t> coordinates(int64_t index) const;  // of a flat index
   std::string place(int64_t index) const;                 // "(b, h, w, c)"
 };
 
 Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const float> a,
              std::span<const float> b, const CompareOptions& options);
-// `next` is the same tensor of the images that follow.
+// `next` is the same tensor for the images that follow.
 void merge(Diff& diff, const Diff& next);
 
-// How many rows (images) of two (B, classes) tensors agree in the largest k logits.
+// Number of rows (images) of two (B, classes) tensors whose top-k classes agree.
 struct Agreement {
   int64_t images = 0, top1 = 0, top5 = 0;  // top5: the same five classes, in any order
 };

@@ -17,7 +17,7 @@ namespace {
 
 using Cause = std::optional<std::string>;
 
-// Of the dtype that a report names; none: a reference's, which no report names.
+// Unit roundoff of the dtype in a report; nullopt for a reference file, whose dtype is not recorded.
 const PrecisionRow* precision_of(const RunReport& report) {
   return find_name<Precision>(report.dtype);
 }
@@ -44,7 +44,7 @@ std::string differences(const PreprocessConfig& a, const PreprocessConfig& b) {
   return fmt::format("{}", fmt::join(found, ", "));
 }
 
-// Infinity where one of them is NaN, or infinite otherwise than the other.
+// Infinity if one of them is NaN or they hold different infinities.
 double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
   double largest = 0;
   for (size_t i = 0; i < a.size(); ++i) {
@@ -55,7 +55,7 @@ double largest_difference(const std::vector<float>& a, const std::vector<float>&
   return largest;
 }
 
-// a = slope · b + offset over one channel: the straight line through both, and what it leaves.
+// Least-squares fit a = slope · b + offset over one channel, and its residual.
 struct Line {
   double slope = 0, offset = 0, residual = 0;
 };
@@ -80,7 +80,7 @@ Line fit(const HostTensor& a, int64_t channel_a, const HostTensor& b, int64_t ch
   return line;
 }
 
-// The normalisation of a's images, from the straight line between the two inputs.
+// Mean and std of a's normalisation, recovered from the linear fit between the two inputs.
 Cause normalised_otherwise(const HostTensor& a, const HostTensor& b, const PreprocessConfig& of_b) {
   if (a.dims != b.dims || a.dims[1] != 3) return {};
   constexpr double exact = 1e-4;
@@ -120,8 +120,7 @@ Cause different_input(const CheckResult& result, const DiagnosisInput& e) {
   if (a.dims[1] == 3 && fit(a, 0, b, 2).residual < 1e-4 && fit(a, 2, b, 0).residual < 1e-4)
     return "different preprocess: a's channels are in the order blue, green, red";
   if (!e.input->files.empty()) {
-    // An 8-bit step is 1 / 255 / std; rounding of the resize may be off by one, another filter is off by
-    // many.
+    // An 8-bit step is 1 / 255 / std. Rounding in the resize changes a value by one step, another filter by several.
     const auto matches = [&](const PreprocessConfig& other) {
       const HostTensor made = preprocessed(e.input->files, other);
       return made.dims == a.dims && largest_difference(made.values, a.values) < 1.5 / 255 / 0.2;
@@ -146,7 +145,7 @@ Cause different_input(const CheckResult& result, const DiagnosisInput& e) {
 
 // --- Weights.
 
-// How a tensor of one side is another than the other side's of the same name; empty: they are the same.
+// How two tensors of the same name differ; empty if they are equal.
 std::string difference(const StoredTensor& a, const StoredTensor& b) {
   const HostTensor of_a = a.to_float32(), of_b = b.to_float32();
   if (of_a.values.size() != of_b.values.size())
@@ -181,7 +180,7 @@ Cause different_weights(const DiagnosisInput& e) {
                          : fmt::format("; {} tensors of {} differ", found.size(), a.tensors.size()));
 }
 
-// --- Configs. What merely names the run's way to compute the same function is left out.
+// --- Configs. Keys that select how the same function is computed (backend, core) are left out.
 
 Cause different_config(const DiagnosisInput& e) {
   if (!e.a) return {};
@@ -270,11 +269,11 @@ Cause rounded_scan(const CheckResult& result, const DiagnosisInput& e, const Dif
 
 // --- A mistake in one step.
 
-// The state dict's tensors that a tap's step reads, and the tap that it reads, relative to the block.
+// The parameters and the tap that a step reads, relative to its block.
 struct Step {
   const char* tap;
   std::vector<const char*> tensors;
-  const char* input;  // where the step is linear in it: that tap
+  const char* input;  // input tap if the step is linear in it; null otherwise
 };
 const std::vector<Step>& block_steps() {
   static const std::vector<Step> steps{
@@ -292,8 +291,7 @@ const std::vector<Step>& block_steps() {
   return steps;
 }
 
-// One element of a matrix is off: then the difference of its output channel is proportional to one input
-// channel.
+// If a single element of a matrix is wrong, the difference of its output channel is proportional to one input channel.
 Cause one_element(const HostTensor& a, const HostTensor& b, const HostTensor& input, int64_t row,
                   const std::string& tensor, const StateDict& weights) {
   const StoredTensor* stored = weights.find(tensor);
@@ -363,7 +361,7 @@ Cause mistaken_step(const CheckResult& result, const DiagnosisInput& e, const Di
   }
   if (first.name == "patch_embed" || first.name.ends_with(".downsample") || first.name == "logits" ||
       first.name == "classifier.norm") {
-    // Without the taps inside the head all of it stands between the last tap and the logits.
+    // If no tap inside the head was given, the whole head lies between the last tap and the logits.
     const char* head = e.taps_a->find("classifier.pool") ? "classifier.head." : "classifier.";
     const std::string prefix = first.name == "logits" ? head : first.name + ".";
     std::vector<std::string> tensors;
@@ -380,7 +378,7 @@ Cause mistaken_step(const CheckResult& result, const DiagnosisInput& e, const Di
 
 // --- Arithmetic.
 
-// A step that is within its bound, but far nearer to it than the others: the same rounding does not explain both.
+// A step within its bound, but much closer to it than the others: rounding alone does not explain both.
 Cause sticking_out(const CheckResult& result) {
   constexpr double far = 8, small = 0.1;
   std::vector<std::pair<double, const Diff*>> shares;
@@ -395,7 +393,7 @@ Cause sticking_out(const CheckResult& result) {
                      step->name, largest / middle);
 }
 
-// The step that adds most by itself, relative to its largest value; null: none adds anything.
+// The step with the largest own error relative to its largest value; null if none has any.
 const Diff* largest_own(const CheckResult& result) {
   const auto relative = [](const Diff& diff) { return diff.max_abs / diff.max_reference; };
   const Diff* largest = nullptr;
@@ -432,7 +430,7 @@ Cause arithmetic(const CheckResult& result) {
   return fmt::format("order of sums: the two add the same terms in another order{}; {}", apart, size);
 }
 
-// The --atol and --rtol that every tap would meet.
+// The smallest --atol and --rtol that every tap would satisfy.
 Cause tolerance_that_holds(const CheckResult& result) {
   if (result.equal()) return {};
   double least = 0;
@@ -461,7 +459,7 @@ std::vector<std::string> diagnose(const CheckResult& result, const DiagnosisInpu
   add(overflows);
   const Diff* first = first_own(result);
   if (!first || weights) return causes;
-  // Which rounding is looked for where the scan first differs, be it within its tolerance or not.
+  // Rounding of the scan is examined at the first scan that differs, inside its tolerance or not.
   const Diff* scan = nullptr;
   for (const Diff& diff : result.own)
     if (!scan && !diff.identical() && !direction_of(diff.name).empty()) scan = &diff;
@@ -474,7 +472,7 @@ std::vector<std::string> diagnose(const CheckResult& result, const DiagnosisInpu
     add(step);
     if (!rounding && !step) add(arithmetic(result));
     add(tolerance_that_holds(result));
-  } else if (e.a) {  // from one state dict: no weights are to be compared
+  } else if (e.a) {  // both sides have the same state dict
     if (const Cause config = different_config(e))
       add(config);
     else if (!rounding && !overflows)

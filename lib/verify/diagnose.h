@@ -1,5 +1,5 @@
-// Why two runs part, where the figures name it: other weights, other preprocessing, overflow, rounding of the
-// scan's output, TF32, the order of sums, or a mistake in a step.
+// Finds why two runs diverge, where the figures show it: different weights or preprocessing, overflow, rounding of the
+// scan's output, TF32, the order of sums, or a mistake in one step.
 #pragma once
 #include <string>
 #include <vector>
@@ -10,14 +10,14 @@
 namespace vmamba {
 
 struct DiagnosisInput {
-  const Side* a = nullptr;  // null: a is a file
+  const Side* a = nullptr;  // null if a is a file
   const Side* b = nullptr;
   const CheckInput* input = nullptr;
   const TapValues* taps_a = nullptr;
-  // What b itself made of a's values, in the block of first_own(): by tap.
+  // b's values in the block of first_own(), each step computed from a's taps.
   const TapValues* own_b = nullptr;
 };
-// Sentences, most certain first; empty when nothing differs or no figure names a cause.
+// Sentences, most certain first; empty if nothing differs or no cause is found.
 std::vector<std::string> diagnose(const CheckResult& result, const DiagnosisInput& evidence);
 
 }  // namespace vmamba

@@ -25,7 +25,7 @@ struct Batch {
 
 struct Outcome {
   Diff worst;
-  bool within = true;  // every input, with the margin to spare
+  bool within = true;  // every input is within tolerance / margin
 };
 
 Outcome judge(const Batch& batch, const HostTensor& wanted, const HostTensor& got, const Tolerance& tolerance,
@@ -42,7 +42,7 @@ Outcome judge(const Batch& batch, const HostTensor& wanted, const HostTensor& go
     Diff diff =
         compare("logits of " + batch.inputs[i].name, dims, row(wanted), row(got), {.tolerance = tolerance});
     outcome.within &= compare("", dims, row(wanted), row(got), {.tolerance = tight}).within();
-    // One that is outside comes before all that are within, whatever its share is rounded to.
+    // An input outside tolerance ranks above all that are within, even if both shares round to the same number.
     const bool worse = i == 0 || std::pair(!diff.within(), diff.share()) >
                                      std::pair(!outcome.worst.within(), outcome.worst.share());
     if (worse) outcome.worst = std::move(diff);
@@ -100,11 +100,11 @@ PrecisionSearch find_precision(const Side& side, const PrecisionInputs& inputs, 
   const bool none_needed = logits_with({});
   search.before = search.after = tried.worst;
   if (none_needed) return try_held_out();
-  // Each step's own error, from the exact run's values; a step that is not finite comes first.
+  // Own error of each step from the float32 run's taps; a step with non-finite values ranks first.
   std::map<std::string, double> errors;
   for (const std::string& step : step_names(side.config)) errors[step] = 0;
   Runner rounded = runner_with({});
-  for (const PrecisionInput& input : inputs.searched) {  // the taps of one at a time are held
+  for (const PrecisionInput& input : inputs.searched) {  // only one input's taps are held in memory
     TapStore store(run_exact.kernels());
     run_exact.run(input.value, &store);
     const TapValues taps = store.take();
@@ -132,7 +132,7 @@ PrecisionSearch find_precision(const Side& side, const PrecisionInputs& inputs, 
       too_few = middle;
   }
   ranked.resize(enough);
-  for (size_t i = ranked.size(); i-- > 0 && ranked.size() > 1;) {  // the least of them first
+  for (size_t i = ranked.size(); i-- > 0 && ranked.size() > 1;) {  // smallest error first
     std::vector<std::string> fewer = ranked;
     fewer.erase(fewer.begin() + static_cast<int64_t>(i));
     if (logits_with(fewer)) ranked = std::move(fewer), search.after = tried.worst;

@@ -1,5 +1,4 @@
-// check-equal's findings as one self-contained page: verdict, what ran, error by layer, histogram, heat map,
-// tables.
+// check-equal's result as one self-contained HTML page: verdict, runs, error by layer, histogram, heat map, tables.
 #pragma once
 #include <string>
 #include <vector>
@@ -9,7 +8,7 @@
 
 namespace vmamba {
 
-// Of `cases` it shows the first that differs, else the last; the verdict is of all. Their diffs should hold maps
+// Shows the first case that differs, otherwise the last; the verdict covers all. The diffs should hold maps
 // (CheckOptions::maps).
 std::string html_report(const std::vector<NamedResult>& cases, const Provenance& provenance);
 

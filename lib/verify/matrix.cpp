@@ -45,7 +45,7 @@ Matrix compare_all(const Side& model, const MatrixAxes& axes, const CheckInput& 
     fail_input(
         "--matrix: nothing to compare: the options leave one way to run: give fewer of --device, --dtype, "
         "--selective-scan-backend, --forward-core-version");
-  // What rounding explains of two sides, the coarser of which computes so (Precision's order is from fine to coarse).
+  // The tolerance follows from the coarser precision of the two (Precision is ordered from fine to coarse).
   std::map<Precision, ErrorModels> errors;
   const auto errors_of = [&](Precision precision) -> const ErrorModel* {
     if (!errors.contains(precision)) {

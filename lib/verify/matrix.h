@@ -1,5 +1,4 @@
-// Everything that can run here against everything else: each device, dtype, scan backend and forward core,
-// their logits compared pair by pair.
+// Compares the logits of every combination of device, dtype, scan backend and forward core that runs here, pairwise.
 #pragma once
 #include <string>
 #include <vector>
@@ -16,10 +15,10 @@ struct Variant {
 };
 std::string to_string(const Variant& variant);  // "cpu float32 torch v0"
 
-// What the choice leaves open is varied: a list per axis.
+// The values of each axis; an option given on the command line fixes its axis.
 struct MatrixAxes {
   std::vector<Device> devices;
-  std::vector<Precision> precisions;  // one is left out where the device does not have it
+  std::vector<Precision> precisions;  // those a device lacks are skipped on it
   std::vector<ScanBackend> backends;
   std::vector<ForwardCoreVersion> cores;
 };
@@ -27,7 +26,7 @@ struct MatrixAxes {
 struct Matrix {
   std::string input;
   std::vector<Variant> variants;
-  std::vector<std::vector<Diff>> pairs;  // pairs[i][j], j < i: logits of i against those of j
+  std::vector<std::vector<Diff>> pairs;  // pairs[i][j], j < i: logits of variant i against variant j
   bool equal() const;
 };
 Matrix compare_all(const Side& model, const MatrixAxes& axes, const CheckInput& input,

@@ -16,10 +16,11 @@ std::string tensors_sha256(const StateDict& tensors) {
   for (const auto& tensor : tensors.tensors) sorted.push_back(&tensor);
   std::sort(sorted.begin(), sorted.end(), [](const auto* x, const auto* y) { return x->first < y->first; });
   Sha256 sum;
-  const auto add_text = [&](std::string_view text) {  // its length before it: no two lists of texts are alike
-    sum.add(static_cast<int64_t>(text.size()));
-    sum.add(text);
-  };
+  const auto add_text =
+      [&](std::string_view text) {  // length-prefixed, so that different lists never have the same bytes
+        sum.add(static_cast<int64_t>(text.size()));
+        sum.add(text);
+      };
   for (const auto* entry : sorted) {
     const auto& [name, tensor] = *entry;
     if (!tensor.unreadable.empty()) fail_input("{}", tensor.unreadable);
@@ -37,13 +38,13 @@ std::string weights_sha256(const Config& config, const StateDict& weights) {
 }
 
 Json effective_config(const Config& config) {
-  // Every member by name: one that is added to Config does not compile until it is told here.
+  // Names every member: adding one to Config fails to compile until it is handled here.
   const auto& [name, patch_size, in_chans, num_classes, depths, dims, ssm_d_state, ssm_ratio, ssm_dt_rank,
                ssm_act_layer, ssm_conv, ssm_conv_bias, ssm_init, forward_type, mlp_ratio, mlp_act_layer, gmlp,
                patch_norm, norm_layer, downsample_version, patchembed_version, posembed, imgsize,
                selective_scan_backend, forward_core_version, float32_ops, preprocess, forward] = config;
   const auto& [resize, crop, interpolation, mean, std] = preprocess;
-  (void)forward;  // forward_type, parsed
+  (void)forward;  // derived from forward_type
   return {{"name", name},
           {"patch_size", patch_size},
           {"in_chans", in_chans},

@@ -15,11 +15,11 @@ bool agree(const HostTensor& a, const HostTensor& b, const CompareOptions& optio
   return a.dims == b.dims && compare("", a.dims, a.values, b.values, options).within();
 }
 
-// --- Layouts of a feature map that is wanted as (B, H, W, C).
+// --- Layouts of a feature map that should be (B, H, W, C).
 
 struct Layout {
   const char* name;
-  std::vector<int64_t> dims, strides;  // as a holds it; of a value at (b, h, w, c)
+  std::vector<int64_t> dims, strides;  // dims as stored in a; strides of (b, h, w, c)
 };
 std::vector<Layout> layouts(int64_t B, int64_t H, int64_t W, int64_t C) {
   return {{"(B, C, H, W)", {B, C, H, W}, {C * H * W, W, 1, H * W}},
@@ -29,7 +29,7 @@ std::vector<Layout> layouts(int64_t B, int64_t H, int64_t W, int64_t C) {
           {"(B, C, H*W)", {B, C, H * W}, {C * H * W, W, 1, H * W}}};
 }
 
-// Runs beside the reference and tries every layout on the taps that differ.
+// Tries every layout on the taps of the reference that differ.
 class LayoutTaps : public Taps {
  public:
   LayoutTaps(Kernels& kernels, const TapValues& a, std::set<std::string, std::less<>> differing,
@@ -58,7 +58,7 @@ class LayoutTaps : public Taps {
     }
   }
 
-  std::map<std::string, std::vector<std::string>> found;  // by layout: taps
+  std::map<std::string, std::vector<std::string>> found;  // layout → taps
   std::vector<std::pair<std::string, HostTensor>> moved_taps;
 
  private:
@@ -70,7 +70,7 @@ class LayoutTaps : public Taps {
 
 // --- Logits.
 
-// Rows of softmax, or of its logarithm.
+// Rows that hold softmax or log-softmax.
 HostTensor softmax(const HostTensor& logits, bool logarithm) {
   HostTensor result = logits;
   const int64_t classes = logits.dims.back();
@@ -87,7 +87,7 @@ HostTensor softmax(const HostTensor& logits, bool logarithm) {
   return result;
 }
 
-// For every row of a the row of b that is nearest, each taken once.
+// Matches each row of a with the nearest unused row of b.
 std::vector<int64_t> nearest_rows(const HostTensor& a, const HostTensor& b) {
   const int64_t rows = a.dims[0], width = a.elements() / rows;
   std::vector<int64_t> order;
@@ -136,13 +136,13 @@ std::string explained_logits(const HostTensor& a, const HostTensor& b, const Com
   return {};
 }
 
-// --- The input that a's model was given, where it is not the one that was saved.
+// --- The saved input is not the one that a's model received.
 
 std::string explained_input(const HostTensor& all_logits_a, const HostTensor& all_input, Runner& b,
                             const CompareOptions& options) {
   if (all_input.dims[1] != 3 || all_logits_a.dims.empty() || all_logits_a.dims[0] != all_input.dims[0])
     return {};
-  const auto first_two = [](const HostTensor& all) {  // enough to tell, and ten runs follow
+  const auto first_two = [](const HostTensor& all) {  // two images suffice, and about ten runs follow
     HostTensor first = all;
     first.dims[0] = std::min<int64_t>(all.dims[0], 2);
     first.values.resize(all.values.size() / all.dims[0] * first.dims[0]);
@@ -150,7 +150,7 @@ std::string explained_input(const HostTensor& all_logits_a, const HostTensor& al
   };
   const HostTensor logits_a = first_two(all_logits_a), input = first_two(all_input);
   const PreprocessConfig& p = b.config().preprocess;
-  // value → slope · value + offset of its channel, from this channel or from the opposite one.
+  // value → slope · value + offset per channel, read from the same channel or with red and blue swapped.
   using Change = float (*)(float value, float mean, float std);
   const Change same = [](float v, float, float) { return v; };
   const Change normalise = [](float v, float mean, float std) { return (v - mean) / std; };
@@ -159,7 +159,7 @@ std::string explained_input(const HostTensor& all_logits_a, const HostTensor& al
   const Change undo_255 = [](float v, float mean, float std) { return (v * std + mean) * 255; };
   const struct {
     const char* what;
-    Change before, after;  // of the exchange of red and blue
+    Change before, after;  // without and with red and blue swapped
     bool exchange;
   } candidates[] = {
       {"a's input was saved blue, green, red; its model ran on red, green, blue", same, same, true},
@@ -219,7 +219,7 @@ ReferenceMistakes reference_mistakes(const TapValues& a, const std::vector<Diff>
     std::string cause = explained_logits(*logits_a, logits_b, options);
     if (cause.empty() && input_is_a) {
       cause = explained_input(*logits_a, input, b, options);
-      if (!cause.empty()) left.clear();  // they follow from it
+      if (!cause.empty()) left.clear();  // these differences follow from it
     }
     logits_explained = !cause.empty();
     if (logits_explained) mistakes.causes.push_back(std::move(cause));
@@ -229,7 +229,8 @@ ReferenceMistakes reference_mistakes(const TapValues& a, const std::vector<Diff>
 }
 
 std::optional<DType> stored_in_16_bits(const TapValues& taps) {
-  for (const DType dtype : {DType::bfloat16, DType::float16}) {  // most of the former are the latter too
+  for (const DType dtype :
+       {DType::bfloat16, DType::float16}) {  // in this order: most bfloat16 values are also float16 values
     const bool all = std::all_of(taps.all().begin(), taps.all().end(), [&](const auto& tap) {
       return std::all_of(tap.second.values.begin(), tap.second.values.end(),
                          [&](float x) { return std::isnan(x) || round_to(dtype, x) == x; });

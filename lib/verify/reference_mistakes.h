@@ -1,5 +1,5 @@
-// What goes wrong when somebody saves a model's tensors for --reference, recognised by undoing it: the tensors
-// then agree. Layouts, softmax, the order of rows, an input that is not the one the model was given.
+// Recognises common mistakes in tensors dumped for --reference by undoing them: wrong layout, softmax instead of logits,
+// rows in another order, an input that differs from the one the model received.
 #pragma once
 #include <optional>
 #include <string>
@@ -12,15 +12,15 @@ namespace vmamba {
 
 struct ReferenceMistakes {
   std::vector<std::string> causes;  // sentences
-  bool explain_all = false;         // nothing else differs
-  std::optional<TapValues> mended;  // a's taps, those that were laid out otherwise as they should be
+  bool explain_all = false;         // no other difference is left
+  std::optional<TapValues> mended;  // a's taps with the layouts corrected
 };
-// `differing`: the comparison of the reference's taps with b's run on `input`.
+// `differing`: result of comparing the reference's taps with b's run on `input`.
 ReferenceMistakes reference_mistakes(const TapValues& a, const std::vector<Diff>& differing,
                                      const HostTensor& logits_b, const HostTensor& input, Runner& b,
                                      const CompareOptions& options);
 
-// bfloat16 or float16 if every value of every tap is such a number: it was rounded to that; else none.
+// bfloat16 or float16 if every value of every tap is representable in it; nullopt otherwise.
 std::optional<DType> stored_in_16_bits(const TapValues& taps);
 
 }  // namespace vmamba

@@ -15,7 +15,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct SavedAnswer {
-  std::string file;  // as it is shown
+  std::string file;  // image name for display
   Answer answer;
   std::vector<int> truth;
   bool doubled = false;
@@ -23,17 +23,17 @@ struct SavedAnswer {
 
 struct Read {
   SavedResults results;
-  std::vector<SavedAnswer> answers;               // in the file's order
-  std::unordered_map<std::string, size_t> index;  // by the image's key
-  std::set<std::string> unread;                   // keys
+  std::vector<SavedAnswer> answers;               // in file order
+  std::unordered_map<std::string, size_t> index;  // image key → index in answers
+  std::set<std::string> unread;                   // keys of unreadable images
 };
 
-// Neither command nests deeper; what copies and writes JSON recurses.
+// Neither command nests deeper, and nlohmann::json copies and serialises recursively.
 bool not_deep(int depth, Json::parse_event_t, Json&) {
   return depth <= 8;
 }
 
-// One or several class numbers, or an empty list where that is not what it is.
+// One or several class indices; empty if the value is neither.
 std::vector<int> class_numbers(const Json& json) {
   std::vector<int> numbers;
   for (const Json& value : json.is_array() ? json : Json::array({json})) {
@@ -44,7 +44,7 @@ std::vector<int> class_numbers(const Json& json) {
   return numbers;
 }
 
-// Of a line's "top": class numbers (eval), or objects (classify). False: neither.
+// Parses "top": class indices (eval) or objects (classify). False if it is neither.
 bool read_top(const Json& line, Answer& answer) {
   const Json& top = line["top"];
   if (!top.is_array()) return false;
@@ -55,7 +55,7 @@ bool read_top(const Json& line, Answer& answer) {
   const Json probability = (objects ? top[0] : line).value("probability", Json());
   if (number.size() != 1 || first.is_array() || !(probability.is_number() || probability.is_null()))
     return false;
-  if (probability.is_null()) return true;  // of logits that are NaN
+  if (probability.is_null()) return true;  // the logits were NaN
   answer.label = number[0];
   if (!objects || top.size() < 2 || !top[1].is_object()) return true;
   const Json one = top[0].value("logit", Json()), two = top[1].value("logit", Json());
@@ -84,7 +84,7 @@ Read read_results(const std::string& path) {
     if (good) {
       key = saved.file = line["file"].get<std::string>();
       if (const Json bytes = line.value("file_bytes", Json()); bytes.is_string())
-        key += '\0' + bytes.get<std::string>();  // of names that are no UTF-8
+        key += '\0' + bytes.get<std::string>();  // of a name that is not valid UTF-8
       if (line.contains("class")) {
         saved.truth = class_numbers(line["class"]);
         good = !saved.truth.empty();
@@ -103,7 +103,7 @@ Read read_results(const std::string& path) {
     else
       read.answers[found->second].doubled = true;
   }
-  // eval tries again, in a later run, what could not be read.
+  // A later run of eval retries unreadable images.
   std::erase_if(read.unread, [&](const std::string& key) { return read.index.contains(key); });
   read.results.unread = read.unread.size();
   for (const SavedAnswer& answer : read.answers)
@@ -111,7 +111,7 @@ Read read_results(const std::string& path) {
   return read;
 }
 
-// What `other` has an answer for and `read` has not. What neither could read is missing in none.
+// Images answered in `other` but not in `read`. An image that neither could read is not missing.
 std::vector<std::string> missing_in(const Read& read, const Read& other) {
   std::vector<std::pair<size_t, std::string>> found;
   for (const auto& [key, place] : other.index)

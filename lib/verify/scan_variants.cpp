@@ -17,11 +17,11 @@ struct Variant {
   bool A_is_log = false;  // A = A_logs
   bool A_is_minus_log = false;
   bool softplus = true, dt_bias = true, skip = true, scaled_input = true;
-  std::array<int, 4> path{0, 1, 2, 3};  // direction k walks the sequence of path[k]
-  std::array<bool, 4> forward{};        // a reversed direction walks forward
-  std::array<bool, 4> unflipped{};      // a reversed direction's result is not flipped back
-  bool untransposed = false;            // column-major results are merged as if row-major
-  std::array<int, 2> swapped{0, 0};     // which directions' paths are swapped
+  std::array<int, 4> path{0, 1, 2, 3};  // direction k scans along path[k]
+  std::array<bool, 4> forward{};        // a reversed direction scans forward
+  std::array<bool, 4> unflipped{};      // a reversed direction's output is not flipped back
+  bool untransposed = false;            // column-major outputs are merged as if row-major
+  std::array<int, 2> swapped{0, 0};     // the two directions whose paths are swapped
 };
 
 std::vector<Variant> known_variants(ScanOrder order) {
@@ -59,7 +59,7 @@ std::vector<Variant> known_variants(ScanOrder order) {
   return variants;
 }
 
-// The scans of one image and the first few channels, which no other channel touches.
+// Scans one image and its first few channels; channels are independent.
 class Scan {
  public:
   explicit Scan(const ScanEvidence& evidence) : e_(evidence) {
@@ -75,7 +75,7 @@ class Scan {
     rank_ = projected_ / 4 - 2 * states_;
   }
 
-  // From now on the directions' sum is judged, not each of them.
+  // From here on judges the merged scan instead of each direction.
   void judge_merged() { only_merged_ = true; }
 
   // y[k][pixel · used + channel]
@@ -122,14 +122,13 @@ class Scan {
     return y;
   }
 
-  // How far what the variant gives is from the evidence, 0 to 1, the worst direction's. Element by element,
-  // since a scan whose decay is wrong grows without bound and its largest values would hide all others.
+  // Distance of the variant's output from the evidence, 0 to 1, for the worst direction. Each element is normalised by
+  // itself, because a scan with a wrong decay grows without bound and its largest values would dominate a norm.
   double error(const Variant& variant) const {
     auto y = run(variant);
     const double by_parameters = error(y);
     if (variant.swapped[0] == variant.swapped[1]) return by_parameters;
-    // Whoever swapped two directions may have named the results by their paths as well as by their
-    // parameters.
+    // With two directions swapped, the dump may name each output by its path or by its parameters.
     std::swap(y[variant.swapped[0]], y[variant.swapped[1]]);
     return std::min(by_parameters, error(y));
   }
@@ -174,20 +173,20 @@ class Scan {
   const ScanEvidence& e_;
   int64_t height_, width_, channels_, used_, projected_, states_, rank_;
   bool only_merged_ = false;
-  bool heads_ = false;  // Mamba-2: Δ and A are a head's, not a channel's
+  bool heads_ = false;  // Mamba-2: Δ and A are per head, not per channel
   std::vector<float> dt_weight_, dt_bias_, A_logs_, Ds_;
 };
 
 }  // namespace
 
-// Rounding to 16 bits alone leaves up to some 1e-3.
+// Rounding to 16 bits leaves an error of up to about 1e-3.
 static constexpr double explained = 0.01;
 
 std::optional<ScanFinding> explain_scan(const ScanEvidence& evidence) {
   if (evidence.config->forward.core == Core::cascade || !evidence.x || !evidence.projections) return {};
   Scan scan(evidence);
   double as_it_stands = scan.error(Variant{});
-  if (as_it_stands < explained && evidence.merged) {  // every direction is right: what was made of them?
+  if (as_it_stands < explained && evidence.merged) {  // every direction is right: the merge may be wrong
     scan.judge_merged();
     as_it_stands = scan.error(Variant{});
   }
@@ -196,7 +195,7 @@ std::optional<ScanFinding> explain_scan(const ScanEvidence& evidence) {
     const double error = scan.error(variant);
     if (!best || error < best->error) best = ScanFinding{variant.mistake, error, as_it_stands};
   }
-  // A real finding is far better than no explanation.
+  // Accept a mistake only if it reduces the error by a large factor.
   if (!best || !(best->error < explained) || !(best->error * 20 < as_it_stands)) return {};
   return best;
 }

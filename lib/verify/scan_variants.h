@@ -1,6 +1,5 @@
-// Which mistake would turn one selective scan into another? Given what a scan read and what somebody else's
-// scan made of it, tries the mistakes that ports of VMamba make (a direction swapped or not flipped back, A's
-// sign, softplus or a term left out) and names the one that gives the same figures.
+// Explains a wrong selective scan: recomputes it from its inputs with each mistake that ports of VMamba make (directions
+// swapped or not flipped back, A's sign, softplus or a term left out) and names the one that reproduces the result.
 #pragma once
 #include <optional>
 #include <string>
@@ -13,20 +12,20 @@ namespace vmamba {
 
 struct ScanEvidence {
   const Config* config;
-  const StateDict* weights;            // of canonical_weights
+  const StateDict* weights;            // as canonical_weights returns it
   std::string prefix;                  // "layers.0.blocks.1.op."
   const HostTensor* x;                 // (B,H,W,D): op.conv2d
   const HostTensor* projections;       // (B,H,W,K·(R+2N)): op.x_proj
-  const HostTensor* directions[4]{};   // (B,H,W,D): what the other scan gave, op.scan.k0 …, where known
-  const HostTensor* merged = nullptr;  // likewise op.scan
+  const HostTensor* directions[4]{};   // (B,H,W,D): op.scan.k0 … of the other run; null if unknown
+  const HostTensor* merged = nullptr;  // (B,H,W,D): op.scan of the other run
 };
 
 struct ScanFinding {
   std::string mistake;       // "softplus left out"
-  double error = 0;          // relative L2 that is left with the mistake
-  double error_without = 0;  // and without it
+  double error = 0;          // relative L2 error with the mistake
+  double error_without = 0;  // relative L2 error without it
 };
-// Empty: none of the known mistakes explains it (or there is no evidence of this kind: v052dc).
+// nullopt if no known mistake explains the result, or for v052dc, which has no such evidence.
 std::optional<ScanFinding> explain_scan(const ScanEvidence& evidence);
 
 }  // namespace vmamba

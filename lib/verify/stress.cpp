@@ -8,7 +8,7 @@
 namespace vmamba {
 namespace {
 
-// The weights with every `layers.i.blocks.j.norm` multiplied.
+// The weights with every `layers.i.blocks.j.norm` scaled.
 std::shared_ptr<const StateDict> with_gain(const Side& side, float gain) {
   const StateDict weights = canonical_weights(side.config, *side.weights);
   auto result = std::make_shared<StateDict>();
@@ -49,7 +49,7 @@ std::vector<NamedResult> stress(const Side& a, const Side& b, uint64_t seed, con
     const CheckInput both{name + " " + shape_string(input.dims), {}, input, input};
     cases.push_back({name, check_sides(side_a, side_b, both, options)});
   };
-  // A value of 0 to 1 as an image holds it, normalised, at (image, channel, row, column).
+  // Fills the input from pixel values in 0 to 1 at (image, channel, row, column), normalised like an image.
   const auto image = [&](auto&& value) {
     HostTensor input{drawn.dims, std::vector<float>(drawn.values.size())};
     for (int64_t i = 0; i < input.elements(); ++i) {

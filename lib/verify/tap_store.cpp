@@ -20,7 +20,7 @@ const HostTensor* TapValues::find(std::string_view name) const {
   return entry == index_.end() ? nullptr : &taps_[entry->second].second;
 }
 
-// Dense float32 memory on the device, of the shape of `like`.
+// Contiguous float32 device memory with the shape of `like`.
 View Transfer::staging(const View& like) {
   const size_t bytes = static_cast<size_t>(like.elements()) * sizeof(float);
   if (bytes > staging_bytes_) {

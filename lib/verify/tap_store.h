@@ -1,5 +1,5 @@
-// Observers of a forward's taps (lib/model/taps.h): one keeps them on the host in float32, one compares them with
-// kept ones as they appear, so that a comparison of two runs holds the taps of one.
+// Observers of a forward's taps (lib/model/taps.h): TapStore copies them to the host in float32, TapComparison compares
+// them with stored ones as they are produced, so that a comparison holds the taps of only one run.
 #pragma once
 #include <deque>
 #include <functional>
@@ -17,11 +17,11 @@
 
 namespace vmamba {
 
-// The values of taps by name, in the order in which they appeared.
+// Tap values by name, in the order they were produced.
 class TapValues {
  public:
-  HostTensor& add(std::string name, HostTensor value);  // replaces one of the same name
-  const HostTensor* find(std::string_view name) const;  // null: not there
+  HostTensor& add(std::string name, HostTensor value);  // replaces a tap of the same name
+  const HostTensor* find(std::string_view name) const;  // null if absent
   const std::deque<std::pair<std::string, HostTensor>>& all() const { return taps_; }
 
  private:
@@ -29,12 +29,12 @@ class TapValues {
   std::unordered_map<std::string, size_t> index_;
 };
 
-// Device values ↔ host float32. Keeps its staging memory between calls.
+// Converts between device values and host float32. Its staging buffer is reused between calls.
 class Transfer {
  public:
   explicit Transfer(Kernels& kernels) : kernels_(kernels) {}
   HostTensor download(const View& value);
-  // Rounded to the dtype of `value`, which must be the memory that the next step reads.
+  // Rounds to the dtype of `value`, which must be the buffer the next step reads.
   void upload(const HostTensor& host, const View& value);
 
  private:
@@ -44,7 +44,7 @@ class Transfer {
   size_t staging_bytes_ = 0;
 };
 
-// Keeps every tap.
+// Stores every tap.
 class TapStore : public Taps {
  public:
   explicit TapStore(Kernels& kernels) : transfer_(kernels) {}
@@ -57,8 +57,8 @@ class TapStore : public Taps {
   TapValues values_;
 };
 
-// Compares each tap with the reference's of the same name. With `restart`, each step then goes on from the
-// reference's value instead of its own: what differs is what that one step adds, not what it was handed.
+// Compares each tap with the reference tap of the same name. With `restart`, the forward then continues from the
+// reference's value, so that each difference is the own error of one step.
 class TapComparison : public Taps {
  public:
   using Observer = std::function<void(const Diff&, const HostTensor& a, const HostTensor& b)>;
@@ -69,10 +69,10 @@ class TapComparison : public Taps {
   void at(std::string_view name, const View& value) override;
 
   const std::map<std::string, ErrorModel, std::less<>>* errors =
-      nullptr;                     // by tap, in place of the tolerance
-  Observer observer;               // sees every compared tap, if set
-  std::vector<Diff> diffs;         // in order of appearance
-  std::vector<std::string> extra;  // taps that the reference doesn't have
+      nullptr;                     // by tap; if not null, replaces the tolerance
+  Observer observer;               // if set, called for every compared tap
+  std::vector<Diff> diffs;         // in the order produced
+  std::vector<std::string> extra;  // taps missing in the reference
 
  private:
   Transfer transfer_;

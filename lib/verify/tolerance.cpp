@@ -11,14 +11,14 @@ namespace vmamba {
 namespace {
 
 constexpr double u32 = 0x1p-24;
-// Everything is moved by this part of itself, of `smallest` at least: far above float32's roundings, and small enough
-// for every step to be as good as linear.
+// Relative size of the perturbation (of max(|value|, smallest)): far above float32's roundoff, and small enough for every
+// step to be nearly linear.
 constexpr double move = 0x1p-10;
 constexpr int probes = 2;
-// exp, erf, softplus and the rest are good to as many units in the last place.
+// Error of exp, erf, softplus and the like, in units in the last place.
 constexpr double function_ulps = 2;
 
-// +1 or −1, as an xorshift draws them.
+// Random signs, by xorshift.
 class Signs {
  public:
   explicit Signs(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u + 1) {}
@@ -53,7 +53,7 @@ StateDict moved(const StateDict& weights, double smallest) {
   return result;
 }
 
-// Shows each tap's value, and puts another in its place.
+// Calls back with each tap's value and lets it be replaced.
 class Replacing : public Taps {
  public:
   using Replace = std::function<void(std::string_view, HostTensor&)>;
@@ -89,9 +89,9 @@ class Spread {
         values_ += static_cast<double>(from.values[r * channels + c]) * from.values[r * channels + c];
       }
   }
-  // An element's is its row's times its channel's over the whole's. A row or channel of few samples leans on the
-  // whole, since a difference may be small by chance; one that is activated in few places is not taken for quieter
-  // than the whole.
+  // Mean square of an element: row factor times channel factor, relative to the whole tensor. The factor of a row or
+  // channel with few samples is shrunk towards the whole, because its sample may be small by chance; behind an activation
+  // no factor is below the whole's.
   ErrorModel model(double scale, bool activated) const {
     constexpr double lean = 16;
     ErrorModel result{std::vector<float>(rows_.size()), std::vector<float>(channels_.size()), 0};
@@ -109,7 +109,7 @@ class Spread {
       result.channels[c] = static_cast<float>(part(channels_[c], of_channel));
     return result;
   }
-  // As a part of the values.
+  // Error proportional to the value.
   double relative() const { return values_ > 0 ? std::sqrt(all_ / values_) : 0; }
 
  private:
@@ -128,7 +128,7 @@ Arithmetic arithmetic_of(DType storage) {
 
 Arithmetic arithmetic_of(Precision precision) {
   Arithmetic result = arithmetic_of(storage_dtype(precision));
-  // TF32 keeps 10 bits of a factor, and some devices cut the rest off.
+  // TF32 keeps 10 bits of a factor; some devices truncate instead of rounding.
   if (row_of(precision).tf32) result.product = 0x1p-10;
   return result;
 }
@@ -166,7 +166,7 @@ StepRounding rounding_of(std::string_view tap, const Config& config, int64_t pix
   if (is("op.out_norm", "op.gated"))
     return {config.forward.out_norm == OutNorm::softmax ? static_cast<double>(pixels) : inner, false, 3,
             config.forward.out_act};
-  return {std::max(inner, hidden), true, 2};  // a block's sum
+  return {std::max(inner, hidden), true, 2};  // the residual sum of a block
 }
 
 ErrorProbe::ErrorProbe(const Config& config, const StateDict& weights, const RunChoice& choice,
@@ -209,7 +209,7 @@ ErrorModels ErrorProbe::own(const TapValues& a, const HostTensor& input) {
   }
 
   ErrorModels models;
-  StepRounding chain{0, false, 0};  // of the steps since the last value of a's
+  StepRounding chain{0, false, 0};  // roundings since the last tap that a has
   int64_t pixels = 1;
   for (const auto& [name, value] : exact.all()) {
     const StepRounding step = rounding_of(name, config_, pixels);
@@ -217,7 +217,7 @@ ErrorModels ErrorProbe::own(const TapValues& a, const HostTensor& input) {
     chain.terms = std::max(chain.terms, step.terms);
     chain.products |= step.products;
     chain.stores = std::max(chain.stores, step.stores);
-    double operands = 0, results = 0;  // variances, as parts of the operands and of the result
+    double operands = 0, results = 0;  // relative variances of the operands and of the result
     for (const Arithmetic& side : sides_) {
       const double u = chain.products ? side.product : side.storage;
       operands += u * u + (function_ulps * function_ulps + chain.terms) * u32 * u32;
@@ -240,7 +240,7 @@ TapValues ErrorProbe::taps(const HostTensor& input) {
 
 ErrorModels ErrorProbe::drift(const ErrorModels& own, const HostTensor& input) {
   TapValues exact;
-  double largest = 0;  // of a step's error as a part of its values
+  double largest = 0;  // largest relative own error of any step
   Replacing still(plain_->kernels(), [&](std::string_view name, HostTensor& value) {
     const auto model = own.find(name);
     if (model != own.end() && model->second.fits(value.dims)) {
@@ -259,7 +259,7 @@ ErrorModels ErrorProbe::drift(const ErrorModels& own, const HostTensor& input) {
   ErrorModels models;
   if (!(largest > 0)) return models;
 
-  // The errors are put in so many times louder; never softer than they are, where a step is no longer linear in them.
+  // Errors are injected amplified by this factor, but never attenuated, because steps are not linear in large errors.
   const double louder = std::max(1.0, move / largest);
   std::map<std::string, Spread, std::less<>> spreads;
   for (int probe = 0; probe < probes; ++probe) {
@@ -277,7 +277,7 @@ ErrorModels ErrorProbe::drift(const ErrorModels& own, const HostTensor& input) {
   }
   for (const auto& [name, spread] : spreads) {
     ErrorModel model = spread.model(1 / louder, false);
-    // What stands out of its row and channel (a softmax's largest) carries as much of its error.
+    // An element that dominates its row and channel (the largest of a softmax) has an error proportional to it.
     model.of_value = spread.relative() / louder;
     models.emplace(name, std::move(model));
   }

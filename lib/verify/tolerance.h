@@ -1,7 +1,7 @@
-// How far rounding may part two runs of the same function: derived of each step from what it computes, not chosen.
-// A step's condition is measured: in float32, everything it reads (a's values at the taps before it, and its
-// weights) is moved by a known part of itself, and what comes out moves. By that condition roundings of operands and
-// of partial sums become an error of the result. docs/verification.md has the derivation and the figures.
+// Derived tolerances: how far rounding alone can make two runs of the same function diverge, for each step.
+// The condition of a step is measured: in float32, its operands (a's taps before it, and its weights) are perturbed by a
+// known relative amount and the change of its result is observed. The condition turns the roundoff of operands and
+// partial sums into an error of the result. docs/verification.md has the derivation and the figures.
 #pragma once
 #include <map>
 #include <memory>
@@ -16,42 +16,42 @@ namespace vmamba {
 
 // Unit roundoffs of one side's arithmetic; sums are kept in float32.
 struct Arithmetic {
-  double storage = 0;   // of what is kept between steps, and of weights
+  double storage = 0;   // of activations stored between steps, and of weights
   double product = 0;   // of the factors of matrix products
-  double smallest = 0;  // normal number that is stored: what is smaller is rounded as if it were it
+  double smallest = 0;  // smallest normal number: below it the absolute rounding error is constant
 };
 Arithmetic arithmetic_of(DType storage);
 Arithmetic arithmetic_of(Precision precision);
 
-// What a step rounds, by the kind of its tap.
+// The roundings of a step, by the kind of its tap.
 struct StepRounding {
-  double terms = 1;        // of its longest sum
-  bool products = true;    // of matrices: TF32 rounds their factors
-  int stores = 1;          // times that a value is stored on the way
-  bool activated = false;  // ends in an activation, which lets some elements' errors through and others' not
+  double terms = 1;        // terms of its longest sum
+  bool products = true;    // matrix products: TF32 rounds their factors
+  int stores = 1;          // times a value is stored inside the step
+  bool activated = false;  // ends in an activation, whose slope varies from element to element
 };
-// `pixels`: of the map that it reads.
+// `pixels`: H·W of the map that the step reads.
 StepRounding rounding_of(std::string_view tap, const Config& config, int64_t pixels);
 
 using ErrorModels = std::map<std::string, ErrorModel, std::less<>>;
 
-// Runs the model of one side in float32 to measure how roundings spread.
+// Runs the model of one side in float32 to measure how rounding errors propagate.
 class ErrorProbe {
  public:
   ErrorProbe(const Config& config, const StateDict& weights, const RunChoice& choice,
              std::vector<Arithmetic> sides);
   ~ErrorProbe();
-  // Of each step that starts from `a`'s values, where `a` has them; both sides' roundings together.
+  // Own error of each step when it starts from `a`'s taps; includes the roundings of both sides.
   ErrorModels own(const TapValues& a, const HostTensor& input);
-  TapValues taps(const HostTensor& input);  // of the model in float32
-  // Of a run from the input on whose every step has the errors `own`.
+  TapValues taps(const HostTensor& input);  // of the float32 run
+  // Accumulated error of a run in which every step has the own error `own`.
   ErrorModels drift(const ErrorModels& own, const HostTensor& input);
 
  private:
   Config config_;
   std::vector<Arithmetic> sides_;
   double smallest_ = 0;
-  std::unique_ptr<Runner> plain_, moved_;  // with the weights, and with the weights moved
+  std::unique_ptr<Runner> plain_, moved_;  // with the weights, and with perturbed weights
 };
 
 }  // namespace vmamba

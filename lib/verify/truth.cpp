@@ -10,7 +10,7 @@ namespace {
 
 constexpr const char* unobserved = "logits without taps";
 
-// Keeps every tap in double, or those that `wanted` has.
+// Stores taps in double: all, or only those in `wanted`.
 class DoubleTaps final : public Taps {
  public:
   explicit DoubleTaps(const StateDict* wanted) : wanted_(wanted) {}
@@ -54,7 +54,7 @@ TruthError error_of(const TruthRun::Value& truth, const std::vector<Real>& value
     error.max_abs = std::max(error.max_abs, distance);
     error.sum_squares += distance * distance;
   }
-  Diff judged;  // by the norm, as a comparison judges it
+  Diff judged;  // judged by the norm, as in a comparison
   judged.finite = static_cast<int64_t>(values.size());
   judged.sum_squares = error.sum_squares;
   judged.sum_aa = truth.sum_squares;
@@ -65,7 +65,7 @@ TruthError error_of(const TruthRun::Value& truth, const std::vector<Real>& value
 
 using Errors = std::map<std::string, TruthError, std::less<>>;
 
-// The errors of a run, of its taps as they appear.
+// Accumulates the errors of a run as its taps are produced.
 class ErrorTaps final : public Taps {
  public:
   ErrorTaps(Kernels& kernels, const TruthRun::Values& truth, const Tolerance& tolerance)

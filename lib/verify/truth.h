@@ -1,5 +1,5 @@
-// Who is right: the errors of two runs against a third one, in float64 on the scalar kernels. That one stands for
-// the truth: what it rounds, some 1e-16 of a value, is far below what it judges.
+// Errors of two runs against a third one in float64 on the scalar kernels. Its own roundoff, about 1e-16 of a value, is
+// negligible beside the errors it measures, so it serves as the truth.
 #pragma once
 #include <map>
 #include <string>
@@ -11,43 +11,42 @@
 
 namespace vmamba {
 
-// How far one side's values of a tap are from the truth's. The figures run over the elements that are finite in
-// both.
+// Error of one side's tap against the truth, over the elements that are finite in both.
 struct TruthError {
   double max_abs = 0;
   double sum_squares = 0;
-  int64_t nonfinite = 0;  // NaN or infinite on one side alone, or another infinity
-  bool outside = false;   // what the side's dtype can do: its tolerance (tolerance_of)
+  int64_t nonfinite = 0;  // NaN or infinite on one side only, or different infinities
+  bool outside = false;   // exceeds the tolerance of the side's dtype (tolerance_of)
 };
 
 struct TruthTap {
   std::string name;
   double max_truth = 0;          // largest |t|
-  double sum_truth_squares = 0;  // of the finite
+  double sum_truth_squares = 0;  // over the finite elements
   TruthError a, b;
-  double relative_l2(const TruthError& error) const;  // ‖x − t‖ / ‖t‖; infinity where it is not finite
-  // The largest |x − t| in units in the last place that `storage` has at the tap's largest value.
+  double relative_l2(const TruthError& error) const;  // ‖x − t‖ / ‖t‖; infinity if x is not finite
+  // The largest |x − t| in units in the last place of `storage` at the tap's largest value.
   double ulps(const TruthError& error, DType storage) const;
-  char nearer() const;  // 'a', 'b', or '=': as near
+  char nearer() const;  // 'a', 'b', or '=' for a tie
 };
 
-// What a side is judged by.
+// Dtype and tolerance that a side is judged by.
 struct TruthSide {
   std::string dtype;
   DType storage{};
   Tolerance tolerance;
 };
 TruthSide truth_side(const RunChoice& choice);
-TruthSide truth_side(DType file);  // of a reference whose values are numbers of that dtype
+TruthSide truth_side(DType file);  // of a reference file stored in that dtype
 
 struct TruthReport {
-  char of = 'a';  // whose config and weights ran in float64
+  char of = 'a';  // the side whose config and weights ran in float64
   RunReport run;
   TruthSide a, b;
-  std::vector<TruthTap> taps;  // in order of computation: those that both sides have
+  std::vector<TruthTap> taps;  // taps of both sides, in order of computation
 };
 
-// What stands for one side in a chunk of images: a run on its input, or a file of taps.
+// One side in a chunk of images: a run on its input, or a file of taps.
 struct Judged {
   Runner* run = nullptr;
   const HostTensor* input = nullptr;
@@ -56,7 +55,7 @@ struct Judged {
 
 class TruthRun {
  public:
-  // `of`: the side ('a' or 'b') whose config and weights these are, and whose input it runs on.
+  // `of`: the side ('a' or 'b') that config, weights and input belong to.
   TruthRun(const Config& config, const StateDict& weights, int threads, char of);
   TruthReport report(const TruthSide& a, const TruthSide& b) const;
   // Adds the errors of one chunk of images.
@@ -73,7 +72,7 @@ class TruthRun {
 
   Runner run_;
   char of_;
-  HostTensor input_;  // of values_: sides that differ in dtype alone are judged by one run
+  HostTensor input_;  // input of values_: both sides share one run if their inputs are equal
   Values values_;
 };
 

@@ -13,7 +13,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// A side's figures of each tap. growth: of relative L2 since the block or downsample before; NaN: none.
+// Figures of one side per tap. growth: ratio of relative L2 to that of the preceding block or downsample; NaN if none.
 struct Figures {
   double max_abs = 0, relative_l2 = 0, ulps = 0, growth = 0;
 };
@@ -38,7 +38,7 @@ int64_t count_nearer(const TruthReport& report, char side) {
                        [&](const TruthTap& tap) { return tap.nearer() == side; });
 }
 
-// "b is outside what float32 can do in 2 of 9 taps, first in layers.0.blocks.1.op.scan"; empty: it is not.
+// "b is outside what float32 can do in 2 of 9 taps, first in layers.0.blocks.1.op.scan"; empty if it is not.
 std::string outside(const TruthReport& report, char name, TruthError TruthTap::*side, const TruthSide& by) {
   const auto is_outside = [&](const TruthTap& tap) { return (tap.*side).outside; };
   const auto first = std::find_if(report.taps.begin(), report.taps.end(), is_outside);

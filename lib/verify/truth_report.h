@@ -1,4 +1,4 @@
-// What the errors against the truth say, as text and as JSON (docs/check-equal.schema.json).
+// Errors against the float64 run, as text and as JSON (docs/check-equal.schema.json).
 #pragma once
 #include <nlohmann/json.hpp>
 #include <string>
@@ -8,7 +8,7 @@
 
 namespace vmamba {
 
-// Which side is nearer, and whether either is outside what its dtype can do: one line each.
+// One line each: which side is nearer, and whether a side exceeds the tolerance of its dtype.
 std::vector<std::string> truth_verdict(const TruthReport& report);
 std::string truth_text(const TruthReport& report, bool all);
 nlohmann::ordered_json truth_json(const TruthReport& report);

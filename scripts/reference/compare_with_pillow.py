@@ -16,7 +16,7 @@ import warnings
 from PIL import Image
 
 FORMATS = {"JPEG": "jpg jpeg jpe jfif", "PNG": "png", "WebP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif tiff",
-           "PNM": "ppm pgm pbm pnm"}
+           "PNM": "ppm pgm pbm pnm", "TGA": "tga"}
 FORMAT_OF = {"." + ending: name for name, endings in FORMATS.items() for ending in endings.split()}
 KINDS = ("identical", "refused by both", "refused by us", "read by us alone", "different")
 

@@ -143,7 +143,7 @@ TEST_CASE("only the seed's lowest 32 bits count, as in PyTorch's generator") {
   CHECK(bytes(7) != bytes(8));
 }
 
-TEST_CASE("the order of initialisation, and where two configs part") {
+TEST_CASE("the order of initialisation, and where two configs diverge") {
   const std::string text = read_file(data("init/init_v2_gmlp_seed9.config.json"));
   const auto changed = [&](const std::string& keys) {
     auto config = nlohmann::json::parse(text);
@@ -162,11 +162,11 @@ TEST_CASE("the order of initialisation, and where two configs part") {
                         [&](const InitStep& step) { return step.tensor == spec.name; }) == 2);
   }
 
-  CHECK_FALSE(first_init_parting(base, changed(R"("ssm_act_layer": "gelu", "norm_layer": "ln")")));
+  CHECK_FALSE(first_init_divergence(base, changed(R"("ssm_act_layer": "gelu", "norm_layer": "ln")")));
   const auto part = [&](const std::string& keys) {
-    const auto parting = first_init_parting(base, changed(keys));
-    return std::pair(parting && parting->a ? parting->a->tensor : "",
-                     parting && parting->b ? parting->b->tensor : "");
+    const auto divergence = first_init_divergence(base, changed(keys));
+    return std::pair(divergence && divergence->a ? divergence->a->tensor : "",
+                     divergence && divergence->b ? divergence->b->tensor : "");
   };
   const std::string op = "layers.0.blocks.0.op.";
   CHECK(part(R"("forward_type": "v05")") == std::pair(op + "in_proj.weight", op + "in_proj.weight"));
@@ -179,9 +179,9 @@ TEST_CASE("the order of initialisation, and where two configs part") {
   CHECK(part(R"("num_classes": 7)") ==
         std::pair(std::string("classifier.head.weight"), std::string("classifier.head.weight")));
 
-  // What is drawn before the parting is the same in both.
+  // What is drawn before the divergence is the same in both.
   const Config other = changed(R"("ssm_init": "v0")");
-  const size_t step = first_init_parting(base, other)->step;
+  const size_t step = first_init_divergence(base, other)->step;
   const StateDict a = init_weights(base, 4), b = init_weights(other, 4);
   for (size_t i = 0; i < step; ++i) {
     if (order[i].fill.starts_with("uniform")) {

@@ -132,7 +132,7 @@ TEST_CASE("with float32 storage both core versions are the same function, bit fo
   }
 }
 
-TEST_CASE("in 16 bits v0 and v1 part at the scan's directions and at out_norm, and nowhere before") {
+TEST_CASE("in 16 bits v0 and v1 diverge at the scan's directions and at out_norm, and nowhere before") {
   for (const Precision precision : {Precision::float16, Precision::bfloat16}) {
     const DType storage = storage_dtype(precision);
     auto v0 = run(small_config("v05", R"(, "forward_core_version": "v0")"), precision).recorder.taps;

@@ -413,8 +413,8 @@ TEST_CASE("repeat, matrix, precision search, initialisation order") {
     CHECK_MESSAGE(run.exit_code == exit_code, run.err);
     return valid_report(run);
   };
-  const json parting = init_order({"--b", "config=" + data("models/ft_v05/config.json").string()}, 1);
-  CHECK(parting["step"].get<int>() >= 1);
+  const json divergence = init_order({"--b", "config=" + data("models/ft_v05/config.json").string()}, 1);
+  CHECK(divergence["step"].get<int>() >= 1);
   CHECK(init_order({}, 0)["step"].is_null());
 }
 

@@ -1,13 +1,16 @@
-// How many mistakes check-equal sees, and how often it is wrong about a right run. A part of it is a test;
-// scripts/verification_power.sh runs all and prints the tables of docs/verification.md.
+// Measures the detection power and the false alarms of check-equal. A subset runs with every test run;
+// scripts/verification_power.sh runs everything and prints the tables of docs/verification.md.
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
+#include <mutex>
+#include <thread>
 
 #include "kernels/error.h"
 #include "lib/config/names.h"
@@ -146,8 +149,37 @@ std::vector<Model> kinds_of_model(int seed) {
   return models;
 }
 
-Side side_of(const Model& model, Precision precision = Precision::float32, int threads = 1) {
-  return {"", model.config, model.weights, {Device{}, precision, threads}};
+// VMAMBA_POWER_DEVICE=cuda runs b on the first GPU.
+Device tested_device() {
+  const char* name = std::getenv("VMAMBA_POWER_DEVICE");
+  return name && std::string_view(name) == "cuda" ? Device{DeviceType::cuda} : Device{};
+}
+
+Side side_of(const Model& model, Precision precision = Precision::float32, int threads = 1,
+             Device device = tested_device()) {
+  return {"", model.config, model.weights, {device, precision, threads}};
+}
+
+// Calls work(0) … work(count − 1) from VMAMBA_POWER_JOBS threads (default: one per processor).
+void in_parallel(size_t count, const std::function<void(size_t)>& work) {
+  const char* jobs = std::getenv("VMAMBA_POWER_JOBS");
+  std::atomic<size_t> next = 0;
+  std::exception_ptr failed;
+  std::mutex mutex;
+  std::vector<std::jthread> threads(jobs ? static_cast<size_t>(std::max(1, std::atoi(jobs)))
+                                         : std::thread::hardware_concurrency());
+  for (std::jthread& thread : threads)
+    thread = std::jthread([&] {
+      try {
+        for (size_t i; (i = next++) < count;) work(i);
+      } catch (...) {
+        const std::lock_guard lock(mutex);
+        failed = std::current_exception();
+        next = count;
+      }
+    });
+  threads.clear();  // joins
+  if (failed) std::rethrow_exception(failed);
 }
 
 CheckResult judged(const Model& model, const StateDict& reference, const Side& b,
@@ -163,6 +195,10 @@ CheckResult judged(const Model& model, const StateDict& reference, const Side& b
 struct Power {
   int tried = 0, caught = 0, step = 0, cause = 0;
   std::vector<std::string> missed;
+  void add(const Power& other) {
+    tried += other.tried, caught += other.caught, step += other.step, cause += other.cause;
+    missed.insert(missed.end(), other.missed.begin(), other.missed.end());
+  }
 };
 
 // The first tap that the mistake moves by more than rounding could hide; empty: none, there is nothing to see.
@@ -213,6 +249,12 @@ struct Figures {
   std::map<std::string, std::vector<std::pair<double, double>>> by_kind;
   int comparisons = 0;
   std::vector<std::string> alarms;
+  void merge(const Figures& other) {
+    for (const auto& [kind, values] : other.by_kind)
+      by_kind[kind].insert(by_kind[kind].end(), values.begin(), values.end());
+    comparisons += other.comparisons;
+    alarms.insert(alarms.end(), other.alarms.begin(), other.alarms.end());
+  }
   void add(const std::string& what, const CheckResult& result, const std::string& label = {}) {
     ++comparisons;
     if (!result.equal()) {
@@ -269,9 +311,14 @@ void compare_runs(const Model& model, const Side& a, const Side& b, Figures& fig
 void right_runs(const Model& model, uint64_t seed, int pairs, Figures& figures) {
   Draw draw(seed + 1000);
   const auto any_side = [&] {
-    Side side = side_of(
-        model, draw.of({Precision::float32, Precision::float32, Precision::float16, Precision::bfloat16}),
-        draw.of({1, 2}));
+    const Precision precision =
+        draw.of({Precision::float32, Precision::float32, Precision::float16, Precision::bfloat16});
+    Side side = side_of(model, precision, draw.of({1, 2}));
+    if (side.choice.device.type == DeviceType::cuda) {  // against itself and against the CPU
+      side.choice.device = draw.of({tested_device(), tested_device(), Device{}});
+      if (side.choice.device.type == DeviceType::cuda && precision == Precision::float32)
+        side.choice.precision = draw.of({Precision::float32, Precision::tf32});
+    }
     side.config.selective_scan_backend =
         draw.of({ScanBackend::torch, ScanBackend::mamba, ScanBackend::oflex});
     if (side.config.forward.core != Core::mamba2)
@@ -296,21 +343,19 @@ void right_runs(const Model& model, uint64_t seed, int pairs, Figures& figures) 
              side_of(model, draw.of({Precision::float32, Precision::float16, Precision::bfloat16}))));
 }
 
-void pytorch_dumps(const std::filesystem::path& folder, Figures& figures) {
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    if (!std::filesystem::exists(entry.path() / "io.safetensors")) continue;
-    const StateDict io = read_safetensors(entry.path() / "io.safetensors");
-    Model model{"PyTorch's " + entry.path().filename().string(),
-                load_config((entry.path() / "config.json").string()),
-                std::make_shared<StateDict>(read_safetensors(entry.path() / "weights.safetensors")),
-                io.at("input").to_float32()};
-    for (const Precision precision : {Precision::float32, Precision::float16, Precision::bfloat16})
-      for (const ScanBackend backend : {ScanBackend::torch, ScanBackend::mamba, ScanBackend::oflex}) {
-        Side b = side_of(model, precision);
-        b.config.selective_scan_backend = backend;
-        figures.add(fmt::format("{} {}", model.name, to_string(precision)), judged(model, io, b));
-      }
-  }
+void pytorch_dump(const std::filesystem::path& folder, Figures& figures) {
+  const StateDict io = read_safetensors(folder / "io.safetensors");
+  Model model{"PyTorch's " + folder.filename().string(), load_config((folder / "config.json").string()),
+              std::make_shared<StateDict>(read_safetensors(folder / "weights.safetensors")),
+              io.at("input").to_float32()};
+  std::vector<Precision> precisions{Precision::float32, Precision::float16, Precision::bfloat16};
+  if (tested_device().type == DeviceType::cuda) precisions.push_back(Precision::tf32);
+  for (const Precision precision : precisions)
+    for (const ScanBackend backend : {ScanBackend::torch, ScanBackend::mamba, ScanBackend::oflex}) {
+      Side b = side_of(model, precision);
+      b.config.selective_scan_backend = backend;
+      figures.add(fmt::format("{} {}", model.name, to_string(precision)), judged(model, io, b));
+    }
 }
 
 std::optional<Model> random_model(uint64_t seed, bool trained) {
@@ -382,12 +427,21 @@ TEST_CASE("verification power: every mistake" * doctest::skip()) {
   const Precision precision = dtype ? find_name<Precision>(dtype)->value : Precision::float32;
   std::map<std::string, Power> powers;
   Power all;
+  std::vector<Model> models;
   for (int seed = 0; seed < seeds; ++seed)
-    for (const Model& model : kinds_of_model(seed)) {
-      const StateDict right =
-          run_mistaken({.config = model.config, .weights = *model.weights, .input = model.input});
-      for (const Mistake& mistake : mistakes()) try_mistake(model, right, mistake, powers[mistake.name], precision);
+    for (Model& model : kinds_of_model(seed)) models.push_back(std::move(model));
+  std::mutex mutex;
+  in_parallel(models.size(), [&](size_t i) {
+    const Model& model = models[i];
+    const StateDict right =
+        run_mistaken({.config = model.config, .weights = *model.weights, .input = model.input});
+    for (const Mistake& mistake : mistakes()) {
+      Power power;
+      try_mistake(model, right, mistake, power, precision);
+      const std::lock_guard lock(mutex);
+      powers[mistake.name].add(power);
     }
+  });
   fmt::print("{:<48} {:>6} {:>8} {:>8} {:>8}\n", "mistake", "tried", "caught", "step", "cause");
   const auto row = [](const std::string& name, const Power& power) {
     const auto share = [&](int count) {
@@ -399,7 +453,7 @@ TEST_CASE("verification power: every mistake" * doctest::skip()) {
   for (const Mistake& mistake : mistakes()) {
     const Power& power = powers[mistake.name];
     row(mistake.name, power);
-    all.tried += power.tried, all.caught += power.caught, all.step += power.step, all.cause += power.cause;
+    all.add(power);
     if (std::getenv("VMAMBA_POWER_VERBOSE"))
       for (const std::string& missed : power.missed) fmt::print("    {}\n", missed);
   }
@@ -409,13 +463,22 @@ TEST_CASE("verification power: every mistake" * doctest::skip()) {
 
 TEST_CASE("verification power: right runs" * doctest::skip()) {
   Figures figures;
-  const int count = number("VMAMBA_POWER_CONFIGS", 250);
-  for (int seed = 0; seed < count; ++seed)
-    for (const bool trained : {false, true})
-      if (const auto model = random_model(static_cast<uint64_t>(seed), trained))
-        right_runs(*model, static_cast<uint64_t>(seed), 2, figures);
+  const auto count = static_cast<size_t>(number("VMAMBA_POWER_CONFIGS", 250));
   const char* reference = std::getenv("VMAMBA_POWER_REFERENCE");
-  pytorch_dumps(reference ? std::filesystem::path(reference) : data("models"), figures);
+  std::vector<std::filesystem::path> dumps;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(reference ? std::filesystem::path(reference) : data("models")))
+    if (std::filesystem::exists(entry.path() / "io.safetensors")) dumps.push_back(entry.path());
+  std::mutex mutex;
+  in_parallel(2 * count + dumps.size(), [&](size_t i) {
+    Figures own;
+    if (i >= 2 * count)
+      pytorch_dump(dumps[i - 2 * count], own);
+    else if (const auto model = random_model(i / 2, i % 2 == 1))
+      right_runs(*model, i / 2, 2, own);
+    const std::lock_guard lock(mutex);
+    figures.merge(own);
+  });
   figures.print();
   CHECK(figures.alarms.empty());
 }

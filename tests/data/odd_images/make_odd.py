@@ -15,7 +15,8 @@ PHOTO = os.path.join(HERE, "..", "images", "rgb.bmp")
 
 # Pillow reads these; this program does not: pixels of 8 bits taken for ones of 1, no palette, a cut in the sum that shows
 # whether the pixels are right, scans that are guessed, colours that need a colour profile.
-REFUSED = ("one_black.bmp", "no_palette.png", "cut_zlib_sum.png", "progressive_few_scans.jpg", "lab.tif", "ycbcr_raw.tif")
+REFUSED = ("one_black.bmp", "no_palette.png", "cut_zlib_sum.png", "progressive_few_scans.jpg", "lab.tif", "ycbcr_raw.tif",
+           "one_bit.tga", "palette_index_beyond.tga", "palette_start.tga")
 
 
 def fnv(data):
@@ -308,6 +309,41 @@ def write_pnm():
     write("p6_no_max.ppm", b"P6 2 2 0\n" + bytes(12))
 
 
+# --- TGA
+
+def tga(kind, bits, data, palette=b"", map_bits=0, map_start=0, descriptor=0x20, entries=None):
+    """3 x 2 pixels, with 4 bytes of identification."""
+    if entries is None:
+        entries = len(palette) * 8 // map_bits if map_bits else 0
+    header = struct.pack("<BBBHHBHHHHBB", 4, 1 if map_bits else 0, kind, map_start, entries, map_bits, 0, 0, 3, 2, bits,
+                         descriptor)
+    return header + b"id: " + palette + data
+
+
+def write_tga():
+    colours = bytes(range(0, 252, 14))
+    palette = bytes([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    write("colour.tga", tga(2, 24, colours))
+    write("bottom_up.tga", tga(2, 24, colours, descriptor=0))
+    write("right_to_left.tga", tga(2, 24, colours, descriptor=0x30))
+    write("alpha.tga", tga(2, 32, bytes(range(100, 124)), descriptor=0x28))
+    write("555.tga", tga(2, 16, struct.pack("<6H", 0, 0x7FFF, 0x7C00, 0x3E0, 0x1F, 0x8421)))
+    write("grey.tga", tga(3, 8, bytes([0, 50, 100, 150, 200, 255])))
+    write("grey_alpha.tga", tga(3, 16, bytes(range(12, 24))))
+    write("grey_cut.tga", tga(3, 8, bytes([0, 50, 100, 150, 200])))
+    write("palette.tga", tga(1, 8, bytes([0, 1, 2, 2, 1, 0]), palette, 24))
+    write("palette_555.tga", tga(1, 8, bytes([0, 1, 1, 1, 1, 0]), struct.pack("<2H", 0x1234, 0x7654), 16))
+    write("palette_index_beyond.tga", tga(1, 8, bytes([0, 1, 2, 3, 1, 0]), palette, 24))
+    write("palette_start.tga", tga(1, 8, bytes([1, 2, 3, 3, 2, 1]), palette, 24, map_start=1))
+    write("palette_missing.tga", tga(1, 8, bytes([0, 1, 2, 2, 1, 0]), b"", 24, entries=200))
+    write("runs.tga", tga(10, 24, b"\x81" + bytes([1, 2, 3]) + b"\x01" + bytes(range(4, 10)) + b"\x81" + bytes([7, 8, 9])))
+    write("runs_across_rows.tga", tga(11, 8, bytes([0x84, 77, 0x00, 99])))
+    write("literal_across_rows.tga", tga(11, 8, bytes([0x04, 1, 2, 3, 4, 5, 0x80, 99])))
+    write("runs_cut.tga", tga(10, 24, b"\x81" + bytes([1, 2, 3]) + b"\x03" + bytes(range(4, 10))))
+    write("runs_palette.tga", tga(9, 8, bytes([0x82, 1, 0x02, 0, 2, 1]), palette, 24))
+    write("one_bit.tga", tga(3, 1, bytes([0xA0, 0x40])))
+
+
 # --- TIFF
 
 def tiff(width, height, bits, samples, photometric, data, order="<", compression=1, extra=(), colormap=(), orientation=1,
@@ -400,7 +436,7 @@ def write_tiff():
 
 
 def main():
-    for write_format in (write_bmp, write_gif, write_png, write_jpeg, write_pnm, write_tiff):
+    for write_format in (write_bmp, write_gif, write_png, write_jpeg, write_pnm, write_tga, write_tiff):
         write_format()
     lines = []
     for name in sorted(os.listdir(HERE)):
