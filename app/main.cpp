@@ -12,6 +12,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <iostream>
 #include <new>
 
@@ -189,13 +190,26 @@ bool runs_by_itself() {
          started.st_ino == running.st_ino;
 }
 
+// Whether other processes run on a quarter of the processors or more: then threads that spin take them from those that
+// are waited for. /proc/loadavg: three averages, then the number that run now, this one too.
+bool is_busy() {
+  std::ifstream file("/proc/loadavg");
+  double average = 0;
+  int running = 1;
+  file >> average >> average >> average >> running;
+  return 4L * (running - 1) >= sysconf(_SC_NPROCESSORS_ONLN);
+}
+
 // libgomp's threads spin while they wait for the others at the end of a parallel region: 300,000 iterations by
-// default, up to 20 ms. On a busy machine this takes the core away from the thread being waited for, and a
-// forward of 60 ms takes seconds. 2,000 iterations are as fast on an idle machine. libgomp reads the setting
-// when it is loaded, so the program re-executes itself.
+// default, up to 20 ms. 2,000 iterations are as fast on an idle machine; on a busy one threads that sleep at once are
+// several times as fast (docs/reliability.md). libgomp reads the setting when it is loaded, so the program
+// re-executes itself.
 void limit_spinning(char** argv) {
   if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT") || !runs_by_itself()) return;
-  setenv("GOMP_SPINCOUNT", "2000", 1);
+  if (is_busy())
+    setenv("OMP_WAIT_POLICY", "PASSIVE", 1);
+  else
+    setenv("GOMP_SPINCOUNT", "2000", 1);
   execv("/proc/self/exe", argv);  // returns only on failure; then libgomp's default remains
 }
 
