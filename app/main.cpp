@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -190,14 +191,15 @@ bool runs_by_itself() {
          started.st_ino == running.st_ino;
 }
 
-// Whether other processes run on a quarter of the processors or more: then threads that spin take them from those that
-// are waited for. /proc/loadavg: three averages, then the number that run now, this one too.
+// Whether other processes take a quarter of the processors or more, now and in the last minute (a pipe's other end
+// that has just started counts for nothing): then threads that spin take them from those that are waited for.
+// /proc/loadavg: averages of 1, 5 and 15 minutes, then the number that run now, this one too.
 bool is_busy() {
   std::ifstream file("/proc/loadavg");
-  double average = 0;
+  double minute = 0, longer = 0;
   int running = 1;
-  file >> average >> average >> average >> running;
-  return 4L * (running - 1) >= sysconf(_SC_NPROCESSORS_ONLN);
+  file >> minute >> longer >> longer >> running;
+  return 4 * std::min(minute, running - 1.0) >= static_cast<double>(sysconf(_SC_NPROCESSORS_ONLN));
 }
 
 // libgomp's threads spin while they wait for the others at the end of a parallel region: 300,000 iterations by
