@@ -28,6 +28,7 @@
 #include "lib/model/init.h"
 #include "lib/model/profile.h"
 #include "lib/support/files.h"
+#include "lib/support/json.h"
 #include "lib/support/text.h"
 
 namespace vmamba {
@@ -467,14 +468,14 @@ std::string json_text(const Measured& measured, const Options& options, const st
     if (samples) result["samples_ms"] = row.lanes;
     results.push_back(std::move(result));
   }
-  return Json{{"model", fmt::format("{}", fmt::join(measured.models, ","))},
-              {"weights", fmt::format("{}", fmt::join(measured.weights, ","))},
-              {"made_by", to_json(this_program())},
-              {"processors", std::thread::hardware_concurrency()},
-              {"threads", options.model.threads},
-              {"cache", options.cache},
-              {"results", results}}
-             .dump(2, ' ', false, Json::error_handler_t::replace) +
+  return dump_json({{"model", fmt::format("{}", fmt::join(measured.models, ","))},
+                    {"weights", fmt::format("{}", fmt::join(measured.weights, ","))},
+                    {"made_by", to_json(this_program())},
+                    {"processors", std::thread::hardware_concurrency()},
+                    {"threads", options.model.threads},
+                    {"cache", options.cache},
+                    {"results", results}},
+                   2) +
          "\n";
 }
 
@@ -566,6 +567,9 @@ std::vector<std::string> configs_of(const std::string& text) {
 }
 
 int run_bench(const Options& options) {
+  std::optional<OutputFile> file, exported;
+  if (!options.output.empty()) file.emplace(options.output);
+  if (!options.export_to.empty()) exported.emplace(options.export_to);
   const std::vector<std::string> configs = configs_of(options.model.config);
   if (configs.size() > 1 && !options.model.weights.empty())
     fail_input("--config {}: --weights belong to one config: name one, or leave them out",
@@ -649,18 +653,23 @@ int run_bench(const Options& options) {
     }
   if (rows.empty()) fail_machine("nothing could be measured: out of memory");
 
-  if (!options.export_to.empty()) write_file(options.export_to, json_text(measured, options, rows, true));
   std::string text;
   if (options.format == "json")
     text = json_text(measured, options, rows, false);
   else if (options.format == "csv")
     text = csv_text(options, rows);
   else
-    text = table_text(measured, options, rows, options.format == "md");
-  if (options.output.empty())
+    text = printable_lines(table_text(measured, options, rows, options.format == "md"));
+  if (exported) {
+    exported->stream() << json_text(measured, options, rows, true);
+    exported->commit();
+  }
+  if (file) {
+    file->stream() << text;
+    file->commit();
+  } else {
     fmt::print("{}", text);
-  else
-    write_file(options.output, text);
+  }
   return all_measured ? 0 : 1;
 }
 

@@ -173,8 +173,7 @@ RunReport run_report(const Classifier& classifier) {
 
 void add_decode_option(CLI::App& command, std::string& decode) {
   command
-      .add_option("--decode", decode,
-                  "auto (JPEGs on the GPU where the model runs there; same pixels) or cpu")
+      .add_option("--decode", decode, "cpu, or auto (JPEGs on the GPU if the model runs there; same pixels)")
       ->check(CLI::IsMember({std::string("auto"), std::string(to_string(DeviceType::cpu))}).description(""))
       ->type_name("WHERE")
       ->capture_default_str();
@@ -242,10 +241,6 @@ Json report_json(const Classifier& classifier) {
   Json json{{"model", classifier.config.name}, {"weights", classifier.files.weights.string()}};
   json.update(Json(run_report(classifier)));
   return json;
-}
-
-std::string dump_json(const Json& json, int indent) {
-  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
 }
 
 std::string shown(const std::string& text) {

@@ -11,6 +11,7 @@
 #include "lib/images/preprocess.h"
 #include "lib/labels/predictions.h"
 #include "lib/support/files.h"
+#include "lib/support/json.h"
 #include "lib/support/text.h"
 #include "lib/tensors/row_spool.h"
 
@@ -20,7 +21,7 @@ namespace {
 struct Options {
   ModelOptions model;
   std::vector<std::string> inputs;
-  std::string input_tensor, format = "text", output, save_logits, save_input, decode = "auto";
+  std::string input_tensor, format = "text", output, save_logits, save_input, decode{to_string(DeviceType::cpu)};
   bool nul = false;  // paths of a list end with NUL instead of a newline
   int top_k = 5, batch_size = 0;
 };
@@ -52,8 +53,7 @@ class Results {
 
   // Flushes all results so far to the output.
   void flush() {
-    out_.flush();
-    if (!out_) fail_machine("the results could not be written");
+    if (!out_.flush()) fail_machine("the results could not be written");  // to stdout: a file says so itself
   }
 
   void finish(size_t images, size_t failed) {
@@ -73,7 +73,11 @@ class Results {
   }
 
   Json to_json(const Result& result) const {
-    if (!result.error.empty()) return {{"file", result.file}, {"error", result.error}};
+    Json line = named("file", result.file);
+    if (!result.error.empty()) {
+      line["error"] = result.error;
+      return line;
+    }
     Json top = Json::array();
     for (const Prediction& prediction : result.top) {
       Json entry{{"class", prediction.index}, {"label", label(prediction.index)}};
@@ -82,7 +86,8 @@ class Results {
       entry["logit"] = prediction.logit;
       top.push_back(std::move(entry));
     }
-    return {{"file", result.file}, {"top", std::move(top)}};
+    line["top"] = std::move(top);
+    return line;
   }
 
   void add_csv(const Result& result) {
@@ -123,7 +128,7 @@ struct Outputs {
   std::string first_error;  // not printed at once: for a single input it becomes the error of the command
 };
 
-// Called before anything is computed, so that an unwritable path fails at once.
+// Called before anything is read, so that an unwritable path fails at once, and so does one that is an input.
 void open_outputs(const Options& options, Outputs& outputs) {
   if (!options.output.empty()) outputs.file.emplace(options.output);
   if (!options.save_logits.empty()) outputs.logits.emplace(options.save_logits);
@@ -243,9 +248,9 @@ int run_classify(const Options& options) {
     fail_input("nothing to classify: name image files, folders, - (paths on stdin), or --input-tensor FILE");
   if (!options.inputs.empty() && !options.input_tensor.empty())
     fail_input("--input-tensor stands for images: leave out one of the two");
-  Classifier classifier = make_classifier(options.model, options.batch_size);
   Outputs outputs;
   open_outputs(options, outputs);
+  Classifier classifier = make_classifier(options.model, options.batch_size);
   std::ostream& out = outputs.file ? outputs.file->stream() : std::cout;
   const auto start = std::chrono::steady_clock::now();
   if (options.input_tensor.empty())

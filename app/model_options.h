@@ -45,6 +45,7 @@ Config load_model_config(const ModelOptions& options, const ModelFiles& files);
 StateDict read_weights(ModelFiles& files);
 // Under current names; logs which prefixes were removed and which tensors were ignored.
 StateDict read_weights(const std::filesystem::path& path, const std::string& key, const std::string& prefix);
+uint64_t parse_seed(const std::string& text);
 RunChoice choose_run(const ModelOptions& options);
 // One a device of the list. InputError if their dtypes differ.
 std::vector<RunChoice> choose_runs(const ModelOptions& options);

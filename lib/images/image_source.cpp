@@ -16,6 +16,7 @@
 #include "kernels/error.h"
 #include "lib/images/image.h"
 #include "lib/images/preprocess.h"
+#include "lib/support/files.h"
 #include "lib/support/text.h"
 
 namespace vmamba {
@@ -97,7 +98,7 @@ class ArgumentPaths {
   std::optional<InputPath> next(const std::atomic<bool>& stop) {
     for (;;) {
       if (!listed_.empty()) {
-        InputPath path{std::move(listed_.front()), {}};
+        InputPath path = std::move(listed_.front());
         listed_.pop_front();
         return path;
       }
@@ -122,10 +123,11 @@ class ArgumentPaths {
       try {
         const FolderFiles files = folder_files(argument);
         log_left_out(argument, files.others);
-        if (files.images.empty())
+        if (files.images.empty() && files.unread.empty())
           return InputPath{argument,
                            fmt::format("{}: no image files in this folder ({})", argument, image_endings)};
-        listed_.assign(files.images.begin(), files.images.end());
+        for (const std::string& error : files.unread) listed_.push_back({argument, error});
+        for (const fs::path& file : files.images) listed_.push_back({file, {}});
       } catch (const InputError& error) {
         return InputPath{argument, error.what()};
       }
@@ -135,7 +137,7 @@ class ArgumentPaths {
  private:
   std::vector<std::string> arguments_;
   size_t used_ = 0;
-  std::deque<fs::path> listed_;
+  std::deque<InputPath> listed_;
   bool in_list_ = false;
   StandardInput input_;
 };
@@ -144,24 +146,29 @@ class ArgumentPaths {
 
 FolderFiles folder_files(const fs::path& folder) {
   FolderFiles files;
-  try {
-    for (auto entry = fs::recursive_directory_iterator(folder); entry != fs::recursive_directory_iterator();
-         ++entry) {
+  std::vector<fs::path> left{folder};
+  while (!left.empty()) {
+    const fs::path listed = std::move(left.back());
+    left.pop_back();
+    std::error_code error;
+    for (fs::directory_iterator entry(listed, error); !error && entry != fs::directory_iterator();
+         entry.increment(error)) {
       std::error_code ignored;
-      if (entry->path().filename().string().starts_with('.'))
-        entry.disable_recursion_pending();
-      else if (!entry->is_regular_file(ignored))
-        continue;
-      else if (has_image_ending(entry->path()))
+      if (entry->path().filename().string().starts_with('.')) continue;
+      if (entry->is_directory(ignored) && !entry->is_symlink(ignored))
+        left.push_back(entry->path());
+      else if (entry->is_regular_file(ignored) && has_image_ending(entry->path()))
         files.images.push_back(entry->path());
-      else
+      else if (entry->is_regular_file(ignored))
         ++files.others;
     }
-  } catch (const fs::filesystem_error& error) {
-    fail_input("{}: cannot be listed: {}", error.path1().empty() ? folder.string() : error.path1().string(),
-               error.code().message());
+    if (!error) continue;
+    const std::string told = fmt::format("{}: cannot be listed: {}", listed.string(), error.message());
+    if (listed == folder) fail_input("{}", told);
+    files.unread.push_back(told);
   }
   std::sort(files.images.begin(), files.images.end());
+  std::sort(files.unread.begin(), files.unread.end());
   return files;
 }
 
@@ -357,7 +364,7 @@ void ImageSource::fill(ImageBatch::Item& item, InputPath path, uint8_t* pixels) 
   item.error = std::move(path.error);
   if (!item.error.empty()) return;
   try {
-    EncodedImage encoded = open_image(item.file);
+    EncodedImage encoded = open_image(item.file, &stop_);
     if (jpegs_ == JpegDecoding::on_device && pack_jpeg(encoded, preprocess_, item.packed)) {
       item.encoded = std::move(encoded);
       return;
@@ -366,6 +373,8 @@ void ImageSource::fill(ImageBatch::Item& item, InputPath path, uint8_t* pixels) 
     std::unique_lock<std::mutex> alone;
     if (encoded.pixels() > large_pixels) alone = std::unique_lock(large_);
     decode_crop(encoded, preprocess_, std::span(pixels, image_bytes_));
+  } catch (const ReplacesInput&) {
+    throw;  // the command's own error
   } catch (const InputError& error) {
     item.error = error.what();
   } catch (const std::bad_alloc&) {

@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
+#include "lib/support/json.h"
+#include "lib/support/text.h"
 #include "lib/verify/agreement_report.h"
 #include "lib/verify/check_report.h"
 #include "lib/verify/truth_report.h"
@@ -16,7 +18,7 @@ using Json = nlohmann::ordered_json;
 
 std::string escaped(std::string_view text) {
   std::string result;
-  for (const char c : text) {
+  for (const char c : printable_lines(text)) {
     if (c == '<')
       result += "&lt;";
     else if (c == '>')
@@ -330,7 +332,7 @@ std::string html_report(const std::vector<NamedResult>& cases, const Provenance&
   for (const std::string& note : result.notes) page += fmt::format("<li>note: {}</li>\n", escaped(note));
   page += "</ul>\n";
   // "</script>" inside a name must not close the element.
-  std::string data = page_data(result).dump(-1, ' ', false, Json::error_handler_t::replace);
+  std::string data = dump_json(page_data(result));
   for (size_t at = data.find('<'); at != std::string::npos; at = data.find('<', at))
     data.replace(at, 1, "\\u003c");
   page += "<script id=\"data\" type=\"application/json\">" + data + "</script>\n";
