@@ -50,13 +50,6 @@ std::string version_text() {
                      build_commit, build_kind, build_cuda, build_libraries);
 }
 
-std::string one_line(std::string text) {
-  for (char& c : text)
-    if (c == '\n' || c == '\r') c = ' ';
-  while (!text.empty() && (text.back() == ' ' || text.back() == '.')) text.pop_back();
-  return text;
-}
-
 int fail(int exit_code, const std::string& text) {
   std::fflush(stdout);
   print_stderr(fmt::format("vmamba-cli: {}\n", printable(one_line(text), std::string::npos)));

@@ -1,13 +1,12 @@
 // The table of image formats, and the checks common to all of them.
 #include "lib/images/image.h"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 
 #include "kernels/error.h"
 #include "lib/images/formats.h"
 #include "lib/support/files.h"
+#include "lib/support/log.h"
 #include "lib/support/text.h"
 
 namespace vmamba {
@@ -75,7 +74,8 @@ void fail_decoding(const EncodedImage& encoded, std::string_view why) {
 }
 
 void warn_of_clipped_grey(const EncodedImage& encoded, int64_t clipped) {
-  spdlog::warn(
+  log_remark(
+      LogLevel::warning,
       "{}: grey of more than 8 bits is not scaled but clipped to 0…255, as Pillow does: {} of {} pixels are",
       printable(encoded.name, 1000), clipped, encoded.pixels());
 }

@@ -1,8 +1,6 @@
 // Parsing of label files: text, JSON and Python literals.
 #include "lib/labels/labels.h"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <charconv>
 #include <optional>
@@ -10,6 +8,7 @@
 
 #include "kernels/error.h"
 #include "lib/support/files.h"
+#include "lib/support/log.h"
 #include "lib/support/text.h"
 
 namespace vmamba {
@@ -330,8 +329,8 @@ Labels parse_labels(std::string_view text, const std::string& where, int num_cla
   Labels labels = is_literal ? parse_literal(text, where) : parse_lines(text, where);
   const auto classes = static_cast<size_t>(num_classes);
   if (labels.names.size() == classes + 1 && is_background(labels.names[0])) {
-    spdlog::info("{}: {} rows for {} classes: the first, {}, is left out", where, classes + 1, classes,
-                 printable(labels.names[0]));
+    log_remark(LogLevel::info, "{}: {} rows for {} classes: the first, {}, is left out", where, classes + 1,
+               classes, printable(labels.names[0]));
     labels.names.erase(labels.names.begin());
     if (!labels.ids.empty()) labels.ids.erase(labels.ids.begin());
   }

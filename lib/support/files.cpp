@@ -1,7 +1,9 @@
 // File lookup, reading, and atomic writing.
 #include "lib/support/files.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
+#include <link.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/random.h>
@@ -55,13 +57,30 @@ void remove_unfinished() noexcept {
     if (entry.there.exchange(false)) ::unlink(entry.path.data());
 }
 
+namespace {
+
+// The file that this code is in: the program, or the library in whatever program.
+fs::path own_file() {
+  Dl_info info{};
+  void* found = nullptr;
+  if (dladdr1(reinterpret_cast<const void*>(&remove_unfinished), &info, &found, RTLD_DL_LINKMAP) != 0) {
+    const char* library = static_cast<const link_map*>(found)->l_name;
+    if (library != nullptr && *library != '\0') return library;
+  }
+  return "/proc/self/exe";
+}
+
+}  // namespace
+
 std::optional<fs::path> find_shipped(const fs::path& relative) {
   std::error_code error;
-  const fs::path executable = fs::read_symlink("/proc/self/exe", error);
-  const fs::path installed = executable.parent_path().parent_path() / "share" / "vmamba-cli" / relative;
-  if (!error && fs::exists(installed, error)) return installed;
-  const fs::path source = fs::path(VMAMBA_SOURCE_DIR) / relative;
-  if (fs::exists(source, error)) return source;
+  fs::path folder = fs::canonical(own_file(), error).parent_path();
+  // bin/ of an installation, a folder of libraries or one of its architecture, or the build's own folder.
+  for (int up = 0; !error && up < 3; ++up, folder = folder.parent_path()) {
+    std::error_code absent;
+    const fs::path shipped = fs::canonical(folder / "share" / "vmamba-cli", absent);
+    if (!absent && fs::exists(shipped / relative, absent)) return shipped / relative;
+  }
   return std::nullopt;
 }
 

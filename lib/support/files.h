@@ -17,8 +17,8 @@
 
 namespace vmamba {
 
-// Finds a shipped file: `relative` ("configs/vmamba_tiny_s1l8.json", "weights/…") in ../share/vmamba-cli beside an
-// installed binary, else in the source tree that it was built from. nullopt if it is in neither.
+// Finds a shipped file: `relative` ("configs/vmamba_tiny_s1l8.json", "weights/…") in share/vmamba-cli of the folder that
+// the program or library is in, or of one of the two folders above it. nullopt if there is none.
 std::optional<std::filesystem::path> find_shipped(const std::filesystem::path& relative);
 
 // A command would read a file that it is about to replace. Always the command's error: never skipped.

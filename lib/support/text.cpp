@@ -170,4 +170,11 @@ std::string csv_field(std::string_view text) {
   return field + "\"";
 }
 
+std::string one_line(std::string text) {
+  for (char& c : text)
+    if (c == '\n' || c == '\r') c = ' ';
+  while (!text.empty() && (text.back() == ' ' || text.back() == '.')) text.pop_back();
+  return text;
+}
+
 }  // namespace vmamba

@@ -16,6 +16,8 @@ std::string in_quotes(std::string_view text);
 std::string printable_lines(std::string_view text);
 // JSON, in which what printable() would escape is escaped as JSON does: it reads as the same values.
 std::string harmless_json(std::string_view json);
+// An error in one line, without a full stop.
+std::string one_line(std::string text);
 // A field of a CSV line: printable, quoted if necessary (RFC 4180), and with ' before what a spreadsheet would take for a
 // formula.
 std::string csv_field(std::string_view text);

@@ -2,7 +2,6 @@
 // each, uncompressed), NAME/byteorder. Before PyTorch 1.6: five pickles (magic number, version, machine, the dicts,
 // a list of keys), then for each key its number of elements in 8 bytes and the elements. Only the storages of the
 // chosen state dict are read.
-#include <spdlog/spdlog.h>
 #include <zip.h>
 
 #include <algorithm>
@@ -18,6 +17,7 @@
 
 #include "kernels/error.h"
 #include "lib/support/files.h"
+#include "lib/support/log.h"
 #include "lib/support/text.h"
 #include "lib/tensors/pickle.h"
 #include "lib/tensors/state_dict.h"
@@ -219,10 +219,10 @@ class Loader {
 
   StateDict load(const std::string& key) {
     if (!tree_.suspect.empty()) {
-      spdlog::warn(
-          "{}: asks for {} to be called, which no checkpoint needs. Nothing of it was executed here; "
-          "PyTorch would",
-          where_, tree_.suspect);
+      log_remark(LogLevel::warning,
+                 "{}: asks for {} to be called, which no checkpoint needs. Nothing of it was executed here; "
+                 "PyTorch would",
+                 where_, tree_.suspect);
     }
     const PickleNode& dict = tree_.nodes[choose(key)];
     StateDict result;
@@ -477,8 +477,8 @@ class Loader {
       fail_input("{}: several dicts of tensors: {}; --key chooses", where_, paths(likely));
     }
     if (likely.size() > 1) {
-      spdlog::info("{}: reading {}; also there: {} (--key chooses)", where_,
-                   best.path.empty() ? "the file's own tensors" : in_quotes(best.path), paths(likely, &best));
+      log_remark(LogLevel::info, "{}: reading {}; also there: {} (--key chooses)", where_,
+                 best.path.empty() ? "the file's own tensors" : in_quotes(best.path), paths(likely, &best));
     }
     return best.node;
   }

@@ -1,6 +1,8 @@
-# The installed program finds its configs beside it: cmake -DBUILD=… -DPREFIX=… -P tests/package/install.cmake
-file(REMOVE_RECURSE ${PREFIX})
-execute_process(COMMAND ${CMAKE_COMMAND} --install ${BUILD} --prefix ${PREFIX} OUTPUT_QUIET COMMAND_ERROR_IS_FATAL ANY)
+# What is installed works by itself, also after the folder was moved: the program finds its configs, the library is
+# built against and run. cmake -DBUILD=… -DPREFIX=… -DSOURCE=… -DGENERATOR=… -DSANITIZE=… -P tests/package/install.cmake
+file(REMOVE_RECURSE ${PREFIX} ${PREFIX}.first)
+execute_process(COMMAND ${CMAKE_COMMAND} --install ${BUILD} --prefix ${PREFIX}.first OUTPUT_QUIET COMMAND_ERROR_IS_FATAL ANY)
+file(RENAME ${PREFIX}.first ${PREFIX})
 execute_process(COMMAND ${PREFIX}/bin/vmamba-cli info --config vmamba_tiny_s1l8 --device cpu
   WORKING_DIRECTORY / OUTPUT_VARIABLE out COMMAND_ERROR_IS_FATAL ANY)
 string(FIND "${out}" "${PREFIX}/share/vmamba-cli/configs/vmamba_tiny_s1l8.json" found)
@@ -11,6 +13,34 @@ foreach(file bash-completion/completions/vmamba-cli doc/vmamba-cli/README.md doc
     vmamba-cli/dump_reference.py)
   if(NOT EXISTS ${PREFIX}/share/${file})
     message(FATAL_ERROR "not installed: share/${file}")
+  endif()
+endforeach()
+
+# Only the interface is exported.
+file(GLOB_RECURSE library ${PREFIX}/lib*/libvmamba.so)
+execute_process(COMMAND nm -D --defined-only ${library} OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
+string(REGEX MATCHALL "[^\n]+" symbols "${symbols}")
+list(FILTER symbols EXCLUDE REGEX " (T vmamba_[a-z_]+@@VMAMBA_0|A VMAMBA_0)$")
+if(symbols)
+  message(FATAL_ERROR "exported besides the interface: ${symbols}")
+endif()
+if(SANITIZE)  # a program without the sanitizers' runtime cannot load such a library
+  file(REMOVE_RECURSE ${PREFIX})
+  return()
+endif()
+
+get_filename_component(folder ${library} DIRECTORY)
+set(ENV{PKG_CONFIG_PATH} ${folder}/pkgconfig)
+execute_process(COMMAND ${CMAKE_COMMAND} -G ${GENERATOR} -S ${SOURCE}/tests/package/consumer -B ${PREFIX}/consumer
+  -DCMAKE_PREFIX_PATH=${PREFIX} OUTPUT_QUIET COMMAND_ERROR_IS_FATAL ANY)
+execute_process(COMMAND ${CMAKE_COMMAND} --build ${PREFIX}/consumer OUTPUT_QUIET COMMAND_ERROR_IS_FATAL ANY)
+set(ENV{LD_LIBRARY_PATH} "${folder}:$ENV{LD_LIBRARY_PATH}")
+file(GLOB programs ${PREFIX}/consumer/consumer ${PREFIX}/consumer/consumer_pc)
+foreach(program IN LISTS programs)
+  execute_process(COMMAND ${program} ${SOURCE}/tests/data/chelsea.png
+    WORKING_DIRECTORY / OUTPUT_VARIABLE out ERROR_VARIABLE err COMMAND_ERROR_IS_FATAL ANY)
+  if(NOT out MATCHES "^[0-9.]+ tabby\n$" OR err)
+    message(FATAL_ERROR "${program}: wanted \"VERSION tabby\", got: ${out}${err}")
   endif()
 endforeach()
 file(REMOVE_RECURSE ${PREFIX})

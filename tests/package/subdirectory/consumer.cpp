@@ -1,3 +1,5 @@
+#include <vmamba.h>
+
 #include "lib/config/config.h"
 
 static_assert(__cplusplus >= 202002L);
