@@ -18,7 +18,9 @@
 #include <new>
 
 #include "app/commands.h"
+#include "app/complete.h"
 #include "app/help.h"
+#include "app/progress.h"
 #include "build_info.h"
 #include "kernels/error.h"
 #include "lib/support/files.h"
@@ -35,7 +37,9 @@
   command(devices) \
   command(migrate_config) \
   command(init_weights) \
-  command(convert_weights)
+  command(convert_weights) \
+  command(help) \
+  command(version)
 // clang-format on
 
 namespace vmamba {
@@ -127,7 +131,9 @@ const char* empty_value(int argc, char** argv) {
 }
 
 int run(int argc, char** argv) {
-  spdlog::set_default_logger(spdlog::stderr_color_mt("vmamba-cli"));
+  const char* no_color = std::getenv("NO_COLOR");  // no-color.org: set, and not empty
+  spdlog::set_default_logger(spdlog::stderr_color_mt(
+      "vmamba-cli", no_color && *no_color ? spdlog::color_mode::never : spdlog::color_mode::automatic));
   auto formatter = std::make_unique<spdlog::pattern_formatter>();
   formatter->add_flag<PrintableMessage>('*').set_pattern("vmamba-cli: %^%l%$: %*");
   spdlog::set_formatter(std::move(formatter));
@@ -146,11 +152,17 @@ int run(int argc, char** argv) {
       ->type_name("LEVEL")
       ->capture_default_str();
   app.add_flag("-q,--quiet", quiet, "Log errors only");
+  bool no_progress = false;
+  app.add_flag("--no-progress", no_progress, "Do not show how far a command is");
 
   std::vector<Command> added;
 #define VMAMBA_ADD(name) added.push_back(add_##name(app));
   VMAMBA_COMMANDS(VMAMBA_ADD)
 
+  if (argc > 1 && std::string_view(argv[1]) == "--complete") {
+    std::cout << completions(app, {argv + 2, argv + argc});
+    return 0;
+  }
   for (const Command& command : added)
     for (CLI::Option* option : command.parser->get_options())
       if (option->get_type_size_max() > 0) option->transform(without_mark);
@@ -167,6 +179,7 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return fail(2, fmt::format("{}; see {}", one_line(error.what()), help_command(app)));
   }
+  progress_wanted = !no_progress;
   spdlog::set_level(spdlog::level::from_str(quiet ? "error" : log_level));
 
   for (const Command& command : added)

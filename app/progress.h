@@ -12,10 +12,12 @@
 
 namespace vmamba {
 
+inline bool progress_wanted = true;  // --no-progress
+
 class Progress {
  public:
   Progress(size_t before, size_t total)
-      : on_(isatty(STDERR_FILENO) && spdlog::should_log(spdlog::level::info)),
+      : on_(progress_wanted && isatty(STDERR_FILENO) && spdlog::should_log(spdlog::level::info)),
         before_(before),
         total_(total) {}
   ~Progress() { clear(); }

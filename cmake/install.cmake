@@ -1,7 +1,13 @@
 # Installed: the binary, the library with its header, CMake package and pkg-config file, the data that both find in
-# share/vmamba-cli, the script for PyTorch's side, documents and bash completion.
+# share/vmamba-cli, the script for PyTorch's side, documents, manual pages and shell completion.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
+# Libraries that an archive brings along; DT_RPATH also serves what they need themselves.
+set_target_properties(vmamba-cli PROPERTIES INSTALL_RPATH "$ORIGIN/../${CMAKE_INSTALL_LIBDIR}/vmamba-cli")
+set_target_properties(vmamba PROPERTIES INSTALL_RPATH "$ORIGIN/vmamba-cli")
+foreach(target vmamba-cli vmamba)
+  target_link_options(${target} PRIVATE -Wl,--disable-new-dtags)
+endforeach()
 install(TARGETS vmamba-cli)
 install(TARGETS vmamba EXPORT vmamba)
 install(FILES lib/vmamba.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
@@ -24,3 +30,19 @@ install(DIRECTORY docs/ DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(FILES README.md CHANGELOG.md LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(FILES scripts/completion/vmamba-cli.bash
   DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME vmamba-cli)
+install(FILES scripts/completion/_vmamba-cli DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/site-functions)
+install(FILES scripts/completion/vmamba-cli.fish DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d)
+
+# Manual pages, printed by the program: not where it was built for another machine.
+if(NOT CMAKE_CROSSCOMPILING)
+  file(READ app/main.cpp commands)
+  string(REGEX MATCHALL "\n  command\\([a-z_]+" commands "${commands}")
+  list(TRANSFORM commands REPLACE ".*\\(" "")
+  list(TRANSFORM commands REPLACE "_" "-")
+  set(manual ${PROJECT_BINARY_DIR}/manual)
+  add_custom_command(OUTPUT ${manual}/vmamba-cli.1 DEPENDS vmamba-cli VERBATIM
+    COMMAND ${CMAKE_COMMAND} -DPROGRAM=$<TARGET_FILE:vmamba-cli> -DOUTPUT=${manual} "-DCOMMANDS=${commands}"
+      -P ${PROJECT_SOURCE_DIR}/cmake/manual.cmake)
+  add_custom_target(vmamba_manual ALL DEPENDS ${manual}/vmamba-cli.1)
+  install(DIRECTORY ${manual}/ DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
+endif()

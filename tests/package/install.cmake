@@ -9,7 +9,8 @@ string(FIND "${out}" "${PREFIX}/share/vmamba-cli/configs/vmamba_tiny_s1l8.json" 
 if(found EQUAL -1)
   message(FATAL_ERROR "the installed program did not use the installed config:\n${out}")
 endif()
-foreach(file bash-completion/completions/vmamba-cli doc/vmamba-cli/README.md doc/vmamba-cli/architecture.md
+foreach(file bash-completion/completions/vmamba-cli zsh/site-functions/_vmamba-cli
+    fish/vendor_completions.d/vmamba-cli.fish man/man1/vmamba-cli.1 man/man1/vmamba-cli-check-equal.1 doc/vmamba-cli/README.md doc/vmamba-cli/architecture.md
     vmamba-cli/dump_reference.py)
   if(NOT EXISTS ${PREFIX}/share/${file})
     message(FATAL_ERROR "not installed: share/${file}")
