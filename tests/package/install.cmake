@@ -10,7 +10,7 @@ if(found EQUAL -1)
   message(FATAL_ERROR "the installed program did not use the installed config:\n${out}")
 endif()
 foreach(file bash-completion/completions/vmamba-cli zsh/site-functions/_vmamba-cli
-    fish/vendor_completions.d/vmamba-cli.fish man/man1/vmamba-cli.1 man/man1/vmamba-cli-check-equal.1 doc/vmamba-cli/README.md doc/vmamba-cli/architecture.md
+    fish/vendor_completions.d/vmamba-cli.fish man/man1/vmamba-cli.1 man/man1/vmamba-cli-check-equal.1 doc/vmamba-cli/README.md doc/vmamba-cli/docs/architecture.md
     vmamba-cli/dump_reference.py)
   if(NOT EXISTS ${PREFIX}/share/${file})
     message(FATAL_ERROR "not installed: share/${file}")
