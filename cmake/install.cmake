@@ -27,7 +27,7 @@ foreach(folder configs weights)
 endforeach()
 install(PROGRAMS scripts/dump_reference.py DESTINATION ${CMAKE_INSTALL_DATADIR}/vmamba-cli)
 install(DIRECTORY docs DESTINATION ${CMAKE_INSTALL_DOCDIR})  # beside the README, as its links have them
-install(FILES README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(FILES README.md README.zh-CN.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(FILES scripts/completion/vmamba-cli.bash
   DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME vmamba-cli)
 install(FILES scripts/completion/_vmamba-cli DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/site-functions)

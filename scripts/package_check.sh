@@ -12,7 +12,7 @@ SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH CCACHE_DISABLE=1
 
 run() {
-  echo "+ $*"
+  echo "+ $*" >&2
   "$@"
 }
 fail() {
@@ -27,7 +27,7 @@ for copy in first other/folder; do
     cd "$work/$copy"
     run cmake --preset cpu -DVMAMBA_TESTS=OFF >/dev/null
     start=$SECONDS
-    run cmake --build --preset cpu >/dev/null
+    run cmake --build --preset cpu >build.log || fail "$(tail -n 20 build.log)"
     echo "built in $((SECONDS - start)) s"
     cd build/cpu
     run cpack -G DEB >/dev/null
