@@ -15,16 +15,23 @@ namespace vmamba::cuda {
 
 }  // namespace vmamba::cuda
 
-#define CUDA_CALL(call)                                                      \
-  do {                                                                       \
-    const cudaError_t cuda_call_error = (call);                              \
-    if (cuda_call_error != cudaSuccess)                                      \
-      ::vmamba::cuda::fail_cuda(cuda_call_error, #call, __FILE__, __LINE__); \
+// Without the folder that it was compiled in, where the compiler knows to (GCC 12, clang).
+#ifdef __FILE_NAME__
+#define VMAMBA_FILE __FILE_NAME__
+#else
+#define VMAMBA_FILE __FILE__
+#endif
+
+#define CUDA_CALL(call)                                                         \
+  do {                                                                          \
+    const cudaError_t cuda_call_error = (call);                                 \
+    if (cuda_call_error != cudaSuccess)                                         \
+      ::vmamba::cuda::fail_cuda(cuda_call_error, #call, VMAMBA_FILE, __LINE__); \
   } while (false)
 
-#define CUBLAS_CALL(call)                                                         \
-  do {                                                                            \
-    const cublasStatus_t cublas_call_status = (call);                             \
-    if (cublas_call_status != CUBLAS_STATUS_SUCCESS)                              \
-      ::vmamba::cuda::fail_cublas(cublas_call_status, #call, __FILE__, __LINE__); \
+#define CUBLAS_CALL(call)                                                            \
+  do {                                                                               \
+    const cublasStatus_t cublas_call_status = (call);                                \
+    if (cublas_call_status != CUBLAS_STATUS_SUCCESS)                                 \
+      ::vmamba::cuda::fail_cublas(cublas_call_status, #call, VMAMBA_FILE, __LINE__); \
   } while (false)

@@ -10,7 +10,7 @@ namespace {
 
 // The values of CUresult are those of cudaError_t.
 void check_driver(CUresult result, const char* call, int device = -1) {
-  if (result != CUDA_SUCCESS) fail_cuda(static_cast<cudaError_t>(result), call, __FILE__, __LINE__, device);
+  if (result != CUDA_SUCCESS) fail_cuda(static_cast<cudaError_t>(result), call, VMAMBA_FILE, __LINE__, device);
 }
 
 struct Driver {
