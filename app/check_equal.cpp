@@ -143,21 +143,14 @@ SideOptions side_options(const Options& options, const Mode& mode, const std::st
       {"config", &side.model.config},
       {"weights", &side.model.weights},
       {"threads", nullptr}};
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find(',', begin), text.size());
-    const std::string pair = text.substr(begin, end - begin);
-    begin = end + 1;
-    const size_t equals = pair.find('=');
-    if (equals == std::string::npos || equals == 0 || equals + 1 == pair.size())
-      fail_input("{} {}: \"{}\" is not KEY=VALUE", option, text, pair);
-    const std::string key = pair.substr(0, equals), value = pair.substr(equals + 1);
+  for (const auto& [key, value] : parse_key_values(option + " " + text, text)) {
     const auto known = keys.find(key);
     if (known == keys.end())
       fail_input(
           "{} {}: unknown key \"{}\"; the keys are forward_core_version, selective_scan_backend, device, "
           "dtype, forward_type, config, weights, threads",
           option, text, key);
-    if (!side.given.emplace(key, value).second) fail_input("{} {}: {} is given twice", option, text, key);
+    side.given.emplace(key, value);
     if (mode.letter == 'i' && key != "config" && key != "forward_type")
       fail_input("{} {}: {} does not use {}", option, text, mode.option, key);
     if (known->second) {

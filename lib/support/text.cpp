@@ -7,6 +7,8 @@
 #include <cctype>
 #include <cstdint>
 
+#include "kernels/error.h"
+
 namespace vmamba {
 namespace {
 
@@ -168,6 +170,24 @@ std::string csv_field(std::string_view text) {
   std::string field = "\"";
   for (const char c : shown) field += c == '"' ? "\"\"" : std::string(1, c);
   return field + "\"";
+}
+
+std::vector<std::pair<std::string, std::string>> parse_key_values(const std::string& where,
+                                                                  std::string_view text) {
+  std::vector<std::pair<std::string, std::string>> pairs;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    const std::string_view pair = text.substr(begin, end - begin);
+    begin = end + 1;
+    const size_t equals = pair.find('=');
+    if (equals == std::string_view::npos || equals == 0 || equals + 1 == pair.size())
+      fail_input("{}: \"{}\" is not KEY=VALUE", where, pair);
+    const std::string key(pair.substr(0, equals));
+    if (std::ranges::find(pairs, key, &std::pair<std::string, std::string>::first) != pairs.end())
+      fail_input("{}: {} is given twice", where, key);
+    pairs.emplace_back(key, pair.substr(equals + 1));
+  }
+  return pairs;
 }
 
 }  // namespace vmamba

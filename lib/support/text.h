@@ -3,6 +3,7 @@
 #include <initializer_list>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace vmamba {
@@ -28,5 +29,9 @@ std::string joined(const std::vector<std::string_view>& words, std::string_view 
 // The candidate with the smallest edit distance to `word`, if it is small enough for a typo; else empty.
 std::string_view nearest(std::string_view word, const std::vector<std::string_view>& candidates);
 std::string lower_case(std::string_view text);  // ASCII only
+
+// Splits "KEY=VALUE,…". InputError, which begins with `where`, for a pair of another form and a key given twice.
+std::vector<std::pair<std::string, std::string>> parse_key_values(const std::string& where,
+                                                                  std::string_view text);
 
 }  // namespace vmamba

@@ -16,6 +16,7 @@
 #include "lib/labels/truth.h"
 #include "lib/model/infer_config.h"
 #include "lib/support/json.h"
+#include "lib/support/text.h"
 #include "lib/tensors/state_dict.h"
 #include "lib/verify/saved_results.h"
 
@@ -121,6 +122,10 @@ void truth(std::string_view bytes) {
   parse_truth(bytes, "fuzz", {"a.jpg", "b/c.jpg", "d.png"}, known, 3);
 }
 
+void key_values(std::string_view bytes) {
+  parse_key_values("--a", bytes);
+}
+
 void results(std::string_view bytes) {
   const fs::path path = as_file("results.jsonl", bytes);
   compare_saved(path, path, 0.5);
@@ -151,6 +156,7 @@ const Target all[] = {
      {"1\n2\n3\n", "a.jpg,0\nb/c.jpg,1\nd.png,2\n", "a.jpg tench\nb/c.jpg goldfish\nd.png cock\n",
       "[[0], [1, 2], []]"},
      truth},
+    {"key_values", "", {"device=cuda:0,dtype=float16", "weights=a.pth,config=b.json,threads=2"}, key_values},
     {"results",
      "",
      {"{\"file\": \"a.jpg\", \"class\": 1, \"top\": [1, 0]}\n",
