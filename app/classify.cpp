@@ -8,6 +8,7 @@
 #include "app/classifier.h"
 #include "app/commands.h"
 #include "kernels/error.h"
+#include "lib/images/archives.h"
 #include "lib/images/preprocess.h"
 #include "lib/labels/predictions.h"
 #include "lib/support/files.h"
@@ -160,7 +161,8 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
                config.in_chans);
   std::error_code ignored;
   const bool one_file = options.inputs.size() == 1 && options.inputs[0] != "-" &&
-                        !std::filesystem::is_directory(options.inputs[0], ignored);
+                        !std::filesystem::is_directory(options.inputs[0], ignored) &&
+                        !has_archive_ending(options.inputs[0]);
   ImageSource source(input_paths(options.inputs, options.nul ? '\0' : '\n'), config.preprocess,
                      classifier.batch_size, one_file ? 1 : decoding_threads(classifier));
   load_runner(classifier);
@@ -235,7 +237,8 @@ void classify_tensor(const Options& options, Classifier& classifier, Outputs& ou
 
 int run_classify(const Options& options) {
   if (options.inputs.empty() && options.input_tensor.empty())
-    fail_input("nothing to classify: name image files, folders, - (paths on stdin), or --input-tensor FILE");
+    fail_input(
+        "nothing to classify: name image files, folders, archives, - (paths on stdin), or --input-tensor FILE");
   if (!options.inputs.empty() && !options.input_tensor.empty())
     fail_input("--input-tensor stands for images: leave out one of the two");
   Classifier classifier = make_classifier(options.model, options.batch_size);

@@ -11,14 +11,12 @@
 
 #include "app/classifier.h"
 #include "app/commands.h"
+#include "app/data_set.h"
 #include "app/program.h"
 #include "app/progress.h"
 #include "kernels/error.h"
-#include "lib/images/image.h"
 #include "lib/labels/accuracy.h"
-#include "lib/labels/class_folders.h"
 #include "lib/labels/predictions.h"
-#include "lib/labels/truth.h"
 #include "lib/support/files.h"
 #include "lib/support/sha256.h"
 #include "lib/support/text.h"
@@ -35,77 +33,19 @@ struct Options {
   size_t limit = 0;
 };
 
-struct Picture {
-  fs::path file;             // relative to the data set's directory
-  std::vector<int> classes;  // all correct classes, usually one
-};
-
-struct DataSet {
-  std::vector<std::string> folders;  // class folders, sorted; empty with a ground-truth file
-  std::vector<int> classes;          // of each folder
-  std::vector<Picture> pictures;     // by folder, then sorted by name
-  std::string truth_sum;             // SHA-256 of the ground-truth file
-  std::string truth_form;            // empty without a ground-truth file
-  bool several = false;              // an image may have several correct classes: only top-1 is defined
-  size_t not_counted = 0;            // images without a correct class
-};
-
-DataSet read_with_truth(const std::string& directory, const fs::path& truth_file, const Labels& labels,
-                        int num_classes) {
-  constexpr size_t max_truth_bytes = size_t{256} << 20;
-  const FolderFiles files = folder_files(directory);
-  log_left_out(directory, files.others);
-  if (files.images.empty()) fail_input("{}: no image files ({}) in it", directory, image_endings);
-  std::vector<std::string> names;
-  for (const fs::path& file : files.images) names.push_back(file.lexically_relative(directory).string());
-  const std::string text = read_file(truth_file, max_truth_bytes);
-  Truth truth = parse_truth(text, truth_file.string(), names, labels, num_classes);
-  DataSet data;
-  data.truth_form = truth.form;
-  data.truth_sum = sha256(text);
-  data.several = truth.several;
-  for (size_t i = 0; i < names.size(); ++i) {
-    if (truth.classes[i].empty())
-      ++data.not_counted;
-    else
-      data.pictures.push_back({names[i], std::move(truth.classes[i])});
-  }
-  spdlog::log(truth.guessed ? spdlog::level::warn : spdlog::level::info, "{}: {}", truth_file.string(),
-              data.truth_form);
-  if (data.not_counted > 0)
-    spdlog::info("{}: says no class of {} images, which are not counted", truth_file.string(),
-                 data.not_counted);
-  if (data.pictures.empty()) fail_input("{}: says no class of any image", truth_file.string());
-  return data;
-}
-
-DataSet read_data_set(const std::string& directory, const Labels& labels, int num_classes) {
-  DataSet data;
-  ClassFolders found = read_class_folders(directory, labels, num_classes);
-  data.folders = std::move(found.folders);
-  data.classes = std::move(found.classes);
-  size_t others = 0;
-  for (size_t i = 0; i < data.folders.size(); ++i) {
-    const FolderFiles files = folder_files(fs::path(directory) / data.folders[i]);
-    others += files.others;
-    if (files.images.empty())
-      spdlog::warn("{}: no image files in it", shown((fs::path(directory) / data.folders[i]).string()));
-    for (const fs::path& file : files.images)
-      data.pictures.push_back({file.lexically_relative(directory), {data.classes[i]}});
-  }
-  log_left_out(directory, others);
-  if (data.pictures.empty()) fail_input("{}: no image files ({}) in its folders", directory, image_endings);
-  return data;
-}
-
 // Selects `limit` pictures spread over the classes: the first of each class, then the second of each, …
-std::vector<Picture> spread(const std::vector<Picture>& pictures, size_t limit) {
+// In archives they keep their order.
+std::vector<Picture> spread(const DataSet& data, size_t limit) {
+  const std::vector<Picture>& pictures = data.pictures;
   std::vector<std::pair<size_t, size_t>> order;  // (index within its class, index in `pictures`)
   std::unordered_map<int, size_t> seen;
-  for (size_t i = 0; i < pictures.size(); ++i) order.emplace_back(seen[pictures[i].classes[0]]++, i);
+  for (size_t i = 0; i < pictures.size(); ++i)
+    order.emplace_back(seen[pictures[i].classes.empty() ? -1 : pictures[i].classes[0]]++, i);
   std::sort(order.begin(), order.end());
+  order.resize(std::min(limit, order.size()));
+  if (data.archives) std::ranges::sort(order, {}, &std::pair<size_t, size_t>::second);
   std::vector<Picture> chosen;
-  for (size_t i = 0; i < std::min(limit, order.size()); ++i) chosen.push_back(pictures[order[i].second]);
+  for (const auto& [in_class, place] : order) chosen.push_back(pictures[place]);
   return chosen;
 }
 
@@ -373,8 +313,7 @@ Json log_header(const Classifier& classifier, const std::string& weights_sum, co
 Outcome evaluate(const Options& options, Classifier& classifier, const std::string& weights_sum,
                  const DataSet& data) {
   const size_t classes = static_cast<size_t>(classifier.config.num_classes);
-  const std::vector<Picture> chosen =
-      options.limit > 0 ? spread(data.pictures, options.limit) : data.pictures;
+  const std::vector<Picture> chosen = options.limit > 0 ? spread(data, options.limit) : data.pictures;
   std::optional<ResultLog> log;
   if (!options.results.empty())
     log.emplace(options.results, log_header(classifier, weights_sum, options.directory, data.truth_sum),
@@ -388,15 +327,16 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
       outcome.accuracy.add(picture.classes[0], top);
   };
   std::vector<Picture> left;
-  std::vector<fs::path> files;
+  std::vector<ImageRef> images;
   for (const Picture& picture : chosen) {
-    const std::vector<int>* answer = log ? log->find(picture.file) : nullptr;
+    const bool known = log && picture.image.error.empty();
+    const std::vector<int>* answer = known ? log->find(picture.file) : nullptr;
     if (answer != nullptr) {
       count(picture, *answer);
       continue;
     }
     left.push_back(picture);
-    files.push_back(options.directory / picture.file);
+    images.push_back(picture.image);
   }
   outcome.from_earlier = chosen.size() - left.size();
   if (outcome.from_earlier > 0)
@@ -404,7 +344,7 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
                  chosen.size());
 
   const auto start = std::chrono::steady_clock::now();
-  ImageSource source(file_paths(std::move(files)), classifier.config.preprocess, classifier.batch_size,
+  ImageSource source(listed_images(std::move(images)), classifier.config.preprocess, classifier.batch_size,
                      decoding_threads(classifier));
   Progress progress(outcome.from_earlier, chosen.size());
   ClassifiedBatches batches(classifier, source);
@@ -416,7 +356,8 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
     for (const ImageBatch::Item& item : batch.items) {
       const Picture& picture = left[item.index];
       Json line = named("file", picture.file);
-      line["class"] = data.several ? Json(picture.classes) : Json(picture.classes[0]);
+      if (!picture.classes.empty())
+        line["class"] = data.several ? Json(picture.classes) : Json(picture.classes[0]);
       if (item.error.empty()) {
         std::vector<int> top;
         const auto row = std::span(logits).subspan(place++ * classes, classes);
@@ -469,10 +410,7 @@ int run_eval(const Options& options) {
   std::string weights_sum;
   load_runner(classifier, options.results.empty() ? nullptr : &weights_sum);
   const int num_classes = classifier.config.num_classes;
-  const DataSet data =
-      options.truth.empty()
-          ? read_data_set(options.directory, classifier.labels, num_classes)
-          : read_with_truth(options.directory, options.truth, classifier.labels, num_classes);
+  const DataSet data = read_data_set(options.directory, options.truth, {}, classifier.labels, num_classes);
   check_outputs(options, data, static_cast<size_t>(num_classes));
   std::optional<OutputFile> file;
   if (!options.output.empty()) file.emplace(options.output);

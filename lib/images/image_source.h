@@ -19,10 +19,12 @@
 
 namespace vmamba {
 
-// A path to try, or one that is already known not to be an image, with the error.
+// A path to try, or one that is already known not to be an image, with the error. A member of an archive comes with its
+// contents, and is named as member_name() does.
 struct InputPath {
   std::filesystem::path file;
   std::string error;
+  std::optional<std::string> bytes;
 };
 // Returns the next path, or nullopt after the last. May be called from any thread, but not concurrently; stops waiting
 // when `stop` is set.
@@ -30,9 +32,19 @@ using NextPath = std::function<std::optional<InputPath>(const std::atomic<bool>&
 
 // The image files that the arguments name, in order: a file is itself; a folder is all image files in it and its
 // subfolders, sorted by path; "-" is the files and folders listed on standard input, read as they arrive, each
-// terminated by `end`.
+// terminated by `end`; an archive, or a pattern of archives with braces, is the images in it.
 NextPath input_paths(std::vector<std::string> arguments, char end = '\n');
 NextPath file_paths(std::vector<std::filesystem::path> files);
+
+// An image that was listed before: a file, or a member of an archive.
+struct ImageRef {
+  std::filesystem::path file;  // or the archive
+  std::string member;          // empty: the file itself
+  size_t place = 0;            // of the member among the images of its archive
+  std::string error;           // known from listing
+};
+// Archives are read once and in order if the references to each are adjacent and in its order.
+NextPath listed_images(std::vector<ImageRef> images);
 
 // The files in a folder and its subfolders, without hidden ones (names that begin with a dot).
 struct FolderFiles {
