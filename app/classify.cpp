@@ -7,6 +7,7 @@
 
 #include "app/classifier.h"
 #include "app/commands.h"
+#include "app/shard_option.h"
 #include "kernels/error.h"
 #include "lib/images/archives.h"
 #include "lib/images/preprocess.h"
@@ -21,7 +22,8 @@ namespace {
 struct Options {
   ModelOptions model;
   std::vector<std::string> inputs;
-  std::string input_tensor, format = "text", output, save_logits, save_input;
+  std::string input_tensor, format = "text", output, save_logits, save_input, shard_text;
+  Shard shard;
   bool nul = false;  // paths of a list end with NUL instead of a newline
   int top_k = 5, batch_size = 0;
 };
@@ -163,7 +165,7 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
   const bool one_file = options.inputs.size() == 1 && options.inputs[0] != "-" &&
                         !std::filesystem::is_directory(options.inputs[0], ignored) &&
                         !has_archive_ending(options.inputs[0]);
-  ImageSource source(input_paths(options.inputs, options.nul ? '\0' : '\n'), config.preprocess,
+  ImageSource source(input_paths(options.inputs, options.nul ? '\0' : '\n', options.shard), config.preprocess,
                      classifier.batch_size, one_file ? 1 : decoding_threads(classifier));
   load_runner(classifier);
   outputs.results.emplace(options, classifier, out);
@@ -235,12 +237,16 @@ void classify_tensor(const Options& options, Classifier& classifier, Outputs& ou
   if (outputs.input) outputs.input->add(input.values);
 }
 
-int run_classify(const Options& options) {
+int run_classify(Options& options) {
+  options.shard =
+      choose_shard(options.shard_text, {&options.output, &options.save_logits, &options.save_input});
   if (options.inputs.empty() && options.input_tensor.empty())
     fail_input(
         "nothing to classify: name image files, folders, archives, - (paths on stdin), or --input-tensor FILE");
   if (!options.inputs.empty() && !options.input_tensor.empty())
     fail_input("--input-tensor stands for images: leave out one of the two");
+  if (!options.shard_text.empty() && !options.input_tensor.empty())
+    fail_input("--shard: shares out images, not --input-tensor");
   Classifier classifier = make_classifier(options.model, options.batch_size);
   Outputs outputs;
   open_outputs(options, outputs);
@@ -251,7 +257,8 @@ int run_classify(const Options& options) {
   else
     classify_tensor(options, classifier, outputs, out);
 
-  if (outputs.images == 0) {
+  if (!options.shard.is_all()) report_skipped(outputs);  // of a shard that has no other image
+  if (outputs.images == 0 && options.shard.is_all()) {
     if (outputs.failed == 1) fail_input("{}", shown(outputs.first_error));
     if (outputs.failed == 0) fail_input("standard input lists no files");
     fail_input("none of the {} inputs could be read", outputs.failed);
@@ -306,6 +313,7 @@ Command add_classify(CLI::App& app) {
       ->add_option("--input-tensor", options->input_tensor,
                    "Instead of images: tensor input (B, 3, H, W), already normalised")
       ->type_name("F.safetensors");
+  add_shard_option(*parser, options->shard_text);
   add_model_options(*parser, options->model, {.labels = true});
   return {parser, [options] {
             if (options->nul && std::ranges::find(options->inputs, "-") == options->inputs.end())

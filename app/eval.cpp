@@ -14,6 +14,7 @@
 #include "app/data_set.h"
 #include "app/program.h"
 #include "app/progress.h"
+#include "app/shard_option.h"
 #include "kernels/error.h"
 #include "lib/labels/accuracy.h"
 #include "lib/labels/predictions.h"
@@ -28,7 +29,8 @@ namespace fs = std::filesystem;
 
 struct Options {
   ModelOptions model;
-  std::string directory, truth, format = "text", output, confusion, results;
+  std::string directory, truth, format = "text", output, confusion, results, shard_text;
+  Shard shard;
   int batch_size = 0;
   size_t limit = 0;
 };
@@ -313,7 +315,10 @@ Json log_header(const Classifier& classifier, const std::string& weights_sum, co
 Outcome evaluate(const Options& options, Classifier& classifier, const std::string& weights_sum,
                  const DataSet& data) {
   const size_t classes = static_cast<size_t>(classifier.config.num_classes);
-  const std::vector<Picture> chosen = options.limit > 0 ? spread(data, options.limit) : data.pictures;
+  std::vector<Picture> chosen = options.limit > 0 ? spread(data, options.limit) : data.pictures;
+  if (!data.archives)
+    for (size_t i = 0; i < chosen.size(); ++i) chosen[i].position = i;
+  std::erase_if(chosen, [&](const Picture& picture) { return !options.shard.has(picture.position); });
   std::optional<ResultLog> log;
   if (!options.results.empty())
     log.emplace(options.results, log_header(classifier, weights_sum, options.directory, data.truth_sum),
@@ -400,7 +405,8 @@ void check_outputs(const Options& options, const DataSet& data, size_t num_class
                classes, most_classes, most_classes / 2);
 }
 
-int run_eval(const Options& options) {
+int run_eval(Options& options) {
+  options.shard = choose_shard(options.shard_text, {&options.output, &options.confusion, &options.results});
   const fs::path picture = fs::path(options.confusion).replace_extension(".png");
   if (!options.confusion.empty() && picture == options.confusion)
     fail_input("--confusion {}: name the CSV; its picture is written beside it as .png", options.confusion);
@@ -410,7 +416,11 @@ int run_eval(const Options& options) {
   std::string weights_sum;
   load_runner(classifier, options.results.empty() ? nullptr : &weights_sum);
   const int num_classes = classifier.config.num_classes;
-  const DataSet data = read_data_set(options.directory, options.truth, {}, classifier.labels, num_classes);
+  const DataSet data =
+      read_data_set(options.directory, options.truth, options.shard, classifier.labels, num_classes);
+  if (options.limit > 0 && data.archives && !options.shard.is_all())
+    fail_input(
+        "--limit: a shard of archives does not know the images of the others: leave out --limit or --shard");
   check_outputs(options, data, static_cast<size_t>(num_classes));
   std::optional<OutputFile> file;
   if (!options.output.empty()) file.emplace(options.output);
@@ -418,7 +428,7 @@ int run_eval(const Options& options) {
 
   const Outcome outcome = evaluate(options, classifier, weights_sum, data);
   const ClassCounts& total = outcome.accuracy.total();
-  if (total.images == 0)
+  if (total.images == 0 && options.shard.is_all())
     fail_input("{}: none of its {} images could be read", options.directory, outcome.failed);
   std::ostream& out = file ? file->stream() : std::cout;
   const std::vector<std::string> names = class_names(classifier, data);
@@ -484,6 +494,7 @@ Command add_eval(CLI::App& app) {
       ->add_option("--results", options->results,
                    "Append one line per image; a later run of the same model resumes from it")
       ->type_name("F.jsonl");
+  add_shard_option(*parser, options->shard_text);
   add_model_options(*parser, options->model, {.labels = true});
   return {parser, [options] { return run_eval(*options); }};
 }

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "kernels/error.h"
+#include "lib/images/shard.h"
 #include "lib/model/infer_config.h"
 #include "lib/model/names.h"
 #include "lib/support/files.h"
@@ -243,9 +244,10 @@ RunChoice choose_run(const ModelOptions& options) {
 }
 
 Device automatic_device(const std::vector<DeviceReport>& reports) {
+  std::vector<Device> found;
   for (const DeviceReport& report : reports)
-    if (report.usable && report.device.type != DeviceType::cpu) return report.device;
-  return {};
+    if (report.usable && report.device.type != DeviceType::cpu) found.push_back(report.device);
+  return found.empty() ? Device{} : found[static_cast<size_t>(local_rank()) % found.size()];
 }
 
 Device parse_device(std::string_view text) {

@@ -47,7 +47,8 @@ StateDict read_weights(ModelFiles& files);
 StateDict read_weights(const std::filesystem::path& path, const std::string& key, const std::string& prefix);
 RunChoice choose_run(const ModelOptions& options);
 
-// The first usable device other than the CPU, else the CPU.
+// Of the usable devices other than the CPU the one with this process's local rank, modulo their number, so that the
+// processes of one machine share them out; the CPU if there is none.
 Device automatic_device(const std::vector<DeviceReport>& reports);
 // "auto" is automatic_device; logs a notice if that is the CPU.
 Device parse_device(std::string_view text);

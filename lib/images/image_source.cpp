@@ -107,8 +107,8 @@ InputPath read_member(ArchiveReader& archive, const fs::path& path, ArchiveImage
 
 class ArgumentPaths {
  public:
-  ArgumentPaths(std::vector<std::string> arguments, char end)
-      : arguments_(std::move(arguments)), input_(end) {}
+  ArgumentPaths(std::vector<std::string> arguments, char end, const Shard& shard)
+      : arguments_(std::move(arguments)), shard_(shard), input_(end) {}
 
   std::optional<InputPath> next(const std::atomic<bool>& stop) {
     for (;;) {
@@ -119,7 +119,9 @@ class ArgumentPaths {
       if (!listed_.empty()) {
         const fs::path path = std::move(listed_.front());
         listed_.pop_front();
-        if (!has_archive_ending(path)) return InputPath{path};
+        const bool is_archive = has_archive_ending(path);
+        if (!take(is_archive)) continue;
+        if (!is_archive) return InputPath{path, {}, {}, position_};
         if (auto failed = open_archive(path)) return failed;
         continue;
       }
@@ -128,7 +130,7 @@ class ArgumentPaths {
       try {
         list(*argument);
       } catch (const InputError& error) {
-        return InputPath{*argument, error.what()};
+        if (take(false)) return InputPath{*argument, error.what(), {}, position_};
       }
     }
   }
@@ -145,6 +147,12 @@ class ArgumentPaths {
       if (arguments_[used_++] != "-") return arguments_[used_ - 1];
       in_list_ = true;
     }
+  }
+
+  // Counts a file or an archive, and returns whether it is this shard's.
+  bool take(bool is_archive) {
+    position_ = {files_ + archives_, 0};
+    return shard_.has(is_archive ? archives_++ : files_++);
   }
 
   void list(const std::string& argument) {
@@ -166,20 +174,26 @@ class ArgumentPaths {
       archive_path_ = path;
       return std::nullopt;
     } catch (const InputError& error) {
-      return InputPath{path, error.what()};
+      return InputPath{path, error.what(), {}, position_};
     }
   }
 
   std::optional<InputPath> next_member() {
     std::optional<ArchiveImage> image = archive_->next();
     if (!image) return std::nullopt;
-    return read_member(*archive_, archive_path_, std::move(*image));
+    position_.member = image->place;
+    InputPath member = read_member(*archive_, archive_path_, std::move(*image));
+    member.position = position_;
+    return member;
   }
 
   std::vector<std::string> arguments_;
   size_t used_ = 0;
   std::deque<fs::path> listed_;
   bool in_list_ = false;
+  const Shard shard_;
+  size_t files_ = 0, archives_ = 0;  // so far, of all shards
+  InputPosition position_;
   StandardInput input_;
   std::optional<ArchiveReader> archive_;  // being read
   fs::path archive_path_;
@@ -251,8 +265,8 @@ void log_left_out(const std::string& folder, size_t others) {
                  others == 1 ? "file is" : "files are", others == 1 ? "its" : "their");
 }
 
-NextPath input_paths(std::vector<std::string> arguments, char end) {
-  auto paths = std::make_shared<ArgumentPaths>(std::move(arguments), end);
+NextPath input_paths(std::vector<std::string> arguments, char end, const Shard& shard) {
+  auto paths = std::make_shared<ArgumentPaths>(std::move(arguments), end, shard);
   return [paths](const std::atomic<bool>& stop) { return paths->next(stop); };
 }
 
@@ -393,6 +407,7 @@ void ImageSource::make_room(Ahead& ahead, std::unique_lock<std::mutex>& lock) {
 void ImageSource::fill(ImageBatch::Item& item, InputPath path, uint8_t* pixels) {
   item.file = std::move(path.file);
   item.error = std::move(path.error);
+  item.position = path.position;
   if (!item.error.empty()) return;
   try {
     const EncodedImage encoded =

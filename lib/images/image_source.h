@@ -16,8 +16,15 @@
 #include <vector>
 
 #include "lib/config/config.h"
+#include "lib/images/shard.h"
 
 namespace vmamba {
+
+// Where an image stands in an input: the place of its file or archive, and its place in the archive (of a file: 0).
+struct InputPosition {
+  size_t input = 0, member = 0;
+  auto operator<=>(const InputPosition&) const = default;
+};
 
 // A path to try, or one that is already known not to be an image, with the error. A member of an archive comes with its
 // contents, and is named as member_name() does.
@@ -25,6 +32,7 @@ struct InputPath {
   std::filesystem::path file;
   std::string error;
   std::optional<std::string> bytes;
+  InputPosition position;
 };
 // Returns the next path, or nullopt after the last. May be called from any thread, but not concurrently; stops waiting
 // when `stop` is set.
@@ -32,8 +40,9 @@ using NextPath = std::function<std::optional<InputPath>(const std::atomic<bool>&
 
 // The image files that the arguments name, in order: a file is itself; a folder is all image files in it and its
 // subfolders, sorted by path; "-" is the files and folders listed on standard input, read as they arrive, each
-// terminated by `end`; an archive, or a pattern of archives with braces, is the images in it.
-NextPath input_paths(std::vector<std::string> arguments, char end = '\n');
+// terminated by `end`; an archive, or a pattern of archives with braces, is the images in it. Those of one shard, with
+// their positions in the whole input.
+NextPath input_paths(std::vector<std::string> arguments, char end = '\n', const Shard& shard = {});
 NextPath file_paths(std::vector<std::filesystem::path> files);
 
 // An image that was listed before: a file, or a member of an archive.
@@ -59,6 +68,7 @@ struct ImageBatch {
     size_t index = 0;  // position in the input
     std::filesystem::path file;
     std::string error;  // why decoding failed; empty on success
+    InputPosition position;
   };
   std::vector<Item> items;      // in input order
   std::vector<uint8_t> pixels;  // of the items without an error, contiguous: images · crop · crop · 3

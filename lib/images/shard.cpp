@@ -1,5 +1,6 @@
 #include "lib/images/shard.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstdint>
 #include <cstdlib>
