@@ -9,6 +9,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <optional>
 #include <random>
 
 #include "app/commands.h"
@@ -19,6 +20,8 @@
 #include "lib/model/init.h"
 #include "lib/model/profile.h"
 #include "lib/support/files.h"
+#include "lib/support/json.h"
+#include "lib/support/text.h"
 
 namespace vmamba {
 namespace {
@@ -253,7 +256,7 @@ std::string json_text(const std::string& model, const std::string& weights, cons
                                    {"bytes", o.bytes}});
     results.push_back(std::move(result));
   }
-  return Json{{"model", model}, {"weights", weights}, {"results", results}}.dump(2) + "\n";
+  return dump_json({{"model", model}, {"weights", weights}, {"results", results}}, 2) + "\n";
 }
 
 std::string csv_text(const std::vector<Row>& rows) {
@@ -290,6 +293,8 @@ std::string table_text(const std::string& model, const std::string& weights, con
 }
 
 int run_bench(const Options& options) {
+  std::optional<OutputFile> file;
+  if (!options.output.empty()) file.emplace(options.output);
   ModelFiles files = find_model(options.model);
   ModelOptions one = options.model;
   one.selective_scan_backend.clear();
@@ -348,11 +353,13 @@ int run_bench(const Options& options) {
   else if (options.format == "csv")
     text = csv_text(rows);
   else
-    text = table_text(model, weights_text, rows, options.format == "md");
-  if (options.output.empty())
+    text = printable_lines(table_text(model, weights_text, rows, options.format == "md"));
+  if (file) {
+    file->stream() << text;
+    file->commit();
+  } else {
     fmt::print("{}", text);
-  else
-    write_file(options.output, text);
+  }
   return all_measured ? 0 : 1;
 }
 

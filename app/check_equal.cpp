@@ -20,6 +20,7 @@
 #include "lib/model/init.h"
 #include "lib/support/files.h"
 #include "lib/support/json.h"
+#include "lib/support/text.h"
 #include "lib/verify/agreement.h"
 #include "lib/verify/agreement_report.h"
 #include "lib/verify/check_equal.h"
@@ -41,6 +42,7 @@ struct Options {
   double margin = 1.5;  // of --find-precision
   std::string save_taps, output, html, shard_text;
   Shard shard;
+  std::unique_ptr<OutputFile> taps_file, output_file, html_file;  // opened before anything is read
   std::optional<uint64_t> seed;
   bool seed_weights = false;  // initialise the weights from the seed; false if any weights are given
   CheckOptions check;
@@ -272,6 +274,7 @@ CheckInput make_input(const Options& options, const Side* a, const Side& b, cons
       }
       const FolderFiles files = folder_files(name);
       log_left_out(name, files.others);
+      if (!files.unread.empty()) fail_input("{}", files.unread[0]);  // a verdict is on all images or none
       for (const std::filesystem::path& file : files.images) input.files.push_back(file.string());
     }
     if (input.files.empty()) fail_input("--images {}: no image files in it", fmt::join(options.images, " "));
@@ -343,9 +346,15 @@ int told(const Options& options, const Provenance& provenance, const std::string
     json["provenance"] = to_json(provenance);
     fmt::print("{}\n", dump_json(json, 2));
   } else {
-    fmt::print("{}\n{}", text, to_string(provenance));
+    fmt::print("{}\n{}", printable_lines(text), printable_lines(to_string(provenance)));
   }
   return is_equal ? 0 : 1;
+}
+
+void write_html(const Options& options, const std::vector<NamedResult>& cases, const Provenance& provenance) {
+  if (!options.html_file) return;
+  options.html_file->stream() << html_report(cases, provenance);
+  options.html_file->commit();
 }
 
 MatrixAxes matrix_axes(const ModelOptions& given, const Side& side) {
@@ -384,7 +393,7 @@ int write_taps(const Options& options, const Side& side, const CheckInput& input
   const nlohmann::ordered_json flat = to_json(provenance).flatten();
   for (const auto& [key, value] : flat.items())
     file.metadata[key.substr(1)] = value.is_string() ? value.get<std::string>() : value.dump();
-  write_safetensors(options.save_taps, file);
+  write_safetensors(*options.taps_file, file);
   spdlog::info("{}: {} tensors of {}", options.save_taps, file.tensors.size(), file.metadata.at("ran"));
   return 0;
 }
@@ -456,8 +465,9 @@ int run_find_precision(const Options& options, const SideOptions& chosen, const 
     const ModelFiles files = find_model(chosen.model);
     std::vector<std::string> quoted;
     for (const std::string& step : search.float32_ops) quoted.push_back('"' + step + '"');
-    write_file(options.output, with_member(files.config_text(), files.config_name(), "float32_ops",
-                                           fmt::format("[{}]", fmt::join(quoted, ", "))));
+    options.output_file->stream() << with_member(files.config_text(), files.config_name(), "float32_ops",
+                                                 fmt::format("[{}]", fmt::join(quoted, ", ")));
+    options.output_file->commit();
   }
   return told(options, provenance, text_report(search), json_report(search), search.holds());
 }
@@ -490,7 +500,7 @@ int run_one_side(Options& options, const Mode& mode) {
   std::optional<TruthRun> truth = make_truth(options, nullptr, b.side);
   const CheckResult result =
       check_reference(*reference, b.side, input, options.check, truth ? &*truth : nullptr);
-  if (!options.html.empty()) write_file(options.html, html_report({{"", result}}, provenance));
+  write_html(options, {{"", result}}, provenance);
   return told(options, provenance, text_report(result, options.all), json_report(result), result.equal());
 }
 
@@ -626,7 +636,7 @@ int run_two_sides(Options& options, const Mode& mode) {
   if (every_dtype || (v0_and_v1 && b.side.choice.precision == Precision::float32))
     cases[0].result.notes.emplace_back(
         "in float32 v0 and v1 are one function by construction: they differ in what they round to 16 bits");
-  if (!options.html.empty()) write_file(options.html, html_report(cases, provenance));
+  write_html(options, cases, provenance);
   const CheckResult& result = cases[0].result;
   if (every_dtype)
     return told(options, provenance, dtypes_report(cases, options.all), dtypes_json(cases), equal(cases));
@@ -645,18 +655,13 @@ int run_check_equal(Options& options) {
   refuse_unused(options, mode);
   options.shard = choose_shard(options.shard_text, {&options.html});
   if (mode.letter == 'l') return run_results(options);
+  if (!options.save_taps.empty()) options.taps_file = std::make_unique<OutputFile>(options.save_taps);
+  if (!options.output.empty()) options.output_file = std::make_unique<OutputFile>(options.output);
+  if (!options.html.empty()) options.html_file = std::make_unique<OutputFile>(options.html);
   if (mode.letter == 'f' && !options.given("--batch-size")) options.check.batch_size = 4;
   options.check.maps = !options.html.empty();
   const bool two_sides = mode.letter == 'c' || mode.letter == 's' || mode.letter == 'i';
   return two_sides ? run_two_sides(options, mode) : run_one_side(options, mode);
-}
-
-uint64_t parse_seed(const std::string& text) {
-  uint64_t seed = 0;
-  const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
-  if (error != std::errc() || rest != text.data() + text.size())
-    fail_input("--seed {}: not a seed (0 to 2^64 - 1)", text);
-  return seed;
 }
 
 }  // namespace

@@ -125,10 +125,6 @@ Json report_json(const Classifier& classifier) {
   return json;
 }
 
-std::string dump_json(const Json& json, int indent) {
-  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
-}
-
 std::string shown(const std::string& text) {
   return printable(text, std::string::npos);
 }

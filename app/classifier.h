@@ -67,9 +67,7 @@ void warn_not_finite(size_t count, size_t images);
 // The device, dtype and backend actually used, for the reports.
 Json report_json(const Classifier& classifier);
 
-// For file names and labels, which may hold any bytes: invalid UTF-8 becomes U+FFFD.
-std::string dump_json(const Json& json, int indent = -1);
-// Safe to print on a terminal: control characters escaped.
+// For a terminal, in full length.
 std::string shown(const std::string& text);
 
 }  // namespace vmamba

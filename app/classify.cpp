@@ -13,6 +13,7 @@
 #include "lib/images/preprocess.h"
 #include "lib/labels/predictions.h"
 #include "lib/support/files.h"
+#include "lib/support/json.h"
 #include "lib/support/text.h"
 #include "lib/tensors/row_spool.h"
 
@@ -55,8 +56,7 @@ class Results {
 
   // Flushes all results so far to the output.
   void flush() {
-    out_.flush();
-    if (!out_) fail_machine("the results could not be written");
+    if (!out_.flush()) fail_machine("the results could not be written");  // to stdout: a file says so itself
   }
 
   void finish(size_t images, size_t failed) {
@@ -76,7 +76,11 @@ class Results {
   }
 
   Json to_json(const Result& result) const {
-    if (!result.error.empty()) return {{"file", result.file}, {"error", result.error}};
+    Json line = named("file", result.file);
+    if (!result.error.empty()) {
+      line["error"] = result.error;
+      return line;
+    }
     Json top = Json::array();
     for (const Prediction& prediction : result.top) {
       Json entry{{"class", prediction.index}, {"label", label(prediction.index)}};
@@ -85,7 +89,8 @@ class Results {
       entry["logit"] = prediction.logit;
       top.push_back(std::move(entry));
     }
-    return {{"file", result.file}, {"top", std::move(top)}};
+    line["top"] = std::move(top);
+    return line;
   }
 
   void add_csv(const Result& result) {
@@ -126,7 +131,7 @@ struct Outputs {
   std::string first_error;  // not printed at once: for a single input it becomes the error of the command
 };
 
-// Called before anything is computed, so that an unwritable path fails at once.
+// Called before anything is read, so that an unwritable path fails at once, and so does one that is an input.
 void open_outputs(const Options& options, Outputs& outputs) {
   if (!options.output.empty()) outputs.file.emplace(options.output);
   if (!options.save_logits.empty()) outputs.logits.emplace(options.save_logits);
@@ -247,9 +252,9 @@ int run_classify(Options& options) {
     fail_input("--input-tensor stands for images: leave out one of the two");
   if (!options.shard_text.empty() && !options.input_tensor.empty())
     fail_input("--shard: shares out images, not --input-tensor");
-  Classifier classifier = make_classifier(options.model, options.batch_size);
   Outputs outputs;
   open_outputs(options, outputs);
+  Classifier classifier = make_classifier(options.model, options.batch_size);
   std::ostream& out = outputs.file ? outputs.file->stream() : std::cout;
   const auto start = std::chrono::steady_clock::now();
   if (options.input_tensor.empty())

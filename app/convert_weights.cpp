@@ -7,6 +7,7 @@
 #include "app/commands.h"
 #include "app/model_options.h"
 #include "kernels/error.h"
+#include "lib/support/files.h"
 #include "lib/support/text.h"
 #include "lib/tensors/state_dict.h"
 
@@ -46,9 +47,10 @@ Command add_convert_weights(CLI::App& app) {
       ->type_name("DTYPE");
   add_checkpoint_options(*command, options->key, options->prefix);
   return {command, [options] {
+            OutputFile file(options->output);
             StateDict weights = read_weights(options->input, options->key, options->prefix);
             if (options->dtype) weights = converted(weights, *options->dtype);
-            write_safetensors(options->output, weights);
+            write_safetensors(file, weights);
             spdlog::info("{}: {} tensors", options->output, weights.tensors.size());
             return 0;
           }};

@@ -50,6 +50,8 @@ DataSet read_flat_folder(const std::string& directory, const std::string& truth_
                          int num_classes) {
   const FolderFiles files = folder_files(directory);
   log_left_out(directory, files.others);
+  if (!files.unread.empty())
+    fail_input("{}", files.unread[0]);  // the truth is told by the order of all images
   if (files.images.empty()) fail_input("{}: no image files ({}) in it", directory, image_endings);
   DataSet data;
   std::vector<std::string> names;
@@ -70,9 +72,15 @@ DataSet read_folders(const std::string& directory, const Labels& labels, int num
   data.classes = std::move(found.classes);
   size_t others = 0;
   for (size_t i = 0; i < data.folders.size(); ++i) {
-    const FolderFiles files = folder_files(fs::path(directory) / data.folders[i]);
+    FolderFiles files;
+    try {
+      files = folder_files(fs::path(directory) / data.folders[i]);
+    } catch (const InputError& error) {
+      files.unread.push_back(error.what());
+    }
     others += files.others;
-    if (files.images.empty())
+    data.unread.insert(data.unread.end(), files.unread.begin(), files.unread.end());
+    if (files.images.empty() && files.unread.empty())
       spdlog::warn("{}: no image files in it", shown((fs::path(directory) / data.folders[i]).string()));
     for (const fs::path& file : files.images)
       data.pictures.push_back({file.lexically_relative(directory), {data.classes[i]}, {file}, 0});
@@ -143,6 +151,8 @@ DataSet read_archives(const std::string& pattern, const std::vector<std::string>
     std::vector<ListedImage> listed;
     try {
       listed = list_archive(archives[i]);
+    } catch (const ReplacesInput&) {
+      throw;
     } catch (const InputError& error) {
       listed.push_back({{{}, error.what(), 0}, {}});
     }

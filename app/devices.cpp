@@ -8,6 +8,7 @@
 #include "app/model_options.h"
 #include "kernels/error.h"
 #include "kernels/kernels.h"
+#include "lib/support/json.h"
 #include "lib/support/text.h"
 
 namespace vmamba {
@@ -33,7 +34,7 @@ int run_devices(const std::string& format) {
         entry["why_not"] = report.why_not;
       devices.push_back(std::move(entry));
     }
-    fmt::print("{}\n", nlohmann::ordered_json{{"devices", devices}, {"auto", to_string(automatic)}}.dump(2));
+    fmt::print("{}\n", dump_json({{"devices", devices}, {"auto", to_string(automatic)}}, 2));
     return 0;
   }
   for (const DeviceReport& report : reports) {

@@ -1,13 +1,16 @@
 // eval: top-1 and top-5 accuracy on a folder with one subfolder per class, or on one folder and a ground-truth file.
+#include <fcntl.h>
 #include <spdlog/spdlog.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <cstdio>
 #include <cstring>
 #include <iostream>
 #include <unordered_map>
+#include <utility>
 
 #include "app/classifier.h"
 #include "app/commands.h"
@@ -19,6 +22,7 @@
 #include "lib/labels/accuracy.h"
 #include "lib/labels/predictions.h"
 #include "lib/support/files.h"
+#include "lib/support/json.h"
 #include "lib/support/sha256.h"
 #include "lib/support/text.h"
 #include "lib/verify/provenance.h"
@@ -51,60 +55,51 @@ std::vector<Picture> spread(const DataSet& data, size_t limit) {
   return chosen;
 }
 
-// An object with the name under `key` and, if it is not valid UTF-8, its bytes in hexadecimal under `key`_bytes.
-Json named(const std::string& key, const fs::path& name) {
-  Json json;
-  json[key] = Json::parse(dump_json(name.string()));
-  if (json[key] != name.string()) {
-    std::string bytes;
-    for (const unsigned char byte : name.string()) bytes += fmt::format("{:02x}", byte);
-    json[key + "_bytes"] = std::move(bytes);
-  }
-  return json;
-}
-
 // --results: JSON Lines, a header that identifies the model, then one line per image. A later run of the same
 // model resumes where this one stopped.
 class ResultLog {
  public:
   ResultLog(std::string path, const Json& header, int num_classes)
-      : path_(std::move(path)), num_classes_(num_classes) {
-    std::error_code error;
-    if (fs::exists(path_, error) && !fs::is_directory(path_, error)) read(header);
-    file_ = std::fopen(path_.c_str(), complete_ == 0 ? "w" : "r+");
-    if (file_ == nullptr) fail_input("{}: cannot be written: {}", path_, std::strerror(errno));
-    if (complete_ == 0) {
-      add(header);
-    } else if (ftruncate(fileno(file_), static_cast<off_t>(complete_)) != 0 ||
-               std::fseek(file_, 0, SEEK_END) != 0) {
-      std::fclose(file_);
-      fail_machine("{}: {}", path_, std::strerror(errno));
+      : path_(std::move(path)),
+        num_classes_(num_classes),
+        claim_(path_),
+        file_(open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666)) {
+    struct stat status {};
+    if (file_.number < 0 || fstat(file_.number, &status) != 0)
+      fail_input("{}: cannot be written: {}", path_, std::strerror(errno));
+    if (!S_ISREG(status.st_mode))
+      fail_input("{}: is no regular file, which alone a later run can go on from", path_);
+    // Held until the program ends: lines of two runs would mix.
+    if (flock(file_.number, LOCK_EX | LOCK_NB) != 0) {
+      if (errno == EWOULDBLOCK)
+        fail_input("{}: another run is writing to it: wait for its end, or give another file", path_);
+      spdlog::warn("{}: cannot be locked ({}): no second run may write to it", path_, std::strerror(errno));
     }
+    read(header);
+    if (ftruncate(file_.number, static_cast<off_t>(complete_)) != 0 || lseek(file_.number, 0, SEEK_END) < 0)
+      fail_machine("{}: {}", path_, std::strerror(errno));
+    if (complete_ == 0) add(header);
     flush();
   }
-  ~ResultLog() { std::fclose(file_); }
-  ResultLog(const ResultLog&) = delete;
-  ResultLog& operator=(const ResultLog&) = delete;
 
   // Returns the answer of an earlier run, or nullptr if it has none for this file.
   const std::vector<int>* find(const fs::path& file) const {
-    const auto found = answers_.find(key(named("file", file)));
+    const auto found = answers_.find(key(named("file", file.string())));
     return found == answers_.end() ? nullptr : &found->second;
   }
   size_t size() const { return answers_.size(); }
 
-  void add(const Json& line) {
-    const std::string text = dump_json(line) + "\n";
-    std::fwrite(text.data(), 1, text.size(), file_);
+  void add(const Json& line) { unwritten_ += dump_json(line) + "\n"; }
+  // An image that cannot be read is tried again in every run, and noted once.
+  void add_error(const Json& line) {
+    const std::string error = Json::parse(dump_json(line))["error"];
+    if (std::exchange(errors_[key(line)], error) != error) add(line);
   }
-  void flush() {
-    if (std::fflush(file_) != 0 || std::ferror(file_))
-      fail_machine("{}: writing failed: {}", path_, std::strerror(errno));
-  }
+  void flush() { write_all(file_.number, std::exchange(unwritten_, {}), path_); }
 
  private:
   void read(const Json& header) {
-    const std::string text = read_file(path_);
+    const std::string text = read_open_file(file_.number, path_);
     size_t begin = 0;
     for (int number = 1;; ++number) {
       const size_t end = text.find('\n', begin);
@@ -117,6 +112,8 @@ class ResultLog {
         check_header(line, header);
       else if (line.contains("top"))
         take(line, number);
+      else if (line.value("file", Json()).is_string() && line.value("error", Json()).is_string())
+        errors_[key(line)] = line["error"];
       begin = end + 1;
     }
     complete_ = begin;
@@ -169,9 +166,12 @@ class ResultLog {
 
   std::string path_;
   int num_classes_;
-  std::FILE* file_ = nullptr;
+  OutputClaim claim_;
+  Descriptor file_;
+  std::string unwritten_;
   size_t complete_ = 0;  // bytes of complete lines
   std::unordered_map<std::string, std::vector<int>> answers_;
+  std::unordered_map<std::string, std::string> errors_;  // of images that could not be read
 };
 
 std::vector<std::string> class_names(const Classifier& classifier, const DataSet& data) {
@@ -245,6 +245,7 @@ void write_json(std::ostream& out, const Outcome& outcome, const Classifier& cla
   Json document = report_json(classifier);
   document["images"] = total.images;
   document["failed"] = outcome.failed;
+  if (!data.unread.empty()) document["folders_not_listed"] = data.unread;
   document["no_answer"] = total.no_answer;
   if (!data.truth_form.empty()) {
     document["truth"] = data.truth_form;
@@ -298,7 +299,7 @@ Json log_header(const Classifier& classifier, const std::string& weights_sum, co
   made_by["device_name"] = report.device_name;
   made_by["threads"] = classifier.choice.threads;
   made_by["batch"] = classifier.batch_size;
-  Json header = named("eval", fs::weakly_canonical(directory, error));
+  Json header = named("eval", fs::weakly_canonical(directory, error).string());
   if (!truth_sum.empty()) header["truth_sha256"] = truth_sum;
   header.update({{"weights_sha256", weights_sum},
                  {"config", Json::parse(dump_json(effective_config(classifier.config)))},
@@ -360,7 +361,7 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
     size_t place = 0;
     for (const ImageBatch::Item& item : batch.items) {
       const Picture& picture = left[item.index];
-      Json line = named("file", picture.file);
+      Json line = named("file", picture.file.string());
       if (!picture.classes.empty())
         line["class"] = data.several ? Json(picture.classes) : Json(picture.classes[0]);
       if (item.error.empty()) {
@@ -377,6 +378,8 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
         spdlog::error("skipped: {}", shown(item.error));
         ++outcome.failed;
         line["error"] = item.error;
+        if (log) log->add_error(line);
+        continue;
       }
       if (log) log->add(line);
     }
@@ -407,9 +410,15 @@ void check_outputs(const Options& options, const DataSet& data, size_t num_class
 
 int run_eval(Options& options) {
   options.shard = choose_shard(options.shard_text, {&options.output, &options.confusion, &options.results});
-  const fs::path picture = fs::path(options.confusion).replace_extension(".png");
-  if (!options.confusion.empty() && picture == options.confusion)
-    fail_input("--confusion {}: name the CSV; its picture is written beside it as .png", options.confusion);
+  std::optional<OutputFile> file, confusion, picture;  // opened before anything is read
+  if (!options.output.empty()) file.emplace(options.output);
+  if (!options.confusion.empty()) {
+    const fs::path png = fs::path(options.confusion).replace_extension(".png");
+    if (png == options.confusion)
+      fail_input("--confusion {}: name the CSV; its picture is written beside it as .png", options.confusion);
+    confusion.emplace(options.confusion);
+    picture.emplace(png);
+  }
   Classifier classifier = make_classifier(options.model, options.batch_size);
   if (classifier.config.in_chans != 3)
     fail_input("images have 3 channels, the config's in_chans is {}", classifier.config.in_chans);
@@ -422,10 +431,6 @@ int run_eval(Options& options) {
     fail_input(
         "--limit: a shard of archives does not know the images of the others: leave out --limit or --shard");
   check_outputs(options, data, static_cast<size_t>(num_classes));
-  std::optional<OutputFile> file;
-  if (!options.output.empty()) file.emplace(options.output);
-  if (!options.confusion.empty()) const OutputFile writable(options.confusion);
-
   const Outcome outcome = evaluate(options, classifier, weights_sum, data);
   const ClassCounts& total = outcome.accuracy.total();
   if (total.images == 0 && options.shard.is_all())
@@ -438,11 +443,12 @@ int run_eval(Options& options) {
     write_csv(out, outcome, names);
   else
     write_text(out, outcome, data, names);
-  out.flush();
-  if (!out) fail_machine("the results could not be written");
-  if (!options.confusion.empty()) {
-    write_confusion_csv(options.confusion, outcome.accuracy, names);
-    write_confusion_png(picture, outcome.accuracy);
+  if (!out.flush()) fail_machine("the results could not be written");  // to stdout: a file says so itself
+  if (confusion) {
+    write_confusion_csv(confusion->stream(), outcome.accuracy, names);
+    write_confusion_png(picture->stream(), outcome.accuracy);
+    confusion->commit();
+    picture->commit();
   }
   if (file) file->commit();
   const size_t answered = static_cast<size_t>(total.images) - outcome.from_earlier;
@@ -453,7 +459,8 @@ int run_eval(Options& options) {
     spdlog::warn("{} of {} images have NaN among their logits and are counted as wrong", total.no_answer,
                  total.images);
   if (outcome.failed > 0) spdlog::warn("{} images could not be read and are not counted", outcome.failed);
-  return outcome.failed > 0 ? 1 : 0;
+  for (const std::string& folder : data.unread) spdlog::error("skipped: {}", folder);
+  return outcome.failed > 0 || !data.unread.empty() ? 1 : 0;
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include "kernels/error.h"
 #include "lib/model/summary.h"
 #include "lib/model/weights.h"
+#include "lib/support/json.h"
 #include "lib/support/text.h"
 
 namespace vmamba {
@@ -196,9 +197,9 @@ int run(const Arguments& arguments) {
   if (arguments.format == "config") {
     fmt::print("{}", facts.files.config_text());
   } else if (arguments.format == "json") {
-    fmt::print("{}\n", json(facts).dump(2, ' ', false, Json::error_handler_t::replace));
+    fmt::print("{}\n", dump_json(json(facts), 2));
   } else {
-    fmt::print("{}", text(facts));
+    fmt::print("{}", printable_lines(text(facts)));
   }
   return !facts.weights || facts.weights->ok() || facts.weights->backbone ? 0 : 1;
 }

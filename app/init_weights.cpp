@@ -4,8 +4,10 @@
 #include <memory>
 
 #include "app/commands.h"
+#include "app/model_options.h"
 #include "lib/config/config.h"
 #include "lib/model/init.h"
+#include "lib/support/files.h"
 #include "lib/tensors/state_dict.h"
 
 namespace vmamba {
@@ -22,19 +24,19 @@ Command add_init_weights(CLI::App& app) {
   command->add_option("--config", options->config, "The model: a config file, or the name of a published one")
       ->required()
       ->type_name("FILE|NAME");
-  command->add_option("--seed", options->seed, "PyTorch's seed; its lowest 32 bits count, as there")
-      ->check([](const std::string& text) -> std::string {
-        const bool is_number = text.find_first_not_of("0123456789") == std::string::npos;
-        return is_number ? "" : text + " is not a seed (0 to 2^64 - 1)";
-      })
-      ->capture_default_str()
+  command
+      ->add_option_function<std::string>(
+          "--seed", [options](const std::string& text) { options->seed = parse_seed(text); },
+          "PyTorch's seed; its lowest 32 bits count, as there")
+      ->default_str("0")
       ->type_name("SEED");
   command->add_option("-o,--output", options->output, "The safetensors file to write")
       ->required()
       ->type_name("FILE");
   return {command, [options] {
+            OutputFile file(options->output);
             const StateDict weights = init_weights(load_config(options->config), options->seed);
-            write_safetensors(options->output, weights);
+            write_safetensors(file, weights);
             int64_t values = 0;
             for (const auto& [name, tensor] : weights.tensors) values += tensor.elements();
             spdlog::info("{}: {} tensors, {} values, from seed {}", options->output, weights.tensors.size(),

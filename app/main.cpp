@@ -2,6 +2,7 @@
 // 0 done, 1 the answer is no, 2 wrong usage or input, 3 the device or the machine failed.
 #include <fcntl.h>
 #include <poll.h>
+#include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/auxv.h>
@@ -56,7 +57,7 @@ std::string one_line(std::string text) {
 
 int fail(int exit_code, const std::string& text) {
   std::fflush(stdout);
-  print_stderr(fmt::format("vmamba-cli: {}\n", one_line(text)));
+  print_stderr(fmt::format("vmamba-cli: {}\n", printable(one_line(text), std::string::npos)));
   return exit_code;
 }
 
@@ -65,11 +66,44 @@ std::string help_command(const CLI::App& app) {
   return fmt::format("vmamba-cli {}--help", chosen.empty() ? "" : chosen.front()->get_name() + " ");
 }
 
+// CLI11 takes "[2024]" for a list with the item 2024. So that it stays the name that it is, such a word gets a mark in
+// front, which every option takes off again.
+constexpr char mark = '\x01';
+
+// The command line's words in reverse order, as CLI11 wants them.
+std::vector<std::string> marked_words(int argc, char** argv) {
+  std::vector<std::string> words;
+  for (int i = argc - 1; i > 0; --i) {
+    std::string word = argv[i];
+    const size_t value = word.starts_with("--") ? word.find('=') + 1 : 0;
+    if (value < word.size() && (word[value] == '[' || word[value] == mark)) word.insert(value, 1, mark);
+    words.push_back(std::move(word));
+  }
+  return words;
+}
+
+std::string without_mark(std::string value) {
+  if (value.starts_with(mark)) value.erase(0, 1);
+  return value;
+}
+
+// What is logged, with every name from outside in it, made harmless for a terminal.
+class PrintableMessage : public spdlog::custom_flag_formatter {
+ public:
+  void format(const spdlog::details::log_msg& message, const std::tm&, spdlog::memory_buf_t& line) override {
+    const std::string text = printable({message.payload.data(), message.payload.size()}, std::string::npos);
+    line.append(text.data(), text.data() + text.size());
+  }
+  std::unique_ptr<custom_flag_formatter> clone() const override {
+    return std::make_unique<PrintableMessage>();
+  }
+};
+
 // The error for a word that no option or command takes, with the nearest known one.
 std::string unexpected(const CLI::App& app) {
   const auto chosen = app.get_subcommands();
   const std::vector<std::string> words = app.remaining(true);
-  const std::string word = words.empty() ? "" : words.front();
+  const std::string word = words.empty() ? "" : without_mark(words.front());
   const bool is_option = word.starts_with("-");
   std::vector<std::string> known;
   if (is_option) {
@@ -99,12 +133,15 @@ const char* empty_value(int argc, char** argv) {
 
 int run(int argc, char** argv) {
   spdlog::set_default_logger(spdlog::stderr_color_mt("vmamba-cli"));
-  spdlog::set_pattern("vmamba-cli: %^%l%$: %v");
+  auto formatter = std::make_unique<spdlog::pattern_formatter>();
+  formatter->add_flag<PrintableMessage>('*').set_pattern("vmamba-cli: %^%l%$: %*");
+  spdlog::set_formatter(std::move(formatter));
 
   CLI::App app("Runs and verifies VMamba image classifiers.", "vmamba-cli");
   app.set_version_flag("--version", version_text(), "Print the version, the build, CUDA and the libraries");
   app.formatter(std::make_shared<HelpFormatter>());
   app.fallthrough();
+  app.require_subcommand(0, 1);  // a file "bench" after classify is a file
   app.option_defaults()->always_capture_default(false);
   std::string log_level = "info";
   bool quiet = false;
@@ -119,11 +156,15 @@ int run(int argc, char** argv) {
 #define VMAMBA_ADD(name) added.push_back(add_##name(app));
   VMAMBA_COMMANDS(VMAMBA_ADD)
 
+  for (const Command& command : added)
+    for (CLI::Option* option : command.parser->get_options())
+      if (option->get_type_size_max() > 0) option->transform(without_mark);
+
   if (const char* option = empty_value(argc, argv))
     return fail(2,
                 fmt::format("{}: the value is empty: give one, or leave the option out", printable(option)));
   try {
-    app.parse(argc, argv);
+    app.parse(marked_words(argc, argv));
   } catch (const CLI::Success& success) {
     return app.exit(success);
   } catch (const CLI::ExtrasError&) {
@@ -171,7 +212,8 @@ void hold_standard_descriptors() {
 // On a signal that ends the program, removes unfinished output files. Ignored signals (nohup) stay ignored. A
 // closed pipe ends the program only if it is stdout; a closed stderr only loses the log.
 void remove_unfinished_on_signals() {
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGXCPU, SIGALRM, SIGVTALRM, SIGUSR1,
+                           SIGUSR2, SIGABRT, SIGSEGV, SIGILL, SIGFPE}) {
     struct sigaction action {};
     if (sigaction(signal, nullptr, &action) != 0 || action.sa_handler != SIG_DFL) continue;
     action.sa_handler = [](int number) {
@@ -184,6 +226,35 @@ void remove_unfinished_on_signals() {
     };
     sigaction(signal, &action, nullptr);
   }
+  // Beyond the limit of a file's size writing fails, which is told like a full disk.
+  signal(SIGXFSZ, SIG_IGN);
+}
+
+// Ends the program where no exception can: calls only what a signal handler may.
+[[noreturn]] void end_by_machine(std::string_view text) noexcept {
+  remove_unfinished();
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, text.data(), text.size());
+  _exit(3);
+}
+
+// Weights are mapped: where their file is cut off meanwhile, or its disk fails, reading them is this signal.
+void end_on_bus_errors() {
+  struct sigaction action {};
+  action.sa_handler = [](int) {
+    end_by_machine(
+        "vmamba-cli: a file of weights was cut off while it was in use, or its disk failed: is it still being "
+        "written?\n");
+  };
+  sigaction(SIGBUS, &action, nullptr);
+}
+
+// Libraries end the program by exit(): libgomp with 1, which would say "different", where it gets no threads.
+bool returned = false;  // from run()
+void end_if_not_returned() {
+  if (!returned)
+    end_by_machine(
+        "vmamba-cli: a library ended the program; OpenMP does where it cannot start its threads: give fewer "
+        "(--threads N), or more memory and processes (ulimit -v, ulimit -u, OMP_STACKSIZE)\n");
 }
 
 int fail_stdout() {
@@ -193,10 +264,9 @@ int fail_stdout() {
 }  // namespace
 }  // namespace vmamba
 
-int main(int argc, char** argv) {
-  vmamba::hold_standard_descriptors();
-  vmamba::limit_spinning(argv);
-  vmamba::remove_unfinished_on_signals();
+namespace {
+
+int run_to_exit_code(int argc, char** argv) {
   using vmamba::fail;
   try {
     const int exit_code = vmamba::run(argc, argv);
@@ -213,4 +283,17 @@ int main(int argc, char** argv) {
     if (std::ferror(stdout)) return vmamba::fail_stdout();  // fmt::print throws on errors
     return fail(3, fmt::format("unexpected error, please report it: {}", error.what()));
   }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  vmamba::hold_standard_descriptors();
+  vmamba::limit_spinning(argv);
+  vmamba::remove_unfinished_on_signals();
+  vmamba::end_on_bus_errors();
+  std::atexit(vmamba::end_if_not_returned);
+  const int exit_code = run_to_exit_code(argc, argv);
+  vmamba::returned = true;
+  return exit_code;
 }

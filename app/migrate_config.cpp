@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <filesystem>
+#include <optional>
 
 #include "app/commands.h"
 #include "kernels/error.h"
@@ -42,11 +43,13 @@ std::string uncertain(const Migration& migration, const std::string& file) {
 
 void report(const Migration& migration, const std::string& file) {
   if (!spdlog::should_log(spdlog::level::info)) return;
-  for (const MigrationChange& change : migration.changes) print_stderr(to_string(change) + "\n");
+  for (const MigrationChange& change : migration.changes)
+    print_stderr(printable_lines(to_string(change) + "\n"));
   for (const std::string& remark : migration.remarks) spdlog::warn("{}", remark);
   if (!migration.others.empty()) spdlog::warn("{}", uncertain(migration, file));
   if (!migration.refused.empty()) spdlog::warn("{}", migration.refused);
-  if (migration.changes.empty() && migration.refused.empty()) print_stderr(file + ": nothing to change\n");
+  if (migration.changes.empty() && migration.refused.empty())
+    print_stderr(printable(file, std::string::npos) + ": nothing to change\n");
 }
 
 Migration migrate(const Arguments& arguments, const std::string& text, bool yaml) {
@@ -74,6 +77,8 @@ void keep_old(const std::string& file) {
 }
 
 int run(const Arguments& arguments) {
+  std::optional<OutputFile> output;
+  if (!arguments.output.empty()) output.emplace(arguments.output);
   const std::string text = read_file(arguments.file, max_migration_bytes);
   const bool yaml = is_yaml_config(arguments.file, text);
   if (yaml && arguments.in_place) {
@@ -87,8 +92,9 @@ int run(const Arguments& arguments) {
       keep_old(arguments.file);
       write_file(arguments.file, migration.text);
     }
-  } else if (!arguments.output.empty()) {
-    write_file(arguments.output, migration.text);
+  } else if (output) {
+    output->stream() << migration.text;
+    output->commit();
   } else if (!arguments.check) {
     fmt::print("{}", migration.text);
   }

@@ -235,6 +235,14 @@ StateDict read_weights(const fs::path& path, const std::string& key, const std::
   return weights;
 }
 
+uint64_t parse_seed(const std::string& text) {
+  uint64_t seed = 0;
+  const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+  if (error != std::errc() || rest != text.data() + text.size())
+    fail_input("--seed {}: not a seed (0 to 2^64 - 1)", text);
+  return seed;
+}
+
 RunChoice choose_run(const ModelOptions& options) {
   RunChoice choice;
   choice.device = parse_device(options.device);

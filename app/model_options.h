@@ -45,6 +45,7 @@ Config load_model_config(const ModelOptions& options, const ModelFiles& files);
 StateDict read_weights(ModelFiles& files);
 // Under current names; logs which prefixes were removed and which tensors were ignored.
 StateDict read_weights(const std::filesystem::path& path, const std::string& key, const std::string& prefix);
+uint64_t parse_seed(const std::string& text);
 RunChoice choose_run(const ModelOptions& options);
 
 // Of the usable devices other than the CPU the one with this process's local rank, modulo their number, so that the

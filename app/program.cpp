@@ -8,6 +8,7 @@
 #include "build_info.h"
 #include "kernels/error.h"
 #include "lib/support/files.h"
+#include "lib/support/text.h"
 
 namespace vmamba {
 namespace {
@@ -19,15 +20,7 @@ std::string command_line() {
     const size_t end = std::min(words.find('\0', begin), words.size());
     const std::string word = words.substr(begin, end - begin);
     begin = end + 1;
-    const bool plain = !word.empty() && std::all_of(word.begin(), word.end(), [](unsigned char c) {
-      return std::isalnum(c) || c >= 0x80 || std::string_view("-_./=,:+@%").find(c) != std::string_view::npos;
-    });
-    std::string quoted = plain ? word : "'";
-    if (!plain) {
-      for (const char c : word) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
-      quoted += '\'';
-    }
-    text += (text.empty() ? "" : " ") + quoted;
+    text += (text.empty() ? "" : " ") + shell_quoted(word);
   }
   return text;
 }

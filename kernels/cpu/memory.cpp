@@ -23,6 +23,14 @@ size_t free_memory() {
   return free;
 }
 
+void need_memory(size_t bytes) {
+  void* memory =
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED)
+    throw OutOfMemory(fmt::format("out of memory: less than {} MiB left; use a smaller batch", bytes >> 20));
+  munmap(memory, bytes);
+}
+
 void* aligned_memory(size_t bytes) {
   // Linux overcommits: it would grant the memory and kill the process when it is touched. So check first.
   if (bytes > 32 * huge_page) {

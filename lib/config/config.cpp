@@ -391,7 +391,7 @@ Config parse_config(std::string_view text, const std::string& where, const JsonO
   if (const int value = document.find(0, "selective_scan_backend");
       value >= 0 && document[value].type == JsonType::string && document[value].text == "core") {
     fail_input("{}: {}; run `vmamba-cli migrate-config {}` to bring the file up to date",
-               document.place(value), core_vanished(), where);
+               document.place(value), core_vanished(), shell_quoted(where));
   }
   in.choice_or_null("selective_scan_backend", config.selective_scan_backend);
   in.choice_or_null("forward_core_version", config.forward_core_version);
@@ -432,7 +432,7 @@ Config load_config(const std::string& name_or_path) {
     fail_input(
         "{}: a YAML config of the Python project; `vmamba-cli migrate-config {} -o {}` turns it into this "
         "program's JSON",
-        path.string(), path.string(), path.stem().string() + ".json");
+        path.string(), shell_quoted(path.string()), shell_quoted(path.stem().string() + ".json"));
   }
   return parse_config(read_file(path, max_config_bytes), path.string());
 }

@@ -18,6 +18,7 @@
 
 #include "kernels/error.h"
 #include "lib/images/image.h"
+#include "lib/support/files.h"
 #include "lib/support/text.h"
 
 namespace vmamba {
@@ -206,6 +207,7 @@ ArchiveReader::ArchiveReader(fs::path path, Reads reads) : path_(std::move(path)
   if (file_->descriptor < 0 || fstat(file_->descriptor, &status) != 0) failed();
   if (!S_ISREG(status.st_mode))
     fail_input("{}: is not a file: an archive cannot be read from it", path_.string());
+  check_not_replaced(path_, status);
   file_->size = status.st_size;
   file_->block.resize(reads == Reads::large ? size_t{1} << 20 : size_t{1} << 14);
   const Utf8Locale locale;

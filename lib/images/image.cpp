@@ -107,8 +107,8 @@ EncodedImage parse_image(std::string bytes, std::string name) {
   return encoded;
 }
 
-EncodedImage open_image(const std::filesystem::path& path) {
-  return parse_image(read_file(path, max_file_bytes), path.string());
+EncodedImage open_image(const std::filesystem::path& path, const std::atomic<bool>* stop) {
+  return parse_image(read_file(path, max_file_bytes, stop), path.string());
 }
 
 Image decode_image(const EncodedImage& encoded) {

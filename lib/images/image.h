@@ -1,6 +1,7 @@
 // Decodes image files to 8-bit RGB, byte for byte as Pillow's Image.open(…).convert("RGB"), or fails
 // (docs/images.md).
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -31,8 +32,8 @@ struct EncodedImage {
 };
 
 // Detects the format by content; for files with several images only the first is read. InputError names the file and
-// the reason; images of more than max_pixels are refused.
-EncodedImage open_image(const std::filesystem::path& path);
+// the reason; images of more than max_pixels are refused. `stop`: as of read_file().
+EncodedImage open_image(const std::filesystem::path& path, const std::atomic<bool>* stop = nullptr);
 EncodedImage parse_image(std::string bytes, std::string name);
 // Colour profiles are ignored, EXIF orientation is applied only where Pillow does (TIFF), alpha is dropped. A truncated
 // file is an InputError.

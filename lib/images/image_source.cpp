@@ -17,6 +17,7 @@
 #include "lib/images/archives.h"
 #include "lib/images/image.h"
 #include "lib/images/preprocess.h"
+#include "lib/support/files.h"
 #include "lib/support/text.h"
 
 namespace vmamba {
@@ -105,6 +106,17 @@ InputPath read_member(ArchiveReader& archive, const fs::path& path, ArchiveImage
   return member;
 }
 
+// A shared file system may fail for a moment.
+EncodedImage open_image_again(const fs::path& file, const std::atomic<bool>& stop) {
+  try {
+    return open_image(file, &stop);
+  } catch (const ReadError& error) {
+    if (error.number != EIO && error.number != ESTALE) throw;
+    spdlog::warn("{}; trying once more", printable(error.what(), 1000));
+  }
+  return open_image(file, &stop);
+}
+
 class ArgumentPaths {
  public:
   ArgumentPaths(std::vector<std::string> arguments, char end, const Shard& shard)
@@ -115,6 +127,13 @@ class ArgumentPaths {
       if (archive_) {
         if (auto member = next_member()) return member;
         archive_.reset();
+      }
+      if (!unread_.empty()) {
+        InputPath folder = std::move(unread_.front());
+        unread_.pop_front();
+        if (!take(false)) continue;
+        folder.position = position_;
+        return folder;
       }
       if (!listed_.empty()) {
         const fs::path path = std::move(listed_.front());
@@ -164,7 +183,9 @@ class ArgumentPaths {
     }
     const FolderFiles files = folder_files(argument);
     log_left_out(argument, files.others);
-    if (files.images.empty()) fail_input("{}: no image files in this folder ({})", argument, image_endings);
+    if (files.images.empty() && files.unread.empty())
+      fail_input("{}: no image files in this folder ({})", argument, image_endings);
+    for (const std::string& error : files.unread) unread_.push_back({argument, error, {}, {}});
     listed_.assign(files.images.begin(), files.images.end());
   }
 
@@ -173,6 +194,8 @@ class ArgumentPaths {
       archive_.emplace(path);
       archive_path_ = path;
       return std::nullopt;
+    } catch (const ReplacesInput&) {
+      throw;
     } catch (const InputError& error) {
       return InputPath{path, error.what(), {}, position_};
     }
@@ -190,6 +213,7 @@ class ArgumentPaths {
   std::vector<std::string> arguments_;
   size_t used_ = 0;
   std::deque<fs::path> listed_;
+  std::deque<InputPath> unread_;  // folders
   bool in_list_ = false;
   const Shard shard_;
   size_t files_ = 0, archives_ = 0;  // so far, of all shards
@@ -221,6 +245,8 @@ class ListedImages {
       if (!member || member->name != image.member)
         fail_input("{}: the archive has changed since it was listed", name);
       return read_member(*archive_, image.file, std::move(*member));
+    } catch (const ReplacesInput&) {
+      throw;
     } catch (const InputError& error) {
       archive_.reset();
       return InputPath{name, error.what()};
@@ -238,24 +264,29 @@ class ListedImages {
 
 FolderFiles folder_files(const fs::path& folder) {
   FolderFiles files;
-  try {
-    for (auto entry = fs::recursive_directory_iterator(folder); entry != fs::recursive_directory_iterator();
-         ++entry) {
+  std::vector<fs::path> left{folder};
+  while (!left.empty()) {
+    const fs::path listed = std::move(left.back());
+    left.pop_back();
+    std::error_code error;
+    for (fs::directory_iterator entry(listed, error); !error && entry != fs::directory_iterator();
+         entry.increment(error)) {
       std::error_code ignored;
-      if (entry->path().filename().string().starts_with('.'))
-        entry.disable_recursion_pending();
-      else if (!entry->is_regular_file(ignored))
-        continue;
-      else if (has_image_ending(entry->path()))
+      if (entry->path().filename().string().starts_with('.')) continue;
+      if (entry->is_directory(ignored) && !entry->is_symlink(ignored))
+        left.push_back(entry->path());
+      else if (entry->is_regular_file(ignored) && has_image_ending(entry->path()))
         files.images.push_back(entry->path());
-      else
+      else if (entry->is_regular_file(ignored))
         ++files.others;
     }
-  } catch (const fs::filesystem_error& error) {
-    fail_input("{}: cannot be listed: {}", error.path1().empty() ? folder.string() : error.path1().string(),
-               error.code().message());
+    if (!error) continue;
+    const std::string told = fmt::format("{}: cannot be listed: {}", listed.string(), error.message());
+    if (listed == folder) fail_input("{}", told);
+    files.unread.push_back(told);
   }
   std::sort(files.images.begin(), files.images.end());
+  std::sort(files.unread.begin(), files.unread.end());
   return files;
 }
 
@@ -410,8 +441,8 @@ void ImageSource::fill(ImageBatch::Item& item, InputPath path, uint8_t* pixels) 
   item.position = path.position;
   if (!item.error.empty()) return;
   try {
-    const EncodedImage encoded =
-        path.bytes ? parse_image(std::move(*path.bytes), item.file.string()) : open_image(item.file);
+    const EncodedImage encoded = path.bytes ? parse_image(std::move(*path.bytes), item.file.string())
+                                            : open_image_again(item.file, stop_);
     std::unique_lock<std::mutex> alone;
     if (encoded.pixels() > large_pixels) alone = std::unique_lock(large_);
     const Image image = decode_image(encoded);
@@ -420,6 +451,8 @@ void ImageSource::fill(ImageBatch::Item& item, InputPath path, uint8_t* pixels) 
     } catch (const InputError& error) {
       fail_input("{}: {}", encoded.name, error.what());
     }
+  } catch (const ReplacesInput&) {
+    throw;  // the command's own error
   } catch (const InputError& error) {
     item.error = error.what();
   } catch (const std::bad_alloc&) {

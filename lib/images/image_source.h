@@ -59,8 +59,9 @@ NextPath listed_images(std::vector<ImageRef> images);
 struct FolderFiles {
   std::vector<std::filesystem::path> images;  // detected by extension, sorted by path
   size_t others = 0;
+  std::vector<std::string> unread;  // of subfolders that could not be listed: path and reason
 };
-FolderFiles folder_files(const std::filesystem::path& folder);  // InputError if it cannot be read
+FolderFiles folder_files(const std::filesystem::path& folder);  // InputError if it cannot be listed itself
 void log_left_out(const std::string& folder, size_t others);
 
 struct ImageBatch {

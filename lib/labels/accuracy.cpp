@@ -6,7 +6,6 @@
 #include <numeric>
 
 #include "kernels/error.h"
-#include "lib/support/files.h"
 #include "lib/support/text.h"
 
 #define STB_IMAGE_WRITE_IMPLEMENTATION
@@ -80,10 +79,7 @@ std::vector<int> Accuracy::shown_classes() const {
   return shown;
 }
 
-void write_confusion_csv(const std::filesystem::path& path, const Accuracy& accuracy,
-                         const std::vector<std::string>& names) {
-  OutputFile file(path);
-  std::ostream& out = file.stream();
+void write_confusion_csv(std::ostream& out, const Accuracy& accuracy, const std::vector<std::string>& names) {
   const std::vector<int> classes = accuracy.shown_classes();
   out << "true class";
   for (const int answer : classes) out << ',' << csv_field(names[static_cast<size_t>(answer)]);
@@ -97,10 +93,9 @@ void write_confusion_csv(const std::filesystem::path& path, const Accuracy& accu
     }
     out << '\n';
   }
-  file.commit();
 }
 
-void write_confusion_png(const std::filesystem::path& path, const Accuracy& accuracy) {
+void write_confusion_png(std::ostream& out, const Accuracy& accuracy) {
   const std::vector<int> shown = accuracy.shown_classes();
   const int classes = static_cast<int>(shown.size());
   constexpr int wanted_side = 800, largest_side = 4096;
@@ -131,7 +126,7 @@ void write_confusion_png(const std::filesystem::path& path, const Accuracy& accu
     static_cast<std::string*>(to)->append(static_cast<const char*>(bytes), static_cast<size_t>(count));
   };
   check(stbi_write_png_to_func(append, &png, side, side, 3, rgb.data(), side * 3) != 0, "no PNG was made");
-  write_file(path, png);
+  out << png;
 }
 
 std::vector<int> classes_of_folders(const std::vector<std::string>& folders, const Labels& labels,

@@ -28,7 +28,7 @@ void check_splits(const std::string& directory, const std::vector<std::string>& 
   fail_input("{}: holds the folders {}, which are no classes: eval {}", directory,
              joined({folders.begin(),
                      folders.begin() + static_cast<std::ptrdiff_t>(std::min<size_t>(folders.size(), 5))}),
-             (fs::path(directory) / *split).string());
+             shell_quoted((fs::path(directory) / *split).string()));
 }
 
 }  // namespace
@@ -37,11 +37,12 @@ ClassFolders read_class_folders(const std::string& directory, const Labels& labe
   ClassFolders found;
   std::error_code error;
   fs::directory_iterator entries(directory, error);
-  if (error) fail_input("{}: cannot be listed: {}", directory, error.message());
-  for (const fs::directory_entry& entry : entries) {
-    const std::string name = entry.path().filename().string();
-    if (entry.is_directory(error) && !name.starts_with('.')) found.folders.push_back(name);
+  for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
+    const std::string name = entries->path().filename().string();
+    std::error_code ignored;
+    if (entries->is_directory(ignored) && !name.starts_with('.')) found.folders.push_back(name);
   }
+  if (error) fail_input("{}: cannot be listed: {}", directory, error.message());
   if (found.folders.empty())
     fail_input("{}: holds no folders; wanted a folder of images for each class, or --truth FILE", directory);
   std::sort(found.folders.begin(), found.folders.end());

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,8 +13,8 @@
 #include <climits>
 #include <cstdio>
 #include <cstring>
-
-#include "kernels/error.h"
+#include <mutex>
+#include <utility>
 
 namespace vmamba {
 namespace fs = std::filesystem;
@@ -63,39 +64,44 @@ std::optional<fs::path> find_shipped(const fs::path& relative) {
   return std::nullopt;
 }
 
-std::string read_file(const fs::path& path, size_t max_bytes) {
-  const auto failed = [&] { fail_input("{}: cannot be read: {}", path.string(), std::strerror(errno)); };
+ReadError::ReadError(const fs::path& path, int reason)
+    : InputError(fmt::format("{}: cannot be read: {}", path.string(), std::strerror(reason))), number(reason) {}
+
+std::string read_file(const fs::path& path, size_t max_bytes, const std::atomic<bool>* stop) {
+  const auto failed = [&] { throw ReadError(path, errno); };
+  const Descriptor file{open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+  if (file.number < 0) failed();
+  struct stat status {};
+  if (fstat(file.number, &status) != 0) failed();
+  if (S_ISDIR(status.st_mode)) fail_input("{}: is a folder, not a file", path.string());
+  if (!S_ISREG(status.st_mode) && !S_ISFIFO(status.st_mode)) fail_input("{}: is not a file", path.string());
+  check_not_replaced(path, status);
+  return read_open_file(file.number, path, max_bytes, stop);
+}
+
+std::string read_open_file(int descriptor, const fs::path& path, size_t max_bytes,
+                           const std::atomic<bool>* stop) {
+  struct stat status {};
+  const bool regular = fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
   const auto too_large = [&] {
     fail_input("{}: larger than {} bytes, the most that such a file may have", path.string(), max_bytes);
   };
-  struct Descriptor {
-    int fd;
-    ~Descriptor() {
-      if (fd >= 0) close(fd);
-    }
-  };
-  const Descriptor file{open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
-  if (file.fd < 0) failed();
-  struct stat status {};
-  if (fstat(file.fd, &status) != 0) failed();
-  if (S_ISDIR(status.st_mode)) fail_input("{}: is a folder, not a file", path.string());
-  const bool regular = S_ISREG(status.st_mode);
-  if (!regular && !S_ISFIFO(status.st_mode)) fail_input("{}: is not a file", path.string());
   if (regular && static_cast<uint64_t>(status.st_size) > max_bytes) too_large();
 
   std::string bytes(regular ? static_cast<size_t>(status.st_size) + 1 : 65536, '\0');
   size_t used = 0;
   for (;;) {
     if (used == bytes.size()) bytes.resize(2 * used);
-    const ssize_t got = read(file.fd, bytes.data() + used, bytes.size() - used);
+    const ssize_t got = read(descriptor, bytes.data() + used, bytes.size() - used);
     if (got == 0) break;
     if (got > 0) {
       used += static_cast<size_t>(got);
     } else if (errno == EAGAIN) {
-      pollfd ready{file.fd, POLLIN, 0};
-      poll(&ready, 1, -1);
+      pollfd ready{descriptor, POLLIN, 0};
+      poll(&ready, 1, stop ? 100 : -1);  // milliseconds between checks of `stop`
+      if (stop && *stop) fail_input("{}: was not read to its end", path.string());
     } else if (errno != EINTR) {
-      failed();
+      throw ReadError(path, errno);
     }
     if (used > max_bytes) too_large();
   }
@@ -103,48 +109,150 @@ std::string read_file(const fs::path& path, size_t max_bytes) {
   return bytes;
 }
 
-OutputFile::OutputFile(fs::path path) : path_(std::move(path)) {
+namespace {
+
+// What open outputs there are: the file that is there now, and the path that will be.
+struct Claimed {
+  const OutputClaim* owner;
+  fs::path path;
+  bool there;
+  dev_t device;
+  ino_t inode;
+};
+std::mutex claims_mutex;
+std::vector<Claimed> claims;
+
+bool is_file(const Claimed& claim, const struct stat& status) {
+  return claim.there && claim.device == status.st_dev && claim.inode == status.st_ino;
+}
+
+// The path that a chain of symbolic links ends at, whether or not it exists.
+fs::path followed(fs::path path) {
+  constexpr int most_links = 40;  // the kernel's limit
   std::error_code error;
-  const fs::file_status status = fs::status(path_, error);
-  if (fs::is_directory(status)) fail_input("{}: cannot be written: it is a folder", path_.string());
-  if (fs::exists(status) && !fs::is_regular_file(status)) {
-    temporary_ = path_;
-  } else {
-    if (fs::is_symlink(path_, error)) path_ = fs::weakly_canonical(path_, error);  // keep the link
-    temporary_ = path_;
-    temporary_ += ".part" + std::to_string(getpid());
-    noted_ = note_unfinished(temporary_.string());
+  for (int links = 0; fs::is_symlink(fs::symlink_status(path, error)); ++links) {
+    if (links == most_links) fail_input("{}: cannot be written: too many symbolic links", path.string());
+    path = path.parent_path() / fs::read_symlink(path, error);  // an absolute target replaces all
   }
-  errno = 0;
-  stream_.open(temporary_, std::ios::binary);
-  if (stream_ && temporary_ != path_ && fs::exists(status)) {  // copy permissions before any data is written
-    std::error_code refused;
-    fs::permissions(temporary_, status.permissions(), refused);
-    if (refused) {
-      fs::remove(temporary_, error);
-      stream_.setstate(std::ios::failbit);
-      errno = refused.value();
+  return path;
+}
+
+}  // namespace
+
+OutputClaim::OutputClaim(const fs::path& path) {
+  struct stat status {};
+  const bool there = ::stat(path.c_str(), &status) == 0;
+  if (there && !S_ISREG(status.st_mode)) return;  // not replaced
+  std::error_code ignored;
+  fs::path full = fs::weakly_canonical(followed(path), ignored);
+  if (full.empty()) full = path;
+  const std::lock_guard lock(claims_mutex);
+  for (const Claimed& other : claims)
+    if (other.path == full || (there && is_file(other, status)))
+      fail_input("{}: two outputs of this command would be written there: name two files", path.string());
+  claims.push_back({this, full, there, status.st_dev, status.st_ino});
+}
+
+OutputClaim::~OutputClaim() {
+  const std::lock_guard lock(claims_mutex);
+  std::erase_if(claims, [&](const Claimed& claim) { return claim.owner == this; });
+}
+
+void check_not_replaced(const fs::path& path, const struct stat& status) {
+  const std::lock_guard lock(claims_mutex);
+  for (const Claimed& claim : claims)
+    if (is_file(claim, status))
+      throw ReplacesInput(fmt::format(
+          "{}: is read by this command, which would also write there: name another file for its output",
+          path.string()));
+}
+
+int create_temporary(const fs::path& folder, mode_t mode, std::string& path) {
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    uint64_t random = 0;
+    if (getrandom(&random, sizeof random, 0) != sizeof random) return -1;
+    path = (folder / fmt::format(".vmamba-{:016x}.part", random)).string();
+    const int descriptor = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+    if (descriptor >= 0 || errno != EEXIST) return descriptor;
+  }
+  return -1;
+}
+
+void write_all(int descriptor, std::string_view bytes, const fs::path& path) {
+  while (!bytes.empty()) {
+    const ssize_t wrote = write(descriptor, bytes.data(), bytes.size());
+    if (wrote < 0 && errno == EINTR) continue;
+    if (wrote < 0) fail_machine("{}: writing failed: {}", path.string(), std::strerror(errno));
+    bytes.remove_prefix(static_cast<size_t>(wrote));
+  }
+}
+
+int OutputFile::Buffer::overflow(int c) {
+  sync();
+  if (c != traits_type::eof()) sputc(static_cast<char>(c));
+  return 0;
+}
+
+int OutputFile::Buffer::sync() {
+  const std::string_view bytes(pbase(), static_cast<size_t>(pptr() - pbase()));
+  reset();  // what could not be written is not tried again
+  write_all(file_.descriptor_, bytes, file_.path_);
+  return 0;
+}
+
+OutputFile::OutputFile(fs::path path)
+    : path_(std::move(path)), target_(path_), claim_(path_), buffer_(*this), stream_(&buffer_) {
+  const auto failed = [&](int reason) {
+    fail_input("{}: cannot be written: {}", path_.string(), std::strerror(reason));
+  };
+  struct stat status {};
+  const bool there = stat(path_.c_str(), &status) == 0;
+  if (there && S_ISDIR(status.st_mode)) fail_input("{}: cannot be written: it is a folder", path_.string());
+  if (there && !S_ISREG(status.st_mode)) {
+    descriptor_ = open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+    if (descriptor_ < 0) failed(errno);
+  } else {
+    if (there && access(path_.c_str(), W_OK) != 0) failed(errno);
+    target_ = followed(path_);
+    const fs::path folder = target_.has_parent_path() ? target_.parent_path() : fs::path(".");
+    descriptor_ = create_temporary(folder, there ? 0600 : 0666, temporary_);
+    if (descriptor_ < 0) failed(errno);
+    noted_ = note_unfinished(temporary_);
+    // Before any data is written. A group that cannot be kept gets no rights by the mode of another.
+    if (there) {
+      const bool same_group = fchown(descriptor_, status.st_uid, status.st_gid) == 0 ||
+                              fchown(descriptor_, static_cast<uid_t>(-1), status.st_gid) == 0;
+      const mode_t kept = status.st_mode & (same_group ? 0777 : 0707);
+      if (fchmod(descriptor_, kept) != 0) {
+        const int reason = errno;
+        discard();
+        failed(reason);
+      }
     }
   }
-  if (stream_) return;
-  forget(noted_);
-  fail_input("{}: cannot be written: {}", path_.string(), std::strerror(errno));
+  stream_.exceptions(std::ios::badbit);
 }
 
 OutputFile::~OutputFile() {
-  std::error_code error;
-  if (stream_.is_open() && temporary_ != path_) fs::remove(temporary_, error);
-  forget(noted_);
+  discard();
+}
+
+// Without commit(): closes and removes the temporary.
+void OutputFile::discard() noexcept {
+  if (descriptor_ < 0) return;
+  close(std::exchange(descriptor_, -1));
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  forget(std::exchange(noted_, nullptr));
 }
 
 void OutputFile::commit() {
-  errno = 0;
   stream_.flush();
-  if (!stream_) fail_machine("{}: writing failed: {}", path_.string(), std::strerror(errno));
-  std::error_code error;
-  if (temporary_ != path_) fs::rename(temporary_, path_, error);
-  if (error) fail_machine("{}: writing failed: {}", path_.string(), error.message());
-  stream_.close();
+  const bool closed = close(std::exchange(descriptor_, -1)) == 0;  // network drives tell here of a full disk
+  const bool renamed = closed && (temporary_.empty() || rename(temporary_.c_str(), target_.c_str()) == 0);
+  const int reason = errno;
+  if (!renamed && !temporary_.empty()) ::unlink(temporary_.c_str());
+  forget(std::exchange(noted_, nullptr));
+  if (!renamed) fail_machine("{}: writing failed: {}", path_.string(), std::strerror(reason));
 }
 
 void print_stderr(std::string_view text) noexcept {

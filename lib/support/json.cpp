@@ -281,4 +281,19 @@ std::string with_member(const std::string& text, const std::string& where, std::
   return result.insert(last.end, fmt::format(",{}\"{}\": {}", space, key, value));
 }
 
+std::string dump_json(const nlohmann::ordered_json& json, int indent) {
+  return harmless_json(json.dump(indent, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+}
+
+nlohmann::ordered_json named(const std::string& key, const std::string& name) {
+  nlohmann::ordered_json json;
+  json[key] = nlohmann::ordered_json::parse(dump_json(name));
+  if (json[key] != name) {
+    std::string bytes;
+    for (const unsigned char byte : name) bytes += fmt::format("{:02x}", byte);
+    json[key + "_bytes"] = std::move(bytes);
+  }
+  return json;
+}
+
 }  // namespace vmamba

@@ -4,6 +4,7 @@
 #pragma once
 #include <cstdint>
 #include <map>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -61,5 +62,11 @@ class JsonDocument {
 // Returns `text`, whose root is an object, with its member `key` set to `value` (JSON); every other byte is kept.
 std::string with_member(const std::string& text, const std::string& where, std::string_view key,
                         std::string_view value);
+
+// The text of a JSON value in which names may hold any bytes: what is not UTF-8 becomes U+FFFD, and nothing in it acts
+// on a terminal.
+std::string dump_json(const nlohmann::ordered_json& json, int indent = -1);
+// An object with the name under `key` and, if it is not UTF-8, its bytes in hexadecimal under `key`_bytes.
+nlohmann::ordered_json named(const std::string& key, const std::string& name);
 
 }  // namespace vmamba

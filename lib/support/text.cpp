@@ -4,23 +4,42 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
+#include <cstdint>
 
 namespace vmamba {
 namespace {
 
-// The length in bytes of the UTF-8 character at text[i], 0 if it is invalid.
-size_t utf8_length(std::string_view text, size_t i) {
+struct Character {
+  size_t length = 0;  // in bytes; 0: not UTF-8
+  uint32_t code = 0;
+};
+
+// The UTF-8 character at text[i].
+Character character_at(std::string_view text, size_t i) {
   const auto byte = [&](size_t j) { return static_cast<unsigned char>(j < text.size() ? text[j] : 0); };
   const unsigned char lead = byte(i);
-  const size_t length = lead < 0x80                   ? 1
-                        : lead >= 0xC2 && lead < 0xE0 ? 2
+  if (lead < 0x80) return {1, lead};
+  const size_t length = lead >= 0xC2 && lead < 0xE0   ? 2
                         : lead >= 0xE0 && lead < 0xF0 ? 3
                         : lead >= 0xF0 && lead < 0xF5 ? 4
                                                       : 0;
+  uint32_t code = lead & (0x7Fu >> length);
   for (size_t j = 1; j < length; ++j) {
-    if ((byte(i + j) & 0xC0) != 0x80) return 0;
+    if ((byte(i + j) & 0xC0) != 0x80) return {};
+    code = code << 6 | (byte(i + j) & 0x3Fu);
   }
-  return length;
+  constexpr uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+  const bool surrogate = code >= 0xD800 && code < 0xE000;
+  return length == 0 || code < least[length] || surrogate || code > 0x10FFFF ? Character{}
+                                                                             : Character{length, code};
+}
+
+// What a terminal obeys (C0, DEL, C1), or what changes the lines or the order of the text around it (line separators,
+// bidirectional marks, overrides and isolates).
+bool is_obeyed(uint32_t code) {
+  return code < 0x20 || (code >= 0x7F && code < 0xA0) || code == 0x61C || code == 0x200E || code == 0x200F ||
+         (code >= 0x2028 && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069) || code == 0xFEFF;
 }
 
 // Levenshtein distance in which a swap of adjacent characters counts as one edit.
@@ -54,17 +73,52 @@ std::string printable(std::string_view text, size_t longest) {
   std::string out;
   for (size_t i = 0; i < text.size();) {
     if (out.size() >= longest) return out + "…";
-    const auto c = static_cast<unsigned char>(text[i]);
-    const size_t length = utf8_length(text, i);
-    if (c < 0x20 || c == 0x7F || length == 0) {
-      out += fmt::format("\\x{:02x}", c);
-      ++i;
-    } else {
+    const auto [length, code] = character_at(text, i);
+    if (length == 0)
+      out += fmt::format("\\x{:02x}", static_cast<unsigned char>(text[i]));
+    else if (is_obeyed(code))
+      out += code < 0x80 ? fmt::format("\\x{:02x}", code) : fmt::format("\\u{:04x}", code);
+    else
       out += text.substr(i, length);
-      i += length;
-    }
+    i += std::max<size_t>(length, 1);
   }
   return out;
+}
+
+std::string printable_lines(std::string_view text) {
+  std::string out;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    out += printable(text.substr(begin, end - begin), std::string::npos);
+    if (end < text.size()) out += '\n';
+    begin = end + 1;
+  }
+  return out;
+}
+
+std::string harmless_json(std::string_view json) {
+  std::string out;
+  out.reserve(json.size());
+  for (size_t i = 0; i < json.size();) {
+    const auto [length, code] = character_at(json, i);
+    if (code >= 0x7F && is_obeyed(code))
+      out += fmt::format("\\u{:04x}", code);
+    else
+      out += json.substr(i, std::max<size_t>(length, 1));
+    i += std::max<size_t>(length, 1);
+  }
+  return out;
+}
+
+std::string shell_quoted(std::string_view text) {
+  const bool plain = !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) {
+    return std::isalnum(c) || c >= 0x80 ||
+           std::string_view("-_./=,:+@%").find(static_cast<char>(c)) != std::string_view::npos;
+  });
+  if (plain) return std::string(text);
+  std::string quoted = "'";
+  for (const char c : text) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return quoted + "'";
 }
 
 std::string in_quotes(std::string_view text) {
@@ -107,9 +161,12 @@ std::string lower_case(std::string_view text) {
 }
 
 std::string csv_field(std::string_view text) {
-  if (text.find_first_of(",\"\r\n") == std::string::npos) return std::string(text);
+  const bool formula = !text.empty() && std::string_view("=+-@\t\r").find(text[0]) != std::string_view::npos;
+  std::string shown = printable(text, std::string::npos);
+  if (formula) shown.insert(shown.begin(), '\'');
+  if (shown.find_first_of(",\"") == std::string::npos) return shown;
   std::string field = "\"";
-  for (const char c : text) field += c == '"' ? "\"\"" : std::string(1, c);
+  for (const char c : shown) field += c == '"' ? "\"\"" : std::string(1, c);
   return field + "\"";
 }
 

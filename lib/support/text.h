@@ -1,4 +1,4 @@
-// Text for one-line messages: untrusted text is shortened and escaped.
+// Names and texts from outside, made harmless for where they are shown; lists of words.
 #pragma once
 #include <initializer_list>
 #include <string>
@@ -7,12 +7,20 @@
 
 namespace vmamba {
 
-// `text` in double quotes: control characters, quotes and invalid UTF-8 are escaped, long text is shortened.
-std::string in_quotes(std::string_view text);
-// The same without the quotes.
+// What a terminal obeys or what reorders text (C0, C1, bidirectional marks) and what is not UTF-8 is escaped (\x1b,
+// \u202e, \xff), and long text is shortened. Text that is escaped stays as it is.
 std::string printable(std::string_view text, size_t longest = 80);
-// A field of a CSV line, quoted if necessary (RFC 4180).
+// The same in double quotes.
+std::string in_quotes(std::string_view text);
+// A whole report: its newlines are kept, nothing is shortened.
+std::string printable_lines(std::string_view text);
+// JSON, in which what printable() would escape is escaped as JSON does: it reads as the same values.
+std::string harmless_json(std::string_view json);
+// A field of a CSV line: printable, quoted if necessary (RFC 4180), and with ' before what a spreadsheet would take for a
+// formula.
 std::string csv_field(std::string_view text);
+// One word for a POSIX shell.
+std::string shell_quoted(std::string_view text);
 // "a, b or c"
 std::string alternatives(const std::vector<std::string_view>& words);
 // "a, b, c"

@@ -98,10 +98,10 @@ class Archive {
       }
       if (name.ends_with(".npy")) {
         fail_input(
-            "{0}: an archive of NumPy arrays (.npz), not weights: python3 -c \"import numpy, torch; "
-            "torch.save({{k: torch.from_numpy(v) for k, v in numpy.load('{0}').items()}}, 'weights.pth')\" "
+            "{}: an archive of NumPy arrays (.npz), not weights: python3 -c \"import numpy, sys, torch; "
+            "torch.save({{k: torch.from_numpy(v) for k, v in numpy.load(sys.argv[1]).items()}}, 'weights.pth')\" {} "
             "turns it into some",
-            where_);
+            where_, shell_quoted(where_));
       }
       if (!name.ends_with(pickle)) continue;
       if (!prefix_.empty()) fail_input("{}: the archive has two data.pkl", where_);
@@ -209,10 +209,10 @@ class Loader {
     if (bytes.starts_with('\x80')) fail_input("{}: a bare pickle, not a file of torch.save", where_);
     if (bytes.size() == head.size() && bytes.substr(257, 5) == "ustar") {
       fail_input(
-          "{0}: written in PyTorch's format of 2016, which only PyTorch reads, and executes: if you trust it, "
-          "python3 -c \"import torch; torch.save(torch.load('{0}', map_location='cpu', weights_only=False), "
-          "'new.pth')\" rewrites it",
-          where_);
+          "{}: written in PyTorch's format of 2016, which only PyTorch reads, and executes: if you trust it, "
+          "python3 -c \"import sys, torch; torch.save(torch.load(sys.argv[1], map_location='cpu', "
+          "weights_only=False), 'new.pth')\" {} rewrites it",
+          where_, shell_quoted(where_));
     }
     open_archive(path);
   }
@@ -452,10 +452,10 @@ class Loader {
     }
     if (all.candidates.empty() && !all.module.empty()) {
       fail_input(
-          "{0}: a whole pickled module ({1}; torch.save(model)), not a state dict: where its class can be "
-          "imported, python3 -c \"import torch; torch.save(torch.load('{0}', map_location='cpu', "
-          "weights_only=False).state_dict(), 'state_dict.pth')\" writes one",
-          where_, all.module);
+          "{}: a whole pickled module ({}; torch.save(model)), not a state dict: where its class can be "
+          "imported, python3 -c \"import sys, torch; torch.save(torch.load(sys.argv[1], map_location='cpu', "
+          "weights_only=False).state_dict(), 'state_dict.pth')\" {} writes one",
+          where_, printable(all.module), shell_quoted(where_));
     }
     if (all.candidates.empty()) fail_input("{}: no state dict: there are no tensors by name in it", where_);
 

@@ -1,7 +1,6 @@
 // Rows of a tensor, buffered in a temporary file.
 #include "lib/tensors/row_spool.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -14,13 +13,11 @@
 namespace vmamba {
 namespace fs = std::filesystem;
 
-RowSpool::RowSpool(fs::path destination) : destination_(std::move(destination)) {
-  std::error_code ignored;
-  if (fs::is_directory(destination_, ignored))
-    fail_input("{}: cannot be written: it is a folder", destination_.string());
-  std::string beside = destination_.string() + ".rows-XXXXXX";
-  file_ = ::mkostemp(beside.data(), O_CLOEXEC);
-  if (file_ < 0) fail_input("{}: cannot be written: {}", destination_.string(), std::strerror(errno));
+RowSpool::RowSpool(const fs::path& destination) : destination_(destination) {
+  std::string beside;
+  file_ = create_temporary(destination.has_parent_path() ? destination.parent_path() : fs::path("."), 0600,
+                           beside);
+  if (file_ < 0) fail_input("{}: cannot be written: {}", destination.string(), std::strerror(errno));
   ::unlink(beside.c_str());
 }
 
@@ -29,14 +26,7 @@ RowSpool::~RowSpool() {
 }
 
 void RowSpool::add(std::span<const float> rows) {
-  const char* bytes = reinterpret_cast<const char*>(rows.data());
-  for (size_t left = rows.size_bytes(); left > 0;) {
-    const ssize_t wrote = ::write(file_, bytes, left);
-    if (wrote < 0 && errno == EINTR) continue;
-    if (wrote < 0) fail_machine("{}: writing failed: {}", destination_.string(), std::strerror(errno));
-    bytes += wrote;
-    left -= static_cast<size_t>(wrote);
-  }
+  write_all(file_, {reinterpret_cast<const char*>(rows.data()), rows.size_bytes()}, destination_.path());
   bytes_ += rows.size_bytes();
 }
 
@@ -46,7 +36,7 @@ void RowSpool::write(const std::string& name, const std::vector<int64_t>& row_di
   for (const int64_t dim : row_dims) row_bytes *= static_cast<size_t>(dim);
   check(bytes_ % row_bytes == 0, "{} bytes are no rows of {}", bytes_, row_bytes);
   void* mapped = ::mmap(nullptr, std::max<size_t>(bytes_, 1), PROT_READ, MAP_SHARED, file_, 0);
-  if (mapped == MAP_FAILED) fail_machine("{}: {}", destination_.string(), std::strerror(errno));
+  if (mapped == MAP_FAILED) fail_machine("{}: {}", destination_.path().string(), std::strerror(errno));
   StoredTensor tensor;
   tensor.owner = std::shared_ptr<const void>(
       mapped, [size = std::max<size_t>(bytes_, 1)](const void* memory) { ::munmap(const_cast<void*>(memory), size); });
@@ -54,7 +44,7 @@ void RowSpool::write(const std::string& name, const std::vector<int64_t>& row_di
   tensor.dims = {static_cast<int64_t>(bytes_ / row_bytes)};
   tensor.dims.insert(tensor.dims.end(), row_dims.begin(), row_dims.end());
   StateDict file;
-  file.where = destination_.string();
+  file.where = destination_.path().string();
   file.metadata = metadata;
   file.tensors.emplace_back(name, std::move(tensor));
   write_safetensors(destination_, file);

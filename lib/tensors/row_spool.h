@@ -5,13 +5,14 @@
 #include <span>
 #include <vector>
 
+#include "lib/support/files.h"
 #include "lib/tensors/state_dict.h"
 
 namespace vmamba {
 
 class RowSpool {
  public:
-  explicit RowSpool(std::filesystem::path destination);  // InputError if nothing can be written there
+  explicit RowSpool(const std::filesystem::path& destination);  // InputError if nothing can be written there
   ~RowSpool();
   RowSpool(const RowSpool&) = delete;
   RowSpool& operator=(const RowSpool&) = delete;
@@ -22,7 +23,7 @@ class RowSpool {
              const std::map<std::string, std::string>& metadata);
 
  private:
-  std::filesystem::path destination_;
+  OutputFile destination_;
   int file_ = -1;
   size_t bytes_ = 0;
 };

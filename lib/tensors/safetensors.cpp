@@ -38,6 +38,7 @@ struct Mapping {
     if (::stat(path.c_str(), &status) != 0) fail_input("{}: {}", path.string(), std::strerror(errno));
     if (S_ISDIR(status.st_mode)) fail_input("{} is a folder, not a file of weights", path.string());
     if (!S_ISREG(status.st_mode)) fail_input("{} is not a regular file", path.string());
+    check_not_replaced(path, status);
     const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (file < 0) fail_input("{} can't be opened: {}", path.string(), std::strerror(errno));
     if (::fstat(file, &status) != 0 || status.st_size <= 0) {
@@ -409,6 +410,11 @@ StateDict read_state_dict(const fs::path& path, const std::string& key, const st
 }
 
 void write_safetensors(const fs::path& path, const StateDict& tensors) {
+  OutputFile file(path);
+  write_safetensors(file, tensors);
+}
+
+void write_safetensors(OutputFile& file, const StateDict& tensors) {
   // Wider dtypes first, so that every tensor is aligned; otherwise the given order is kept.
   std::vector<size_t> order(tensors.tensors.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
@@ -428,13 +434,13 @@ void write_safetensors(const fs::path& path, const StateDict& tensors) {
     try {
       return nlohmann::json(text).dump();
     } catch (const nlohmann::json::exception&) {
-      fail_input("{}: a name that is not UTF-8 can't be written as safetensors", path.string());
+      fail_input("{}: a name that is not UTF-8 can't be written as safetensors", file.path().string());
     }
   };
   std::string header = "{";
   if (!tensors.metadata.empty()) {
     header += "\"__metadata__\":{";
-    for (const auto& [key, value] : tensors.metadata) header += quoted(key) + ":" + quoted(value) + ",";
+    for (const auto& [key, value] : tensors.metadata) header += dump_json(key) + ":" + dump_json(value) + ",";
     header.back() = '}';
     header += ',';
   }
@@ -455,7 +461,6 @@ void write_safetensors(const fs::path& path, const StateDict& tensors) {
   std::array<unsigned char, 8> length{};
   for (size_t i = 0; i < length.size(); ++i)
     length[i] = static_cast<unsigned char>(uint64_t{header.size()} >> (8 * i));
-  OutputFile file(path);
   const auto write = [&](const void* data, uint64_t size) {
     file.stream().write(static_cast<const char*>(data), static_cast<std::streamsize>(size));
   };

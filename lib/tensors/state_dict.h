@@ -13,6 +13,8 @@
 
 namespace vmamba {
 
+class OutputFile;
+
 // One tensor of a file: dense row-major little-endian bytes, kept alive by `owner` (a mapping or a buffer). The bytes
 // may be unaligned: copy elements with memcpy or use to_float32().
 struct StoredTensor {
@@ -49,6 +51,7 @@ StateDict read_safetensors(const std::filesystem::path& path);
 StateDict read_pth(const std::filesystem::path& path, const std::string& key = {});
 // Atomic (written beside and renamed) and deterministic: the same tensors give the same bytes.
 void write_safetensors(const std::filesystem::path& path, const StateDict& tensors);
+void write_safetensors(OutputFile& file, const StateDict& tensors);  // and commits
 // Floating-point tensors are converted to `dtype` (a floating-point one), others are kept. InputError names the tensor
 // if a finite value overflows.
 StateDict converted(const StateDict& tensors, DType dtype);

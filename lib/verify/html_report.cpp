@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
+#include "lib/support/json.h"
+#include "lib/support/text.h"
 #include "lib/verify/agreement_report.h"
 #include "lib/verify/check_report.h"
 #include "lib/verify/truth_report.h"
@@ -16,7 +18,7 @@ using Json = nlohmann::ordered_json;
 
 std::string escaped(std::string_view text) {
   std::string result;
-  for (const char c : text) {
+  for (const char c : printable_lines(text)) {
     if (c == '<')
       result += "&lt;";
     else if (c == '>')
@@ -110,6 +112,7 @@ h1 { font-size:26px; margin:0 0 4px; } h2 { font-size:17px; margin:32px 0 8px; }
 @media (prefers-color-scheme: dark) { .verdict { color:#0b0d10; } }
 dl { display:grid; grid-template-columns:max-content 1fr; gap:2px 16px; margin:12px 0; }
 dt { color:var(--soft); } dd { margin:0; overflow-wrap:anywhere; }
+@media (max-width:600px) { body { padding:14px; } dl { display:block; } dd { margin:0 0 8px; } }
 .causes { padding:0; list-style:none; } .causes li { padding:8px 12px; margin:6px 0; background:var(--panel); border-left:4px solid var(--bad); }
 .equal .causes li { border-color:var(--soft); }
 svg { display:block; width:100%; height:auto; } svg text { font:11px system-ui,sans-serif; fill:var(--soft); }
@@ -121,7 +124,7 @@ canvas { image-rendering:pixelated; width:100%; max-width:420px; border:1px soli
 select, input { font:inherit; color:inherit; background:var(--panel); border:1px solid var(--line); border-radius:6px; padding:4px 8px; }
 .wrap { overflow-x:auto; } table { border-collapse:collapse; width:100%; font-size:12.5px; font-variant-numeric:tabular-nums; }
 th, td { padding:3px 6px; text-align:right; white-space:nowrap; border-bottom:1px solid var(--line); } th:first-child, td:first-child { text-align:left; }
-th { position:sticky; top:0; background:var(--paper); cursor:pointer; user-select:none; } th:hover { color:var(--a); }
+th { white-space:normal; vertical-align:bottom; position:sticky; top:0; background:var(--paper); cursor:pointer; user-select:none; } th:hover { color:var(--a); }
 th[aria-sort=ascending]::after { content:" \25B2"; } th[aria-sort=descending]::after { content:" \25BC"; }
 tbody tr { cursor:pointer; } tbody tr:hover, tbody tr.chosen { background:var(--panel); } tr.out td:first-child { color:var(--bad); font-weight:600; }
 .note { color:var(--soft); font-size:13px; }
@@ -132,9 +135,10 @@ constexpr const char* body = R"html(
 <h2>Error by layer</h2>
 <div class="legend"><span><i style="background:var(--a)"></i>largest |a &minus; b|</span><span><i style="background:var(--b)"></i>what the step adds by itself</span><span><i style="background:var(--soft)"></i>tolerance</span></div>
 <div id="plot"></div>
+<div class="note">Taps in order of computation. Red: outside tolerance. The lowest line also stands for no difference. Click a point to look at it.</div>
 <h2>One tap: <select id="tap" aria-label="tap"></select></h2>
 <div class="pair">
-<div><div class="note" id="histogram-title"></div><div id="histogram"></div></div>
+<div><div class="note" id="histogram-title"></div><div id="histogram"></div><div class="note" id="histogram-note"></div></div>
 <div><div class="note" id="map-title"></div><canvas id="map"></canvas><div class="bar" id="map-bar"></div><div class="scale" id="map-scale"></div></div>
 </div>
 <h2>Every tap</h2>
@@ -193,7 +197,7 @@ function table() {
 }
 
 function plot() {
-  const width = 1130, height = 300, left = 52, bottom = 66, top = 12;
+  const width = Math.max(280, $("plot").clientWidth), height = 280, left = 46, bottom = 40, top = 12;
   const positive = taps.flatMap(t => [t.max_abs, t.own, t.bound]).filter(x => x > 0).map(Math.log10);
   const low = Math.floor(Math.min(...positive, -8)), high = Math.ceil(Math.max(...positive, -4));
   const x = i => left + (width - left - 10) * (i + 0.5) / taps.length;
@@ -225,7 +229,6 @@ function plot() {
   line(t => t.bound, css("--soft"), false);
   line(t => t.own, css("--b"), false);
   line(t => t.max_abs, css("--a"), true);
-  picture.append(svg("text", {x: left, y: height - 22}, "taps in order of computation; red: outside tolerance; the lowest line also stands for no difference; click a point to look at it"));
   const position = taps.findIndex(t => t.name === chosen);
   picture.append(svg("path", {d: `M${x(position)} ${height - bottom + 2} l-5 8 h10 z`, fill: css("--ink")}));
   $("plot").replaceChildren(picture);
@@ -234,8 +237,9 @@ function plot() {
 function histogram(t) {
   $("histogram-title").textContent = t.problem ? t.problem : `Differences of ${t.name}: ${t.same} elements are the same`;
   const bins = t.bins || [];
+  $("histogram-note").textContent = "";
   if (!bins.length) { $("histogram").replaceChildren(); return; }
-  const width = 560, height = 300, left = 52, bottom = 44, top = 12, decade = Math.log10(2);
+  const width = Math.max(280, $("histogram").clientWidth), height = 280, left = 46, bottom = 24, top = 12, decade = Math.log10(2);
   const finite = bins.filter(([e]) => e < 128), low = Math.min(...finite.map(b => b[0])), high = Math.max(...finite.map(b => b[0])) + 1;
   const most = Math.log10(Math.max(...bins.map(b => b[1]))) + 0.3;
   const x = e => left + (width - left - 10) * (e - low) / Math.max(1, high - low), y = v => top + (height - top - bottom) * (1 - Math.log10(Math.max(v, 1)) / most);
@@ -249,13 +253,13 @@ function histogram(t) {
     bar.append(svg("title", {}, `${count} elements: ${(2 ** e).toExponential(2)} to ${(2 ** (e + 1)).toExponential(2)}`));
     picture.append(bar);
   }
-  const step = Math.max(1, Math.ceil((high - low) * decade / 6));
+  const step = Math.max(1, Math.ceil((high - low) * decade * 60 / width));
   for (let d = Math.ceil(low * decade); d <= high * decade; d += step)
     picture.append(svg("text", {x: x(d / decade), y: height - bottom + 16, "text-anchor": "middle"}, "1e" + d));
   const bound = Math.log2(t.bound);
   if (bound >= low && bound <= high) picture.append(svg("line", {x1: x(bound), x2: x(bound), y1: top, y2: height - bottom, stroke: css("--bad"), "stroke-dasharray": "4 3"}));
   const infinite = bins.filter(([e]) => e >= 128).reduce((sum, b) => sum + b[1], 0);
-  picture.append(svg("text", {x: left, y: height - 6}, "|a - b|, elements" + (bound >= low && bound <= high ? "; dashed: tolerance" : "") + (infinite ? `; ${infinite} not finite` : "")));
+  $("histogram-note").textContent = "Elements by |a - b|" + (bound >= low && bound <= high ? "; dashed: tolerance" : "") + (infinite ? `; ${infinite} not finite` : "");
   $("histogram").replaceChildren(picture);
 }
 
@@ -290,6 +294,7 @@ function choose(name) {
 $("tap").append(...taps.map(t => new Option(t.name + (t.within ? "" : "  (outside)"), t.name)));
 $("tap").onchange = () => choose($("tap").value);
 $("only").onchange = $("search").oninput = table;
+window.addEventListener("resize", () => choose(chosen));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => choose(chosen));
 choose(chosen);
 </script></body></html>
@@ -327,7 +332,7 @@ std::string html_report(const std::vector<NamedResult>& cases, const Provenance&
   for (const std::string& note : result.notes) page += fmt::format("<li>note: {}</li>\n", escaped(note));
   page += "</ul>\n";
   // "</script>" inside a name must not close the element.
-  std::string data = page_data(result).dump(-1, ' ', false, Json::error_handler_t::replace);
+  std::string data = dump_json(page_data(result));
   for (size_t at = data.find('<'); at != std::string::npos; at = data.find('<', at))
     data.replace(at, 1, "\\u003c");
   page += "<script id=\"data\" type=\"application/json\">" + data + "</script>\n";

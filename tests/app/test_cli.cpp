@@ -51,6 +51,56 @@ TEST_CASE("wrong usage is one line and exit code 2") {
   check_error(run_cli({"--log-level", "loud"}), 2, {"--log-level", "loud"});
 }
 
+TEST_CASE("words that CLI11 takes for something else are the names that they are") {
+  const TemporaryDirectory folder;
+  const fs::path model = data("models/s1_ln2d");
+  const std::vector<std::string> names{"[2024]", "[a,b]", "[[x]]", "bench", "eval", "\x01[y]"};
+  for (const std::string& name : names) fs::copy_file(data("chelsea.png"), folder / name);
+  std::vector<std::string> arguments{"classify",
+                                     "--config",
+                                     model / "config.json",
+                                     "--weights",
+                                     model / "weights.safetensors",
+                                     "--device",
+                                     "cpu",
+                                     "--format",
+                                     "json"};
+  arguments.insert(arguments.end(), names.begin(), names.end());
+  const CliResult result = run_cli(arguments, {.directory = folder.path()});
+  REQUIRE(result.exit_code == 0);
+  const auto json = nlohmann::json::parse(result.out);
+  REQUIRE(json["results"].size() == names.size());
+  for (size_t i = 0; i < names.size(); ++i) CHECK(json["results"][i]["file"] == names[i]);
+  for (const char* option : {"--images", "--images=[none]"}) {
+    std::vector<std::string> images{"check-equal", option};
+    if (std::string(option) == "--images") images.push_back("[none]");
+    check_error(run_cli(images, {.directory = folder.path()}), 2, {"[none]: cannot be read"});
+  }
+}
+
+TEST_CASE("an empty value, as of an unset variable, is no default; a seed beyond 2^64 - 1 is none") {
+  const std::vector<std::string> seed{"check-equal", "--config", data("models/s1_ln2d/config.json"),
+                                      "--device",    "cpu",      "--seed"};
+  for (const char* option :
+       {"--reference", "--config", "--weights", "--a", "--images", "--save-taps", "--labels", "--seed"}) {
+    INFO(option);
+    const std::string command = option == std::string("--labels") ? "classify" : "check-equal";
+    check_error(run_cli({command, option, ""}), 2, {option, "the value is empty"});
+    check_error(run_cli({command, std::string(option) + "="}), 2, {option, "the value is empty"});
+  }
+  for (const char* wrong : {"18446744073709551616", "-1", "1e3", "0x10", "1 ", "99999999999999999999999"}) {
+    INFO(wrong);
+    auto arguments = seed;
+    arguments.push_back(wrong);
+    CHECK(run_cli(arguments).exit_code == 2);
+    const TemporaryDirectory folder;
+    CHECK(run_cli({"init-weights", "--config", data("models/s1_ln2d/config.json"), "--seed", wrong, "-o",
+                   folder / "w"})
+              .exit_code == 2);
+    CHECK(fs::is_empty(folder.path()));
+  }
+}
+
 TEST_CASE("standard output that is full or closed is told; what goes elsewhere does not need it") {
   const fs::path model = data("models/ft_v05");
   const std::string config = model / "config.json", tensors = model / "io.safetensors";

@@ -14,6 +14,7 @@
 #include "lib/model/init.h"
 #include "lib/model/runner.h"
 #include "tests/kernels/maps.h"
+#include "tests/testing.h"
 
 using namespace vmamba;
 using namespace vmamba::testing;
@@ -757,6 +758,28 @@ TEST_CASE("cuda: two objects on one device, a thread each") {
     return;
   }
   test_two_threads(gpus[0].device, gpus[0].device);
+}
+
+TEST_CASE("cuda: eight threads that create, run and destroy models on one device") {
+  const std::vector<DeviceReport> gpus = usable_gpus();
+  if (gpus.empty()) {
+    MESSAGE("skipped: no usable CUDA device");
+    return;
+  }
+  const Config config = load_config((data("models/ft_v05") / "config.json").string());
+  const StateDict weights = init_weights(config, 1);
+  HostTensor input{{2, 3, config.imgsize, config.imgsize}, {}};
+  input.values.assign(static_cast<size_t>(input.elements()), 0.5f);
+  const auto run_once = [&] { return Runner(config, weights, {.device = gpus[0].device}).run(input).values; };
+  const std::vector<float> alone = run_once();
+  std::vector<std::future<bool>> threads;
+  for (int i = 0; i < 8; ++i)
+    threads.push_back(std::async(std::launch::async, [&] {
+      bool same = true;
+      for (int run = 0; run < 30; ++run) same = same && run_once() == alone;
+      return same;
+    }));
+  for (auto& thread : threads) CHECK(thread.get());
 }
 
 TEST_CASE("cuda: two devices, a thread each, then one thread for both") {

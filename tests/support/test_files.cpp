@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -40,6 +41,8 @@ int ended_by(int signal, const TemporaryDirectory& folder) {
   REQUIRE(child >= 0);
   if (child == 0) {
     dup2(input[0], 0);
+    const rlimit no_core{0, 0};
+    setrlimit(RLIMIT_CORE, &no_core);
     execv(arguments[0], const_cast<char**>(arguments.data()));
     _exit(127);
   }
@@ -56,7 +59,8 @@ int ended_by(int signal, const TemporaryDirectory& folder) {
 }  // namespace
 
 TEST_CASE("a signal that ends the program leaves nothing of its outputs") {
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGXCPU, SIGALRM, SIGUSR1, SIGABRT, SIGSEGV}) {
+    CAPTURE(signal);
     const TemporaryDirectory folder;
     CHECK(ended_by(signal, folder) == signal);
     CHECK(entries(folder.path()) == 0);
@@ -69,7 +73,9 @@ TEST_CASE("what was written without commit leaves nothing, and the old file as i
   {
     OutputFile file(folder / "a.txt");
     file.stream() << "new";
-    CHECK(read_file(folder / "a.txt") == "old");
+    CHECK_THROWS_WITH_AS(read_file(folder / "a.txt"), doctest::Contains("a.txt: is read by this command"),
+                         ReplacesInput);
+    CHECK_THROWS_WITH_AS(write_file(folder / "./a.txt", ""), doctest::Contains("two outputs"), InputError);
   }
   CHECK(read_file(folder / "a.txt") == "old");
   CHECK(entries(folder.path()) == 1);

@@ -164,12 +164,22 @@ Side side_of(const Model& model, Precision precision = Precision::float32, int t
 void in_parallel(size_t count, const std::function<void(size_t)>& work) {
   const char* jobs = std::getenv("VMAMBA_POWER_JOBS");
   std::atomic<size_t> next = 0;
+  std::exception_ptr failed;
+  std::mutex mutex;
   std::vector<std::jthread> threads(jobs ? static_cast<size_t>(std::max(1, std::atoi(jobs)))
                                          : std::thread::hardware_concurrency());
   for (std::jthread& thread : threads)
     thread = std::jthread([&] {
-      for (size_t i; (i = next++) < count;) work(i);
+      try {
+        for (size_t i; (i = next++) < count;) work(i);
+      } catch (...) {
+        const std::lock_guard lock(mutex);
+        failed = std::current_exception();
+        next = count;
+      }
     });
+  threads.clear();  // joins
+  if (failed) std::rethrow_exception(failed);
 }
 
 CheckResult judged(const Model& model, const StateDict& reference, const Side& b,

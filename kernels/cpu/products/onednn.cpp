@@ -1,6 +1,7 @@
 // What onednn_linear.cpp and onednn_conv.cpp share: running a primitive and packing its weights.
 #include "kernels/cpu/products/onednn.h"
 
+#include "kernels/cpu/memory.h"
 #include "kernels/error.h"
 
 namespace vmamba::cpu {
@@ -28,6 +29,7 @@ dnnl::memory OneDnn::packed(const Operation& operation, const WeightSource& w) {
     widen(w.dtype, static_cast<const uint16_t*>(w.data), widened.data(), w.elements);
     stored = widened.data();
   }
+  need_memory(primitive_memory);
   dnnl::memory from(operation.w_stored, engine_, const_cast<void*>(stored));
   dnnl::memory to(operation.w, engine_);
   dnnl::reorder(from, to).execute(stream_, from, to);

@@ -13,6 +13,9 @@
 
 namespace vmamba::cpu {
 
+// What making a primitive may take for its generated code: oneDNN crashes where it gets no memory for it.
+inline constexpr size_t primitive_memory = size_t{32} << 20;
+
 class OneDnn {
  public:
   OneDnn();

@@ -1,9 +1,12 @@
 // y (B, Ho, Wo, O): convolution of x (B, H, W, I) with w (O, kh, kw, I) and zero padding, by oneDNN.
 #include "kernels/cpu/products/onednn.h"
 
+#include "kernels/cpu/memory.h"
+
 namespace vmamba::cpu {
 
 OneDnn::Operation OneDnn::make_conv2d(const ConvShape& shape) const {
+  need_memory(primitive_memory);
   using dnnl::memory;
   constexpr auto f32 = memory::data_type::f32;
   const memory::desc x({shape.batch, shape.in, shape.height, shape.width}, f32, memory::format_tag::nhwc);

@@ -1,9 +1,12 @@
 // y = act(x · wᵀ + bias) (+ y) as a oneDNN matmul. x (M, in), w (out, in), y (M, out).
 #include "kernels/cpu/products/onednn.h"
 
+#include "kernels/cpu/memory.h"
+
 namespace vmamba::cpu {
 
 OneDnn::Operation OneDnn::make_linear(const LinearShape& shape) const {
+  need_memory(primitive_memory);
   using dnnl::memory;
   constexpr auto f32 = memory::data_type::f32;
   dnnl::post_ops after;

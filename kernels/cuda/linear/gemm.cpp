@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <compare>
+#include <mutex>
 
 #include "kernels/cuda/tuning.h"
 #include "kernels/error.h"
@@ -55,6 +56,19 @@ void set(const Preference& preference, cublasLtMatmulPreferenceAttributes_t attr
   CUBLAS_CALL(cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof(value)));
 }
 
+// The handle of the current device. It is never destroyed: a handle may be used by several threads, but while one thread
+// creates or destroys handles, products of others fail.
+cublasLtHandle_t shared_handle() {
+  static std::mutex mutex;
+  static std::map<int, cublasLtHandle_t> handles;
+  int device = 0;
+  CUDA_CALL(cudaGetDevice(&device));
+  const std::lock_guard lock(mutex);
+  cublasLtHandle_t& handle = handles[device];
+  if (handle == nullptr) CUBLAS_CALL(cublasLtCreate(&handle));
+  return handle;
+}
+
 }  // namespace
 
 struct Gemm::Key {
@@ -73,12 +87,8 @@ struct Gemm::Plan {
   cublasLtMatmulAlgo_t algorithm{};
 };
 
-Gemm::Gemm(bool allow_tf32) : allow_tf32_(allow_tf32) {
-  cublasLtHandle_t handle = nullptr;
-  CUBLAS_CALL(cublasLtCreate(&handle));
-  handle_.reset(handle);
-  workspace_ = device_memory(workspace_bytes);
-}
+Gemm::Gemm(bool allow_tf32)
+    : allow_tf32_(allow_tf32), handle_(shared_handle()), workspace_(device_memory(workspace_bytes)) {}
 
 Gemm::~Gemm() = default;
 
@@ -111,7 +121,7 @@ const Gemm::Plan& Gemm::plan(const Key& key) {
   cublasLtMatmulHeuristicResult_t result{};
   int count = 0;
   const cublasStatus_t status =
-      cublasLtMatmulAlgoGetHeuristic(handle_.get(), plan.desc.get(), plan.w.get(), plan.x.get(),
+      cublasLtMatmulAlgoGetHeuristic(handle_, plan.desc.get(), plan.w.get(), plan.x.get(),
                                      plan.residual.get(), plan.y.get(), preference.get(), 1, &result, &count);
   plan.found = status == CUBLAS_STATUS_SUCCESS && count > 0 && result.state == CUBLAS_STATUS_SUCCESS;
   if (status != CUBLAS_STATUS_SUCCESS && status != CUBLAS_STATUS_NOT_SUPPORTED &&
@@ -139,7 +149,7 @@ bool Gemm::run(const View& x, const View& w, const View& bias, const View& resid
   if (!p.found) return false;
   if (bias) set(p.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias.data);
   const float one = 1, beta = residual ? 1.0f : 0.0f;
-  CUBLAS_CALL(cublasLtMatmul(handle_.get(), p.desc.get(), &one, w.data, p.w.get(), x.data, p.x.get(), &beta,
+  CUBLAS_CALL(cublasLtMatmul(handle_, p.desc.get(), &one, w.data, p.w.get(), x.data, p.x.get(), &beta,
                              residual ? residual.data : y.data, p.residual.get(), y.data, p.y.get(),
                              &p.algorithm, workspace_.get(), workspace_bytes, stream));
   return true;

@@ -28,7 +28,7 @@ class Gemm {
   const Plan& plan(const Key& key);
 
   bool allow_tf32_;
-  std::unique_ptr<cublasLtContext, DestroyWith<cublasLtDestroy>> handle_;
+  cublasLtHandle_t handle_;
   DeviceMemory workspace_;
   std::map<Key, Plan> plans_;
 };

@@ -1,0 +1,141 @@
+// What the machine may do to the program: no threads, no memory, files that shrink while they are mapped, folders that
+// cannot be listed, a pipe that nobody writes to. One line and exit code 3, or a result; never a crash, never "different".
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <thread>
+
+#include "lib/support/files.h"
+#include "tests/testing.h"
+
+using namespace vmamba::testing;
+using vmamba::read_file;
+using vmamba::write_file;
+namespace fs = std::filesystem;
+
+namespace {
+
+const fs::path model = data("models/s1_ln2d");
+
+std::vector<std::string> of_model(std::vector<std::string> arguments) {
+  arguments.insert(arguments.end(), {"--config", model / "config.json", "--weights",
+                                     model / "weights.safetensors", "--device", "cpu"});
+  return arguments;
+}
+
+// Folders within each other until the path is longer than any may be.
+void nest(const fs::path& folder) {
+  const vmamba::Descriptor before(open(".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  REQUIRE(chdir(folder.c_str()) == 0);
+  const std::string name(250, 'd');
+  for (int i = 0; i < 20; ++i) {
+    REQUIRE(mkdir(name.c_str(), 0755) == 0);
+    REQUIRE(chdir(name.c_str()) == 0);
+  }
+  REQUIRE(fchdir(before.number) == 0);
+}
+
+}  // namespace
+
+TEST_CASE("threads that cannot be made are the machine's fault, not a difference") {
+  const TemporaryDirectory folder;
+  const std::string out = folder / "out.json";
+  for (const char* command : {"classify", "check-equal"}) {
+    INFO(command);
+    std::vector<std::string> arguments =
+        command == std::string("classify")
+            ? std::vector<std::string>{"classify", data("chelsea.png"), "-o", out}
+            : std::vector<std::string>{"check-equal", "--seed"};
+    arguments.push_back("--threads");
+    arguments.push_back("2");
+    const CliResult result = run_cli(of_model(arguments), {.environment = {"OMP_STACKSIZE=100G"}});
+    CHECK(result.exit_code == 3);
+    CHECK(result.out == "");
+    CHECK(result.err.find("vmamba-cli: a library ended the program; OpenMP") != std::string::npos);
+    CHECK(fs::is_empty(folder.path()));
+  }
+}
+
+TEST_CASE("with too little memory there is one line and exit code 3, or the result") {
+  std::string whole;
+  int failed = 0;
+  for (int megabytes = 100; megabytes <= 420; megabytes += 20) {
+    CAPTURE(megabytes);
+    const CliResult result =
+        run_cli({"-c", "ulimit -c 0; ulimit -v $((" + std::to_string(megabytes) + " * 1024)); exec " + cli() +
+                           " classify -q --device cpu " + data("chelsea.png").string()},
+                {.program = "/bin/bash"});
+    const bool loads = result.err.find("error while loading shared libraries") == std::string::npos;
+    if (result.exit_code == 0) {
+      if (whole.empty()) whole = result.out;
+      CHECK(result.out == whole);
+    } else if (loads) {
+      ++failed;
+      CHECK(result.exit_code == 3);
+      CHECK(result.err.find("vmamba-cli: ") != std::string::npos);
+    }
+  }
+  CHECK(!whole.empty());
+  CHECK(failed > 0);
+}
+
+TEST_CASE("weights that are cut off while they are mapped end the program with one line") {
+  const TemporaryDirectory folder;
+  const std::string weights = folder / "w.safetensors", image = folder / "image", out = folder / "out";
+  fs::copy_file(model / "weights.safetensors", weights);
+  REQUIRE(mkfifo(image.c_str(), 0600) == 0);
+  CliResult result;
+  std::thread child;
+  {
+    const vmamba::Descriptor pipe(open(image.c_str(), O_RDWR | O_CLOEXEC));
+    child = std::thread([&] {
+      result = run_cli({"check-equal", "--save-taps", out, "--images", image, "--config",
+                        model / "config.json", "--weights", weights, "--device", "cpu", "-q"});
+    });
+    // More than a pipe holds: when it is written the program reads, and has mapped its weights before.
+    vmamba::write_all(pipe.number, read_file(data("chelsea.png")), image);
+    CHECK(truncate(weights.c_str(), 0) == 0);
+    // The program has all when nothing is left in the pipe.
+    for (int left = 1; left > 0; std::this_thread::sleep_for(std::chrono::milliseconds(1)))
+      REQUIRE(ioctl(pipe.number, FIONREAD, &left) == 0);
+  }
+  child.join();
+  check_error(result, 3, {"a file of weights was cut off while it was in use"});
+  CHECK(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()) == 2);
+}
+
+TEST_CASE("a pipe that nobody writes to does not keep a failed command waiting") {
+  const TemporaryDirectory folder;
+  const std::string pipe = folder / "pipe";
+  REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
+  const vmamba::Descriptor writer(open(pipe.c_str(), O_RDWR | O_CLOEXEC));
+  for (const char* misfit : {"models/ft_v05/weights.safetensors", "chelsea.png"})
+    check_error(run_cli({"classify", pipe, "--config", model / "config.json", "--weights", data(misfit),
+                         "--device", "cpu", "-q"},
+                        {.timeout_seconds = 20}),
+                2, {});
+}
+
+TEST_CASE("a folder that cannot be listed is told, and the rest of the tree is worked on") {
+  const TemporaryDirectory folder;
+  for (const char* name : {"a", "b", "c", "d", "e", "f", "g", "h", "i", "j"}) {
+    fs::create_directories(folder.path() / name);
+    fs::copy_file(data("chelsea.png"), folder.path() / name / "p.png");
+  }
+  nest(folder.path() / "c");
+  const CliResult classified = run_cli(of_model({"classify", folder.path().string(), "--format", "csv"}));
+  CHECK(classified.exit_code == 1);
+  CHECK(classified.err.find("cannot be listed: File name too long") != std::string::npos);
+  CHECK(classified.out.find("/j/p.png,1,") != std::string::npos);
+  const CliResult evaluated = run_cli(of_model({"eval", folder.path().string(), "--format", "json"}));
+  CHECK(evaluated.exit_code == 1);
+  CHECK(evaluated.err.find("cannot be listed: File name too long") != std::string::npos);
+  CHECK(evaluated.out.find("\"images\": 10") != std::string::npos);
+  check_error(run_cli(of_model({"check-equal", "--images", folder.path().string()})), 2,
+              {"cannot be listed"});
+}
