@@ -12,7 +12,7 @@
 #include "app/model_options.h"
 #include "app/program.h"
 #include "app/progress.h"
-#include "app/shard_option.h"
+#include "app/scheduler_options.h"
 #include "kernels/error.h"
 #include "lib/images/image_source.h"
 #include "lib/images/preprocess.h"

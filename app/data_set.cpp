@@ -141,6 +141,7 @@ DataSet read_archives(const std::string& pattern, const std::vector<std::string>
                       int num_classes) {
   DataSet data;
   data.archives = true;
+  data.archive_names = archives;
   const size_t folder = pattern.rfind('/', pattern.find('{')) + 1;  // 0: none
   std::vector<std::string> names;                 // in the archives, of the images without an error
   std::vector<std::optional<std::string>> words;  // their labels

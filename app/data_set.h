@@ -22,11 +22,12 @@ struct DataSet {
   std::vector<int> classes;          // of each folder
   std::vector<Picture> pictures;  // of folders: by folder, then sorted by name; of archives: in their order
   bool archives = false;
-  std::string truth_sum;            // SHA-256 of the ground-truth file
-  std::string truth_form;           // empty where folders are the classes
-  bool several = false;             // an image may have several correct classes: only top-1 is defined
-  size_t not_counted = 0;           // images without a correct class
-  std::vector<std::string> unread;  // folders that could not be listed
+  std::vector<std::string> archive_names;  // all of them, also other shards'
+  std::string truth_sum;                   // SHA-256 of the ground-truth file
+  std::string truth_form;                  // empty where folders are the classes
+  bool several = false;                    // an image may have several correct classes: only top-1 is defined
+  size_t not_counted = 0;                  // images without a correct class
+  std::vector<std::string> unread;         // folders that could not be listed
 };
 
 // Of a folder, or of archives (a name, or a pattern with braces). The classes: of a ground-truth file; else of folders; in

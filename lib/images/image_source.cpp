@@ -119,8 +119,8 @@ EncodedImage open_image_again(const fs::path& file, const std::atomic<bool>& sto
 
 class ArgumentPaths {
  public:
-  ArgumentPaths(std::vector<std::string> arguments, char end, const Shard& shard)
-      : arguments_(std::move(arguments)), shard_(shard), input_(end) {}
+  ArgumentPaths(std::vector<std::string> arguments, char end, const InputPart& part)
+      : arguments_(std::move(arguments)), part_(part), input_(end) {}
 
   std::optional<InputPath> next(const std::atomic<bool>& stop) {
     for (;;) {
@@ -168,10 +168,14 @@ class ArgumentPaths {
     }
   }
 
-  // Counts a file or an archive, and returns whether it is this shard's.
+  // Counts a file or an archive, and returns whether it is to be read.
   bool take(bool is_archive) {
     position_ = {files_ + archives_, 0};
-    return shard_.has(is_archive ? archives_++ : files_++);
+    ++*part_.inputs;
+    const bool is_ours = part_.shard.has(is_archive ? archives_++ : files_++);
+    const bool is_done = part_.after && (position_.input < part_.after->input ||
+                                         (position_.input == part_.after->input && !is_archive));
+    return is_ours && !is_done;
   }
 
   void list(const std::string& argument) {
@@ -202,9 +206,12 @@ class ArgumentPaths {
   }
 
   std::optional<InputPath> next_member() {
-    std::optional<ArchiveImage> image = archive_->next();
-    if (!image) return std::nullopt;
-    position_.member = image->place;
+    std::optional<ArchiveImage> image;
+    do {
+      image = archive_->next();
+      if (!image) return std::nullopt;
+      position_.member = image->place;
+    } while (part_.after && position_ <= *part_.after);
     InputPath member = read_member(*archive_, archive_path_, std::move(*image));
     member.position = position_;
     return member;
@@ -215,7 +222,7 @@ class ArgumentPaths {
   std::deque<fs::path> listed_;
   std::deque<InputPath> unread_;  // folders
   bool in_list_ = false;
-  const Shard shard_;
+  const InputPart part_;
   size_t files_ = 0, archives_ = 0;  // so far, of all shards
   InputPosition position_;
   StandardInput input_;
@@ -296,8 +303,8 @@ void log_left_out(const std::string& folder, size_t others) {
                  others == 1 ? "file is" : "files are", others == 1 ? "its" : "their");
 }
 
-NextPath input_paths(std::vector<std::string> arguments, char end, const Shard& shard) {
-  auto paths = std::make_shared<ArgumentPaths>(std::move(arguments), end, shard);
+NextPath input_paths(std::vector<std::string> arguments, char end, const InputPart& part) {
+  auto paths = std::make_shared<ArgumentPaths>(std::move(arguments), end, part);
   return [paths](const std::atomic<bool>& stop) { return paths->next(stop); };
 }
 

@@ -40,9 +40,14 @@ using NextPath = std::function<std::optional<InputPath>(const std::atomic<bool>&
 
 // The image files that the arguments name, in order: a file is itself; a folder is all image files in it and its
 // subfolders, sorted by path; "-" is the files and folders listed on standard input, read as they arrive, each
-// terminated by `end`; an archive, or a pattern of archives with braces, is the images in it. Those of one shard, with
-// their positions in the whole input.
-NextPath input_paths(std::vector<std::string> arguments, char end = '\n', const Shard& shard = {});
+// terminated by `end`; an archive, or a pattern of archives with braces, is the images in it.
+struct InputPart {
+  Shard shard;                         // positions are those in the whole input
+  std::optional<InputPosition> after;  // only what comes behind it
+  // The files and archives so far, of all shards.
+  std::shared_ptr<std::atomic<size_t>> inputs = std::make_shared<std::atomic<size_t>>(0);
+};
+NextPath input_paths(std::vector<std::string> arguments, char end = '\n', const InputPart& part = {});
 NextPath file_paths(std::vector<std::filesystem::path> files);
 
 // An image that was listed before: a file, or a member of an archive.

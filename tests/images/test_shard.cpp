@@ -170,7 +170,7 @@ TEST_CASE("shards are disjoint, complete and the same each time, for any number 
   const auto read = [&](const Shard& shard) {
     std::vector<std::pair<InputPosition, std::string>> found;
     const std::atomic<bool> stop = false;
-    const NextPath next = input_paths(inputs, '\n', shard);
+    const NextPath next = input_paths(inputs, '\n', {shard, {}});
     while (const auto path = next(stop)) found.emplace_back(path->position, path->file.string());
     return found;
   };
