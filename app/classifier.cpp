@@ -1,10 +1,13 @@
-// Loading of a model with its labels, batch sizes, and batched inference.
+// Loading of a model with its labels onto its devices, and batches that are halved where memory does not suffice.
 #include "app/classifier.h"
 
+#include <fmt/ranges.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <chrono>
 #include <thread>
+#include <utility>
 
 #include "kernels/error.h"
 #include "lib/support/text.h"
@@ -14,101 +17,216 @@ namespace vmamba {
 
 namespace {
 
+// For --log-level debug: when a step of a cold start was done.
+void log_step(const std::string& what) {
+  static const auto first = std::chrono::steady_clock::now();
+  const std::chrono::duration<double, std::milli> since = std::chrono::steady_clock::now() - first;
+  spdlog::debug("{:.0f} ms: {}", since.count(), what);
+}
+
+bool is_cpu(const RunChoice& choice) {
+  return choice.device.type == DeviceType::cpu;
+}
+
 // 8 images of 224² pixels saturate a CPU, 64 a GPU. Smaller images allow larger batches.
 int default_batch_size(const Classifier& classifier) {
-  const int at_224 = classifier.choice.device.type == DeviceType::cpu ? 8 : 64;
+  const int at_224 = std::ranges::all_of(classifier.choices, is_cpu) ? 8 : 64;
   const double smaller = 224.0 / classifier.config.preprocess.crop;
   return static_cast<int>(std::clamp(at_224 * smaller * smaller, 1.0 * at_224, 4.0 * at_224));
 }
+
+// The images of a batch that are left to the device.
+std::vector<DecodeJpegs::Packed> packed_images(const ImageBatch& batch) {
+  std::vector<DecodeJpegs::Packed> packed;
+  int64_t place = 0;
+  for (const ImageBatch::Item& item : batch.items) {
+    if (!item.packed.empty()) packed.push_back({place, item.packed});
+    place += item.error.empty();
+  }
+  return packed;
+}
+
+class RunnerModel final : public DeviceModel {
+ public:
+  RunnerModel(Runner& runner, int batch_size, bool ahead)
+      : runner_(runner),
+        name_(to_string(runner.kernels().device())),
+        batch_size_(batch_size),
+        ahead_(ahead) {}
+
+  std::string name() const override { return name_; }
+  bool works_ahead() const override { return ahead_; }
+
+  // If memory does not suffice, finish() splits the batch.
+  void stage(ImageBatch& batch) override {
+    const PreprocessConfig& preprocess = runner_.config().preprocess;
+    staged_ = false;
+    if (batch.images > batch_size_) return;
+    try {
+      while (batch.images > 0 && !staged_) {
+        const std::vector<int64_t> unfit = runner_.stage_images(
+            batch.pixels.data(), packed_images(batch), batch.images, preprocess.crop, preprocess.crop);
+        staged_ = unfit.empty();
+        if (!staged_) decode_packed(batch, unfit, preprocess);
+      }
+    } catch (const OutOfMemory&) {
+    }
+  }
+
+  void start(ImageBatch& batch) override {
+    if (!staged_) stage(batch);
+    running_ = std::exchange(staged_, false);
+    try {
+      if (running_) runner_.start_staged();
+    } catch (const OutOfMemory&) {
+      running_ = false;
+    }
+  }
+
+  std::vector<float> finish(ImageBatch& batch) override {
+    std::vector<float> logits = running_ ? runner_.finish().values : run(batch);
+    if (!std::exchange(told_, true)) log_step(name_ + ": first batch computed");
+    return logits;
+  }
+
+ private:
+  std::vector<float> run(ImageBatch& batch) {
+    std::vector<int64_t> packed;
+    for (const DecodeJpegs::Packed& image : packed_images(batch)) packed.push_back(image.place);
+    decode_packed(batch, packed, runner_.config().preprocess);
+    const int64_t crop = runner_.config().preprocess.crop;
+    return run_in_pieces(name_, batch_size_, batch.images, [&](int64_t begin, int64_t n) {
+      return runner_.run_pixels(batch.pixels.data() + begin * crop * crop * 3, n, crop, crop);
+    });
+  }
+
+  Runner& runner_;
+  const std::string name_;
+  int batch_size_;
+  const bool ahead_;
+  bool staged_ = false, running_ = false, told_ = false;
+};
 
 }  // namespace
 
 Classifier make_classifier(const ModelOptions& options, int batch_size) {
   Classifier classifier;
+  log_step("command line read");
   classifier.files = find_model(options);
   classifier.config = load_model_config(options, classifier.files);
-  classifier.choice = choose_run(options);
+  // Meanwhile --device auto may create a context on a GPU.
+  classifier.weights =
+      std::async(std::launch::async, [files = classifier.files]() mutable { return read_weights(files); });
+  classifier.files.read.reset();
+  classifier.choices = choose_runs(options);
+  log_step("devices chosen");
   classifier.batch_size = batch_size > 0 ? batch_size : default_batch_size(classifier);
   return classifier;
 }
 
-void load_runner(Classifier& classifier, std::string* weights_sum) {
-  const StateDict weights = read_weights(classifier.files);
-  if (weights_sum) *weights_sum = weights_sha256(classifier.config, weights);
-  classifier.runner = std::make_unique<Runner>(classifier.config, weights, classifier.choice);
+void load_runners(Classifier& classifier, std::string* weights_sum) {
+  const std::vector<RunChoice>& choices = classifier.choices;
+  const std::shared_future<StateDict> weights = classifier.weights.share();
+  std::vector<std::future<std::unique_ptr<Runner>>> loading;
+  for (const RunChoice& choice : choices)
+    loading.push_back(std::async(std::launch::async, [&classifier, &choice, weights] {
+      std::unique_ptr<Kernels> kernels = kernels_for(choice);  // while the weights are read
+      log_step(to_string(choice.device) + ": kernels ready");
+      weights.wait();
+      log_step("weights read");
+      return std::make_unique<Runner>(classifier.config, weights.get(), std::move(kernels), choice.precision);
+    }));
+  if (weights_sum) *weights_sum = weights_sha256(classifier.config, weights.get());
+  std::string failures;
+  for (size_t i = 0; i < choices.size(); ++i) try {
+      classifier.runners.push_back(loading[i].get());
+    } catch (const MachineError& error) {
+      if (choices.size() == 1) throw;
+      spdlog::warn("{} is not used, the other devices compute its batches: {}", to_string(choices[i].device),
+                   error.what());
+      failures += (failures.empty() ? "" : "; ") + std::string(error.what());
+    }
+  if (classifier.runners.empty()) fail_machine("no device is left: {}", failures);
   // After the weights: if the config belongs to another model, the mismatch with the weights is the better error.
   if (!classifier.files.labels.empty())
     classifier.labels = read_labels(classifier.files.labels, classifier.config.num_classes);
-  spdlog::info("{}", to_string(classifier.runner->report()));
+  const auto name = [](const auto& runner) { return runner->report().device_name; };
+  const std::string first = name(classifier.runners[0]);
+  if (std::ranges::any_of(classifier.runners, [&](const auto& runner) { return name(runner) != first; }))
+    spdlog::warn(
+        "the devices are of different kinds: an image's logits depend, by rounding, on the one that computes them");
+  log_step("weights on the devices");
+  spdlog::info("{}", to_string(run_report(classifier)));
+}
+
+RunReport run_report(const Classifier& classifier) {
+  RunReport report = classifier.runners[0]->report();
+  std::vector<std::string> names{report.device_name};
+  for (size_t i = 1; i < classifier.runners.size(); ++i) {
+    const RunReport other = classifier.runners[i]->report();
+    report.device += "," + other.device;
+    if (std::ranges::find(names, other.device_name) == names.end()) names.push_back(other.device_name);
+  }
+  report.device_name = fmt::format("{}", fmt::join(names, "; "));
+  return report;
+}
+
+void add_decode_option(CLI::App& command, std::string& decode) {
+  command
+      .add_option("--decode", decode, "cpu, or auto (JPEGs on the GPU if the model runs there; same pixels)")
+      ->check(CLI::IsMember({std::string("auto"), std::string(to_string(DeviceType::cpu))}).description(""))
+      ->type_name("WHERE")
+      ->capture_default_str();
+}
+
+JpegDecoding jpeg_decoding(const Classifier& classifier, const std::string& decode) {
+  const bool on_device = decode == "auto" && std::ranges::none_of(classifier.choices, is_cpu);
+  return on_device ? JpegDecoding::on_device : JpegDecoding::here;
 }
 
 int decoding_threads(const Classifier& classifier) {
   const int processors = static_cast<int>(std::max(std::thread::hardware_concurrency(), 1u));
-  return classifier.choice.device.type == DeviceType::cpu ? std::max(processors / 2, 1)
-                                                          : std::min(processors, 64);
+  return std::ranges::any_of(classifier.choices, is_cpu) ? std::max(processors / 2, 1)
+                                                         : std::min(processors, 64);
 }
 
-std::vector<float> run_in_pieces(Classifier& classifier, int64_t count,
+std::vector<float> run_in_pieces(const std::string& device, int& batch_size, int64_t count,
                                  const std::function<HostTensor(int64_t, int64_t)>& run) {
   std::vector<float> logits;
-  logits.reserve(static_cast<size_t>(count) * classifier.config.num_classes);
   for (int64_t done = 0; done < count;) {
-    const int64_t n = std::min<int64_t>(count - done, classifier.batch_size);
+    const int64_t n = std::min<int64_t>(count - done, batch_size);
     try {
       const HostTensor piece = run(done, n);
       logits.insert(logits.end(), piece.values.begin(), piece.values.end());
       done += n;
     } catch (const OutOfMemory& error) {
       if (n == 1) throw;
-      classifier.batch_size = static_cast<int>(n / 2);
-      spdlog::warn("{}: a batch of {} does not fit ({}); going on with {}",
-                   to_string(classifier.choice.device), n, error.what(), classifier.batch_size);
+      batch_size = static_cast<int>(n / 2);
+      spdlog::warn("{}: a batch of {} does not fit ({}); going on with {}", device, n, error.what(),
+                   batch_size);
     }
   }
   return logits;
 }
 
-// If memory does not suffice, returns false: run() splits the batch later.
-bool ClassifiedBatches::stage(const ImageBatch& batch) {
-  const int64_t crop = classifier_.config.preprocess.crop;
-  if (batch.images == 0 || batch.images > classifier_.batch_size) return false;
-  try {
-    classifier_.runner->stage_pixels(batch.pixels.data(), batch.images, crop, crop);
-    return true;
-  } catch (const OutOfMemory&) {
-    return false;
-  }
+std::unique_ptr<DeviceModel> device_model(Runner& runner, int batch_size, bool ahead) {
+  return std::make_unique<RunnerModel>(runner, batch_size, ahead);
 }
 
-bool ClassifiedBatches::start() {
-  try {
-    classifier_.runner->start_staged();
-    return true;
-  } catch (const OutOfMemory&) {
-    return false;
-  }
+namespace {
+
+std::vector<std::unique_ptr<DeviceModel>> device_models(const Classifier& classifier) {
+  std::vector<std::unique_ptr<DeviceModel>> models;
+  for (const auto& runner : classifier.runners)
+    models.push_back(
+        device_model(*runner, classifier.batch_size, runner->kernels().device().type != DeviceType::cpu));
+  return models;
 }
 
-std::vector<float> ClassifiedBatches::run(const ImageBatch& batch) {
-  const int64_t crop = classifier_.config.preprocess.crop;
-  return run_in_pieces(classifier_, batch.images, [&](int64_t begin, int64_t n) {
-    return classifier_.runner->run_pixels(batch.pixels.data() + begin * crop * crop * 3, n, crop, crop);
-  });
-}
+}  // namespace
 
-bool ClassifiedBatches::next(ImageBatch& batch, std::vector<float>& logits) {
-  if (!have_current_) {
-    if (!source_.next(current_)) return false;
-    running_ = stage(current_) && start();
-  }
-  have_current_ = ahead_ && source_.next_if_ready(following_);
-  const bool staged = have_current_ && running_ && stage(following_);
-  logits = running_ ? classifier_.runner->finish().values : run(current_);
-  std::swap(batch, current_);
-  std::swap(current_, following_);
-  if (have_current_) running_ = (staged || stage(current_)) && start();
-  return true;
-}
+ClassifiedBatches::ClassifiedBatches(const Classifier& classifier, ImageSource& source)
+    : DeviceTeam(device_models(classifier), source) {}
 
 void warn_not_finite(size_t count, size_t images) {
   if (count > 0)
@@ -121,7 +239,7 @@ void warn_not_finite(size_t count, size_t images) {
 
 Json report_json(const Classifier& classifier) {
   Json json{{"model", classifier.config.name}, {"weights", classifier.files.weights.string()}};
-  json.update(Json(classifier.runner->report()));
+  json.update(Json(run_report(classifier)));
   return json;
 }
 

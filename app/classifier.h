@@ -1,10 +1,12 @@
 // Shared by classify and eval: a model with its labels, and batches that fit into the device's memory.
 #pragma once
 #include <functional>
+#include <future>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "app/device_team.h"
 #include "app/model_options.h"
 #include "lib/images/image_source.h"
 #include "lib/labels/labels.h"
@@ -18,48 +20,42 @@ using Json = nlohmann::ordered_json;
 struct Classifier {
   ModelFiles files;
   Config config;
-  RunChoice choice;
+  std::vector<RunChoice> choices;  // one a device; all of one precision
   int batch_size = 0;
-  // set by load_runner
-  std::unique_ptr<Runner> runner;
-  Labels labels;  // empty if there are none
+  std::future<StateDict> weights;  // being read, until load_runners
+  // set by load_runners
+  std::vector<std::unique_ptr<Runner>> runners;  // one a device that could be used
+  Labels labels;                                 // empty if there are none
 };
-// batch_size 0: chosen for the device.
+// batch_size 0: chosen for the devices.
 Classifier make_classifier(const ModelOptions& options, int batch_size);
-// If `weights_sum` is not null, it receives the SHA-256 of the weights.
-void load_runner(Classifier& classifier, std::string* weights_sum = nullptr);
-// Number of decoder threads. On the CPU they share the cores with the model.
+// Each device's kernels and weights on a thread of its own. A device that cannot be used is named in a warning if others
+// can. If `weights_sum` is not null, it receives the SHA-256 of the weights.
+void load_runners(Classifier& classifier, std::string* weights_sum = nullptr);
+// --decode cpu|auto, of the commands that read images.
+void add_decode_option(CLI::App& command, std::string& decode);
+// Whether the devices decode JPEGs; the pixels are the same.
+JpegDecoding jpeg_decoding(const Classifier& classifier, const std::string& decode);
+// Number of decoder threads, which all devices share. On the CPU they share the cores with the model.
 int decoding_threads(const Classifier& classifier);
 
-// Runs `count` inputs through run(begin, n) in chunks of at most the classifier's batch size and returns all
-// logits. If the device runs out of memory, the batch size is halved for this and all later calls, and a
-// message is logged.
-std::vector<float> run_in_pieces(Classifier& classifier, int64_t count,
+// Runs `count` inputs through run(begin, n) in chunks of at most `batch_size` and returns all logits. If the device runs
+// out of memory, the batch size is halved for this and all later calls, and a message is logged.
+std::vector<float> run_in_pieces(const std::string& device, int& batch_size, int64_t count,
                                  const std::function<HostTensor(int64_t begin, int64_t n)>& run);
 
-// The batches of a source with their logits, in order. With `ahead`, the next batch (if decoded) is uploaded
-// while the device computes the current one, and is started before the current logits are returned. Useful
-// only on devices that run asynchronously.
-class ClassifiedBatches {
+// A Runner as one of a team. `ahead`: the next batch (if decoded) is uploaded while the device computes the current one.
+// Useful only on devices that run asynchronously.
+std::unique_ptr<DeviceModel> device_model(Runner& runner, int batch_size, bool ahead);
+
+// The batches of a source with their logits, in order, computed by all runners of the classifier.
+class ClassifiedBatches : public DeviceTeam {
  public:
-  ClassifiedBatches(Classifier& classifier, ImageSource& source, bool ahead)
-      : classifier_(classifier), source_(source), ahead_(ahead) {}
-  ClassifiedBatches(Classifier& classifier, ImageSource& source)
-      : ClassifiedBatches(classifier, source, classifier.choice.device.type != DeviceType::cpu) {}
-  // Returns false after the last batch. logits: one row per image of the batch.
-  bool next(ImageBatch& batch, std::vector<float>& logits);
-
- private:
-  bool stage(const ImageBatch& batch);
-  bool start();
-  std::vector<float> run(const ImageBatch& batch);
-
-  Classifier& classifier_;
-  ImageSource& source_;
-  const bool ahead_;
-  ImageBatch current_, following_;
-  bool have_current_ = false, running_ = false;
+  ClassifiedBatches(const Classifier& classifier, ImageSource& source);
 };
+
+// What the runners run on: one report, with the names of all devices.
+RunReport run_report(const Classifier& classifier);
 
 // Warns that `count` images have non-finite logits and suggests a remedy; silent if `count` is 0.
 void warn_not_finite(size_t count, size_t images);

@@ -26,6 +26,7 @@ struct Options {
   ModelOptions model;
   std::vector<std::string> inputs;
   std::string input_tensor, format = "text", output, save_logits, save_input, shard_text, log, summary;
+  std::string decode{to_string(DeviceType::cpu)};
   std::vector<std::string> merge;
   const CLI::App* parser = nullptr;
   Shard shard;
@@ -180,7 +181,7 @@ void add_classified(Outputs& outputs, const std::string& file, std::span<const f
 
 std::unique_ptr<PositionedResults> open_log(const Options& options, Classifier& classifier) {
   std::string weights_sum;
-  load_runner(classifier, &weights_sum);
+  load_runners(classifier, &weights_sum);
   Json subject;
   subject["classify"] = Json::parse(dump_json(Json(options.inputs)));
   subject["topk"] = options.top_k;
@@ -212,8 +213,9 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
     if (part.after) spdlog::info("{}: goes on behind input {}", options.log, part.after->input);
   }
   ImageSource source(input_paths(options.inputs, options.nul ? '\0' : '\n', part), config.preprocess,
-                     classifier.batch_size, one_file ? 1 : decoding_threads(classifier));
-  if (!log) load_runner(classifier);
+                     classifier.batch_size, one_file ? 1 : decoding_threads(classifier),
+                     outputs.input ? JpegDecoding::here : jpeg_decoding(classifier, options.decode));
+  if (!log) load_runners(classifier);
   outputs.results.emplace(options, classifier, out, std::move(log));
   Progress progress(0, 0);
   size_t done = 0;
@@ -262,23 +264,27 @@ std::vector<std::string> names_of_entries(const StateDict& file, int64_t count) 
 
 void classify_tensor(const Options& options, Classifier& classifier, Outputs& outputs, std::ostream& out) {
   const StateDict file = read_state_dict(options.input_tensor);
+  if (classifier.choices.size() > 1)
+    fail_input("--device {}: --input-tensor runs on one device: name one", options.model.device);
   const HostTensor input = file.at("input").to_float32();
   if (input.dims.size() != 4 || input.dims[0] < 1 || input.dims[1] != classifier.config.in_chans)
     fail_input("{}: tensor input is {}, wanted (B, {}, H, W)", file.where, shape_string(input.dims),
                classifier.config.in_chans);
-  load_runner(classifier);
+  load_runners(classifier);
+  Runner& runner = *classifier.runners[0];
   outputs.results.emplace(options, classifier, out);
   const std::vector<std::string> names = names_of_entries(file, input.dims[0]);
   const size_t entry = input.values.size() / static_cast<size_t>(input.dims[0]);
   const size_t classes = static_cast<size_t>(classifier.config.num_classes);
   for (int64_t begin = 0; begin < input.dims[0]; begin += classifier.batch_size) {
     const int64_t count = std::min<int64_t>(classifier.batch_size, input.dims[0] - begin);
-    const std::vector<float> logits = run_in_pieces(classifier, count, [&](int64_t piece, int64_t n) {
-      HostTensor part{{n, input.dims[1], input.dims[2], input.dims[3]}, {}};
-      const float* values = input.values.data() + static_cast<size_t>(begin + piece) * entry;
-      part.values.assign(values, values + static_cast<size_t>(n) * entry);
-      return classifier.runner->run(part);
-    });
+    const std::vector<float> logits = run_in_pieces(
+        to_string(runner.kernels().device()), classifier.batch_size, count, [&](int64_t piece, int64_t n) {
+          HostTensor part{{n, input.dims[1], input.dims[2], input.dims[3]}, {}};
+          const float* values = input.values.data() + static_cast<size_t>(begin + piece) * entry;
+          part.values.assign(values, values + static_cast<size_t>(n) * entry);
+          return runner.run(part);
+        });
     for (int64_t i = 0; i < count; ++i)
       add_classified(outputs, names[static_cast<size_t>(begin + i)],
                      std::span(logits).subspan(static_cast<size_t>(i) * classes, classes), options.top_k);
@@ -369,6 +375,7 @@ Command add_classify(CLI::App& app) {
                    "Images per batch (default: 8 to 32 on the CPU, 64 to 256 on CUDA, by image size)")
       ->check(CLI::Range(1, 1 << 16).description(""))
       ->type_name("N");
+  add_decode_option(*parser, options->decode);
   parser->add_option("--format", options->format, "text, json, jsonl (written as results come) or csv")
       ->check(CLI::IsMember({"text", "json", "jsonl", "csv"}).description(""))
       ->type_name("FORMAT")
@@ -398,7 +405,7 @@ Command add_classify(CLI::App& app) {
   add_shard_option(*parser, options->shard_text);
   add_summary_option(*parser, options->summary);
   options->parser = parser;
-  add_model_options(*parser, options->model, {.labels = true});
+  add_model_options(*parser, options->model, {.labels = true, .devices = true});
   return {parser, [options] {
             if (options->nul && std::ranges::find(options->inputs, "-") == options->inputs.end())
               options->inputs.emplace_back("-");

@@ -1,6 +1,7 @@
 // devices: lists the devices, and the reason why one cannot be used.
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 
@@ -22,7 +23,10 @@ std::vector<std::string_view> dtypes(Device device) {
 
 int run_devices(const std::string& format) {
   const std::vector<DeviceReport> reports = list_devices();
-  const Device automatic = automatic_device(reports);
+  const auto first = std::ranges::find_if(reports, [](const DeviceReport& report) {
+    return report.usable && report.device.type != DeviceType::cpu;
+  });
+  const Device automatic = first == reports.end() ? Device{} : first->device;
   if (format == "json") {
     nlohmann::ordered_json devices = nlohmann::ordered_json::array();
     for (const DeviceReport& report : reports) {

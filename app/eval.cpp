@@ -32,6 +32,7 @@ namespace fs = std::filesystem;
 struct Options {
   ModelOptions model;
   std::string directory, truth, format = "text", output, confusion, results, shard_text, summary;
+  std::string decode{to_string(DeviceType::cpu)};
   std::vector<std::string> merge;
   const CLI::App* parser = nullptr;
   Shard shard;
@@ -352,7 +353,7 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
 
   const auto start = std::chrono::steady_clock::now();
   ImageSource source(listed_images(std::move(images)), classifier.config.preprocess, classifier.batch_size,
-                     decoding_threads(classifier));
+                     decoding_threads(classifier), jpeg_decoding(classifier, options.decode));
   Progress progress(outcome.from_earlier, chosen.size());
   ClassifiedBatches batches(classifier, source);
   ImageBatch batch;
@@ -624,7 +625,7 @@ int run_eval(Options& options) {
   if (classifier.config.in_chans != 3)
     fail_input("images have 3 channels, the config's in_chans is {}", classifier.config.in_chans);
   std::string weights_sum;
-  load_runner(classifier, options.results.empty() ? nullptr : &weights_sum);
+  load_runners(classifier, options.results.empty() ? nullptr : &weights_sum);
   const int num_classes = classifier.config.num_classes;
   const DataSet data =
       read_data_set(options.directory, options.truth, options.shard, classifier.labels, num_classes);
@@ -661,11 +662,11 @@ Command add_eval(CLI::App& app) {
   CLI::App* parser =
       app.add_subcommand("eval", "Measure top-1 and top-5 accuracy on a labelled set of images");
   auto options = std::make_shared<Options>();
-  parser
-      ->add_option("DIR|ARCHIVE", options->directory,
-                   "Folder with one subfolder per class (matched with --labels, else by sorted order), or a "
-                   "folder of images with --truth; or tar or zip archives (data-{000..146}.tar) of these, or with "
-                   "KEY.cls or KEY.json");
+  parser->add_option(
+      "DIR|ARCHIVE", options->directory,
+      "Folder with one subfolder per class (matched with --labels, else by sorted order), or a "
+      "folder of images with --truth; or tar or zip archives (data-{000..146}.tar) of these, or with "
+      "KEY.cls or KEY.json");
   parser
       ->add_option("--truth", options->truth,
                    "Ground truth for a folder of images: one class number per line (in the order of the "
@@ -679,6 +680,7 @@ Command add_eval(CLI::App& app) {
   parser->add_option("--limit", options->limit, "Only N images, spread evenly over the classes")
       ->check(CLI::PositiveNumber.description(""))
       ->type_name("N");
+  add_decode_option(*parser, options->decode);
   parser->add_option("--format", options->format, "text (a summary), json or csv (class by class)")
       ->check(CLI::IsMember({"text", "json", "csv"}).description(""))
       ->type_name("FORMAT")
@@ -702,7 +704,7 @@ Command add_eval(CLI::App& app) {
   add_shard_option(*parser, options->shard_text);
   add_summary_option(*parser, options->summary);
   options->parser = parser;
-  add_model_options(*parser, options->model, {.labels = true});
+  add_model_options(*parser, options->model, {.labels = true, .devices = true});
   return {parser, [options] { return run_eval(*options); }};
 }
 

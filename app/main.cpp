@@ -9,9 +9,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <iostream>
 #include <new>
 
@@ -189,13 +191,27 @@ bool runs_by_itself() {
          started.st_ino == running.st_ino;
 }
 
+// Whether other processes take a quarter of the processors or more, now and in the last minute (a pipe's other end
+// that has just started counts for nothing): then threads that spin take them from those that are waited for.
+// /proc/loadavg: averages of 1, 5 and 15 minutes, then the number that run now, this one too.
+bool is_busy() {
+  std::ifstream file("/proc/loadavg");
+  double minute = 0, longer = 0;
+  int running = 1;
+  file >> minute >> longer >> longer >> running;
+  return 4 * std::min(minute, running - 1.0) >= static_cast<double>(sysconf(_SC_NPROCESSORS_ONLN));
+}
+
 // libgomp's threads spin while they wait for the others at the end of a parallel region: 300,000 iterations by
-// default, up to 20 ms. On a busy machine this takes the core away from the thread being waited for, and a
-// forward of 60 ms takes seconds. 2,000 iterations are as fast on an idle machine. libgomp reads the setting
-// when it is loaded, so the program re-executes itself.
+// default, up to 20 ms. 2,000 iterations are as fast on an idle machine; on a busy one threads that sleep at once are
+// several times as fast (docs/reliability.md). libgomp reads the setting when it is loaded, so the program
+// re-executes itself.
 void limit_spinning(char** argv) {
   if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT") || !runs_by_itself()) return;
-  setenv("GOMP_SPINCOUNT", "2000", 1);
+  if (is_busy())
+    setenv("OMP_WAIT_POLICY", "PASSIVE", 1);
+  else
+    setenv("GOMP_SPINCOUNT", "2000", 1);
   execv("/proc/self/exe", argv);  // returns only on failure; then libgomp's default remains
 }
 

@@ -10,6 +10,7 @@
 #include <map>
 #include <utility>
 
+#include "kernels/devices.h"
 #include "kernels/error.h"
 #include "lib/images/shard.h"
 #include "lib/model/infer_config.h"
@@ -54,7 +55,9 @@ void add_model_options(CLI::App& command, ModelOptions& options, ModelOptionsUse
     command.add_option("--labels", options.labels, "Class names: one per line, JSON, or a Python dict")
         ->type_name("FILE")
         ->group(group);
-  command.add_option("--device", options.device, device_words())
+  command
+      .add_option("--device", options.device,
+                  device_words() + (used.devices ? " (several: a list of them, or NAME:all)" : ""))
       ->type_name("DEVICE")
       ->capture_default_str()
       ->group(group);
@@ -251,21 +254,74 @@ RunChoice choose_run(const ModelOptions& options) {
   return choice;
 }
 
-Device automatic_device(const std::vector<DeviceReport>& reports) {
-  std::vector<Device> found;
-  for (const DeviceReport& report : reports)
-    if (report.usable && report.device.type != DeviceType::cpu) found.push_back(report.device);
-  return found.empty() ? Device{} : found[static_cast<size_t>(local_rank()) % found.size()];
+Device device_of_local_rank(const std::vector<Device>& devices) {
+  return devices.at(static_cast<size_t>(local_rank()) % devices.size());
+}
+
+std::vector<RunChoice> choose_runs(const ModelOptions& options) {
+  std::vector<RunChoice> choices;
+  for (const Device device : parse_devices(options.device))
+    choices.push_back({device, parse_precision(options.dtype, device), options.threads});
+  for (const RunChoice& choice : choices)
+    if (choice.precision != choices[0].precision)
+      fail_input("--device {}: by default {} runs in {} and {} in {}: say with --dtype which it is",
+                 options.device, to_string(choices[0].device), to_string(choices[0].precision),
+                 to_string(choice.device), to_string(choice.precision));
+  return choices;
+}
+
+namespace {
+
+constexpr std::string_view all_of_them = ":all";
+
+bool names_several(std::string_view text) {
+  return text.find(',') != text.npos || text.ends_with(all_of_them);
+}
+
+// One item of a list: a device, or all of a kind.
+std::vector<Device> parse_item(std::string_view list, std::string_view item) {
+  const DeviceRow* row = item.ends_with(all_of_them)
+                             ? find_row<DeviceType>(item.substr(0, item.size() - all_of_them.size()))
+                             : nullptr;
+  if (row == nullptr || !row->numbered) {
+    if (item == "auto" && item != list)
+      fail_input("--device {}: auto chooses one device: it stands alone", list);
+    return {parse_device(item)};
+  }
+  std::vector<Device> devices = devices_of(row->value);
+  if (devices.empty()) fail_machine("--device {}: {}", list, automatic_device().why_not);
+  return devices;
+}
+
+}  // namespace
+
+std::vector<Device> parse_devices(std::string_view text) {
+  std::vector<Device> devices;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    if (end == begin) fail_input("--device {}: an item of the list is empty", text);
+    for (const Device device : parse_item(text, text.substr(begin, end - begin))) {
+      if (std::ranges::find(devices, device) != devices.end())
+        fail_input("--device {}: {} is named twice; a device computes one batch at a time", text,
+                   to_string(device));
+      devices.push_back(device);
+    }
+    begin = end + 1;
+  }
+  return devices;
 }
 
 Device parse_device(std::string_view text) {
   if (text == "auto") {
-    const std::vector<DeviceReport> reports = list_devices();
-    const Device device = automatic_device(reports);
+    AutomaticDevice chosen = automatic_device();
+    if (chosen.device.type != DeviceType::cpu && local_rank() > 0)
+      chosen.device = device_of_local_rank(devices_of(chosen.device.type));
     static bool told = false;  // log only once, even if a command creates several runs
-    if (device.type == DeviceType::cpu && !std::exchange(told, true))
-      spdlog::info("running on the CPU: {}", reports.back().why_not);
-    return device;
+    if (!std::exchange(told, true))
+      spdlog::info("running on {}", chosen.device.type == DeviceType::cpu
+                                        ? "the CPU: " + chosen.why_not
+                                        : to_string(chosen.device) + " (--device auto)");
+    return chosen.device;
   }
   const size_t colon = std::min(text.find(':'), text.size());
   if (const DeviceRow* row = find_row<DeviceType>(text.substr(0, colon))) {
@@ -275,6 +331,8 @@ Device parse_device(std::string_view text) {
     const auto [rest, error] = std::from_chars(begin, end, device.index);
     if (row->numbered && error == std::errc() && rest == end && device.index >= 0) return device;
   }
+  if (names_several(text))
+    fail_input("--device {}: this runs on one device; classify, eval and bench take several", text);
   fail_input("--device {}: unknown; it is {}", text, device_words());
 }
 

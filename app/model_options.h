@@ -18,8 +18,8 @@ struct ModelOptions {  // as given on the command line; empty: not given
   std::string selective_scan_backend, forward_core_version;
   int threads = 0;
 };
-struct ModelOptionsUsed {  // options that only some commands use
-  bool labels = false, threads = true;
+struct ModelOptionsUsed {                                // options that only some commands use
+  bool labels = false, threads = true, devices = false;  // devices: --device may be a list
 };
 void add_model_options(CLI::App& command, ModelOptions& options, ModelOptionsUsed used = {});
 
@@ -47,12 +47,15 @@ StateDict read_weights(ModelFiles& files);
 StateDict read_weights(const std::filesystem::path& path, const std::string& key, const std::string& prefix);
 uint64_t parse_seed(const std::string& text);
 RunChoice choose_run(const ModelOptions& options);
+// One a device of the list. InputError if their dtypes differ.
+std::vector<RunChoice> choose_runs(const ModelOptions& options);
 
-// Of the usable devices other than the CPU the one with this process's local rank, modulo their number, so that the
-// processes of one machine share them out; the CPU if there is none.
-Device automatic_device(const std::vector<DeviceReport>& reports);
-// "auto" is automatic_device; logs a notice if that is the CPU.
+// The one with this process's local rank, modulo their number, so that the processes of one machine share them out.
+Device device_of_local_rank(const std::vector<Device>& devices);
+// "auto" is automatic_device, among several of its kind device_of_local_rank; logs which that is.
 Device parse_device(std::string_view text);
+// The devices of a list, "NAME:all" among them. InputError if one is named twice.
+std::vector<Device> parse_devices(std::string_view text);
 // "auto" is the default of the device (float32 on the CPU, float16 on CUDA).
 Precision parse_precision(std::string_view text, Device device);
 

@@ -61,11 +61,11 @@ std::optional<size_t> end_in(const std::string& line) {
 }  // namespace
 
 Json result_header(Json header, const Classifier& classifier, const std::string& weights_sum) {
-  const RunReport report = classifier.runner->report();
+  const RunReport report = run_report(classifier);
   const fs::path& labels = classifier.files.labels;
   Json made_by = to_json(this_program());
   made_by["device_name"] = report.device_name;
-  made_by["threads"] = classifier.choice.threads;
+  made_by["threads"] = classifier.choices[0].threads;
   made_by["batch"] = classifier.batch_size;
   header.update({{"weights_sha256", weights_sum},
                  {"config", Json::parse(dump_json(effective_config(classifier.config)))},

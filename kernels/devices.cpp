@@ -1,9 +1,12 @@
 // The factory of kernels: the devices of this build. The only place that depends on whether CUDA is built in.
+#include "kernels/devices.h"
+
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/error.h"
 #include "kernels/kernels.h"
 #ifdef VMAMBA_WITH_CUDA
 #include "kernels/cuda/cuda_kernels.h"
+#include "kernels/cuda/nvml.h"
 #endif
 
 namespace vmamba {
@@ -27,6 +30,33 @@ std::vector<DeviceReport> list_devices() {
       {Device{DeviceType::cuda, 0}, "CUDA", false, "this build has no CUDA (the preset cuda builds it in)"});
 #endif
   return devices;
+}
+
+AutomaticDevice automatic_device() {
+#ifdef VMAMBA_WITH_CUDA
+  const DeviceReport found = cuda::first_usable_cuda_device();
+  if (found.usable) return {found.device, ""};
+  return {Device{}, found.why_not};
+#else
+  return {Device{}, list_devices().back().why_not};
+#endif
+}
+
+std::vector<Device> devices_of(DeviceType type) {
+  if (type == DeviceType::cpu) return {Device{}};
+  std::vector<Device> devices;
+#ifdef VMAMBA_WITH_CUDA
+  for (int i = 0; i < cuda::cuda_device_count(); ++i) devices.push_back({type, i});
+#endif
+  return devices;
+}
+
+DeviceState device_state(Device device) {
+#ifdef VMAMBA_WITH_CUDA
+  if (device.type == DeviceType::cuda) return cuda::device_state(device.index);
+#endif
+  check(device.type == DeviceType::cpu, "no state of {}", to_string(device));
+  return cpu::device_state();
 }
 
 }  // namespace vmamba

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "kernels/error.h"
+#include "kernels/jpeg.h"
 
 namespace vmamba {
 namespace {
@@ -39,6 +40,29 @@ bool is_absent_or_vector(const View& view, int64_t length, DType of) {
 
 std::unique_ptr<CapturedWork> Kernels::capture(const std::function<void()>&) {
   return nullptr;
+}
+
+std::vector<int64_t> Kernels::decode_jpegs(const DecodeJpegs& op) {
+  want(op.y.dtype == DType::uint8 && op.y.rank == 4 && op.y.channels() == 3 && op.y.is_dense() &&
+           op.pixels.dtype == DType::uint8 && op.pixels.is_dense() && same_shape(op.pixels, op.y),
+       "decode_jpegs", "pixels and y (B,H,W,3) uint8", {op.pixels, op.y});
+  int64_t before = -1;
+  for (const auto& [place, bytes] : op.jpegs) {
+    const auto* image = reinterpret_cast<const JpegImage*>(bytes.data());
+    check(place > before && place < op.y.dim(0), "decode_jpegs: place {} of {}, after {}", place, op.y.dim(0),
+          before);
+    check(bytes.size() >= sizeof(JpegImage) && image->bytes == bytes.size() &&
+              image->out_left + image->across.count <= op.y.dim(2) &&
+              image->out_top + image->down.count <= op.y.dim(1),
+          "decode_jpegs: a packed image of {} bytes is none for {}", bytes.size(), shape_string(op.y));
+    before = place;
+  }
+  return do_decode_jpegs(op);
+}
+
+std::vector<int64_t> Kernels::do_decode_jpegs(const DecodeJpegs&) {
+  check(false, "{} decodes no JPEGs", to_string(device()));
+  return {};
 }
 
 void Kernels::normalize(const View& pixels, const float* mean, const float* std, const View& y) {

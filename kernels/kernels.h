@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -141,6 +142,17 @@ struct SelectiveScan2dNorm {
   LayerNorm norm;        // norm.x is scan.y
 };
 
+// Crops of images, of which some are decoded by the device (kernels/jpeg.h).
+struct DecodeJpegs {
+  struct Packed {
+    int64_t place = 0;               // in y
+    std::span<const uint8_t> bytes;  // a JpegImage with its tables, aligned to 8 bytes
+  };
+  std::span<const Packed> jpegs;  // by place
+  View pixels;                    // (B,H,W,3) uint8 on the host: the images at all other places
+  View y;                         // (B,H,W,3) uint8
+};
+
 // Work that was captured once and can be launched again (a CUDA graph). Must not outlive its Kernels.
 class CapturedWork {
  public:
@@ -169,6 +181,10 @@ class Kernels {
   // Copies from the host, overlapping the work that was queued since the last upload; that work must not use
   // `to`. Returns as soon as `from` may be changed.
   virtual void upload(const View& from, const View& to) { copy(from, to); }
+  // Writes y as upload() does. Returns the places of the JPEGs whose pixels could differ from libjpeg's (numbers
+  // out of range, corrupt data): what y holds there is unspecified. Only where decodes_jpegs().
+  std::vector<int64_t> decode_jpegs(const DecodeJpegs& op);
+  virtual bool decodes_jpegs() const { return false; }
   virtual void synchronize() {}  // returns when all queued work is done
   // Calls `work` and records what it queues instead of running it; null if the device cannot record (CPU).
   virtual std::unique_ptr<CapturedWork> capture(const std::function<void()>& work);
@@ -224,6 +240,7 @@ class Kernels {
   virtual void do_merge_patches(const View& x, const View& y) = 0;
   virtual void do_mean_pool(const View& x, const View& y) = 0;
   virtual void do_selective_scan_2d(const SelectiveScan2d& scan) = 0;
+  virtual std::vector<int64_t> do_decode_jpegs(const DecodeJpegs& op);
   // Fused operations: their two parts one after the other, unless a device overrides them.
   virtual void do_norm_linear(const NormLinear& fused);
   virtual void do_conv2d_norm(const Conv2dNorm& fused);

@@ -4,7 +4,7 @@
 #   scripts/gpu_check.sh test        the tests; every reference model in four precisions and with three backends;
 #                                    both forward cores on the GPU and the CPU
 #   scripts/gpu_check.sh bench       published models, batches, image sizes
-#   scripts/gpu_check.sh folder      a folder of 4,096 JPEGs end to end
+#   scripts/gpu_check.sh folder      a folder of 16,384 JPEGs end to end, decoded on the CPU and on the GPU, on one GPU and on all; one image, cold
 #   scripts/gpu_check.sh sanitize [TOOL…]   compute-sanitizer (memcheck, racecheck, initcheck) on each kernel test
 #                                    separately, eight at a time; not part of the default run
 # Exit code 1 if a check fails. For a machine without network, run scripts/deps.sh download elsewhere and copy .deps/debs.
@@ -128,18 +128,49 @@ benches() {
   pytorch
 }
 
-# VMamba-T at 224² on copies of two photographs: the decoder does not know that they are alike.
+# VMamba-T at 224² on links to two photographs: the decoder does not know that they are alike.
 folder() {
-  local images=$logs/images count=4096 i
+  local images=$logs/images count=16384 i
   mkdir "$images"
   for ((i = 0; i < count; i += 2)); do
-    cp tests/data/images/cat_420.jpg "$images/$i.jpg"
-    cp tests/data/images/rocket.jpg "$images/$((i + 1)).jpg"
-  done
+    echo "$PWD/tests/data/images/cat_420.jpg" "$images/$i.jpg"
+    echo "$PWD/tests/data/images/rocket.jpg" "$images/$((i + 1)).jpg"
+  done | xargs -n 2 ln -s
   $cli -q init-weights --config vmamba_tiny_s1l8 --seed 0 -o "$logs/tiny.safetensors"
-  $cli classify "$images" --config vmamba_tiny_s1l8 --weights "$logs/tiny.safetensors" --device cuda --batch-size 128 \
-    --format jsonl -o /dev/null 2>"$logs/classify"
-  row "classify $count JPEGs at 224x224, $(nproc) cores" "$(sed -n 's/.*info: \([0-9]* images in .*\)/\1/p' "$logs/classify")"
+  local decode cores
+  for cores in "$(nproc)" 4; do
+    for decode in cpu auto; do
+      taskset -c "0-$((cores - 1))" $cli classify "$images" --config vmamba_tiny_s1l8 \
+        --weights "$logs/tiny.safetensors" --device cuda --batch-size 128 --decode $decode --format jsonl \
+        -o "$logs/$decode.jsonl" 2>"$logs/classify"
+      row "classify $count JPEGs at 224x224, --decode $decode, $cores cores" \
+        "$(sed -n 's/.*info: \([0-9]* images in .*\)/\1/p' "$logs/classify")"
+    done
+    cmp -s "$logs/cpu.jsonl" "$logs/auto.jsonl" || bad "answers with --decode cpu and auto" "differ"
+  done
+  local device devices=(cuda:0)
+  [[ $($cli devices | grep -c '^cuda:') -lt 2 ]] || devices+=(cuda:all)
+  for device in "${devices[@]}"; do
+    $cli classify "$images" --config vmamba_tiny_s1l8 --weights "$logs/tiny.safetensors" --device $device \
+      --batch-size 128 --format jsonl -o "$logs/$device.jsonl" 2>"$logs/classify"
+    row "classify $count JPEGs at 224x224, $device, $(nproc) cores" \
+      "$(sed -n 's/.*info: \([0-9]* images in .*\)/\1/p' "$logs/classify")"
+    cmp -s "$logs/cuda:0.jsonl" "$logs/$device.jsonl" || bad "answers of $device" "not those of cuda:0"
+  done
+}
+
+# One image in a new process, beside a program that only creates a context: the fastest and the median of ten runs.
+cold() {
+  local name start i
+  printf '#include <cuda_runtime.h>\nint main() { return cudaFree(0); }\n' >"$logs/bare.cu"
+  nvcc -o "$logs/bare" "$logs/bare.cu"
+  for name in "$logs/bare" "$cli -q classify tests/data/chelsea.png --device cuda"; do
+    row "one run of ${name#"$logs/"}" "$(for ((i = 0; i < 10; ++i)); do
+      start=$(date +%s%N)
+      CUDA_VISIBLE_DEVICES=0 $name >/dev/null
+      echo $((($(date +%s%N) - start) / 1000000))
+    done | sort -n | awk '{ t[NR] = $1 } END { printf "%d ms, median %d ms", t[1], (t[5] + t[6]) / 2 }')"
+  done
 }
 
 # The same model in PyTorch, compiled and in a CUDA graph, where PyTorch is.
@@ -183,10 +214,14 @@ case $what in
     tests
     benches
     folder
+    cold
     ;;
   test) tests ;;
   bench) benches ;;
-  folder) folder ;;
+  folder)
+    folder
+    cold
+    ;;
   sanitize) sanitize "$@" ;;
 esac
 

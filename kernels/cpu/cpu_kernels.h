@@ -4,11 +4,13 @@
 #pragma once
 #include <memory>
 
+#include "kernels/devices.h"
 #include "kernels/kernels.h"
 
 namespace vmamba::cpu {
 
 // threads: 0 for as many as the process may use.
 std::unique_ptr<Kernels> make_cpu_kernels(int threads);
+DeviceState device_state();
 
 }  // namespace vmamba::cpu

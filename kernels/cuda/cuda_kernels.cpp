@@ -8,11 +8,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <future>
 #include <map>
 #include <optional>
 
+#include "kernels/cuda/jpeg/decoder.h"
 #include "kernels/cuda/launchers.h"
 #include "kernels/cuda/linear/bias_cache.h"
+#include "kernels/cuda/linear/cublaslt.h"
 #include "kernels/cuda/linear/gemm.h"
 #include "kernels/cuda/linear/linear.h"
 #include "kernels/cuda/staging.h"
@@ -69,7 +72,7 @@ class CudaKernels final : public Kernels {
         context_(primary_context(index)),
         scope_(std::in_place, context_),
         stream_(usable_device(index)),
-        upload_stream_(stream_.device()),
+        upload_stream_(stream_.device(), StreamPriority::highest),
         before_upload_(event(cudaEventDisableTiming)),
         uploaded_(event(cudaEventDisableTiming)),
         gemm_(options.allow_tf32) {
@@ -132,13 +135,11 @@ class CudaKernels final : public Kernels {
     check(from.is_dense() && to.is_dense() && from.bytes() == to.bytes(),
           "upload: wanted two dense Views alike");
     const DeviceScope scope(context_);
-    // Waits for what was queued before the last upload.
-    CUDA_CALL(cudaStreamWaitEvent(upload_stream_, before_upload_.get()));
-    CUDA_CALL(cudaEventRecord(before_upload_.get(), stream_));
+    begin_upload();
     staging_.upload(from.data, to.data, from.bytes(), upload_stream_);
-    CUDA_CALL(cudaEventRecord(uploaded_.get(), upload_stream_));
-    CUDA_CALL(cudaStreamWaitEvent(stream_, uploaded_.get()));
+    end_upload();
   }
+  bool decodes_jpegs() const override { return true; }
   void synchronize() override {
     const DeviceScope scope(context_);
     CUDA_CALL(cudaStreamSynchronize(stream_));
@@ -182,6 +183,13 @@ class CudaKernels final : public Kernels {
   }
 
  protected:
+  std::vector<int64_t> do_decode_jpegs(const DecodeJpegs& op) override {
+    const DeviceScope scope(context_);
+    begin_upload();
+    std::vector<int64_t> unfit = jpeg_decoder_.decode(op, staging_, upload_stream_);
+    end_upload();
+    return unfit;
+  }
   void do_normalize(const View& pixels, const float* mean, const float* std, const View& y) override {
     const DeviceScope scope(context_);
     cuda::normalize(pixels, mean, std, y, stream_);
@@ -279,7 +287,7 @@ class CudaKernels final : public Kernels {
     const DeviceScope scope(context_);
     if (y.elements() == 0) return;
     const int64_t patch = w.elements() / w.dim(0);
-    if (cuda::can_stem(op)) return cuda::stem({.conv = op}, stream_);
+    if (stems(op)) return cuda::stem({.conv = op}, stream_);
     if (patch % 8 != 0) return cuda::direct_conv2d(op, stream_);
     const View weights = w.reshaped({w.dim(0), patch}), out = y.reshaped({y.rows(), y.channels()});
     const size_t row_bytes = static_cast<size_t>(patch) * size_of(x.dtype);
@@ -297,7 +305,7 @@ class CudaKernels final : public Kernels {
 
   void do_conv2d_norm(const Conv2dNorm& op) override {
     const DeviceScope scope(context_);
-    if (cuda::can_stem(op.conv))
+    if (stems(op.conv))
       cuda::stem(op, stream_);
     else
       Kernels::do_conv2d_norm(op);
@@ -328,6 +336,9 @@ class CudaKernels final : public Kernels {
   }
 
  private:
+  // The stem's kernel multiplies by m16n8k16, which sm_75 does not have.
+  bool stems(const Conv2d& op) const { return stream_.device().major >= 8 && cuda::can_stem(op); }
+
   // Scans into scan.y and returns null, or into a map for each direction, which the caller must sum.
   float* scanned_directions(const SelectiveScan2d& scan) {
     const ScanPlan plan = plan_scan(scan, stream_.device());
@@ -341,6 +352,16 @@ class CudaKernels final : public Kernels {
     return directions;
   }
 
+  // The upload waits for what was queued before the last one; what is queued from now on waits for it.
+  void begin_upload() {
+    CUDA_CALL(cudaStreamWaitEvent(upload_stream_, before_upload_.get()));
+    CUDA_CALL(cudaEventRecord(before_upload_.get(), stream_));
+  }
+  void end_upload() {
+    CUDA_CALL(cudaEventRecord(uploaded_.get(), upload_stream_));
+    CUDA_CALL(cudaStreamWaitEvent(stream_, uploaded_.get()));
+  }
+
   void wait_for_streams() const noexcept {
     for (const Stream* stream : {&stream_, &upload_stream_}) cudaStreamSynchronize(*stream);
   }
@@ -352,6 +373,7 @@ class CudaKernels final : public Kernels {
   bool capturing_ = false;
   Gemm gemm_;
   Staging staging_;
+  JpegDecoder jpeg_decoder_;
   Scratch patches_scratch_, scan_scratch_, activation_scratch_;
   std::map<void*, size_t> allocations_;
   BiasCache biases_;
@@ -368,10 +390,15 @@ std::unique_ptr<Kernels> make_cuda_kernels(int index, const KernelOptions& optio
   CUDA_CALL(error);
   if (index < 0 || index >= count)
     fail_machine("cuda:{}: this machine has {} CUDA device{}", index, count, count == 1 ? "" : "s");
+  // While the context is created: both take about 0.1 s.
+  const std::future<void> loading = std::async(std::launch::async, load_cublaslt);
   return std::make_unique<CudaKernels>(index, options);
 }
 
-std::vector<DeviceReport> list_cuda_devices() {
+namespace {
+
+// The reports of the devices, up to the first usable one if no more are wanted.
+std::vector<DeviceReport> cuda_devices(bool all) {
   int count = 0;
   try {
     CUDA_CALL(cudaGetDeviceCount(&count));
@@ -381,7 +408,7 @@ std::vector<DeviceReport> list_cuda_devices() {
   }
   if (count == 0) return {{Device{DeviceType::cuda, 0}, "CUDA", false, "no CUDA device is visible"}};
   std::vector<DeviceReport> reports;
-  for (int i = 0; i < count; ++i) {
+  for (int i = 0; i < count && (all || reports.empty() || !reports.back().usable); ++i) {
     DeviceReport report{Device{DeviceType::cuda, i}, "CUDA", false, ""};
     report.why_not = why_unusable(i);
     try {
@@ -393,6 +420,23 @@ std::vector<DeviceReport> list_cuda_devices() {
     reports.push_back(std::move(report));
   }
   return reports;
+}
+
+}  // namespace
+
+std::vector<DeviceReport> list_cuda_devices() {
+  return cuda_devices(true);
+}
+
+DeviceReport first_usable_cuda_device() {
+  return cuda_devices(false).back();
+}
+
+int cuda_device_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  cudaGetLastError();
+  return 0;
 }
 
 }  // namespace vmamba::cuda

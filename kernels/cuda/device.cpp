@@ -1,5 +1,7 @@
 #include "kernels/cuda/device.h"
 
+#include <array>
+
 #include "kernels/cuda/cuda_call.h"
 #include "kernels/error.h"
 
@@ -22,11 +24,15 @@ struct Driver {
     find("cuDevicePrimaryCtxRetain", retain);
     find("cuCtxPushCurrent", push);
     find("cuCtxPopCurrent", pop);
+    find("cuDeviceGetName", name);
+    find("cuDeviceTotalMem", memory);
   }
   decltype(&cuDeviceGet) device_get;
   decltype(&cuDevicePrimaryCtxRetain) retain;
   decltype(&cuCtxPushCurrent) push;
   decltype(&cuCtxPopCurrent) pop;
+  decltype(&cuDeviceGetName) name;
+  decltype(&cuDeviceTotalMem) memory;
 };
 const Driver& driver() {
   static const Driver found;  // never changed
@@ -47,18 +53,26 @@ void* driver_function(const char* name) {
 }
 
 DeviceProperties device_properties(int index) {
-  cudaDeviceProp all{};
-  CUDA_CALL(cudaGetDeviceProperties(&all, index));
-  int clusters = 0;
-  CUDA_CALL(cudaDeviceGetAttribute(&clusters, cudaDevAttrClusterLaunch, index));
-  return {all.name,
-          all.totalGlobalMem,
-          all.major,
-          all.minor,
-          all.multiProcessorCount,
-          static_cast<int>(all.sharedMemPerBlockOptin),
-          all.l2CacheSize,
-          clusters != 0};
+  CUdevice device = 0;
+  std::array<char, 256> name{};
+  DeviceProperties found;
+  check_driver(driver().device_get(&device, index), "cuDeviceGet", index);
+  check_driver(driver().name(name.data(), static_cast<int>(name.size()), device), "cuDeviceGetName", index);
+  check_driver(driver().memory(&found.memory_bytes, device), "cuDeviceTotalMem", index);
+  // Single attributes: cudaGetDeviceProperties asks for all of them, some of which take milliseconds.
+  const auto attribute = [&](cudaDeviceAttr which) {
+    int value = 0;
+    CUDA_CALL(cudaDeviceGetAttribute(&value, which, index));
+    return value;
+  };
+  found.name = name.data();
+  found.major = attribute(cudaDevAttrComputeCapabilityMajor);
+  found.minor = attribute(cudaDevAttrComputeCapabilityMinor);
+  found.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
+  found.block_shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  found.l2_bytes = attribute(cudaDevAttrL2CacheSize);
+  found.clusters = attribute(cudaDevAttrClusterLaunch) != 0;
+  return found;
 }
 
 std::string description(const DeviceProperties& device) {

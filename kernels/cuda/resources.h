@@ -35,12 +35,18 @@ inline Event event(unsigned flags) {
   return Event(made);
 }
 
+enum class StreamPriority { lowest, highest };
+
 // A stream, with the properties of its device: what a launcher needs to know.
 class Stream {
  public:
-  explicit Stream(DeviceProperties device) : device_(std::move(device)) {
+  explicit Stream(DeviceProperties device, StreamPriority priority = StreamPriority::lowest)
+      : device_(std::move(device)) {
+    int lowest = 0, highest = 0;
+    CUDA_CALL(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
     cudaStream_t made = nullptr;
-    CUDA_CALL(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking));
+    CUDA_CALL(cudaStreamCreateWithPriority(&made, cudaStreamNonBlocking,
+                                           priority == StreamPriority::highest ? highest : lowest));
     stream_.reset(made);
   }
   operator cudaStream_t() const { return stream_.get(); }

@@ -21,6 +21,17 @@ constexpr int64_t scaled(int64_t found, int multiprocessors) {
 // --- Host copies: pinned memory through which pageable memory is copied, in two halves of this size.
 constexpr size_t staging_half_bytes = size_t{8} << 20;
 
+namespace jpeg {
+constexpr int threads = 256;          // of a block
+constexpr int entropy_threads = 512;  // of an image
+// Data that does not synchronise within so many bits is left to the CPU; photographs do within a few thousand.
+constexpr int most_synchronisation_bits = 1 << 17;
+constexpr int blocks_in_flight = 1 << 14;  // of a launch, shared evenly by its images
+// Images that are decoded at once: as many as fit into this workspace, but at least one.
+constexpr size_t workspace_bytes = size_t{512} << 20;
+constexpr size_t most_images = 4096;
+}  // namespace jpeg
+
 namespace pointwise {
 constexpr int threads = 256;   // of a block
 constexpr int pool_rows = 16;  // threads of a block that walk the pixels of one channel in reductions

@@ -12,6 +12,7 @@
 #include "kernels/half.h"
 #include "kernels/kernels.h"
 #include "kernels/parallel.h"
+#include "kernels/scalar/jpeg.h"
 
 namespace vmamba {
 namespace {
@@ -124,6 +125,18 @@ class ScalarKernels final : public Kernels {
     for (int64_t row = 0; row < y.rows(); ++row)
       for (int64_t c = 0; c < 3; ++c)  // in float32, as torchvision does it
         store(y, row, c, (static_cast<float>(pixels.as<uint8_t>()[row * 3 + c]) / 255.0f - mean[c]) / std[c]);
+  }
+
+  bool decodes_jpegs() const override { return true; }
+  std::vector<int64_t> do_decode_jpegs(const DecodeJpegs& op) override {
+    if (op.pixels.data != op.y.data) copy(op.pixels, op.y);
+    const size_t each = op.y.bytes() / static_cast<size_t>(op.y.dim(0));
+    std::vector<int64_t> unfit;
+    for (const auto& [place, bytes] : op.jpegs)
+      if (!decode_jpeg(*reinterpret_cast<const JpegImage*>(bytes.data()), static_cast<int>(op.y.dim(1)),
+                       static_cast<int>(op.y.dim(2)), op.y.as<uint8_t>() + static_cast<size_t>(place) * each))
+        unfit.push_back(place);
+    return unfit;
   }
 
   void do_nchw_to_nhwc(const View& x, const View& y) override {

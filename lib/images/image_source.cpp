@@ -321,11 +321,53 @@ NextPath file_paths(std::vector<fs::path> files) {
   };
 }
 
-ImageSource::ImageSource(NextPath next_path, const PreprocessConfig& preprocess, int batch_size, int threads)
+namespace {
+
+void decode_crop(const EncodedImage& encoded, const PreprocessConfig& preprocess, std::span<uint8_t> pixels) {
+  const Image image = decode_image(encoded);
+  try {
+    resize_and_crop(image, preprocess, pixels);
+  } catch (const InputError& error) {
+    fail_input("{}: {}", encoded.name, error.what());
+  }
+}
+
+}  // namespace
+
+void decode_packed(ImageBatch& batch, const std::vector<int64_t>& places,
+                   const PreprocessConfig& preprocess) {
+  const size_t image_bytes = size_t{3} * preprocess.crop * preprocess.crop;
+  auto wanted = places.begin();
+  int64_t place = 0;
+  size_t kept = 0;  // images that stay in the batch
+  for (ImageBatch::Item& item : batch.items) {
+    if (!item.error.empty()) continue;
+    uint8_t* pixels = batch.pixels.data() + static_cast<size_t>(place) * image_bytes;
+    if (wanted != places.end() && *wanted == place) {
+      ++wanted;
+      item.packed.clear();
+      try {
+        decode_crop(item.encoded, preprocess, std::span(pixels, image_bytes));
+      } catch (const InputError& error) {
+        item.error = error.what();
+      } catch (const std::bad_alloc&) {
+        item.error = fmt::format("{}: not enough memory to decode it", item.file.string());
+      }
+    }
+    if (item.error.empty() && kept++ != static_cast<size_t>(place))
+      std::memcpy(batch.pixels.data() + (kept - 1) * image_bytes, pixels, image_bytes);
+    ++place;
+  }
+  batch.images = static_cast<int>(kept);
+}
+
+ImageSource::ImageSource(NextPath next_path, const PreprocessConfig& preprocess, int batch_size, int threads,
+                         JpegDecoding jpegs)
     : next_path_(std::move(next_path)),
       preprocess_(preprocess),
       batch_size_(static_cast<size_t>(batch_size)),
-      image_bytes_(size_t{3} * preprocess.crop * preprocess.crop) {
+      image_bytes_(size_t{3} * preprocess.crop * preprocess.crop),
+      jpegs_(jpegs) {
   check(batch_size > 0 && threads > 0, "batches of {} by {} threads", batch_size, threads);
   ring_.resize(2 + 2 * static_cast<size_t>(threads) / batch_size_);
   for (int i = 0; i < threads; ++i) {
@@ -339,12 +381,17 @@ ImageSource::ImageSource(NextPath next_path, const PreprocessConfig& preprocess,
 }
 
 ImageSource::~ImageSource() {
+  stop();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void ImageSource::stop() {
   {
     const std::lock_guard lock(mutex_);
-    stop_ = true;
+    stop_ = exhausted_ = true;
   }
   space_.notify_all();
-  for (std::thread& thread : threads_) thread.join();
+  ready_.notify_all();
 }
 
 bool ImageSource::is_complete(const Ahead& ahead) const {
@@ -448,16 +495,16 @@ void ImageSource::fill(ImageBatch::Item& item, InputPath path, uint8_t* pixels) 
   item.position = path.position;
   if (!item.error.empty()) return;
   try {
-    const EncodedImage encoded = path.bytes ? parse_image(std::move(*path.bytes), item.file.string())
-                                            : open_image_again(item.file, stop_);
+    EncodedImage encoded = path.bytes ? parse_image(std::move(*path.bytes), item.file.string())
+                                      : open_image_again(item.file, stop_);
+    if (jpegs_ == JpegDecoding::on_device && pack_jpeg(encoded, preprocess_, item.packed)) {
+      item.encoded = std::move(encoded);
+      return;
+    }
+    item.packed.clear();
     std::unique_lock<std::mutex> alone;
     if (encoded.pixels() > large_pixels) alone = std::unique_lock(large_);
-    const Image image = decode_image(encoded);
-    try {
-      resize_and_crop(image, preprocess_, std::span(pixels, image_bytes_));
-    } catch (const InputError& error) {
-      fail_input("{}: {}", encoded.name, error.what());
-    }
+    decode_crop(encoded, preprocess_, std::span(pixels, image_bytes_));
   } catch (const ReplacesInput&) {
     throw;  // the command's own error
   } catch (const InputError& error) {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "lib/config/config.h"
+#include "lib/images/jpeg_pack.h"
 #include "lib/images/shard.h"
 
 namespace vmamba {
@@ -75,15 +76,25 @@ struct ImageBatch {
     std::filesystem::path file;
     std::string error;  // why decoding failed; empty on success
     InputPosition position;
+    // Left to the device: then its pixels are unspecified, and `encoded` is kept in case that it cannot.
+    PackedJpeg packed;
+    EncodedImage encoded;
   };
   std::vector<Item> items;      // in input order
   std::vector<uint8_t> pixels;  // of the items without an error, contiguous: images · crop · crop · 3
   int images = 0;
 };
 
+// Decodes the packed images of a batch in these places (of the images without an error; ascending). An image that
+// cannot be decoded becomes an item with an error.
+void decode_packed(ImageBatch& batch, const std::vector<int64_t>& places, const PreprocessConfig& preprocess);
+
+enum class JpegDecoding : uint8_t { here, on_device };
+
 class ImageSource {
  public:
-  ImageSource(NextPath next_path, const PreprocessConfig& preprocess, int batch_size, int threads);
+  ImageSource(NextPath next_path, const PreprocessConfig& preprocess, int batch_size, int threads,
+              JpegDecoding jpegs = JpegDecoding::here);
   ~ImageSource();
   ImageSource(const ImageSource&) = delete;
   ImageSource& operator=(const ImageSource&) = delete;
@@ -93,6 +104,8 @@ class ImageSource {
   bool next(ImageBatch& batch);
   // Like next(), but only if that batch is complete now; false if it is not, or at the end.
   bool next_if_ready(ImageBatch& batch);
+  // Ends decoding, from any thread: a next() that waits for inputs returns.
+  void stop();
 
  private:
   // A batch being filled. Images are decoded directly into their slots; the gaps of failed images are closed
@@ -113,6 +126,7 @@ class ImageSource {
   const NextPath next_path_;
   const PreprocessConfig preprocess_;
   const size_t batch_size_, image_bytes_;
+  const JpegDecoding jpegs_;
   std::mutex input_, large_;  // held while waiting for a path; held while decoding a large image
   std::mutex mutex_;          // guards the members below
   std::condition_variable space_, ready_;

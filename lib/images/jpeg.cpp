@@ -1,69 +1,24 @@
 // JPEG through libjpeg-turbo with its defaults (slow integer IDCT, fancy upsampling). Four components are always
-// read as Adobe stores them, inverted, and converted to RGB with Pillow's rounding. libjpeg reports errors by
-// longjmp, so the functions that call it must not own objects with destructors.
-#include <algorithm>
-#include <csetjmp>
-#include <cstdio>
+// read as Adobe stores them, inverted, and converted to RGB with Pillow's rounding.
 #include <vector>
-
-#include <jpeglib.h>
-// jpeglib.h must come first
-#include <jerror.h>
 
 #include "kernels/error.h"
 #include "lib/images/formats.h"
+#include "lib/images/libjpeg.h"
+
+#include <jerror.h>
 
 namespace vmamba {
 namespace {
 
-struct Errors {
-  jpeg_error_mgr base;
-  jmp_buf jump;
-  char text[JMSG_LENGTH_MAX];
-};
-
-[[noreturn]] void give_up(j_common_ptr info) {
-  auto* errors = reinterpret_cast<Errors*>(info->err);
-  errors->base.format_message(info, errors->text);
-  longjmp(errors->jump, 1);
-}
-
-// Corrupt data inside a scan is only a warning, as in Pillow.
-void ignore_message(j_common_ptr, int) {}
-
-// The source manager provides the whole file at once. At its end libjpeg is suspended, as in Pillow: a scan is decoded
-// only if bytes follow it, though the end marker may be missing.
-void nothing(j_decompress_ptr) {}
-boolean no_more(j_decompress_ptr) {
-  return FALSE;
-}
-void skip(j_decompress_ptr info, long count) {
-  jpeg_source_mgr& source = *info->src;
-  const size_t skipped = count <= 0 ? 0 : std::min(static_cast<size_t>(count), source.bytes_in_buffer);
-  source.next_input_byte += skipped;
-  source.bytes_in_buffer -= skipped;
-}
-
 enum class Outcome { done, truncated, failed };
-
-struct Decoder {
-  jpeg_decompress_struct info{};
-  Errors errors{};
-  jpeg_source_mgr source{};
-};
 
 // If `rgb` is null, only the header is read; else rgb holds the pixels of the size in the header, and `row` one row of
 // four bytes per pixel.
-Outcome run(const EncodedImage& encoded, Decoder& decoder, uint8_t* rgb, uint8_t* row) {
+Outcome run(const EncodedImage& encoded, JpegDecoder& decoder, uint8_t* rgb, uint8_t* row) {
   jpeg_decompress_struct& info = decoder.info;
-  info.err = jpeg_std_error(&decoder.errors.base);
-  decoder.errors.base.error_exit = give_up;
-  decoder.errors.base.emit_message = ignore_message;
   if (setjmp(decoder.errors.jump)) return Outcome::failed;
-  jpeg_create_decompress(&info);
-  decoder.source = {data_of(encoded), encoded.bytes.size(), nothing, no_more, skip, jpeg_resync_to_restart,
-                    nothing};
-  info.src = &decoder.source;
+  decoder.open(encoded);
   if (jpeg_read_header(&info, TRUE) == JPEG_SUSPENDED) return Outcome::truncated;
   if (rgb == nullptr) return Outcome::done;
   const int components = info.num_components;
@@ -98,9 +53,8 @@ Outcome run(const EncodedImage& encoded, Decoder& decoder, uint8_t* rgb, uint8_t
 }
 
 ImageSize run(const EncodedImage& encoded, uint8_t* rgb, uint8_t* row) {
-  Decoder decoder;
+  JpegDecoder decoder;
   const Outcome outcome = run(encoded, decoder, rgb, row);
-  jpeg_destroy_decompress(&decoder.info);
   if (outcome == Outcome::truncated) fail_truncated(encoded);
   if (outcome == Outcome::failed) fail_decoding(encoded, decoder.errors.text);
   return {decoder.info.image_width, decoder.info.image_height};

@@ -37,28 +37,86 @@ Filter filter_of(Interpolation interpolation) {
   return interpolation == Interpolation::bicubic ? Filter{2, bicubic} : Filter{1, bilinear};
 }
 
-// The weights for outputs [begin, begin + count) of a pass: output i reads taps(i) samples from first[i] on.
-struct Pass {
-  int stride = 0;  // elements per output in `weights`
-  std::vector<int> first, taps;
-  std::vector<int32_t> weights;
+ResamplePass view_of(const ResizeWeights& pass) {
+  return {pass.count(), pass.stride, pass.first.data(), pass.taps.data(), pass.weights.data()};
+}
 
-  int count() const { return static_cast<int>(first.size()); }
-  ResamplePass view() const { return {count(), stride, first.data(), taps.data(), weights.data()}; }
-  const int32_t* weights_of(int i) const { return weights.data() + static_cast<size_t>(i) * stride; }
-  int lowest() const { return *std::min_element(first.begin(), first.end()); }
-  int end() const {
-    int last = 0;
-    for (int i = 0; i < count(); ++i) last = std::max(last, first[i] + taps[i]);
-    return last;
-  }
+struct Window {
+  int left = 0, top = 0, width = 0, height = 0;
 };
 
-Pass plan_pass(int in, int out, int begin, int count, const Filter& filter) {
+// Computes the part `window` of the image resized to width × height; rows of `out` are out_stride bytes apart.
+void resize_window(const Image& image, int width, int height, const Window& window,
+                   Interpolation interpolation, uint8_t* out, size_t out_stride) {
+  const size_t in_stride = static_cast<size_t>(image.width) * 3,
+               row_bytes = static_cast<size_t>(window.width) * 3;
+  const bool horizontal = width != image.width, vertical = height != image.height;
+  ResizeWeights down;
+  int first_row = window.top, rows = window.height;  // rows of the image that the vertical pass reads
+  if (vertical) {
+    down = resize_weights(image.height, height, window.top, window.height, interpolation);
+    first_row = down.lowest();
+    rows = down.end() - first_row;
+  }
+  const uint8_t* source = image.rgb.data() + first_row * in_stride + static_cast<size_t>(window.left) * 3;
+  size_t source_stride = in_stride;
+  std::vector<uint8_t> narrowed;
+  if (horizontal) {
+    const ResizeWeights across = resize_weights(image.width, width, window.left, window.width, interpolation);
+    uint8_t* to = out;
+    size_t to_stride = out_stride;
+    if (vertical) {
+      narrowed.resize(rows * row_bytes);
+      to = narrowed.data();
+      to_stride = row_bytes;
+    }
+    std::vector<uint8_t> last_row;
+    for (int y = 0; y < rows; ++y) {
+      const uint8_t* in = image.rgb.data() + (first_row + y) * in_stride;
+      if (first_row + y == image.height - 1) {  // read past its end: needs a padded copy
+        last_row.assign(in, in + in_stride);
+        last_row.push_back(0);
+        in = last_row.data();
+      }
+      resample_across(in, view_of(across), to + y * to_stride);
+    }
+    source = to;
+    source_stride = to_stride;
+  }
+  if (vertical) {
+    for (int y = 0; y < window.height; ++y) {
+      resample_down(source + (down.first[y] - first_row) * source_stride, source_stride, down.of(y),
+                    down.taps[y], row_bytes, out + y * out_stride);
+    }
+  } else if (!horizontal) {
+    for (int y = 0; y < window.height; ++y)
+      std::memcpy(out + y * out_stride, source + y * source_stride, row_bytes);
+  }
+}
+
+// The part of `size` resized samples inside a centred window of `crop`.
+CropPlan::Range centre(int64_t size, int crop) {
+  if (size >= crop) {  // round half to even
+    return {static_cast<int>(std::nearbyint(static_cast<double>(size - crop) / 2)), crop, 0};
+  }
+  return {0, static_cast<int>(size), static_cast<int>((crop - size) / 2)};
+}
+
+}  // namespace
+
+ResizeWeights resize_weights(int in, int out, int begin, int count, Interpolation interpolation) {
+  ResizeWeights pass;
+  if (in == out) {
+    pass.stride = 1;
+    for (int i = 0; i < count; ++i) pass.first.push_back(begin + i);
+    pass.taps.assign(static_cast<size_t>(count), 1);
+    pass.weights.assign(static_cast<size_t>(count), 1 << resample_bits);
+    return pass;
+  }
+  const Filter filter = filter_of(interpolation);
   const double scale = static_cast<double>(in) / out;
   const double filter_scale = std::max(scale, 1.0), support = filter.support * filter_scale;
   const double inverse_scale = 1.0 / filter_scale;
-  Pass pass;
   pass.stride = std::min(static_cast<int>(std::ceil(support)) * 2 + 1, in);
   pass.first.resize(count);
   pass.taps.resize(count);
@@ -86,74 +144,6 @@ Pass plan_pass(int in, int out, int begin, int count, const Filter& filter) {
   return pass;
 }
 
-struct Window {
-  int left = 0, top = 0, width = 0, height = 0;
-};
-
-// Computes the part `window` of the image resized to width × height; rows of `out` are out_stride bytes apart.
-void resize_window(const Image& image, int width, int height, const Window& window,
-                   Interpolation interpolation, uint8_t* out, size_t out_stride) {
-  const Filter filter = filter_of(interpolation);
-  const size_t in_stride = static_cast<size_t>(image.width) * 3,
-               row_bytes = static_cast<size_t>(window.width) * 3;
-  const bool horizontal = width != image.width, vertical = height != image.height;
-  Pass down;
-  int first_row = window.top, rows = window.height;  // rows of the image that the vertical pass reads
-  if (vertical) {
-    down = plan_pass(image.height, height, window.top, window.height, filter);
-    first_row = down.lowest();
-    rows = down.end() - first_row;
-  }
-  const uint8_t* source = image.rgb.data() + first_row * in_stride + static_cast<size_t>(window.left) * 3;
-  size_t source_stride = in_stride;
-  std::vector<uint8_t> narrowed;
-  if (horizontal) {
-    const Pass across = plan_pass(image.width, width, window.left, window.width, filter);
-    uint8_t* to = out;
-    size_t to_stride = out_stride;
-    if (vertical) {
-      narrowed.resize(rows * row_bytes);
-      to = narrowed.data();
-      to_stride = row_bytes;
-    }
-    std::vector<uint8_t> last_row;
-    for (int y = 0; y < rows; ++y) {
-      const uint8_t* in = image.rgb.data() + (first_row + y) * in_stride;
-      if (first_row + y == image.height - 1) {  // read past its end: needs a padded copy
-        last_row.assign(in, in + in_stride);
-        last_row.push_back(0);
-        in = last_row.data();
-      }
-      resample_across(in, across.view(), to + y * to_stride);
-    }
-    source = to;
-    source_stride = to_stride;
-  }
-  if (vertical) {
-    for (int y = 0; y < window.height; ++y) {
-      resample_down(source + (down.first[y] - first_row) * source_stride, source_stride, down.weights_of(y),
-                    down.taps[y], row_bytes, out + y * out_stride);
-    }
-  } else if (!horizontal) {
-    for (int y = 0; y < window.height; ++y)
-      std::memcpy(out + y * out_stride, source + y * source_stride, row_bytes);
-  }
-}
-
-// The range of `size` resized samples inside a centred window of `crop`, and its offset in the window.
-struct Centre {
-  int begin = 0, count = 0, offset = 0;
-};
-
-Centre centre(int64_t size, int crop) {
-  if (size >= crop) {  // round half to even
-    return {static_cast<int>(std::nearbyint(static_cast<double>(size - crop) / 2)), crop, 0};
-  }
-  return {0, static_cast<int>(size), static_cast<int>((crop - size) / 2)};
-}
-
-}  // namespace
-
 Image resize(const Image& image, int width, int height, Interpolation interpolation) {
   check(width > 0 && height > 0, "resize to {} x {}", width, height);
   Image result{width, height, std::vector<uint8_t>(static_cast<size_t>(width) * height * 3)};
@@ -162,18 +152,24 @@ Image resize(const Image& image, int width, int height, Interpolation interpolat
   return result;
 }
 
+CropPlan plan_crop(int width, int height, const PreprocessConfig& preprocess) {
+  const int shorter = std::min(width, height), longer = std::max(width, height);
+  const double exact = static_cast<double>(int64_t{preprocess.resize} * longer) / shorter;
+  if (!(exact <= INT32_MAX)) fail_input("{} x {} pixels are too elongated to resize", width, height);
+  const int resized = static_cast<int>(exact);
+  CropPlan plan;
+  plan.width = width <= height ? preprocess.resize : resized;
+  plan.height = width <= height ? resized : preprocess.resize;
+  plan.x = centre(plan.width, preprocess.crop);
+  plan.y = centre(plan.height, preprocess.crop);
+  return plan;
+}
+
 void resize_and_crop(const Image& image, const PreprocessConfig& preprocess, std::span<uint8_t> out) {
   const int crop = preprocess.crop;
   const size_t row = static_cast<size_t>(crop) * 3;
   check(out.size() == row * crop, "a crop of {0} x {0} x 3 into {1} bytes", crop, out.size());
-  const int shorter = std::min(image.width, image.height), longer = std::max(image.width, image.height);
-  const double exact = static_cast<double>(int64_t{preprocess.resize} * longer) / shorter;
-  if (!(exact <= INT32_MAX))
-    fail_input("{} x {} pixels are too elongated to resize", image.width, image.height);
-  const int resized = static_cast<int>(exact);
-  const int width = image.width <= image.height ? preprocess.resize : resized;
-  const int height = image.width <= image.height ? resized : preprocess.resize;
-  const Centre x = centre(width, crop), y = centre(height, crop);
+  const auto& [width, height, x, y] = plan_crop(image.width, image.height, preprocess);
   if (x.count < crop || y.count < crop) std::fill(out.begin(), out.end(), uint8_t{0});
   resize_window(image, width, height, {x.begin, y.begin, x.count, y.count}, preprocess.interpolation,
                 out.data() + y.offset * row + static_cast<size_t>(x.offset) * 3, row);

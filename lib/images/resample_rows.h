@@ -1,12 +1,12 @@
 // The two inner loops of the 8-bit resize (lib/images/preprocess.cpp), vectorised. Weights are in units of
-// 2^-resample_bits; sums are rounded and clipped to 8 bits.
+// 2^-resample_bits (kernels/jpeg.h); sums are rounded and clipped to 8 bits.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
-namespace vmamba {
+#include "kernels/jpeg.h"
 
-inline constexpr int resample_bits = 22;
+namespace vmamba {
 
 // The weights for `count` outputs of a pass: output i is the sum of taps[i] samples from first[i] on, weighted
 // by weights[i · stride …].

@@ -91,14 +91,24 @@ HostTensor Runner::run_pixels(const uint8_t* pixels, int64_t batch, int64_t heig
 }
 
 void Runner::stage_pixels(const uint8_t* pixels, int64_t batch, int64_t height, int64_t width) {
+  stage_images(pixels, {}, batch, height, width);
+}
+
+std::vector<int64_t> Runner::stage_images(const uint8_t* pixels, std::span<const DecodeJpegs::Packed> jpegs,
+                                          int64_t batch, int64_t height, int64_t width) {
   if (config_.in_chans != 3)
     fail_input("images have 3 channels, the config wants in_chans {}", config_.in_chans);
   const View host(const_cast<uint8_t*>(pixels), DType::uint8, Device{}, {batch, height, width, 3});
   std::swap(pixels_[0], pixels_[1]);
   staged_ = {};
   const View device = at_least(pixels_[0], *kernels_, host);
-  kernels_->upload(host, device);
-  staged_ = device;
+  std::vector<int64_t> unfit;
+  if (jpegs.empty())
+    kernels_->upload(host, device);
+  else
+    unfit = kernels_->decode_jpegs({.jpegs = jpegs, .pixels = host, .y = device});
+  if (unfit.empty()) staged_ = device;
+  return unfit;
 }
 
 void Runner::start_staged(Taps* taps) {

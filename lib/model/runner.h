@@ -49,6 +49,10 @@ class Runner {
                         Taps* taps = nullptr);
   // run_pixels in three steps, so that the next images can be uploaded while the device computes.
   void stage_pixels(const uint8_t* pixels, int64_t batch, int64_t height, int64_t width);
+  // With images that the device decodes in the places of some pixels. Returns the places of those that it cannot:
+  // then nothing is staged.
+  std::vector<int64_t> stage_images(const uint8_t* pixels, std::span<const DecodeJpegs::Packed> jpegs,
+                                    int64_t batch, int64_t height, int64_t width);
   void start_staged(Taps* taps = nullptr);
   HostTensor finish();  // waits; returns the logits of the last started batch
 

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -215,9 +216,16 @@ OutputFile::OutputFile(fs::path path)
     if (there && access(path_.c_str(), W_OK) != 0) failed(errno);
     target_ = followed(path_);
     const fs::path folder = target_.has_parent_path() ? target_.parent_path() : fs::path(".");
-    descriptor_ = create_temporary(folder, there ? 0600 : 0666, temporary_);
+    {
+      // A signal comes before the file is there, or after remove_unfinished() knows it.
+      sigset_t all, before;
+      sigfillset(&all);
+      pthread_sigmask(SIG_BLOCK, &all, &before);
+      descriptor_ = create_temporary(folder, there ? 0600 : 0666, temporary_);
+      if (descriptor_ >= 0) noted_ = note_unfinished(temporary_);
+      pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    }
     if (descriptor_ < 0) failed(errno);
-    noted_ = note_unfinished(temporary_);
     // Before any data is written. A group that cannot be kept gets no rights by the mode of another.
     if (there) {
       const bool same_group = fchown(descriptor_, status.st_uid, status.st_gid) == 0 ||

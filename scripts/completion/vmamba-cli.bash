@@ -34,7 +34,7 @@ _vmamba_cli() {
   done
   COMPREPLY=()
   case $prev in
-    --device | --dtype | --selective-scan-backend | --forward-core-version | --log-level | --format)
+    --device | --dtype | --selective-scan-backend | --forward-core-version | --log-level | --format | --decode)
       mapfile -t COMPREPLY < <(compgen -W "$(_vmamba_cli_values "$program" "$prev" "$command")" -- "$cur")
       ;;
     *)

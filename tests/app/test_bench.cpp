@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "lib/support/files.h"
 #include "tests/testing.h"
 
+using namespace vmamba;
 using namespace vmamba::testing;
 
 namespace {
@@ -95,4 +97,80 @@ TEST_CASE("wrong words are told before anything is measured") {
   check_error(run_cli({"bench", "--weights", data("models").string() + "/none.safetensors"}), 2,
               {"none.safetensors: no such weights file"});
   check_error(run_cli({"bench", "--weights", data("chelsea.png").string()}), 2, {"chelsea.png is an image"});
+}
+
+TEST_CASE("several configs are measured in one call") {
+  const std::string other = data("models/ft_v2/config.json").string();
+  const std::string both = (data("models/s1_ln2d") / "config.json").string() + "," + other;
+  const std::vector<std::string> rest{"--device",  "cpu", "--iterations", "2",
+                                      "--threads", "1",   "--format",     "json"};
+  std::vector<std::string> listed{"bench", "--config", both},
+      repeated{"bench", "--config", both.substr(0, both.find(',')), "--config", other};
+  for (std::vector<std::string>* command : {&listed, &repeated}) {
+    command->insert(command->end(), rest.begin(), rest.end());
+    const CliResult result = run_cli(*command);
+    INFO(result.err);
+    REQUIRE(result.exit_code == 0);
+    const auto json = nlohmann::json::parse(result.out);
+    CHECK(json["model"] == "s1_ln2d,ft_v2");
+    REQUIRE(json["results"].size() == 2);
+    CHECK(json["results"][0]["model"] == "s1_ln2d");
+    CHECK(json["results"][1]["model"] == "ft_v2");
+  }
+  listed.insert(listed.end(), {"--weights", data("models/s1_ln2d/weights.safetensors").string()});
+  check_error(run_cli(listed), 2, {"--config", "--weights belong to one config"});
+}
+
+TEST_CASE("streams run side by side, and their rates add up") {
+  const auto row = nlohmann::json::parse(
+      bench({"--streams", "2", "--format", "json", "--batch-size", "2"}).out)["results"][0];
+  CHECK(row["streams"] == 2);
+  CHECK(row["devices"] == 1);
+  CHECK(row["runs"] == 6);
+  // Two streams: between the rates of two of the fastest and two of the slowest.
+  const double rate = row["images_per_second"];
+  CHECK(rate <= 2 * 2 * 1000 / row["ms"]["min"].get<double>() * 1.0001);
+  CHECK(rate >= 2 * 2 * 1000 / row["ms"]["max"].get<double>() * 0.9999);
+  check_error(bench({"--streams", "2", "--profile"}), 2, {"--profile", "--streams"});
+  check_error(bench({"--streams", "0"}), 2, {"--streams"});
+}
+
+TEST_CASE("what a reader must know is told: program, caches, memory; what is not known is null") {
+  const TemporaryDirectory folder;
+  const CliResult result =
+      bench({"--cache", "cold", "--batch-size", "1,2", "--export", folder / "raw.json", "--format", "json"});
+  INFO(result.err);
+  REQUIRE(result.exit_code == 0);
+  const auto json = nlohmann::json::parse(result.out),
+             raw = nlohmann::json::parse(read_file(folder / "raw.json"));
+  CHECK(json["cache"] == "cold");
+  CHECK(json["threads"] == 1);
+  CHECK(json["processors"] > 0);
+  CHECK(json["made_by"]["command"].get<std::string>().find("--cache cold") != std::string::npos);
+  CHECK(!json["made_by"]["commit"].get<std::string>().empty());
+  REQUIRE(raw["results"].size() == 2);
+  for (size_t i = 0; i < 2; ++i) {
+    const auto &row = json["results"][i], &with_samples = raw["results"][i];
+    CHECK(row["host_peak_bytes"] > 1 << 20);
+    REQUIRE(row["state"].size() == 1);
+    CHECK(row["state"][0]["driver"].is_null());
+    CHECK(row["state"][0]["cache_bytes"] > 0);
+    CHECK(row["state"][0]["clock_mhz"].is_null() == row["state"][0]["not_known"].is_string());
+    CHECK(!row.contains("samples_ms"));
+    REQUIRE(with_samples["samples_ms"].size() == 1);
+    std::vector<double> samples = with_samples["samples_ms"][0];
+    REQUIRE(samples.size() == 3);
+    std::sort(samples.begin(), samples.end());
+    CHECK(samples[0] == row["ms"]["min"]);
+    CHECK(samples[1] == row["ms"]["p50"]);
+    CHECK(samples[2] == row["ms"]["max"]);
+    CHECK(row["ms"]["deviation"] >= 0);
+  }
+  check_error(bench({"--cache", "hot"}), 2, {"--cache"});
+  check_error(bench({"--export", folder / "none/raw.json"}), 2, {"none"});
+}
+
+TEST_CASE("devices of a list must be usable and stand there once") {
+  check_error(run_cli({"bench", "--device", "cpu,cpu"}), 2, {"cpu,cpu", "named twice"});
+  check_error(run_cli({"bench", "--device", "cpu,cuda:99", "--iterations", "1"}), 3, {"CUDA"});
 }

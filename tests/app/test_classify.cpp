@@ -15,6 +15,7 @@
 #include "lib/images/preprocess.h"
 #include "lib/support/files.h"
 #include "lib/tensors/state_dict.h"
+#include "tests/images/jpegs.h"
 #include "tests/testing.h"
 
 using namespace vmamba;
@@ -24,6 +25,7 @@ namespace fs = std::filesystem;
 namespace {
 
 const fs::path model = data("models/s1_ln2d");
+const fs::path cat_jpeg = data("images/cat_420.jpg");
 const std::string cat = data("chelsea.png").string(), coffee = data("coffee.png").string();
 
 CliResult classify(std::vector<std::string> arguments, const CliRun& run = {}) {
@@ -349,9 +351,7 @@ TEST_CASE("the model that ships knows a cat and an espresso") {
 }
 
 TEST_CASE("a batch that does not fit is halved until it does") {
-  Classifier classifier;
-  classifier.config.num_classes = 2;
-  classifier.batch_size = 12;
+  int batch_size = 12;
   std::vector<int64_t> sizes;
   const auto run = [&](int64_t begin, int64_t n) {
     sizes.push_back(n);
@@ -360,44 +360,68 @@ TEST_CASE("a batch that does not fit is halved until it does") {
     for (int64_t i = 0; i < 2 * n; ++i) logits.values.push_back(static_cast<float>(2 * begin + i));
     return logits;
   };
-  const std::vector<float> logits = run_in_pieces(classifier, 10, run);
+  const std::vector<float> logits = run_in_pieces("test", batch_size, 10, run);
   CHECK(sizes == std::vector<int64_t>{10, 5, 2, 2, 2, 2, 2});
   REQUIRE(logits.size() == 20);
   for (size_t i = 0; i < 20; ++i) CHECK(logits[i] == static_cast<float>(i));
-  CHECK(classifier.batch_size == 2);
+  CHECK(batch_size == 2);
   CHECK_THROWS_AS(
-      run_in_pieces(classifier, 1, [](int64_t, int64_t) -> HostTensor { throw OutOfMemory("full"); }),
+      run_in_pieces("test", batch_size, 1, [](int64_t, int64_t) -> HostTensor { throw OutOfMemory("full"); }),
       OutOfMemory);
 }
 
-TEST_CASE("batches that are started ahead get the logits that they get one by one") {
+TEST_CASE(
+    "JPEGs that are left to the device give the same logits, and what it cannot decode goes the CPU's way") {
   const TemporaryDirectory folder;
-  std::ofstream(folder / "broken.png") << "no image";
   std::vector<fs::path> files;
-  for (int i = 0; i < 4; ++i) files.insert(files.end(), {cat, coffee, folder / "broken.png"});
-  files.insert(files.end(), 3, folder / "broken.png");  // a batch of nothing
-  files.push_back(cat);
-  Classifier classifier;
-  classifier.config = load_config((model / "config.json").string());
-  classifier.batch_size = 3;
-  classifier.runner = std::make_unique<Runner>(classifier.config,
-                                               read_safetensors(model / "weights.safetensors"), RunChoice{});
-  const auto all = [&](bool ahead) {
-    ImageSource source(file_paths(files), classifier.config.preprocess, 3, 2);
-    ClassifiedBatches batches(classifier, source, ahead);
-    ImageBatch batch;
-    std::vector<float> logits, together;
-    size_t items = 0;
-    while (batches.next(batch, logits)) {
-      for (const ImageBatch::Item& item : batch.items) CHECK(item.index == items++);
-      CHECK(logits.size() == static_cast<size_t>(batch.images * classifier.config.num_classes));
-      together.insert(together.end(), logits.begin(), logits.end());
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));  // so that the next is ready
-    }
-    CHECK(items == files.size());
-    return together;
+  const auto add = [&](const std::string& name, const std::string& bytes) {
+    write_file(folder / name, bytes);
+    files.push_back(folder / name);
   };
-  const std::vector<float> one_by_one = all(false);
-  REQUIRE(one_by_one.size() == static_cast<size_t>(9 * classifier.config.num_classes));
-  CHECK(all(true) == one_by_one);
+  const std::string photograph = read_file(cat_jpeg);
+  std::string torn = photograph, flipped = photograph;
+  torn.resize(torn.size() / 2);
+  flipped[flipped.size() / 2] ^= 8;  // corrupt data, which libjpeg passes over
+  add("whole.jpg", photograph);
+  add("torn.jpg", torn);
+  add("progressive.jpg", encoded_jpeg({.width = 60, .height = 50, .progressive = true}));
+  files.push_back(coffee);
+  add("flipped.jpg", flipped);
+  add("none.jpg", "no image");
+  add("grey.jpg", encoded_jpeg({.width = 61, .height = 70, .across = 0, .down = 0}));
+  const Config config = load_config((model / "config.json").string());
+  const auto all = [&](int batch_size, JpegDecoding decoding) {
+    Runner runner(config, read_safetensors(model / "weights.safetensors"), make_scalar_kernels(),
+                  Precision::float32);
+    ImageSource source(file_paths(files), config.preprocess, batch_size, 2, decoding);
+    const std::unique_ptr<DeviceModel> device = device_model(runner, batch_size, false);
+    ImageBatch batch;
+    std::vector<float> together;
+    std::vector<std::string> errors;
+    while (source.next(batch)) {
+      device->start(batch);
+      const std::vector<float> logits = device->finish(batch);
+      CHECK(logits.size() == static_cast<size_t>(batch.images * config.num_classes));
+      together.insert(together.end(), logits.begin(), logits.end());
+      for (const ImageBatch::Item& item : batch.items) errors.push_back(item.error);
+    }
+    REQUIRE(errors.size() == files.size());
+    CHECK(errors[0].empty());
+    CHECK(errors[1].ends_with("truncated"));
+    return std::pair(together, errors);
+  };
+  const auto wanted = all(4, JpegDecoding::here);
+  REQUIRE(wanted.first.size() == 5 * static_cast<size_t>(config.num_classes));
+  for (const int batch_size : {1, 3, 7}) CHECK(all(batch_size, JpegDecoding::on_device) == wanted);
+}
+
+TEST_CASE("--decode says where JPEGs are decoded, and changes no answer") {
+  const auto classify = [](const char* decode) {
+    return run_cli({"-q", "classify", cat_jpeg.string(), coffee, "--decode", decode, "--format", "jsonl"});
+  };
+  const CliResult here = classify("cpu"), automatic = classify("auto");
+  CHECK(here.exit_code == 0);
+  CHECK(automatic.exit_code == 0);
+  CHECK(here.out == automatic.out);
+  check_error(classify("gpu"), 2, {"--decode", "gpu"});
 }

@@ -134,19 +134,10 @@ TEST_CASE("an array counts from 0 or 1, and a part of one is no whole") {
 }
 
 TEST_CASE("--device auto goes by the local rank, modulo the devices") {
-  const std::vector<DeviceReport> reports = [] {
-    std::vector<DeviceReport> list(4);
-    list[0].device = {};
-    list[0].usable = true;
-    for (int i = 0; i < 3; ++i) {
-      list[static_cast<size_t>(i) + 1].device = {DeviceType::cuda, i};
-      list[static_cast<size_t>(i) + 1].usable = i != 1;
-    }
-    return list;
-  }();
+  const std::vector<Device> devices{{DeviceType::cuda, 0}, {DeviceType::cuda, 2}};
   const auto chosen = [&](const std::map<std::string, std::string>& set) {
     const Variables variables(set);
-    return automatic_device(reports).index;
+    return device_of_local_rank(devices).index;
   };
   CHECK(chosen({}) == 0);
   for (const char* name : {"LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"}) {

@@ -13,6 +13,8 @@
 #include "kernels/kernels.h"
 #include "lib/model/init.h"
 #include "lib/model/runner.h"
+#include "tests/images/images.h"
+#include "tests/images/jpegs.h"
 #include "tests/kernels/maps.h"
 #include "tests/testing.h"
 
@@ -817,4 +819,62 @@ TEST_CASE("cuda: two devices, a thread each, then one thread for both") {
   graph->launch();
   CHECK(result.fetched().memory == x.memory);
   CHECK(kernels_b->available_memory() > 0);
+}
+
+TEST_CASE("decode_jpegs: batches of unlike images, pixels between them, every place of the oracle's bytes") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  const auto oracle = make_scalar_kernels();
+  std::vector<EncodedImage> images;
+  for (const JpegShape& shape : jpeg_shapes())
+    images.push_back(parse_image(encoded_jpeg(shape), shape.name()));
+  for (const ExpectedPixels& expected : expected_pixels())
+    if (expected.step == "decode" && open_image(expected.file).format == ImageFormat::jpeg)
+      images.push_back(open_image(expected.file));
+  std::mt19937 random(3);
+  for (size_t i = 0; i < 200; ++i) {  // damaged ones too
+    std::string bytes = images[random() % images.size()].bytes;
+    const size_t damaged = 200 + random() % bytes.size();
+    if (damaged >= bytes.size()) continue;
+    bytes[damaged] ^= static_cast<char>(1 << random() % 8);
+    try {
+      images.push_back(parse_image(bytes, "damaged.jpg"));
+    } catch (const InputError&) {
+    }
+  }
+  size_t decoded = 0;
+  for (const PreprocessConfig& preprocess :
+       {crop_of(256, 224), crop_of(64, 96, Interpolation::bilinear), crop_of(48, 32)}) {
+    const int64_t crop = preprocess.crop;
+    for (size_t first = 0; first < images.size();) {
+      const size_t count = std::min(images.size() - first, 1 + random() % 97);
+      std::vector<uint8_t> pixels(count * static_cast<size_t>(crop * crop * 3));
+      for (uint8_t& pixel : pixels) pixel = static_cast<uint8_t>(random());
+      std::vector<PackedJpeg> packed(count);
+      std::vector<DecodeJpegs::Packed> jpegs;
+      for (size_t i = 0; i < count; ++i)
+        if (random() % 8 != 0 && pack_jpeg(images[first + i], preprocess, packed[i]))
+          jpegs.push_back({static_cast<int64_t>(i), packed[i]});
+      std::vector<uint8_t> wanted(pixels.size(), 1), got(pixels.size(), 2);
+      const std::initializer_list<int64_t> shape{static_cast<int64_t>(count), crop, crop, 3};
+      const View from(pixels.data(), DType::uint8, Device{}, shape);
+      const View oracle_y(wanted.data(), DType::uint8, Device{}, shape);
+      const View fetched(got.data(), DType::uint8, Device{}, shape);
+      const View y(kernels->allocate(pixels.size()), DType::uint8, kernels->device(), shape);
+      const auto unfit = oracle->decode_jpegs({.jpegs = jpegs, .pixels = from, .y = oracle_y});
+      const auto gpu_unfit = kernels->decode_jpegs({.jpegs = jpegs, .pixels = from, .y = y});
+      kernels->copy(y, fetched);
+      kernels->release(y.data);
+      CHECK(gpu_unfit == unfit);
+      const size_t each = static_cast<size_t>(crop * crop * 3);
+      for (const int64_t place : unfit)
+        std::copy_n(wanted.begin() + place * static_cast<int64_t>(each), each,
+                    got.begin() + place * static_cast<int64_t>(each));
+      CHECK(got == wanted);
+      decoded += jpegs.size() - unfit.size();
+      first += count;
+    }
+  }
+  MESSAGE(decoded << " crops decoded");
+  CHECK(decoded > 500);
 }

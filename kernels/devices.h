@@ -1,0 +1,33 @@
+// Which devices there are, and the state that they are in. All may be called from any thread.
+#pragma once
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/view.h"
+
+namespace vmamba {
+
+// What `--device auto` is: the first usable device other than the CPU, else the CPU. Asks no device after that one:
+// asking a GPU creates a context on it, which takes 0.1 s and more.
+struct AutomaticDevice {
+  Device device;
+  std::string why_not;  // for the CPU: why no other
+};
+AutomaticDevice automatic_device();
+// All devices of this kind; none where there are none.
+std::vector<Device> devices_of(DeviceType type);
+
+// The state of a device while times are measured on it. What cannot be found out is absent.
+struct DeviceState {
+  std::string driver;  // its version
+  std::optional<unsigned> clock_mhz, most_clock_mhz, memory_clock_mhz, celsius, watts;
+  std::optional<std::string> throttled;  // what keeps its clocks low; empty: nothing
+  size_t cache_bytes = 0;                // of the cache before its memory: L2 on CUDA
+  std::optional<size_t> memory_in_use;   // by all processes
+  std::string unknown;                   // why clocks and driver are absent
+};
+DeviceState device_state(Device device);
+
+}  // namespace vmamba
