@@ -12,6 +12,7 @@
 
 #include "kernels/devices.h"
 #include "kernels/error.h"
+#include "lib/images/shard.h"
 #include "lib/model/infer_config.h"
 #include "lib/model/names.h"
 #include "lib/support/files.h"
@@ -253,6 +254,10 @@ RunChoice choose_run(const ModelOptions& options) {
   return choice;
 }
 
+Device device_of_local_rank(const std::vector<Device>& devices) {
+  return devices.at(static_cast<size_t>(local_rank()) % devices.size());
+}
+
 std::vector<RunChoice> choose_runs(const ModelOptions& options) {
   std::vector<RunChoice> choices;
   for (const Device device : parse_devices(options.device))
@@ -308,7 +313,9 @@ std::vector<Device> parse_devices(std::string_view text) {
 
 Device parse_device(std::string_view text) {
   if (text == "auto") {
-    const AutomaticDevice chosen = automatic_device();
+    AutomaticDevice chosen = automatic_device();
+    if (chosen.device.type != DeviceType::cpu && local_rank() > 0)
+      chosen.device = device_of_local_rank(devices_of(chosen.device.type));
     static bool told = false;  // log only once, even if a command creates several runs
     if (!std::exchange(told, true))
       spdlog::info("running on {}", chosen.device.type == DeviceType::cpu

@@ -39,6 +39,12 @@ class OutputClaim {
 // Of a file that is being opened for reading: ReplacesInput if it is claimed as an output.
 void check_not_replaced(const std::filesystem::path& path, const struct stat& status);
 
+// Opening or reading a file failed, with errno.
+struct ReadError : InputError {
+  ReadError(const std::filesystem::path& path, int reason);
+  int number;
+};
+
 struct Descriptor {
   int number = -1;
 
