@@ -362,8 +362,9 @@ int run_classify(Options& options) {
 Command add_classify(CLI::App& app) {
   CLI::App* parser = app.add_subcommand("classify", "Name the most likely classes of images");
   auto options = std::make_shared<Options>();
-  parser->add_option("INPUT", options->inputs,
-                     "Image files, folders (searched recursively), - for paths on stdin");
+  parser->add_option(
+      "INPUT", options->inputs,
+      "Image files, folders (searched recursively), archives (tar, zip), - for paths on stdin");
   parser->add_flag("-0,--null", options->nul,
                    "The list of paths on stdin is separated by NUL (find -print0)");
   parser->add_option("--topk", options->top_k, "Number of classes per image")
@@ -395,12 +396,11 @@ Command add_classify(CLI::App& app) {
   parser
       ->add_option(
           "--results", options->log,
-          "Append JSON lines to F, instead of stdout; a later run of the same model and input goes on from there")
+          "Append JSON lines to F instead of stdout; a later run of the same model and input resumes from it")
       ->type_name("F.jsonl");
   parser
-      ->add_option(
-          "--merge", options->merge,
-          "Instead of classifying: the --results of all shards as one run's JSON lines, in input order")
+      ->add_option("--merge", options->merge,
+                   "Instead of classifying: merge the --results of all shards into JSON lines in input order")
       ->type_name("F.jsonl …");
   add_shard_option(*parser, options->shard_text);
   add_summary_option(*parser, options->summary);

@@ -1,4 +1,4 @@
-// What eval reads: images with the classes that they show.
+// The data set of eval: images with their correct classes.
 #pragma once
 #include <filesystem>
 #include <string>
@@ -30,8 +30,8 @@ struct DataSet {
   std::vector<std::string> unread;         // folders that could not be listed
 };
 
-// Of a folder, or of archives (a name, or a pattern with braces). The classes: of a ground-truth file; else of folders; in
-// archives also of KEY.cls and KEY.json. Of archives without a ground-truth file only those of the shard are looked at.
+// Reads a folder, or archives (a name, or a pattern with braces). Classes come from the ground-truth file, otherwise from
+// folder names or, in archives, from KEY.cls and KEY.json. Without a ground-truth file only the shard's archives are read.
 DataSet read_data_set(const std::string& directory, const std::string& truth_file, const Shard& shard,
                       const Labels& labels, int num_classes);
 

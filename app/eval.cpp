@@ -696,10 +696,9 @@ Command add_eval(CLI::App& app) {
                    "Append one line per image; a later run of the same model resumes from it")
       ->type_name("F.jsonl");
   parser
-      ->add_option(
-          "--merge", options->merge,
-          "Instead of running: one result from the --results of all shards; with --results: their lines as one "
-          "run's")
+      ->add_option("--merge", options->merge,
+                   "Instead of running: merge the --results of all shards into one result; with --results, "
+                   "also their lines into one file")
       ->type_name("R.jsonl …");
   add_shard_option(*parser, options->shard_text);
   add_summary_option(*parser, options->summary);

@@ -1,4 +1,4 @@
-// How far a command is: on a terminal a line that renews itself, elsewhere a line a minute.
+// Progress on stderr: a line that is redrawn on a terminal, otherwise one line per minute.
 #pragma once
 #include <spdlog/spdlog.h>
 #include <unistd.h>
@@ -40,7 +40,7 @@ class Progress {
     if (on_ && terminal_) print_stderr("\r\x1b[K");
   }
   void set_total(size_t total) { total_ = total; }
-  // `more`: what else stands in the line.
+  // `more`: appended to the line.
   void show(size_t done, const std::function<std::string()>& more = {}) {
     const auto now = std::chrono::steady_clock::now();
     const auto pause = terminal_ ? std::chrono::milliseconds(200) : std::chrono::milliseconds(60'000);

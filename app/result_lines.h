@@ -1,5 +1,5 @@
-// Files of results that a later run goes on from, and that shards of one run are put together from: JSON lines, the first
-// of which says everything that the answers depend on.
+// Results files: JSON lines that a later run resumes from and that shards are merged from. The first line holds everything
+// the answers depend on.
 #pragma once
 #include <optional>
 #include <string>
@@ -16,8 +16,8 @@ namespace vmamba {
 // the differing key, and the program that starts the file, which may be another version.
 Json result_header(Json subject, const Classifier& classifier, const std::string& weights_sum);
 
-// The first key of which two headers differ and what they have, "dtype float32 and float16"; empty: they agree. What made
-// the files may differ, and for `of_shards` their own part.
+// The first key in which two headers differ, with both values: "dtype float32 and float16"; empty if they agree. The program
+// that wrote them may differ, and with `of_shards` the shard too.
 std::string header_difference(const Json& a, const Json& b, bool of_shards);
 Shard shard_in(const Json& header, const std::string& path);  // InputError: it has none
 
@@ -28,7 +28,7 @@ class ResultFile {
 
   const std::string& path() const { return path_; }
   int descriptor() const { return file_.number; }
-  void go_on_at(size_t bytes);  // drops what is behind
+  void go_on_at(size_t bytes);  // truncates the file to `bytes` and appends from there
   void append(std::string_view text) { write_all(file_.number, text, path_); }
 
  private:
@@ -37,8 +37,8 @@ class ResultFile {
   Descriptor file_;
 };
 
-// Of classify: lines in input order, each with its position, and at the end a line with the number of inputs. Only the
-// first and the last line are read to go on, however long the file is.
+// Results of classify: lines in input order, each with its position, and a last line with the number of inputs. Resuming
+// reads only the first and the last line, however long the file is.
 class PositionedResults {
  public:
   PositionedResults(const std::string& path, const Json& header);

@@ -15,10 +15,9 @@ namespace vmamba {
 
 void add_shard_option(CLI::App& command, std::string& text) {
   command
-      .add_option(
-          "--shard", text,
-          "Only part I of N, from 0: of the files each N-th, and of the archives; auto: by the variables of Slurm, "
-          "torchrun or mpirun. {shard} in the names of outputs is I")
+      .add_option("--shard", text,
+                  "Process only shard I of N (from 0): every N-th file, and every N-th archive; auto: from "
+                  "the variables of Slurm, torchrun or mpirun. {shard} in output names becomes I")
       ->type_name("I/N|auto");
 }
 
@@ -44,7 +43,8 @@ void refuse_others(const CLI::App& command, const std::string& mode,
 }
 
 void add_summary_option(CLI::App& command, std::string& file) {
-  command.add_option("--summary", file, "Write what the run did and how long it took, as JSON, at its end")
+  command
+      .add_option("--summary", file, "Write image counts, failures, time and exit code as JSON at the end")
       ->type_name("FILE");
 }
 

@@ -1,4 +1,4 @@
-// What commands need to run under a scheduler: --shard, {shard} in the names of outputs, --summary.
+// Options for running under a scheduler: --shard, {shard} in output names, --summary.
 #pragma once
 #include <CLI/CLI.hpp>
 #include <initializer_list>
@@ -14,7 +14,7 @@ void add_shard_option(CLI::App& command, std::string& text);
 // to the width of the last one's; InputError where there is no --shard.
 Shard choose_shard(const std::string& text, std::initializer_list<std::string*> outputs);
 
-// Refuses every option and argument that is given but `used`, which are long names, of a mode that uses no others.
+// Refuses all given options and arguments except `used` (long names), for a mode that reads no others.
 void refuse_others(const CLI::App& command, const std::string& mode,
                    std::initializer_list<std::string_view> used);
 

@@ -21,7 +21,7 @@
 
 namespace vmamba {
 
-// Where an image stands in an input: the place of its file or archive, and its place in the archive (of a file: 0).
+// Position of an image: index of its file or archive in the input, and its index in the archive (0 for a file).
 struct InputPosition {
   size_t input = 0, member = 0;
   auto operator<=>(const InputPosition&) const = default;
@@ -44,8 +44,8 @@ using NextPath = std::function<std::optional<InputPath>(const std::atomic<bool>&
 // terminated by `end`; an archive, or a pattern of archives with braces, is the images in it.
 struct InputPart {
   Shard shard;                         // positions are those in the whole input
-  std::optional<InputPosition> after;  // only what comes behind it
-  // The files and archives so far, of all shards.
+  std::optional<InputPosition> after;  // skip everything up to this position
+  // Number of files and archives so far, over all shards.
   std::shared_ptr<std::atomic<size_t>> inputs = std::make_shared<std::atomic<size_t>>(0);
 };
 NextPath input_paths(std::vector<std::string> arguments, char end = '\n', const InputPart& part = {});
@@ -76,7 +76,7 @@ struct ImageBatch {
     std::filesystem::path file;
     std::string error;  // why decoding failed; empty on success
     InputPosition position;
-    // Left to the device: then its pixels are unspecified, and `encoded` is kept in case that it cannot.
+    // For decoding on the device: the pixels are then unspecified, and `encoded` is kept in case the device cannot.
     PackedJpeg packed;
     EncodedImage encoded;
   };

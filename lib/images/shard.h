@@ -1,12 +1,12 @@
-// One of several processes that share an input: each takes a part, without knowing of the others.
+// A shard: the part of an input that one of several independent processes handles.
 #pragma once
 #include <cstddef>
 #include <string>
 
 namespace vmamba {
 
-// Of `count` shards number `index`, from 0. Of the files of an input it has each count-th, and of its archives too: for
-// any count every input is in exactly one shard.
+// Shard `index` of `count`, from 0: every count-th file and every count-th archive of the input. For any count, every input
+// is in exactly one shard.
 struct Shard {
   size_t index = 0, count = 1;
 
