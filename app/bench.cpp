@@ -707,13 +707,13 @@ Command add_bench(CLI::App& app) {
       ->capture_default_str();
   parser
       ->add_option("--streams", options->streams,
-                   "Runs side by side on each device, a stream and a thread each")
+                   "Concurrent runs per device, each with its own stream and thread")
       ->type_name("N")
       ->check(CLI::Range(1, 64).description(""))
       ->capture_default_str();
   parser
       ->add_option("--cache", options->cache,
-                   "warm: as the forward before left it (on CUDA: L2); cold: emptied before every forward")
+                   "warm: caches as the previous forward left them; cold: L2 flushed before every forward")
       ->type_name("STATE")
       ->check(CLI::IsMember({"warm", "cold"}).description(""))
       ->capture_default_str();
@@ -724,14 +724,14 @@ Command add_bench(CLI::App& app) {
       ->capture_default_str();
   parser->add_option("-o,--output", options->output, "Write here instead of standard output")
       ->type_name("FILE");
-  parser->add_option("--export", options->export_to, "Write every time that was measured there, as JSON")
+  parser->add_option("--export", options->export_to, "Write every measured time to FILE, as JSON")
       ->type_name("FILE");
   parser->footer(
       "Config, device, dtype, backend, batch and size may be lists (--batch-size 1,8,64): every combination is "
       "measured.\n"
       "Several devices of a kind are measured together as well (weak scaling).\n"
-      "images/s is the batch over the median, summed over streams and devices. Without --weights, a --config runs on weights made from seed "
-      "0.");
+      "images/s is the batch over the median, summed over streams and devices. Without --weights, a --config "
+      "runs on weights made from seed 0.");
   return {parser, [options] { return run_bench(*options); }};
 }
 

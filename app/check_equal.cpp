@@ -12,6 +12,7 @@
 #include "app/model_options.h"
 #include "app/program.h"
 #include "app/progress.h"
+#include "app/scheduler_options.h"
 #include "kernels/error.h"
 #include "lib/images/image_source.h"
 #include "lib/images/preprocess.h"
@@ -39,7 +40,8 @@ struct Options {
   std::string a, b, reference, input_tensor, format = "text";
   std::vector<std::string> images, results;
   double margin = 1.5;  // of --find-precision
-  std::string save_taps, output, html;
+  std::string save_taps, output, html, shard_text;
+  Shard shard;
   std::unique_ptr<OutputFile> taps_file, output_file, html_file;  // opened before anything is read
   std::optional<uint64_t> seed;
   bool seed_weights = false;  // initialise the weights from the seed; false if any weights are given
@@ -86,6 +88,7 @@ constexpr Use uses[] = {
     {"--images", "crmfnt"},
     {"--input-tensor", "cmfnt"},
     {"--batch-size", "cmsfnt"},
+    {"--shard", "c"},
     {"--output", "f"},
     {"--all", "crt"},
     {"--report", "cr"},
@@ -112,6 +115,8 @@ void refuse_unused(const Options& options, const Mode& mode) {
       fail_input("{}: {} does not use it", use.option, mode.option);
   if (options.given("--images") && options.given("--input-tensor"))
     fail_input("--images and --input-tensor exclude each other");
+  if (options.given("--shard") && !options.given("--images"))
+    fail_input("--shard: shares out the images of --images, which is not given");
   if (options.given("--min-agreement") && mode.letter == 'c' && !options.given("--images"))
     fail_input("--min-agreement: is of the labels of a data set: give --images DIR or --results A B");
   const bool one_batch = mode.letter != 'c' && mode.letter != 'f' &&
@@ -143,21 +148,14 @@ SideOptions side_options(const Options& options, const Mode& mode, const std::st
       {"config", &side.model.config},
       {"weights", &side.model.weights},
       {"threads", nullptr}};
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find(',', begin), text.size());
-    const std::string pair = text.substr(begin, end - begin);
-    begin = end + 1;
-    const size_t equals = pair.find('=');
-    if (equals == std::string::npos || equals == 0 || equals + 1 == pair.size())
-      fail_input("{} {}: \"{}\" is not KEY=VALUE", option, text, pair);
-    const std::string key = pair.substr(0, equals), value = pair.substr(equals + 1);
+  for (const auto& [key, value] : parse_key_values(option + " " + text, text)) {
     const auto known = keys.find(key);
     if (known == keys.end())
       fail_input(
           "{} {}: unknown key \"{}\"; the keys are forward_core_version, selective_scan_backend, device, "
           "dtype, forward_type, config, weights, threads",
           option, text, key);
-    if (!side.given.emplace(key, value).second) fail_input("{} {}: {} is given twice", option, text, key);
+    side.given.emplace(key, value);
     if (mode.letter == 'i' && key != "config" && key != "forward_type")
       fail_input("{} {}: {} does not use {}", option, text, mode.option, key);
     if (known->second) {
@@ -273,6 +271,14 @@ CheckInput make_input(const Options& options, const Side* a, const Side& b, cons
       for (const std::filesystem::path& file : files.images) input.files.push_back(file.string());
     }
     if (input.files.empty()) fail_input("--images {}: no image files in it", fmt::join(options.images, " "));
+    if (!options.shard.is_all()) {
+      std::vector<std::string> ours;
+      for (size_t i = 0; i < input.files.size(); ++i)
+        if (options.shard.has(i)) ours.push_back(std::move(input.files[i]));
+      if (ours.empty())
+        fail_input("--shard {}: there are only {} images", to_string(options.shard), input.files.size());
+      input.files = std::move(ours);
+    }
     const auto count = static_cast<int64_t>(input.files.size());
     const int64_t size = b.config.preprocess.crop;
     input.description = fmt::format("{} {}", count == 1 ? input.files[0] : fmt::format("{} images", count),
@@ -640,6 +646,7 @@ int run_results(const Options& options) {
 int run_check_equal(Options& options) {
   const Mode mode = chosen_mode(options);
   refuse_unused(options, mode);
+  options.shard = choose_shard(options.shard_text, {&options.html});
   if (mode.letter == 'l') return run_results(options);
   if (!options.save_taps.empty()) options.taps_file = std::make_unique<OutputFile>(options.save_taps);
   if (!options.output.empty()) options.output_file = std::make_unique<OutputFile>(options.output);
@@ -726,6 +733,8 @@ Command add_check_equal(CLI::App& app) {
       ->type_name("N")
       ->capture_default_str()
       ->group(input);
+  add_shard_option(*parser, options->shard_text);
+  parser->get_option("--shard")->group(input);
   parser
       ->add_flag("--matrix", options->matrix,
                  "Compare every device, dtype, backend and forward core that runs here, pairwise")

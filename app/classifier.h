@@ -20,16 +20,16 @@ using Json = nlohmann::ordered_json;
 struct Classifier {
   ModelFiles files;
   Config config;
-  std::vector<RunChoice> choices;  // one a device; all of one precision
+  std::vector<RunChoice> choices;  // one per device; all of the same precision
   int batch_size = 0;
-  std::future<StateDict> weights;  // being read, until load_runners
+  std::future<StateDict> weights;  // read in the background until load_runners
   // set by load_runners
-  std::vector<std::unique_ptr<Runner>> runners;  // one a device that could be used
+  std::vector<std::unique_ptr<Runner>> runners;  // one per usable device
   Labels labels;                                 // empty if there are none
 };
 // batch_size 0: chosen for the devices.
 Classifier make_classifier(const ModelOptions& options, int batch_size);
-// Each device's kernels and weights on a thread of its own. A device that cannot be used is named in a warning if others
+// Loads each device's kernels and weights on its own thread. A device that cannot be used is named in a warning if others
 // can. If `weights_sum` is not null, it receives the SHA-256 of the weights.
 void load_runners(Classifier& classifier, std::string* weights_sum = nullptr);
 // --decode cpu|auto, of the commands that read images.
@@ -48,13 +48,13 @@ std::vector<float> run_in_pieces(const std::string& device, int& batch_size, int
 // Useful only on devices that run asynchronously.
 std::unique_ptr<DeviceModel> device_model(Runner& runner, int batch_size, bool ahead);
 
-// The batches of a source with their logits, in order, computed by all runners of the classifier.
+// The batches of a source with their logits, in input order, computed by all runners of the classifier.
 class ClassifiedBatches : public DeviceTeam {
  public:
   ClassifiedBatches(const Classifier& classifier, ImageSource& source);
 };
 
-// What the runners run on: one report, with the names of all devices.
+// One report with the names of all devices.
 RunReport run_report(const Classifier& classifier);
 
 // Warns that `count` images have non-finite logits and suggests a remedy; silent if `count` is 0.
@@ -63,7 +63,7 @@ void warn_not_finite(size_t count, size_t images);
 // The device, dtype and backend actually used, for the reports.
 Json report_json(const Classifier& classifier);
 
-// For a terminal, in full length.
+// Escaped for a terminal, not shortened.
 std::string shown(const std::string& text);
 
 }  // namespace vmamba

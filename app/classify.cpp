@@ -7,7 +7,11 @@
 
 #include "app/classifier.h"
 #include "app/commands.h"
+#include "app/progress.h"
+#include "app/result_lines.h"
+#include "app/scheduler_options.h"
 #include "kernels/error.h"
+#include "lib/images/archives.h"
 #include "lib/images/preprocess.h"
 #include "lib/labels/predictions.h"
 #include "lib/support/files.h"
@@ -21,7 +25,11 @@ namespace {
 struct Options {
   ModelOptions model;
   std::vector<std::string> inputs;
-  std::string input_tensor, format = "text", output, save_logits, save_input, decode{to_string(DeviceType::cpu)};
+  std::string input_tensor, format = "text", output, save_logits, save_input, shard_text, log, summary;
+  std::string decode{to_string(DeviceType::cpu)};
+  std::vector<std::string> merge;
+  const CLI::App* parser = nullptr;
+  Shard shard;
   bool nul = false;  // paths of a list end with NUL instead of a newline
   int top_k = 5, batch_size = 0;
 };
@@ -30,18 +38,23 @@ struct Result {
   std::string file;
   std::string error;  // empty on success
   std::vector<Prediction> top;
+  InputPosition position;
 };
 
 // Writes each result as it arrives, except for JSON, which is one document written at the end.
 class Results {
  public:
-  Results(const Options& options, const Classifier& classifier, std::ostream& out)
-      : format_(options.format), classifier_(classifier), out_(out) {
+  // With `log` results go there instead, as JSON lines.
+  Results(const Options& options, const Classifier& classifier, std::ostream& out,
+          std::unique_ptr<PositionedResults> log = nullptr)
+      : format_(options.format), classifier_(classifier), out_(out), log_(std::move(log)) {
     if (format_ == "csv") out_ << "file,rank,class,label,probability,logit,error\n";
   }
 
   void add(const Result& result) {
-    if (format_ == "json")
+    if (log_)
+      log_->add(result.position, to_json(result));
+    else if (format_ == "json")
       results_.push_back(to_json(result));
     else if (format_ == "jsonl")
       out_ << dump_json(to_json(result)) << '\n';
@@ -53,11 +66,14 @@ class Results {
 
   // Flushes all results so far to the output.
   void flush() {
+    if (log_) log_->flush();
     if (!out_.flush()) fail_machine("the results could not be written");  // to stdout: a file says so itself
   }
 
-  void finish(size_t images, size_t failed) {
-    if (format_ == "json") {
+  void finish(size_t images, size_t failed, size_t inputs) {
+    if (log_) {
+      log_->finish(inputs);
+    } else if (format_ == "json") {
       Json document = report_json(classifier_);
       document["images"] = images;
       document["failed"] = failed;
@@ -114,6 +130,7 @@ class Results {
   std::string format_;
   const Classifier& classifier_;
   std::ostream& out_;
+  std::unique_ptr<PositionedResults> log_;
   Json results_ = Json::array();
 };
 
@@ -125,6 +142,8 @@ struct Outputs {
   std::vector<int64_t> input_dims;  // of one input: channels, height, width
   Json files = Json::array();       // the classified images, for the metadata of saved tensors
   size_t images = 0, failed = 0, not_finite = 0;
+  size_t inputs = 0;        // files and archives, of all shards
+  bool earlier = false;     // --results went on from an earlier run
   std::string first_error;  // not printed at once: for a single input it becomes the error of the command
 };
 
@@ -140,22 +159,35 @@ void report_skipped(Outputs& outputs) {
   outputs.first_error.clear();
 }
 
-void add_failed(Outputs& outputs, const std::string& file, const std::string& error) {
+void add_failed(Outputs& outputs, const std::string& file, const std::string& error,
+                const InputPosition& position) {
   report_skipped(outputs);
   if (outputs.failed++ == 0 && outputs.images == 0)
     outputs.first_error = error;
   else
     spdlog::error("skipped: {}", shown(error));
-  outputs.results->add({file, error, {}});
+  outputs.results->add({file, error, {}, position});
 }
 
-void add_classified(Outputs& outputs, const std::string& file, std::span<const float> logits, int k) {
+void add_classified(Outputs& outputs, const std::string& file, std::span<const float> logits, int k,
+                    const InputPosition& position = {}) {
   report_skipped(outputs);
   ++outputs.images;
   outputs.not_finite += !all_finite(logits);
   if (outputs.logits) outputs.logits->add(logits);
   if (outputs.logits || outputs.input) outputs.files.push_back(file);
-  outputs.results->add({file, {}, top_k(logits, k)});
+  outputs.results->add({file, {}, top_k(logits, k), position});
+}
+
+std::unique_ptr<PositionedResults> open_log(const Options& options, Classifier& classifier) {
+  std::string weights_sum;
+  load_runners(classifier, &weights_sum);
+  Json subject;
+  subject["classify"] = Json::parse(dump_json(Json(options.inputs)));
+  subject["topk"] = options.top_k;
+  subject["shard"] = to_string(options.shard);
+  return std::make_unique<PositionedResults>(options.log,
+                                             result_header(std::move(subject), classifier, weights_sum));
 }
 
 void classify_images(const Options& options, Classifier& classifier, Outputs& outputs, std::ostream& out) {
@@ -165,12 +197,28 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
                config.in_chans);
   std::error_code ignored;
   const bool one_file = options.inputs.size() == 1 && options.inputs[0] != "-" &&
-                        !std::filesystem::is_directory(options.inputs[0], ignored);
-  ImageSource source(input_paths(options.inputs, options.nul ? '\0' : '\n'), config.preprocess,
+                        !std::filesystem::is_directory(options.inputs[0], ignored) &&
+                        !has_archive_ending(options.inputs[0]);
+  InputPart part{options.shard, {}};
+  std::unique_ptr<PositionedResults> log;
+  if (!options.log.empty()) {
+    log = open_log(options, classifier);
+    if (log->is_done()) {
+      spdlog::info("{}: is done", options.log);
+      outputs.earlier = true;
+      return;
+    }
+    part.after = log->last();
+    outputs.earlier = part.after.has_value();
+    if (part.after) spdlog::info("{}: goes on behind input {}", options.log, part.after->input);
+  }
+  ImageSource source(input_paths(options.inputs, options.nul ? '\0' : '\n', part), config.preprocess,
                      classifier.batch_size, one_file ? 1 : decoding_threads(classifier),
                      outputs.input ? JpegDecoding::here : jpeg_decoding(classifier, options.decode));
-  load_runners(classifier);
-  outputs.results.emplace(options, classifier, out);
+  if (!log) load_runners(classifier);
+  outputs.results.emplace(options, classifier, out, std::move(log));
+  Progress progress(0, 0);
+  size_t done = 0;
   const size_t classes = static_cast<size_t>(config.num_classes);
   const size_t image_bytes = size_t{3} * config.preprocess.crop * config.preprocess.crop;
   outputs.input_dims = {3, config.preprocess.crop, config.preprocess.crop};
@@ -182,7 +230,7 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
     size_t place = 0;
     for (const ImageBatch::Item& item : batch.items) {
       if (!item.error.empty()) {
-        add_failed(outputs, item.file.string(), item.error);
+        add_failed(outputs, item.file.string(), item.error, item.position);
         continue;
       }
       if (outputs.input) {
@@ -191,11 +239,14 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
         outputs.input->add(normalized);
       }
       add_classified(outputs, item.file.string(), std::span(logits).subspan(place * classes, classes),
-                     options.top_k);
+                     options.top_k, item.position);
       ++place;
     }
     outputs.results->flush();
+    done += batch.items.size();
+    progress.show(done);
   }
+  outputs.inputs = *part.inputs;
 }
 
 // One name per entry: the one that --save-* recorded in the file, else the file name and the entry's index.
@@ -243,11 +294,32 @@ void classify_tensor(const Options& options, Classifier& classifier, Outputs& ou
   if (outputs.input) outputs.input->add(input.values);
 }
 
-int run_classify(const Options& options) {
+int merge_results(const Options& options) {
+  refuse_others(*options.parser, "--merge", {"--merge", "--output"});
+  std::optional<OutputFile> file;
+  if (!options.output.empty()) file.emplace(options.output);
+  std::ostream& out = file ? file->stream() : std::cout;
+  if (!merge_positioned(options.merge, out)) return 1;
+  if (!out.flush()) fail_machine("the results could not be written");
+  if (file) file->commit();
+  return 0;
+}
+
+int run_classify(Options& options) {
+  if (!options.merge.empty()) return merge_results(options);
+  options.shard = choose_shard(options.shard_text, {&options.output, &options.save_logits,
+                                                    &options.save_input, &options.log, &options.summary});
+  if (!options.log.empty())
+    for (const char* other : {"--output", "--format", "--save-logits", "--save-input", "--input-tensor"})
+      if (options.parser->get_option(other)->count() > 0)
+        fail_input("--results: the results go there, as JSON lines: leave out {}", other);
   if (options.inputs.empty() && options.input_tensor.empty())
-    fail_input("nothing to classify: name image files, folders, - (paths on stdin), or --input-tensor FILE");
+    fail_input(
+        "nothing to classify: name image files, folders, archives, - (paths on stdin), or --input-tensor FILE");
   if (!options.inputs.empty() && !options.input_tensor.empty())
     fail_input("--input-tensor stands for images: leave out one of the two");
+  if (!options.shard_text.empty() && !options.input_tensor.empty())
+    fail_input("--shard: shares out images, not --input-tensor");
   Outputs outputs;
   open_outputs(options, outputs);
   Classifier classifier = make_classifier(options.model, options.batch_size);
@@ -258,12 +330,14 @@ int run_classify(const Options& options) {
   else
     classify_tensor(options, classifier, outputs, out);
 
-  if (outputs.images == 0) {
+  const bool may_be_empty = !options.shard.is_all() || outputs.earlier;
+  if (may_be_empty) report_skipped(outputs);  // of a shard that has no other image
+  if (outputs.images == 0 && !may_be_empty) {
     if (outputs.failed == 1) fail_input("{}", shown(outputs.first_error));
     if (outputs.failed == 0) fail_input("standard input lists no files");
     fail_input("none of the {} inputs could be read", outputs.failed);
   }
-  outputs.results->finish(outputs.images, outputs.failed);
+  if (outputs.results) outputs.results->finish(outputs.images, outputs.failed, outputs.inputs);
   const std::map<std::string, std::string> metadata{{"files", dump_json(outputs.files)}};
   if (outputs.logits) outputs.logits->write("logits", {classifier.config.num_classes}, metadata);
   if (outputs.input) outputs.input->write("input", outputs.input_dims, metadata);
@@ -276,7 +350,11 @@ int run_classify(const Options& options) {
   warn_not_finite(outputs.not_finite, outputs.images);
   if (outputs.failed > 0)
     spdlog::warn("{} of {} inputs could not be read", outputs.failed, outputs.failed + outputs.images);
-  return outputs.failed > 0 ? 1 : 0;
+  const int exit_code = outputs.failed > 0 ? 1 : 0;
+  if (!options.summary.empty())
+    write_summary(options.summary,
+                  {"classify", options.shard, outputs.images, outputs.failed, 0, seconds.count(), exit_code});
+  return exit_code;
 }
 
 }  // namespace
@@ -284,8 +362,9 @@ int run_classify(const Options& options) {
 Command add_classify(CLI::App& app) {
   CLI::App* parser = app.add_subcommand("classify", "Name the most likely classes of images");
   auto options = std::make_shared<Options>();
-  parser->add_option("INPUT", options->inputs,
-                     "Image files, folders (searched recursively), - for paths on stdin");
+  parser->add_option(
+      "INPUT", options->inputs,
+      "Image files, folders (searched recursively), archives (tar, zip), - for paths on stdin");
   parser->add_flag("-0,--null", options->nul,
                    "The list of paths on stdin is separated by NUL (find -print0)");
   parser->add_option("--topk", options->top_k, "Number of classes per image")
@@ -314,6 +393,18 @@ Command add_classify(CLI::App& app) {
       ->add_option("--input-tensor", options->input_tensor,
                    "Instead of images: tensor input (B, 3, H, W), already normalised")
       ->type_name("F.safetensors");
+  parser
+      ->add_option(
+          "--results", options->log,
+          "Append JSON lines to F instead of stdout; a later run of the same model and input resumes from it")
+      ->type_name("F.jsonl");
+  parser
+      ->add_option("--merge", options->merge,
+                   "Instead of classifying: merge the --results of all shards into JSON lines in input order")
+      ->type_name("F.jsonl …");
+  add_shard_option(*parser, options->shard_text);
+  add_summary_option(*parser, options->summary);
+  options->parser = parser;
   add_model_options(*parser, options->model, {.labels = true, .devices = true});
   return {parser, [options] {
             if (options->nul && std::ranges::find(options->inputs, "-") == options->inputs.end())

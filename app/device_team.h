@@ -1,7 +1,7 @@
-// Batches of images computed by several devices: a thread of its own for each takes them from a queue of decoded
-// batches, and the results come back in input order. A device that fails (lost, or too full for a single image) is
-// named in a warning, and its batches go to the others. CUDA ends for the whole process after a fault on one GPU (an
-// illegal access, an uncorrectable memory error): then the others fail too, and the error names all.
+// Computes batches of images on several devices: one thread per device takes them from a queue of decoded batches, and the
+// results are returned in input order. A device that fails (lost, or too full for a single image) is
+// named in a warning, and its batches go to the others. After a fault on one GPU (illegal access,
+// uncorrectable memory error) CUDA fails for the whole process: the other devices fail too, and the error names all.
 #pragma once
 #include <condition_variable>
 #include <exception>
@@ -24,7 +24,7 @@ class DeviceModel {
   virtual bool works_ahead() const = 0;                // can take a batch while it computes the one before
   virtual void stage(ImageBatch&) = 0;                 // brings the batch that is started next to the device
   virtual void start(ImageBatch&) = 0;                 // may return before the batch is computed
-  virtual std::vector<float> finish(ImageBatch&) = 0;  // logits of the started batch: a row an image
+  virtual std::vector<float> finish(ImageBatch&) = 0;  // logits of the started batch: one row per image
 };
 
 class DeviceTeam {

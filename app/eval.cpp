@@ -1,8 +1,5 @@
 // eval: top-1 and top-5 accuracy on a folder with one subfolder per class, or on one folder and a ground-truth file.
-#include <fcntl.h>
 #include <spdlog/spdlog.h>
-#include <sys/file.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -14,14 +11,14 @@
 
 #include "app/classifier.h"
 #include "app/commands.h"
+#include "app/data_set.h"
 #include "app/program.h"
 #include "app/progress.h"
+#include "app/result_lines.h"
+#include "app/scheduler_options.h"
 #include "kernels/error.h"
-#include "lib/images/image.h"
 #include "lib/labels/accuracy.h"
-#include "lib/labels/class_folders.h"
 #include "lib/labels/predictions.h"
-#include "lib/labels/truth.h"
 #include "lib/support/files.h"
 #include "lib/support/json.h"
 #include "lib/support/sha256.h"
@@ -34,118 +31,64 @@ namespace fs = std::filesystem;
 
 struct Options {
   ModelOptions model;
-  std::string directory, truth, format = "text", output, confusion, results, decode{to_string(DeviceType::cpu)};
+  std::string directory, truth, format = "text", output, confusion, results, shard_text, summary;
+  std::string decode{to_string(DeviceType::cpu)};
+  std::vector<std::string> merge;
+  const CLI::App* parser = nullptr;
+  Shard shard;
   int batch_size = 0;
   size_t limit = 0;
 };
 
-struct Picture {
-  fs::path file;             // relative to the data set's directory
-  std::vector<int> classes;  // all correct classes, usually one
-};
-
-struct DataSet {
-  std::vector<std::string> folders;  // class folders, sorted; empty with a ground-truth file
-  std::vector<int> classes;          // of each folder
-  std::vector<Picture> pictures;     // by folder, then sorted by name
-  std::string truth_sum;             // SHA-256 of the ground-truth file
-  std::string truth_form;            // empty without a ground-truth file
-  bool several = false;              // an image may have several correct classes: only top-1 is defined
-  size_t not_counted = 0;            // images without a correct class
-  std::vector<std::string> unread;   // folders that could not be listed
-};
-
-DataSet read_with_truth(const std::string& directory, const fs::path& truth_file, const Labels& labels,
-                        int num_classes) {
-  constexpr size_t max_truth_bytes = size_t{256} << 20;
-  const FolderFiles files = folder_files(directory);
-  log_left_out(directory, files.others);
-  if (!files.unread.empty())
-    fail_input("{}", files.unread[0]);  // the truth is told by the order of all images
-  if (files.images.empty()) fail_input("{}: no image files ({}) in it", directory, image_endings);
-  std::vector<std::string> names;
-  for (const fs::path& file : files.images) names.push_back(file.lexically_relative(directory).string());
-  const std::string text = read_file(truth_file, max_truth_bytes);
-  Truth truth = parse_truth(text, truth_file.string(), names, labels, num_classes);
-  DataSet data;
-  data.truth_form = truth.form;
-  data.truth_sum = sha256(text);
-  data.several = truth.several;
-  for (size_t i = 0; i < names.size(); ++i) {
-    if (truth.classes[i].empty())
-      ++data.not_counted;
-    else
-      data.pictures.push_back({names[i], std::move(truth.classes[i])});
-  }
-  spdlog::log(truth.guessed ? spdlog::level::warn : spdlog::level::info, "{}: {}", truth_file.string(),
-              data.truth_form);
-  if (data.not_counted > 0)
-    spdlog::info("{}: says no class of {} images, which are not counted", truth_file.string(),
-                 data.not_counted);
-  if (data.pictures.empty()) fail_input("{}: says no class of any image", truth_file.string());
-  return data;
-}
-
-DataSet read_data_set(const std::string& directory, const Labels& labels, int num_classes) {
-  DataSet data;
-  ClassFolders found = read_class_folders(directory, labels, num_classes);
-  data.folders = std::move(found.folders);
-  data.classes = std::move(found.classes);
-  size_t others = 0;
-  for (size_t i = 0; i < data.folders.size(); ++i) {
-    FolderFiles files;
-    try {
-      files = folder_files(fs::path(directory) / data.folders[i]);
-    } catch (const InputError& error) {
-      files.unread.push_back(error.what());
-    }
-    others += files.others;
-    data.unread.insert(data.unread.end(), files.unread.begin(), files.unread.end());
-    if (files.images.empty() && files.unread.empty())
-      spdlog::warn("{}: no image files in it", shown((fs::path(directory) / data.folders[i]).string()));
-    for (const fs::path& file : files.images)
-      data.pictures.push_back({file.lexically_relative(directory), {data.classes[i]}});
-  }
-  log_left_out(directory, others);
-  if (data.pictures.empty()) fail_input("{}: no image files ({}) in its folders", directory, image_endings);
-  return data;
-}
-
 // Selects `limit` pictures spread over the classes: the first of each class, then the second of each, …
-std::vector<Picture> spread(const std::vector<Picture>& pictures, size_t limit) {
+// In archives they keep their order.
+std::vector<Picture> spread(const DataSet& data, size_t limit) {
+  const std::vector<Picture>& pictures = data.pictures;
   std::vector<std::pair<size_t, size_t>> order;  // (index within its class, index in `pictures`)
   std::unordered_map<int, size_t> seen;
-  for (size_t i = 0; i < pictures.size(); ++i) order.emplace_back(seen[pictures[i].classes[0]]++, i);
+  for (size_t i = 0; i < pictures.size(); ++i)
+    order.emplace_back(seen[pictures[i].classes.empty() ? -1 : pictures[i].classes[0]]++, i);
   std::sort(order.begin(), order.end());
+  order.resize(std::min(limit, order.size()));
+  if (data.archives) std::ranges::sort(order, {}, &std::pair<size_t, size_t>::second);
   std::vector<Picture> chosen;
-  for (size_t i = 0; i < std::min(limit, order.size()); ++i) chosen.push_back(pictures[order[i].second]);
+  for (const auto& [in_class, place] : order) chosen.push_back(pictures[place]);
   return chosen;
+}
+
+// Names that are equal except for invalid UTF-8 bytes must have different keys.
+std::string key(const Json& line) {
+  const Json bytes = line.value("file_bytes", Json());
+  return line["file"].get<std::string>() + (bytes.is_string() ? '\0' + bytes.get<std::string>() : "");
+}
+
+// The classes of a line with an answer; nullopt: it is not a line that eval wrote. A null probability came from NaN
+// logits: it does not count as an answer, though older versions wrote one.
+std::optional<std::vector<int>> answer_in(const Json& line, int num_classes) {
+  std::vector<int> top;
+  const Json list = line.value("probability", Json()).is_null() ? Json::array() : line["top"];
+  if (!line.value("file", Json()).is_string() || !list.is_array()) return std::nullopt;
+  for (const Json& number : list) {
+    if (!number.is_number_integer() || number.get<int64_t>() < 0 || number.get<int64_t>() >= num_classes)
+      return std::nullopt;
+    top.push_back(number.get<int>());
+  }
+  return top;
 }
 
 // --results: JSON Lines, a header that identifies the model, then one line per image. A later run of the same
 // model resumes where this one stopped.
 class ResultLog {
  public:
-  ResultLog(std::string path, const Json& header, int num_classes)
-      : path_(std::move(path)),
-        num_classes_(num_classes),
-        claim_(path_),
-        file_(open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666)) {
-    struct stat status {};
-    if (file_.number < 0 || fstat(file_.number, &status) != 0)
-      fail_input("{}: cannot be written: {}", path_, std::strerror(errno));
-    if (!S_ISREG(status.st_mode))
-      fail_input("{}: is no regular file, which alone a later run can go on from", path_);
-    // Held until the program ends: lines of two runs would mix.
-    if (flock(file_.number, LOCK_EX | LOCK_NB) != 0) {
-      if (errno == EWOULDBLOCK)
-        fail_input("{}: another run is writing to it: wait for its end, or give another file", path_);
-      spdlog::warn("{}: cannot be locked ({}): no second run may write to it", path_, std::strerror(errno));
+  // `list`: the images of a shard, as a line behind the header; null without.
+  ResultLog(const std::string& path, const Json& header, const Json& list, int num_classes)
+      : num_classes_(num_classes), file_(path) {
+    read(header, list.is_null() ? 1 : 2);
+    file_.go_on_at(complete_);
+    if (complete_ == 0) {
+      add(header);
+      if (!list.is_null()) add(list);
     }
-    read(header);
-    if (ftruncate(file_.number, static_cast<off_t>(complete_)) != 0 || lseek(file_.number, 0, SEEK_END) < 0)
-      fail_machine("{}: {}", path_, std::strerror(errno));
-    if (complete_ == 0) add(header);
     flush();
   }
 
@@ -162,19 +105,21 @@ class ResultLog {
     const std::string error = Json::parse(dump_json(line))["error"];
     if (std::exchange(errors_[key(line)], error) != error) add(line);
   }
-  void flush() { write_all(file_.number, std::exchange(unwritten_, {}), path_); }
+  void flush() { file_.append(std::exchange(unwritten_, {})); }
 
  private:
-  void read(const Json& header) {
-    const std::string text = read_open_file(file_.number, path_);
+  void read(const Json& header, int first_lines) {
+    const std::string& path = file_.path();
+    const std::string text = read_open_file(file_.descriptor(), path);
     size_t begin = 0;
+    int lines = 0;
     for (int number = 1;; ++number) {
       const size_t end = text.find('\n', begin);
       if (end == std::string::npos) break;  // an incomplete last line: the earlier run was interrupted
+      lines = number;
       const Json line = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
                                     text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
-      if (!line.is_object())
-        fail_input("{}:{}: not a line that eval wrote: give another file", path_, number);
+      if (!line.is_object()) fail_input("{}:{}: not a line that eval wrote: give another file", path, number);
       if (number == 1)
         check_header(line, header);
       else if (line.contains("top"))
@@ -183,8 +128,10 @@ class ResultLog {
         errors_[key(line)] = line["error"];
       begin = end + 1;
     }
-    complete_ = begin;
-    if (complete_ == 0 && !text.empty()) fail_input("{}: not a file that eval wrote: give another", path_);
+    complete_ = lines < first_lines ? 0 : begin;  // killed before it began: from the start
+    constexpr std::string_view begins = "{\"eval\":";
+    if (lines == 0 && !text.starts_with(begins) && !begins.starts_with(text))
+      fail_input("{}: not a file that eval wrote: give another", path);
   }
 
   void check_header(const Json& was, const Json& is) const {
@@ -192,49 +139,19 @@ class ResultLog {
       fail_input(
           "{}: was begun by an older version, which did not note the contents of weights, config and labels: "
           "whether they are this run's cannot be told: remove it or give another file",
-          path_);
-    const auto compared = [](Json header) {
-      header.erase("made_by");
-      return header.flatten();
-    };
-    const Json flat_was = compared(was), flat_is = compared(is);
-    const auto value_of = [](const Json& flat, const std::string& key) {
-      return flat.contains(key) ? dump_json(flat[key]) : std::string("none");
-    };
-    const auto compare = [&](const Json& keys) {
-      for (const auto& [key, value] : keys.items())
-        if (value_of(flat_was, key) != value_of(flat_is, key))
-          fail_input("{}: was made with {} {}, this run has {}: remove it or give another file", path_,
-                     key.substr(1), value_of(flat_was, key), value_of(flat_is, key));
-    };
-    compare(flat_is);
-    compare(flat_was);
+          file_.path());
+    if (const std::string difference = header_difference(was, is, false); !difference.empty())
+      fail_input("{}: was made with {}: remove it or give another file", file_.path(), difference);
   }
 
-  // Names that are equal except for invalid UTF-8 bytes must have different keys.
-  static std::string key(const Json& line) {
-    const Json bytes = line.value("file_bytes", Json());
-    return line["file"].get<std::string>() + (bytes.is_string() ? '\0' + bytes.get<std::string>() : "");
-  }
-
-  // A null probability came from NaN logits: it does not count as an answer, though older versions wrote one.
   void take(const Json& line, int number) {
-    std::vector<int> top;
-    const Json list = line.value("probability", Json()).is_null() ? Json::array() : line["top"];
-    bool good = line.value("file", Json()).is_string() && list.is_array();
-    for (size_t i = 0; good && i < list.size(); ++i) {
-      good =
-          list[i].is_number_integer() && list[i].get<int64_t>() >= 0 && list[i].get<int64_t>() < num_classes_;
-      if (good) top.push_back(list[i].get<int>());
-    }
-    if (!good) fail_input("{}:{}: not a line that eval wrote: give another file", path_, number);
-    answers_[key(line)] = std::move(top);
+    std::optional<std::vector<int>> top = answer_in(line, num_classes_);
+    if (!top) fail_input("{}:{}: not a line that eval wrote: give another file", file_.path(), number);
+    answers_[key(line)] = std::move(*top);
   }
 
-  std::string path_;
   int num_classes_;
-  OutputClaim claim_;
-  Descriptor file_;
+  ResultFile file_;
   std::string unwritten_;
   size_t complete_ = 0;  // bytes of complete lines
   std::unordered_map<std::string, std::vector<int>> answers_;
@@ -306,10 +223,10 @@ Json to_json(const Interval& interval) {
   return {interval.low, interval.high};
 }
 
-void write_json(std::ostream& out, const Outcome& outcome, const Classifier& classifier, const DataSet& data,
+void write_json(std::ostream& out, const Outcome& outcome, const Json& report, const DataSet& data,
                 const std::vector<std::string>& names) {
   const ClassCounts& total = outcome.accuracy.total();
-  Json document = report_json(classifier);
+  Json document = report;
   document["images"] = total.images;
   document["failed"] = outcome.failed;
   if (!data.unread.empty()) document["folders_not_listed"] = data.unread;
@@ -355,40 +272,60 @@ void write_csv(std::ostream& out, const Outcome& outcome, const std::vector<std:
   }
 }
 
-// Everything that the answers depend on, plus the program that started the file (which may be another version).
-// Contains the whole config, so that a mismatch can name the differing key.
-Json log_header(const Classifier& classifier, const std::string& weights_sum, const std::string& directory,
-                const std::string& truth_sum) {
-  const RunReport report = run_report(classifier);
-  const fs::path& labels = classifier.files.labels;
+// Of a shard also all that a merged report is made of, and what the partition depends on.
+Json log_header(const Options& options, const Classifier& classifier, const std::string& weights_sum,
+                const DataSet& data, const std::string& inputs_sum) {
   std::error_code error;
-  Json made_by = to_json(this_program());
-  made_by["device_name"] = report.device_name;
-  made_by["threads"] = classifier.choices[0].threads;
-  made_by["batch"] = classifier.batch_size;
-  Json header = named("eval", fs::weakly_canonical(directory, error).string());
-  if (!truth_sum.empty()) header["truth_sha256"] = truth_sum;
-  header.update({{"weights_sha256", weights_sum},
-                 {"config", Json::parse(dump_json(effective_config(classifier.config)))},
-                 {"config_sha256", config_sha256(classifier.config)},
-                 {"labels_sha256", labels.empty() ? Json() : Json(sha256(read_file(labels)))},
-                 {"device", report.device},
-                 {"dtype", report.dtype},
-                 {"selective_scan_backend", report.selective_scan_backend},
-                 {"forward_core", report.forward_core},
-                 {"made_by", std::move(made_by)}});
-  return header;
+  Json header = named("eval", fs::weakly_canonical(options.directory, error).string());
+  if (!data.truth_sum.empty()) header["truth_sha256"] = data.truth_sum;
+  header = result_header(std::move(header), classifier, weights_sum);
+  if (options.shard_text.empty()) return header;
+  header["shard"] = to_string(options.shard);
+  header["inputs_sha256"] = inputs_sum;
+  header["truth"] = data.truth_form;
+  header["several"] = data.several;
+  header["not_counted"] = data.not_counted;
+  header["names"] = class_names(classifier, data);
+  header["made_by"]["report"] = report_json(classifier);
+  return Json::parse(dump_json(header));
+}
+
+// All files in their order, or all archives.
+std::string inputs_sha256(const DataSet& data, const std::vector<Picture>& pictures) {
+  Sha256 sum;
+  const auto add = [&](const std::string& name) {
+    sum.add(static_cast<int64_t>(name.size()));
+    sum.add(name);
+  };
+  if (data.archives)
+    for (const std::string& name : data.archive_names) add(name);
+  else
+    for (const Picture& picture : pictures) add(picture.file.string());
+  return sum.hex();
+}
+
+Json list_of(const std::vector<Picture>& pictures) {
+  Json files = Json::array(), positions = Json::array();
+  for (const Picture& picture : pictures) {
+    Json name = named("file", picture.file.string());
+    files.push_back(name.size() == 1 ? Json(name["file"]) : std::move(name));
+    positions.push_back(picture.position);
+  }
+  return {{"files", std::move(files)}, {"positions", std::move(positions)}};
 }
 
 Outcome evaluate(const Options& options, Classifier& classifier, const std::string& weights_sum,
                  const DataSet& data) {
   const size_t classes = static_cast<size_t>(classifier.config.num_classes);
-  const std::vector<Picture> chosen =
-      options.limit > 0 ? spread(data.pictures, options.limit) : data.pictures;
+  std::vector<Picture> chosen = options.limit > 0 ? spread(data, options.limit) : data.pictures;
+  if (!data.archives)
+    for (size_t i = 0; i < chosen.size(); ++i) chosen[i].position = i;
+  const std::string inputs_sum = options.shard_text.empty() ? "" : inputs_sha256(data, chosen);
+  std::erase_if(chosen, [&](const Picture& picture) { return !options.shard.has(picture.position); });
   std::optional<ResultLog> log;
   if (!options.results.empty())
-    log.emplace(options.results, log_header(classifier, weights_sum, options.directory, data.truth_sum),
-                classifier.config.num_classes);
+    log.emplace(options.results, log_header(options, classifier, weights_sum, data, inputs_sum),
+                options.shard_text.empty() ? Json() : list_of(chosen), classifier.config.num_classes);
 
   Outcome outcome{Accuracy(classifier.config.num_classes)};
   const auto count = [&](const Picture& picture, const std::vector<int>& top) {
@@ -398,15 +335,16 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
       outcome.accuracy.add(picture.classes[0], top);
   };
   std::vector<Picture> left;
-  std::vector<fs::path> files;
+  std::vector<ImageRef> images;
   for (const Picture& picture : chosen) {
-    const std::vector<int>* answer = log ? log->find(picture.file) : nullptr;
+    const bool known = log && picture.image.error.empty();
+    const std::vector<int>* answer = known ? log->find(picture.file) : nullptr;
     if (answer != nullptr) {
       count(picture, *answer);
       continue;
     }
     left.push_back(picture);
-    files.push_back(options.directory / picture.file);
+    images.push_back(picture.image);
   }
   outcome.from_earlier = chosen.size() - left.size();
   if (outcome.from_earlier > 0)
@@ -414,7 +352,7 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
                  chosen.size());
 
   const auto start = std::chrono::steady_clock::now();
-  ImageSource source(file_paths(std::move(files)), classifier.config.preprocess, classifier.batch_size,
+  ImageSource source(listed_images(std::move(images)), classifier.config.preprocess, classifier.batch_size,
                      decoding_threads(classifier), jpeg_decoding(classifier, options.decode));
   Progress progress(outcome.from_earlier, chosen.size());
   ClassifiedBatches batches(classifier, source);
@@ -426,7 +364,8 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
     for (const ImageBatch::Item& item : batch.items) {
       const Picture& picture = left[item.index];
       Json line = named("file", picture.file.string());
-      line["class"] = data.several ? Json(picture.classes) : Json(picture.classes[0]);
+      if (!picture.classes.empty())
+        line["class"] = data.several ? Json(picture.classes) : Json(picture.classes[0]);
       if (item.error.empty()) {
         std::vector<int> top;
         const auto row = std::span(logits).subspan(place++ * classes, classes);
@@ -471,16 +410,217 @@ void check_outputs(const Options& options, const DataSet& data, size_t num_class
                classes, most_classes, most_classes / 2);
 }
 
-int run_eval(const Options& options) {
-  std::optional<OutputFile> file, confusion, picture;  // opened before anything is read
-  if (!options.output.empty()) file.emplace(options.output);
-  if (!options.confusion.empty()) {
+struct Outputs {
+  std::optional<OutputFile> file, confusion, picture;
+
+  explicit Outputs(const Options& options) {  // before anything is read
+    if (!options.output.empty()) file.emplace(options.output);
+    if (options.confusion.empty()) return;
     const fs::path png = fs::path(options.confusion).replace_extension(".png");
     if (png == options.confusion)
       fail_input("--confusion {}: name the CSV; its picture is written beside it as .png", options.confusion);
     confusion.emplace(options.confusion);
     picture.emplace(png);
   }
+};
+
+void write_reports(const Options& options, Outputs& outputs, const Outcome& outcome, const Json& report,
+                   const DataSet& data, const std::vector<std::string>& names) {
+  std::ostream& out = outputs.file ? outputs.file->stream() : std::cout;
+  if (options.format == "json")
+    write_json(out, outcome, report, data, names);
+  else if (options.format == "csv")
+    write_csv(out, outcome, names);
+  else
+    write_text(out, outcome, data, names);
+  if (!out.flush()) fail_machine("the results could not be written");  // to stdout: a file says so itself
+  if (outputs.confusion) {
+    write_confusion_csv(outputs.confusion->stream(), outcome.accuracy, names);
+    write_confusion_png(outputs.picture->stream(), outcome.accuracy);
+    outputs.confusion->commit();
+    outputs.picture->commit();
+  }
+  if (outputs.file) outputs.file->commit();
+}
+
+// --- --merge: the results of all shards as those of one run.
+
+// One image of a shard, and the line with its answer or, without one, its error.
+struct MergedImage {
+  size_t position = 0;
+  std::string_view line;
+};
+
+struct ShardResults {
+  std::string path, text;
+  Json header;
+  Shard shard;
+  std::vector<MergedImage> images;  // in the shard's order; an empty line: missing
+  std::vector<std::string> missing, doubled;
+};
+
+ShardResults read_shard(const std::string& path) {
+  ShardResults results;
+  results.path = path;
+  results.text = read_file(path);
+  std::unordered_map<std::string, size_t> places;
+  std::vector<std::string> keys;
+  std::vector<bool> answered;
+  const std::string_view text = results.text;
+  size_t begin = 0;
+  for (int number = 1; text.find('\n', begin) != text.npos; ++number) {
+    const std::string_view line = text.substr(begin, text.find('\n', begin) - begin);
+    begin += line.size() + 1;
+    const Json json = Json::parse(line, nullptr, false);
+    const auto wrong = [&] { fail_input("{}:{}: not a line that eval wrote", path, number); };
+    if (!json.is_object()) wrong();
+    if (number == 1) {
+      if (!json.contains("eval")) wrong();
+      results.header = json;
+      results.shard = shard_in(json, path);
+    } else if (number == 2) {
+      const Json files = json.value("files", Json()), positions = json.value("positions", Json());
+      if (!files.is_array() || !positions.is_array() || files.size() != positions.size()) wrong();
+      for (size_t i = 0; i < files.size(); ++i) {
+        const Json name = files[i].is_object() ? files[i] : Json{{"file", files[i]}};
+        if (!name.value("file", Json()).is_string() || !positions[i].is_number_unsigned()) wrong();
+        places.emplace(key(name), i);
+        keys.push_back(name["file"].get<std::string>());
+        results.images.push_back({positions[i].get<size_t>(), {}});
+      }
+      answered.resize(files.size());
+    } else if (json.value("file", Json()).is_string() && (json.contains("top") || json.contains("error"))) {
+      const auto place = places.find(key(json));
+      if (place == places.end())
+        fail_input("{}:{}: {} is not in the shard's list", path, number,
+                   in_quotes(json["file"].get<std::string>()));
+      const size_t i = place->second;
+      const bool is_answer = json.contains("top");
+      if (is_answer && answered[i]) results.doubled.push_back(keys[i]);
+      if (is_answer || !answered[i]) results.images[i].line = line;
+      answered[i] = answered[i] || is_answer;
+    } else {
+      wrong();
+    }
+  }
+  if (results.header.is_null()) fail_input("{}: not a file that eval --results wrote with --shard", path);
+  for (size_t i = 0; i < keys.size(); ++i)
+    if (results.images[i].line.empty()) results.missing.push_back(keys[i]);
+  return results;
+}
+
+void tell(const Shard& shard, const std::string& path, const char* what,
+          const std::vector<std::string>& files) {
+  constexpr size_t most = 20;
+  if (files.empty()) return;
+  std::string names;
+  for (size_t i = 0; i < std::min(files.size(), most); ++i) names += (i > 0 ? ", " : "") + shown(files[i]);
+  if (files.size() > most) names += fmt::format(" and {} more", files.size() - most);
+  spdlog::error("shard {}: {}: {} {}: {}", to_string(shard), path, files.size(), what, names);
+}
+
+// Whether the shards are all there, each image once; if not, tells which are not.
+bool is_whole(const std::vector<ShardResults>& shards) {
+  bool whole = true;
+  std::vector<const ShardResults*> by_index(shards[0].shard.count);
+  for (const ShardResults& results : shards) {
+    const ShardResults*& place = by_index[results.shard.index];
+    if (place) {
+      std::vector<std::string> doubled;
+      for (const MergedImage& image : results.images)
+        if (!image.line.empty()) doubled.push_back(Json::parse(image.line)["file"].get<std::string>());
+      spdlog::error("shard {}: given twice: {} and {}", to_string(results.shard), place->path, results.path);
+      tell(results.shard, results.path, "doubled", doubled);
+    }
+    whole = whole && !place && results.missing.empty() && results.doubled.empty();
+    place = &results;
+    tell(results.shard, results.path, "missing", results.missing);
+    tell(results.shard, results.path, "doubled", results.doubled);
+  }
+  for (size_t i = 0; i < by_index.size(); ++i)
+    if (!by_index[i]) {
+      spdlog::error("shard {}/{}: missing: no file of it is given", i, by_index.size());
+      whole = false;
+    }
+  return whole;
+}
+
+int merge_results(const Options& options) {
+  refuse_others(*options.parser, "--merge", {"--merge", "--output", "--confusion", "--results", "--format"});
+  Outputs outputs(options);
+  std::optional<OutputFile> merged;
+  if (!options.results.empty()) merged.emplace(options.results);
+  std::vector<ShardResults> shards;
+  for (const std::string& path : options.merge) {
+    shards.push_back(read_shard(path));
+    const ShardResults &first = shards[0], &last = shards.back();
+    const std::string difference = header_difference(first.header, last.header, true);
+    if (!difference.empty() || first.shard.count != last.shard.count)
+      fail_input("{} and {} are not of one run: {}", first.path, path,
+                 difference.empty() ? to_string(first.shard) + " and " + to_string(last.shard) : difference);
+  }
+  if (!is_whole(shards)) return 1;
+
+  std::vector<MergedImage> images;
+  for (const ShardResults& results : shards)
+    images.insert(images.end(), results.images.begin(), results.images.end());
+  std::ranges::stable_sort(images, {}, &MergedImage::position);
+  Json header = shards[0].header;
+  DataSet data;
+  const Json num_classes = header["config"].value("num_classes", Json()),
+             names = header.value("names", Json());
+  const bool good = num_classes.is_number_integer() && num_classes > 0 && num_classes <= (1 << 20) &&
+                    names.is_array() && names.size() == num_classes.get<size_t>() &&
+                    std::ranges::all_of(names, [](const Json& name) { return name.is_string(); }) &&
+                    header.value("truth", Json()).is_string() &&
+                    header.value("several", Json()).is_boolean() &&
+                    header.value("not_counted", Json()).is_number_unsigned();
+  if (!good) fail_input("{}: its first line is not eval's", shards[0].path);
+  data.truth_form = header["truth"];
+  data.several = header["several"];
+  data.not_counted = header["not_counted"];
+  const Json report = header["made_by"].value("report", Json::object());
+  for (const char* of_shard : {"shard", "inputs_sha256", "truth", "several", "not_counted", "names"})
+    header.erase(of_shard);
+  header["made_by"].erase("report");
+  if (merged) merged->stream() << dump_json(header) << '\n';
+
+  Outcome outcome{Accuracy(num_classes.get<int>())};
+  for (const MergedImage& image : images) {
+    const Json line = Json::parse(image.line);
+    if (merged) merged->stream() << image.line << '\n';
+    if (!line.contains("top")) {
+      ++outcome.failed;
+      continue;
+    }
+    const std::optional<std::vector<int>> top = answer_in(line, num_classes.get<int>());
+    std::vector<int> right;
+    const Json classes = line.value("class", Json());
+    bool is_line = top.has_value();
+    for (const Json& number : classes.is_array() ? classes : Json::array({classes})) {
+      is_line = is_line && number.is_number_integer() && number >= 0 && number < num_classes;
+      if (is_line) right.push_back(number.get<int>());
+    }
+    if (!is_line || right.empty() || (!data.several && right.size() > 1))
+      fail_input("not a line that eval wrote: {}", printable(image.line, 200));
+    if (data.several)
+      outcome.accuracy.add_any(right, *top);
+    else
+      outcome.accuracy.add(right[0], *top);
+  }
+  check_outputs(options, data, names.size());
+  write_reports(options, outputs, outcome, report, data, names);
+  if (merged) merged->commit();
+  if (outcome.failed > 0) spdlog::warn("{} images could not be read and are not counted", outcome.failed);
+  return outcome.failed > 0 ? 1 : 0;
+}
+
+int run_eval(Options& options) {
+  if (!options.merge.empty()) return merge_results(options);
+  if (options.directory.empty()) fail_input("nothing to evaluate: name a folder or archives, or --merge");
+  options.shard = choose_shard(options.shard_text,
+                               {&options.output, &options.confusion, &options.results, &options.summary});
+  Outputs outputs(options);
   Classifier classifier = make_classifier(options.model, options.batch_size);
   if (classifier.config.in_chans != 3)
     fail_input("images have 3 channels, the config's in_chans is {}", classifier.config.in_chans);
@@ -488,30 +628,18 @@ int run_eval(const Options& options) {
   load_runners(classifier, options.results.empty() ? nullptr : &weights_sum);
   const int num_classes = classifier.config.num_classes;
   const DataSet data =
-      options.truth.empty()
-          ? read_data_set(options.directory, classifier.labels, num_classes)
-          : read_with_truth(options.directory, options.truth, classifier.labels, num_classes);
+      read_data_set(options.directory, options.truth, options.shard, classifier.labels, num_classes);
+  if (options.limit > 0 && data.archives && !options.shard.is_all())
+    fail_input(
+        "--limit: a shard of archives does not know the images of the others: leave out --limit or --shard");
+  if (!options.shard_text.empty() && !data.unread.empty())
+    fail_input("--shard: the shards would be of other images than elsewhere: {}", data.unread[0]);
   check_outputs(options, data, static_cast<size_t>(num_classes));
   const Outcome outcome = evaluate(options, classifier, weights_sum, data);
   const ClassCounts& total = outcome.accuracy.total();
-  if (total.images == 0)
+  if (total.images == 0 && options.shard.is_all())
     fail_input("{}: none of its {} images could be read", options.directory, outcome.failed);
-  std::ostream& out = file ? file->stream() : std::cout;
-  const std::vector<std::string> names = class_names(classifier, data);
-  if (options.format == "json")
-    write_json(out, outcome, classifier, data, names);
-  else if (options.format == "csv")
-    write_csv(out, outcome, names);
-  else
-    write_text(out, outcome, data, names);
-  if (!out.flush()) fail_machine("the results could not be written");  // to stdout: a file says so itself
-  if (confusion) {
-    write_confusion_csv(confusion->stream(), outcome.accuracy, names);
-    write_confusion_png(picture->stream(), outcome.accuracy);
-    confusion->commit();
-    picture->commit();
-  }
-  if (file) file->commit();
+  write_reports(options, outputs, outcome, report_json(classifier), data, class_names(classifier, data));
   const size_t answered = static_cast<size_t>(total.images) - outcome.from_earlier;
   spdlog::info("{} images in {:.1f} s, {:.1f} a second", answered, outcome.seconds,
                outcome.seconds > 0 ? static_cast<double>(answered) / outcome.seconds : 0);
@@ -521,7 +649,11 @@ int run_eval(const Options& options) {
                  total.images);
   if (outcome.failed > 0) spdlog::warn("{} images could not be read and are not counted", outcome.failed);
   for (const std::string& folder : data.unread) spdlog::error("skipped: {}", folder);
-  return outcome.failed > 0 || !data.unread.empty() ? 1 : 0;
+  const int exit_code = outcome.failed > 0 || !data.unread.empty() ? 1 : 0;
+  if (!options.summary.empty())
+    write_summary(options.summary, {"eval", options.shard, answered, outcome.failed, outcome.from_earlier,
+                                    outcome.seconds, exit_code});
+  return exit_code;
 }
 
 }  // namespace
@@ -530,11 +662,11 @@ Command add_eval(CLI::App& app) {
   CLI::App* parser =
       app.add_subcommand("eval", "Measure top-1 and top-5 accuracy on a labelled set of images");
   auto options = std::make_shared<Options>();
-  parser
-      ->add_option("DIR", options->directory,
-                   "Folder with one subfolder per class (matched with --labels, else by sorted order), or a "
-                   "folder of images with --truth")
-      ->required();
+  parser->add_option(
+      "DIR|ARCHIVE", options->directory,
+      "Folder with one subfolder per class (matched with --labels, else by sorted order), or a "
+      "folder of images with --truth; or tar or zip archives (data-{000..146}.tar) of these, or with "
+      "KEY.cls or KEY.json");
   parser
       ->add_option("--truth", options->truth,
                    "Ground truth for a folder of images: one class number per line (in the order of the "
@@ -563,6 +695,14 @@ Command add_eval(CLI::App& app) {
       ->add_option("--results", options->results,
                    "Append one line per image; a later run of the same model resumes from it")
       ->type_name("F.jsonl");
+  parser
+      ->add_option("--merge", options->merge,
+                   "Instead of running: merge the --results of all shards into one result; with --results, "
+                   "also their lines into one file")
+      ->type_name("R.jsonl …");
+  add_shard_option(*parser, options->shard_text);
+  add_summary_option(*parser, options->summary);
+  options->parser = parser;
   add_model_options(*parser, options->model, {.labels = true, .devices = true});
   return {parser, [options] { return run_eval(*options); }};
 }

@@ -119,9 +119,9 @@ Command add_migrate_config(CLI::App& app) {
       command->add_option("-o,--output", arguments->output, "Write here instead of standard output")
           ->type_name("FILE");
   command
-      ->add_option(
-          "--backend", arguments->backend,
-          "What \"core\" becomes: oflex (the default; the same in float32) or mamba (rounds 16-bit outputs as core did)")
+      ->add_option("--backend", arguments->backend,
+                   "What \"core\" becomes: oflex (the default; the same in float32) or mamba (rounds "
+                   "16-bit outputs as core did)")
       ->check(CLI::IsMember({"oflex", "mamba"}).description(""))
       ->type_name("B");
   auto* in_place =

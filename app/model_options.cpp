@@ -9,6 +9,7 @@
 
 #include "kernels/devices.h"
 #include "kernels/error.h"
+#include "lib/images/shard.h"
 #include "lib/support/text.h"
 
 namespace vmamba {
@@ -86,6 +87,10 @@ RunChoice choose_run(const ModelOptions& options) {
   return choice;
 }
 
+Device device_of_local_rank(const std::vector<Device>& devices) {
+  return devices.at(static_cast<size_t>(local_rank()) % devices.size());
+}
+
 std::vector<RunChoice> choose_runs(const ModelOptions& options) {
   std::vector<RunChoice> choices;
   for (const Device device : parse_devices(options.device))
@@ -137,9 +142,12 @@ std::vector<Device> parse_devices(std::string_view text) {
 
 Device parse_device(std::string_view text) {
   AutomaticDevice chosen;
-  const Device device = find_device(text, &chosen);
+  Device device = find_device(text, &chosen);
+  if (text != "auto") return device;
+  if (device.type != DeviceType::cpu && local_rank() > 0)
+    device = device_of_local_rank(devices_of(device.type));
   static bool told = false;  // log only once, even if a command creates several runs
-  if (text == "auto" && !std::exchange(told, true))
+  if (!std::exchange(told, true))
     spdlog::info("running on {}", device.type == DeviceType::cpu ? "the CPU: " + chosen.why_not
                                                                  : to_string(device) + " (--device auto)");
   return device;

@@ -21,7 +21,9 @@ RunChoice choose_run(const ModelOptions& options);
 // One a device of the list. InputError if their dtypes differ.
 std::vector<RunChoice> choose_runs(const ModelOptions& options);
 
-// "auto" is automatic_device; logs which that is.
+// The one with this process's local rank, modulo their number, so that the processes of one machine share them out.
+Device device_of_local_rank(const std::vector<Device>& devices);
+// "auto" is automatic_device, among several of its kind device_of_local_rank; logs which that is.
 Device parse_device(std::string_view text);
 // The devices of a list, "NAME:all" among them. InputError if one is named twice.
 std::vector<Device> parse_devices(std::string_view text);

@@ -1,8 +1,9 @@
-// A line on the terminal that renews itself; nothing where stderr is no terminal.
+// Progress on stderr: a line that is redrawn on a terminal, otherwise one line per minute.
 #pragma once
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -14,10 +15,23 @@ namespace vmamba {
 
 inline bool progress_wanted = true;  // --no-progress
 
+// "[=====     ] 500 of 1000 images, 25.0 a second, 0:00:20 left"; total 0: not known.
+inline std::string progress_text(size_t before, size_t done, size_t total, double seconds) {
+  constexpr size_t width = 20;
+  const double rate = seconds > 0 ? static_cast<double>(done - before) / seconds : 0;
+  if (total == 0) return fmt::format("{} images, {:.1f} a second", done, rate);
+  const size_t filled = width * std::min(done, total) / total;
+  const auto left =
+      static_cast<int64_t>(rate > 0 && done < total ? static_cast<double>(total - done) / rate : 0);
+  return fmt::format("[{:=<{}}{:<{}}] {} of {} images, {:.1f} a second, {}:{:02}:{:02} left", "", filled, "",
+                     width - filled, done, total, rate, left / 3600, left / 60 % 60, left % 60);
+}
+
 class Progress {
  public:
   Progress(size_t before, size_t total)
-      : on_(progress_wanted && isatty(STDERR_FILENO) && spdlog::should_log(spdlog::level::info)),
+      : on_(progress_wanted && spdlog::should_log(spdlog::level::info)),
+        terminal_(isatty(STDERR_FILENO) != 0),
         before_(before),
         total_(total) {}
   ~Progress() { clear(); }
@@ -25,22 +39,26 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   void clear() const {
-    if (on_) print_stderr("\r\x1b[K");
+    if (on_ && terminal_) print_stderr("\r\x1b[K");
   }
-  // `more`: what else stands in the line.
-  void show(size_t done, const std::function<std::string()>& more) {
+  void set_total(size_t total) { total_ = total; }
+  // `more`: appended to the line.
+  void show(size_t done, const std::function<std::string()>& more = {}) {
     const auto now = std::chrono::steady_clock::now();
-    if (!on_ || now - shown_ < std::chrono::milliseconds(200)) return;
+    const auto pause = terminal_ ? std::chrono::milliseconds(200) : std::chrono::milliseconds(60'000);
+    if (!on_ || now - shown_ < pause) return;
     shown_ = now;
     const double seconds = std::chrono::duration<double>(now - start_).count();
-    const double rate = static_cast<double>(done - before_) / seconds;
-    const auto left = static_cast<int64_t>(rate > 0 ? static_cast<double>(total_ - done) / rate : 0);
-    print_stderr(fmt::format("\r\x1b[K{} of {} images, {:.1f} a second, {}:{:02}:{:02} left, {}", done,
-                             total_, rate, left / 3600, left / 60 % 60, left % 60, more()));
+    const std::string text =
+        progress_text(before_, done, total_, seconds) + (more ? ", " + more() : std::string());
+    if (terminal_)
+      print_stderr("\r\x1b[K" + text);
+    else
+      spdlog::info("{}", text);
   }
 
  private:
-  bool on_;
+  bool on_, terminal_;
   size_t before_, total_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now(), shown_ = start_;
 };

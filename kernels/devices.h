@@ -1,4 +1,4 @@
-// Which devices there are, and the state that they are in. All may be called from any thread.
+// Enumerates devices and reads their state. Thread-safe.
 #pragma once
 #include <cstddef>
 #include <optional>
@@ -19,12 +19,12 @@ AutomaticDevice automatic_device();
 // All devices of this kind; none where there are none.
 std::vector<Device> devices_of(DeviceType type);
 
-// The state of a device while times are measured on it. What cannot be found out is absent.
+// State of a device during a measurement. Values that cannot be read are absent.
 struct DeviceState {
   std::string driver;  // its version
   std::optional<unsigned> clock_mhz, most_clock_mhz, memory_clock_mhz, celsius, watts;
-  std::optional<std::string> throttled;  // what keeps its clocks low; empty: nothing
-  size_t cache_bytes = 0;                // of the cache before its memory: L2 on CUDA
+  std::optional<std::string> throttled;  // why its clocks are reduced; empty if they are not
+  size_t cache_bytes = 0;                // of the last-level cache: L2 on CUDA
   std::optional<size_t> memory_in_use;   // by all processes
   std::string unknown;                   // why clocks and driver are absent
 };

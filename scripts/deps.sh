@@ -11,6 +11,7 @@ packages=(
   libdnnl-dev libdnnl2 ocl-icd-libopencl1 libhwy-dev libhwy1
   libjpeg62-turbo-dev libjpeg62-turbo libpng-dev libpng16-16 zlib1g-dev
   libtiff-dev libtiff6 libdeflate0 libjbig0 liblerc4 libwebp-dev libwebp7 libwebpdemux2 libzip-dev libzip4 libssl3 libstb-dev
+  libarchive-dev libarchive13 libacl1 libnettle8 libxml2 libicu72
   libsleef-dev libsleef3 libyaml-cpp-dev libyaml-cpp0.7 nlohmann-json3-dev libfmt-dev libfmt9 libspdlog-dev libspdlog1.10
   libcli11-dev doctest-dev libvalijson-dev
 )

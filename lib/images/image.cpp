@@ -14,8 +14,6 @@ namespace {
 
 using namespace std::string_view_literals;
 
-constexpr size_t max_file_bytes = size_t{1} << 30;
-
 bool begins_webp(std::string_view bytes) {
   return bytes.starts_with("RIFF"sv) && bytes.substr(0, 12).ends_with("WEBP"sv);
 }

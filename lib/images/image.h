@@ -16,6 +16,7 @@ struct Image {
 };
 
 inline constexpr int64_t max_pixels = 178'956'970;  // Pillow's limit
+inline constexpr size_t max_file_bytes = size_t{1} << 30;
 
 enum class ImageFormat : uint8_t { jpeg, webp, png, bmp, gif, tiff, pnm, tga };
 std::string_view to_string(ImageFormat format);

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "kernels/error.h"
+#include "lib/images/archives.h"
 #include "lib/images/image.h"
 #include "lib/images/preprocess.h"
 #include "lib/support/files.h"
@@ -90,56 +91,180 @@ class StandardInput {
   bool begun_ = false, ended_ = false;
 };
 
+// The contents of the member that `archive` stands at.
+InputPath read_member(ArchiveReader& archive, const fs::path& path, ArchiveImage image) {
+  InputPath member{image.name.empty() ? path : fs::path(member_name(path, image.name)),
+                   std::move(image.error)};
+  if (!member.error.empty()) return member;
+  try {
+    member.bytes = archive.read();
+  } catch (const InputError& error) {
+    member.error = error.what();
+  } catch (const std::bad_alloc&) {
+    member.error = fmt::format("{}: not enough memory to read it", member.file.string());
+  }
+  return member;
+}
+
+// A shared file system may fail for a moment.
+EncodedImage open_image_again(const fs::path& file, const std::atomic<bool>& stop) {
+  try {
+    return open_image(file, &stop);
+  } catch (const ReadError& error) {
+    if (error.number != EIO && error.number != ESTALE) throw;
+    spdlog::warn("{}; trying once more", printable(error.what(), 1000));
+  }
+  return open_image(file, &stop);
+}
+
 class ArgumentPaths {
  public:
-  ArgumentPaths(std::vector<std::string> arguments, char end)
-      : arguments_(std::move(arguments)), input_(end) {}
+  ArgumentPaths(std::vector<std::string> arguments, char end, const InputPart& part)
+      : arguments_(std::move(arguments)), part_(part), input_(end) {}
 
   std::optional<InputPath> next(const std::atomic<bool>& stop) {
     for (;;) {
+      if (archive_) {
+        if (auto member = next_member()) return member;
+        archive_.reset();
+      }
+      if (!unread_.empty()) {
+        InputPath folder = std::move(unread_.front());
+        unread_.pop_front();
+        if (!take(false)) continue;
+        folder.position = position_;
+        return folder;
+      }
       if (!listed_.empty()) {
-        InputPath path = std::move(listed_.front());
+        const fs::path path = std::move(listed_.front());
         listed_.pop_front();
-        return path;
+        const bool is_archive = has_archive_ending(path);
+        if (!take(is_archive)) continue;
+        if (!is_archive) return InputPath{path, {}, {}, position_};
+        if (auto failed = open_archive(path)) return failed;
+        continue;
       }
-      std::string argument;
-      if (in_list_) {
-        auto path = input_.path(stop);
-        if (!path) {
-          in_list_ = false;
-          continue;
-        }
-        argument = std::move(*path);
-      } else {
-        if (used_ == arguments_.size()) return std::nullopt;
-        argument = arguments_[used_++];
-        if (argument == "-") {
-          in_list_ = true;
-          continue;
-        }
-      }
-      std::error_code ignored;
-      if (!fs::is_directory(argument, ignored)) return InputPath{argument, {}};
+      const std::optional<std::string> argument = next_argument(stop);
+      if (!argument) return std::nullopt;
       try {
-        const FolderFiles files = folder_files(argument);
-        log_left_out(argument, files.others);
-        if (files.images.empty() && files.unread.empty())
-          return InputPath{argument,
-                           fmt::format("{}: no image files in this folder ({})", argument, image_endings)};
-        for (const std::string& error : files.unread) listed_.push_back({argument, error});
-        for (const fs::path& file : files.images) listed_.push_back({file, {}});
+        list(*argument);
       } catch (const InputError& error) {
-        return InputPath{argument, error.what()};
+        if (take(false)) return InputPath{*argument, error.what(), {}, position_};
       }
     }
   }
 
  private:
+  // From the command line, or, where that says "-", from standard input.
+  std::optional<std::string> next_argument(const std::atomic<bool>& stop) {
+    for (;;) {
+      if (in_list_) {
+        if (auto path = input_.path(stop)) return path;
+        in_list_ = false;
+      }
+      if (used_ == arguments_.size()) return std::nullopt;
+      if (arguments_[used_++] != "-") return arguments_[used_ - 1];
+      in_list_ = true;
+    }
+  }
+
+  // Counts a file or an archive, and returns whether it is to be read.
+  bool take(bool is_archive) {
+    position_ = {files_ + archives_, 0};
+    ++*part_.inputs;
+    const bool is_ours = part_.shard.has(is_archive ? archives_++ : files_++);
+    const bool is_done = part_.after && (position_.input < part_.after->input ||
+                                         (position_.input == part_.after->input && !is_archive));
+    return is_ours && !is_done;
+  }
+
+  void list(const std::string& argument) {
+    std::error_code ignored;
+    if (!fs::is_directory(argument, ignored)) {
+      for (std::string& name : archives_of(argument)) listed_.emplace_back(std::move(name));
+      if (listed_.empty()) listed_.emplace_back(argument);
+      return;
+    }
+    const FolderFiles files = folder_files(argument);
+    log_left_out(argument, files.others);
+    if (files.images.empty() && files.unread.empty())
+      fail_input("{}: no image files in this folder ({})", argument, image_endings);
+    for (const std::string& error : files.unread) unread_.push_back({argument, error, {}, {}});
+    listed_.assign(files.images.begin(), files.images.end());
+  }
+
+  std::optional<InputPath> open_archive(const fs::path& path) {
+    try {
+      archive_.emplace(path);
+      archive_path_ = path;
+      return std::nullopt;
+    } catch (const ReplacesInput&) {
+      throw;
+    } catch (const InputError& error) {
+      return InputPath{path, error.what(), {}, position_};
+    }
+  }
+
+  std::optional<InputPath> next_member() {
+    std::optional<ArchiveImage> image;
+    do {
+      image = archive_->next();
+      if (!image) return std::nullopt;
+      position_.member = image->place;
+    } while (part_.after && position_ <= *part_.after);
+    InputPath member = read_member(*archive_, archive_path_, std::move(*image));
+    member.position = position_;
+    return member;
+  }
+
   std::vector<std::string> arguments_;
   size_t used_ = 0;
-  std::deque<InputPath> listed_;
+  std::deque<fs::path> listed_;
+  std::deque<InputPath> unread_;  // folders
   bool in_list_ = false;
+  const InputPart part_;
+  size_t files_ = 0, archives_ = 0;  // so far, of all shards
+  InputPosition position_;
   StandardInput input_;
+  std::optional<ArchiveReader> archive_;  // being read
+  fs::path archive_path_;
+};
+
+class ListedImages {
+ public:
+  explicit ListedImages(std::vector<ImageRef> images) : images_(std::move(images)) {}
+
+  std::optional<InputPath> next() {
+    if (used_ == images_.size()) return std::nullopt;
+    const ImageRef& image = images_[used_++];
+    if (image.member.empty() || !image.error.empty()) return InputPath{image.file, image.error};
+    const std::string name = member_name(image.file, image.member);
+    try {
+      if (!archive_ || image.file != path_ || image.place < next_place_) {
+        archive_.emplace(image.file);
+        path_ = image.file;
+        next_place_ = 0;
+      }
+      std::optional<ArchiveImage> member;
+      do {
+        member = archive_->next();
+      } while (next_place_++ < image.place && member);
+      if (!member || member->name != image.member)
+        fail_input("{}: the archive has changed since it was listed", name);
+      return read_member(*archive_, image.file, std::move(*member));
+    } catch (const ReplacesInput&) {
+      throw;
+    } catch (const InputError& error) {
+      archive_.reset();
+      return InputPath{name, error.what()};
+    }
+  }
+
+ private:
+  std::vector<ImageRef> images_;
+  size_t used_ = 0, next_place_ = 0;
+  std::optional<ArchiveReader> archive_;
+  fs::path path_;  // of archive_
 };
 
 }  // namespace
@@ -178,16 +303,21 @@ void log_left_out(const std::string& folder, size_t others) {
                  others == 1 ? "file is" : "files are", others == 1 ? "its" : "their");
 }
 
-NextPath input_paths(std::vector<std::string> arguments, char end) {
-  auto paths = std::make_shared<ArgumentPaths>(std::move(arguments), end);
+NextPath input_paths(std::vector<std::string> arguments, char end, const InputPart& part) {
+  auto paths = std::make_shared<ArgumentPaths>(std::move(arguments), end, part);
   return [paths](const std::atomic<bool>& stop) { return paths->next(stop); };
+}
+
+NextPath listed_images(std::vector<ImageRef> images) {
+  auto listed = std::make_shared<ListedImages>(std::move(images));
+  return [listed](const std::atomic<bool>&) { return listed->next(); };
 }
 
 NextPath file_paths(std::vector<fs::path> files) {
   return [files = std::move(files),
           used = size_t{0}](const std::atomic<bool>&) mutable -> std::optional<InputPath> {
     if (used == files.size()) return std::nullopt;
-    return InputPath{files[used++], {}};
+    return InputPath{files[used++]};
   };
 }
 
@@ -362,9 +492,11 @@ void ImageSource::make_room(Ahead& ahead, std::unique_lock<std::mutex>& lock) {
 void ImageSource::fill(ImageBatch::Item& item, InputPath path, uint8_t* pixels) {
   item.file = std::move(path.file);
   item.error = std::move(path.error);
+  item.position = path.position;
   if (!item.error.empty()) return;
   try {
-    EncodedImage encoded = open_image(item.file, &stop_);
+    EncodedImage encoded = path.bytes ? parse_image(std::move(*path.bytes), item.file.string())
+                                      : open_image_again(item.file, stop_);
     if (jpegs_ == JpegDecoding::on_device && pack_jpeg(encoded, preprocess_, item.packed)) {
       item.encoded = std::move(encoded);
       return;

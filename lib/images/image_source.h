@@ -17,13 +17,23 @@
 
 #include "lib/config/config.h"
 #include "lib/images/jpeg_pack.h"
+#include "lib/images/shard.h"
 
 namespace vmamba {
 
-// A path to try, or one that is already known not to be an image, with the error.
+// Position of an image: index of its file or archive in the input, and its index in the archive (0 for a file).
+struct InputPosition {
+  size_t input = 0, member = 0;
+  auto operator<=>(const InputPosition&) const = default;
+};
+
+// A path to try, or one that is already known not to be an image, with the error. A member of an archive comes with its
+// contents, and is named as member_name() does.
 struct InputPath {
   std::filesystem::path file;
   std::string error;
+  std::optional<std::string> bytes;
+  InputPosition position;
 };
 // Returns the next path, or nullopt after the last. May be called from any thread, but not concurrently; stops waiting
 // when `stop` is set.
@@ -31,9 +41,25 @@ using NextPath = std::function<std::optional<InputPath>(const std::atomic<bool>&
 
 // The image files that the arguments name, in order: a file is itself; a folder is all image files in it and its
 // subfolders, sorted by path; "-" is the files and folders listed on standard input, read as they arrive, each
-// terminated by `end`.
-NextPath input_paths(std::vector<std::string> arguments, char end = '\n');
+// terminated by `end`; an archive, or a pattern of archives with braces, is the images in it.
+struct InputPart {
+  Shard shard;                         // positions are those in the whole input
+  std::optional<InputPosition> after;  // skip everything up to this position
+  // Number of files and archives so far, over all shards.
+  std::shared_ptr<std::atomic<size_t>> inputs = std::make_shared<std::atomic<size_t>>(0);
+};
+NextPath input_paths(std::vector<std::string> arguments, char end = '\n', const InputPart& part = {});
 NextPath file_paths(std::vector<std::filesystem::path> files);
+
+// An image that was listed before: a file, or a member of an archive.
+struct ImageRef {
+  std::filesystem::path file;  // or the archive
+  std::string member;          // empty: the file itself
+  size_t place = 0;            // of the member among the images of its archive
+  std::string error;           // known from listing
+};
+// Archives are read once and in order if the references to each are adjacent and in its order.
+NextPath listed_images(std::vector<ImageRef> images);
 
 // The files in a folder and its subfolders, without hidden ones (names that begin with a dot).
 struct FolderFiles {
@@ -49,7 +75,8 @@ struct ImageBatch {
     size_t index = 0;  // position in the input
     std::filesystem::path file;
     std::string error;  // why decoding failed; empty on success
-    // Left to the device: then its pixels are unspecified, and `encoded` is kept in case that it cannot.
+    InputPosition position;
+    // For decoding on the device: the pixels are then unspecified, and `encoded` is kept in case the device cannot.
     PackedJpeg packed;
     EncodedImage encoded;
   };

@@ -171,52 +171,6 @@ std::vector<std::string> csv_fields(std::string_view line) {
   return fields;
 }
 
-// Interprets the second column: label ids, label names, or numbers.
-std::vector<int> parse_classes(const std::vector<std::string>& words, const std::vector<int>& line_numbers,
-                               const std::string& where, const Labels& labels, int num_classes,
-                               std::string& form) {
-  std::vector<int> numbers;
-  int64_t outside = -1;
-  int outside_line = 0;
-  for (size_t i = 0; i < words.size(); ++i) {
-    const std::optional<int64_t> number = integer(words[i]);
-    if (!number) break;
-    if ((*number < 0 || *number >= num_classes) && outside_line == 0) {
-      outside = *number;
-      outside_line = line_numbers[i];
-    }
-    numbers.push_back(static_cast<int>(*number));
-  }
-  const bool all_numbers = numbers.size() == words.size();
-  std::string strange = all_numbers ? "" : words[numbers.size()];
-  size_t most = 0;
-  for (const auto* known : {&labels.ids, &labels.names}) {
-    const ClassesByName by_name = classes_by_name(words, *known);
-    if (by_name.found < words.size()) {
-      if (by_name.found > most) strange = by_name.missing;
-      most = std::max(most, by_name.found);
-      continue;
-    }
-    if (!by_name.twice.empty())
-      fail_input("{}: {} is the name of two classes: give their numbers or ids", where,
-                 in_quotes(by_name.twice));
-    if (all_numbers && by_name.classes != numbers)
-      fail_input("{}: its numbers are labels too, of other classes: give ids or names", where);
-    form += known == &labels.ids ? ", classes by the labels' ids" : ", classes by the labels' names";
-    return by_name.classes;
-  }
-  if (!all_numbers)
-    fail_input(
-        "{}:{}: {} is neither a class number nor among the labels' ids or names{}", where,
-        line_numbers[static_cast<size_t>(std::find(words.begin(), words.end(), strange) - words.begin())],
-        in_quotes(strange), labels.empty() ? ": give --labels FILE" : "");
-  if (outside_line != 0)
-    fail_input("{}:{}: class number {}, but the model has {} classes, which count from 0", where,
-               outside_line, outside, num_classes);
-  form += ", class numbers from 0";
-  return numbers;
-}
-
 Truth parse_table(const std::vector<Line>& lines, const std::string& where,
                   const std::vector<std::string>& files, const Labels& labels, int num_classes) {
   std::unordered_map<std::string_view, size_t> places;
@@ -254,12 +208,59 @@ Truth parse_table(const std::vector<Line>& lines, const std::string& where,
   Truth truth;
   truth.form = "names and classes";
   truth.classes.resize(files.size());
-  const std::vector<int> classes = parse_classes(words, line_numbers, where, labels, num_classes, truth.form);
+  const std::vector<int> classes = classes_of_words(
+      words, [&](size_t i) { return fmt::format("{}:{}", where, line_numbers[i]); }, where, labels,
+      num_classes, truth.form);
   for (size_t i = 0; i < classes.size(); ++i) truth.classes[of_row[i]] = {classes[i]};
   return truth;
 }
 
 }  // namespace
+
+std::vector<int> classes_of_words(const std::vector<std::string>& words,
+                                  const std::function<std::string(size_t)>& place_of,
+                                  const std::string& where, const Labels& labels, int num_classes,
+                                  std::string& form) {
+  std::vector<int> numbers;
+  int64_t outside = -1;
+  size_t outside_place = words.size();
+  for (size_t i = 0; i < words.size(); ++i) {
+    const std::optional<int64_t> number = integer(words[i]);
+    if (!number) break;
+    if ((*number < 0 || *number >= num_classes) && outside_place == words.size()) {
+      outside = *number;
+      outside_place = i;
+    }
+    numbers.push_back(static_cast<int>(*number));
+  }
+  const bool all_numbers = numbers.size() == words.size();
+  std::string strange = all_numbers ? "" : words[numbers.size()];
+  size_t most = 0;
+  for (const auto* known : {&labels.ids, &labels.names}) {
+    const ClassesByName by_name = classes_by_name(words, *known);
+    if (by_name.found < words.size()) {
+      if (by_name.found > most) strange = by_name.missing;
+      most = std::max(most, by_name.found);
+      continue;
+    }
+    if (!by_name.twice.empty())
+      fail_input("{}: {} is the name of two classes: give their numbers or ids", where,
+                 in_quotes(by_name.twice));
+    if (all_numbers && by_name.classes != numbers)
+      fail_input("{}: its numbers are labels too, of other classes: give ids or names", where);
+    form += known == &labels.ids ? ", classes by the labels' ids" : ", classes by the labels' names";
+    return by_name.classes;
+  }
+  if (!all_numbers)
+    fail_input("{}: {} is neither a class number nor among the labels' ids or names{}",
+               place_of(static_cast<size_t>(std::find(words.begin(), words.end(), strange) - words.begin())),
+               in_quotes(strange), labels.empty() ? ": give --labels FILE" : "");
+  if (outside_place < words.size())
+    fail_input("{}: class number {}, but the model has {} classes, which count from 0",
+               place_of(outside_place), outside, num_classes);
+  form += ", class numbers from 0";
+  return numbers;
+}
 
 Truth parse_truth(std::string_view text, const std::string& where, const std::vector<std::string>& files,
                   const Labels& labels, int num_classes) {

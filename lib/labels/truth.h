@@ -1,5 +1,6 @@
 // Ground-truth files: the classes of the images in a folder.
 #pragma once
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,5 +22,12 @@ struct Truth {
 // classes.
 Truth parse_truth(std::string_view text, const std::string& where, const std::vector<std::string>& files,
                   const Labels& labels, int num_classes);
+
+// The classes that `words` name: label ids, label names or 0-based numbers, the same kind for all; which is appended to
+// `form`. InputError names the place of a word that is none.
+std::vector<int> classes_of_words(const std::vector<std::string>& words,
+                                  const std::function<std::string(size_t)>& place_of,
+                                  const std::string& where, const Labels& labels, int num_classes,
+                                  std::string& form);
 
 }  // namespace vmamba

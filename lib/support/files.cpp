@@ -84,8 +84,11 @@ std::optional<fs::path> find_shipped(const fs::path& relative) {
   return std::nullopt;
 }
 
+ReadError::ReadError(const fs::path& path, int reason)
+    : InputError(fmt::format("{}: cannot be read: {}", path.string(), std::strerror(reason))), number(reason) {}
+
 std::string read_file(const fs::path& path, size_t max_bytes, const std::atomic<bool>* stop) {
-  const auto failed = [&] { fail_input("{}: cannot be read: {}", path.string(), std::strerror(errno)); };
+  const auto failed = [&] { throw ReadError(path, errno); };
   const Descriptor file{open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
   if (file.number < 0) failed();
   struct stat status {};
@@ -118,7 +121,7 @@ std::string read_open_file(int descriptor, const fs::path& path, size_t max_byte
       poll(&ready, 1, stop ? 100 : -1);  // milliseconds between checks of `stop`
       if (stop && *stop) fail_input("{}: was not read to its end", path.string());
     } else if (errno != EINTR) {
-      fail_input("{}: cannot be read: {}", path.string(), std::strerror(errno));
+      throw ReadError(path, errno);
     }
     if (used > max_bytes) too_large();
   }

@@ -21,23 +21,29 @@ namespace vmamba {
 // the program or library is in, or of one of the two folders above it. nullopt if there is none.
 std::optional<std::filesystem::path> find_shipped(const std::filesystem::path& relative);
 
-// A command would read a file that it is about to replace. Always the command's error: never skipped.
+// An input is the file that the command is about to replace. Ends the command; never skipped like a bad image.
 struct ReplacesInput : InputError {
   using InputError::InputError;
 };
 
-// The file at a path as an output: while this object lives, check_not_replaced() refuses to read the file that is there,
-// and no second output may have the same path. Commands open their outputs before they read their inputs.
+// Marks a path as an output: while this object lives, check_not_replaced() refuses to read the file there, and no other
+// output may have the same path. Commands open their outputs before they read their inputs.
 class OutputClaim {
  public:
-  // InputError: another output of the command is there.
+  // InputError if another output of the command has this path.
   explicit OutputClaim(const std::filesystem::path& path);
   ~OutputClaim();
   OutputClaim(const OutputClaim&) = delete;
   OutputClaim& operator=(const OutputClaim&) = delete;
 };
-// Of a file that is being opened for reading: ReplacesInput if it is claimed as an output.
+// Called for every file that is opened for reading: ReplacesInput if it is claimed as an output.
 void check_not_replaced(const std::filesystem::path& path, const struct stat& status);
+
+// Opening or reading a file failed, with errno.
+struct ReadError : InputError {
+  ReadError(const std::filesystem::path& path, int reason);
+  int number;
+};
 
 struct Descriptor {
   int number = -1;
@@ -55,15 +61,15 @@ struct Descriptor {
 // folder, a device, larger than max_bytes.
 std::string read_file(const std::filesystem::path& path, size_t max_bytes = SIZE_MAX,
                       const std::atomic<bool>* stop = nullptr);
-// The same from where an open file stands.
+// The same from the current position of an open file.
 std::string read_open_file(int descriptor, const std::filesystem::path& path, size_t max_bytes = SIZE_MAX,
                            const std::atomic<bool>* stop = nullptr);
 
-// Writes all of it, or MachineError with the path and the reason.
+// Writes all bytes; MachineError with the path and the reason.
 void write_all(int descriptor, std::string_view bytes, const std::filesystem::path& path);
 
-// Creates a file of its own, with a short name that begins with a dot, in `folder`: never one that exists, nor through
-// a link. Returns the descriptor, −1 with errno on failure; `path` is set to its name.
+// Creates a new file with a short random name that begins with a dot in `folder` (O_EXCL, O_NOFOLLOW). Returns the
+// descriptor, or −1 with errno; `path` is set to its name.
 int create_temporary(const std::filesystem::path& folder, mode_t mode, std::string& path);
 
 // An output file that appears complete or not at all: it is written to a temporary beside its path and renamed by

@@ -7,6 +7,8 @@
 #include <cctype>
 #include <cstdint>
 
+#include "kernels/error.h"
+
 namespace vmamba {
 namespace {
 
@@ -175,6 +177,24 @@ std::string one_line(std::string text) {
     if (c == '\n' || c == '\r') c = ' ';
   while (!text.empty() && (text.back() == ' ' || text.back() == '.')) text.pop_back();
   return text;
+}
+
+std::vector<std::pair<std::string, std::string>> parse_key_values(const std::string& where,
+                                                                  std::string_view text) {
+  std::vector<std::pair<std::string, std::string>> pairs;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    const std::string_view pair = text.substr(begin, end - begin);
+    begin = end + 1;
+    const size_t equals = pair.find('=');
+    if (equals == std::string_view::npos || equals == 0 || equals + 1 == pair.size())
+      fail_input("{}: \"{}\" is not KEY=VALUE", where, pair);
+    const std::string key(pair.substr(0, equals));
+    if (std::ranges::find(pairs, key, &std::pair<std::string, std::string>::first) != pairs.end())
+      fail_input("{}: {} is given twice", where, key);
+    pairs.emplace_back(key, pair.substr(equals + 1));
+  }
+  return pairs;
 }
 
 }  // namespace vmamba

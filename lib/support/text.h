@@ -1,20 +1,21 @@
-// Names and texts from outside, made harmless for where they are shown; lists of words.
+// Escapes names and texts from outside for where they are shown; lists of words.
 #pragma once
 #include <initializer_list>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace vmamba {
 
-// What a terminal obeys or what reorders text (C0, C1, bidirectional marks) and what is not UTF-8 is escaped (\x1b,
-// \u202e, \xff), and long text is shortened. Text that is escaped stays as it is.
+// Escapes control characters (C0, C1), bidirectional marks and invalid UTF-8 (\x1b, \u202e, \xff), and shortens long text.
+// Idempotent.
 std::string printable(std::string_view text, size_t longest = 80);
 // The same in double quotes.
 std::string in_quotes(std::string_view text);
-// A whole report: its newlines are kept, nothing is shortened.
+// The same for a whole report: keeps newlines, shortens nothing.
 std::string printable_lines(std::string_view text);
-// JSON, in which what printable() would escape is escaped as JSON does: it reads as the same values.
+// Escapes the same characters inside JSON as \uXXXX; the values stay the same.
 std::string harmless_json(std::string_view json);
 // An error in one line, without a full stop.
 std::string one_line(std::string text);
@@ -30,5 +31,9 @@ std::string joined(const std::vector<std::string_view>& words, std::string_view 
 // The candidate with the smallest edit distance to `word`, if it is small enough for a typo; else empty.
 std::string_view nearest(std::string_view word, const std::vector<std::string_view>& candidates);
 std::string lower_case(std::string_view text);  // ASCII only
+
+// Splits "KEY=VALUE,…". InputError, which begins with `where`, for a pair of another form and a key given twice.
+std::vector<std::pair<std::string, std::string>> parse_key_values(const std::string& where,
+                                                                  std::string_view text);
 
 }  // namespace vmamba

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -33,12 +34,12 @@ void RowSpool::write(const std::string& name, const std::vector<int64_t>& row_di
                      const std::map<std::string, std::string>& metadata) {
   size_t row_bytes = sizeof(float);
   for (const int64_t dim : row_dims) row_bytes *= static_cast<size_t>(dim);
-  check(bytes_ > 0 && bytes_ % row_bytes == 0, "{} bytes are no rows of {}", bytes_, row_bytes);
-  void* mapped = ::mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, file_, 0);
+  check(bytes_ % row_bytes == 0, "{} bytes are no rows of {}", bytes_, row_bytes);
+  void* mapped = ::mmap(nullptr, std::max<size_t>(bytes_, 1), PROT_READ, MAP_SHARED, file_, 0);
   if (mapped == MAP_FAILED) fail_machine("{}: {}", destination_.path().string(), std::strerror(errno));
   StoredTensor tensor;
   tensor.owner = std::shared_ptr<const void>(
-      mapped, [size = bytes_](const void* memory) { ::munmap(const_cast<void*>(memory), size); });
+      mapped, [size = std::max<size_t>(bytes_, 1)](const void* memory) { ::munmap(const_cast<void*>(memory), size); });
   tensor.data = mapped;
   tensor.dims = {static_cast<int64_t>(bytes_ / row_bytes)};
   tensor.dims.insert(tensor.dims.end(), row_dims.begin(), row_dims.end());

@@ -8,14 +8,18 @@
 #include <fstream>
 
 #include "kernels/error.h"
+#include "kernels/kernels.h"
 #include "lib/config/config.h"
 #include "lib/config/migrate.h"
+#include "lib/images/archives.h"
 #include "lib/images/image.h"
+#include "lib/images/jpeg_pack.h"
 #include "lib/images/preprocess.h"
 #include "lib/labels/labels.h"
 #include "lib/labels/truth.h"
 #include "lib/model/infer_config.h"
 #include "lib/support/json.h"
+#include "lib/support/text.h"
 #include "lib/tensors/state_dict.h"
 #include "lib/verify/saved_results.h"
 
@@ -112,6 +116,31 @@ void image(std::string_view bytes) {
     resize_and_crop(decode_image(encoded), preprocess);
 }
 
+// Where the device's way fits a JPEG, it gives the bytes of libjpeg and the resize.
+void jpeg_pack(std::string_view bytes) {
+  const EncodedImage encoded = parse_image(std::string(bytes), "fuzz");
+  if (encoded.pixels() > (1 << 16)) return;
+  PreprocessConfig preprocess;
+  preprocess.resize = 20;
+  preprocess.crop = 16;
+  PackedJpeg packed;
+  if (!pack_jpeg(encoded, preprocess, packed)) return;
+  static const std::unique_ptr<Kernels> kernels = make_scalar_kernels();
+  std::vector<uint8_t> crop(size_t{16} * 16 * 3);
+  const View pixels(crop.data(), DType::uint8, Device{}, {1, 16, 16, 3});
+  const DecodeJpegs::Packed one{0, packed};
+  if (!kernels->decode_jpegs({.jpegs = {&one, 1}, .pixels = pixels, .y = pixels}).empty()) return;
+  require(crop == resize_and_crop(decode_image(encoded), preprocess).rgb, "another crop than libjpeg's");
+}
+
+void archive(std::string_view bytes) {
+  const fs::path path = as_file("archive.tar", bytes);
+  list_archive(path);
+  ArchiveReader reader(path);
+  while (const auto image = reader.next())
+    if (image->error.empty()) reader.read();
+}
+
 void labels(std::string_view bytes) {
   parse_labels(bytes, "fuzz", 3);
 }
@@ -119,6 +148,10 @@ void labels(std::string_view bytes) {
 void truth(std::string_view bytes) {
   const Labels known{{"tench", "goldfish", "cock"}, {"n01440764", "n01443537", "n01514668"}};
   parse_truth(bytes, "fuzz", {"a.jpg", "b/c.jpg", "d.png"}, known, 3);
+}
+
+void key_values(std::string_view bytes) {
+  parse_key_values("--a", bytes);
 }
 
 void results(std::string_view bytes) {
@@ -140,6 +173,8 @@ const Target all[] = {
     {"migrate_yaml", "configs/*.yaml", {}, migrate_yaml_text},
     {"migrate_python", "configs/*.py", {"m(selective_scan_backend='core')"}, migrate_python_text},
     {"image", "images/* odd_images/*", {}, image},
+    {"jpeg_pack", "images/*.jpg odd_images/*.jpg", {}, jpeg_pack},
+    {"archive", "archives/*", {}, archive},
     {"labels",
      "",
      {"tench\ngoldfish\ncock\n", "n01440764\ttench\nn01443537\tgoldfish\nn01514668\tcock\n",
@@ -151,6 +186,7 @@ const Target all[] = {
      {"1\n2\n3\n", "a.jpg,0\nb/c.jpg,1\nd.png,2\n", "a.jpg tench\nb/c.jpg goldfish\nd.png cock\n",
       "[[0], [1, 2], []]"},
      truth},
+    {"key_values", "", {"device=cuda:0,dtype=float16", "weights=a.pth,config=b.json,threads=2"}, key_values},
     {"results",
      "",
      {"{\"file\": \"a.jpg\", \"class\": 1, \"top\": [1, 0]}\n",

@@ -1,0 +1,293 @@
+#include "app/result_lines.h"
+
+#include <fcntl.h>
+#include <spdlog/spdlog.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <memory>
+#include <queue>
+
+#include "app/program.h"
+#include "kernels/error.h"
+#include "lib/support/sha256.h"
+#include "lib/support/text.h"
+#include "lib/verify/provenance.h"
+
+namespace vmamba {
+namespace {
+namespace fs = std::filesystem;
+
+constexpr std::string_view position_key = "{\"at\":[";
+
+std::string read_at(int descriptor, size_t at, size_t count, const std::string& path) {
+  std::string bytes(count, '\0');
+  for (size_t used = 0; used < count;) {
+    const ssize_t got = pread(descriptor, bytes.data() + used, count - used, static_cast<off_t>(at + used));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw ReadError(path, errno);
+    if (got == 0) fail_input("{}: became shorter while it was read", path);
+    used += static_cast<size_t>(got);
+  }
+  return bytes;
+}
+
+// The position at the beginning of a line, and what follows it as a line of its own; nullopt: it has none.
+std::optional<std::pair<InputPosition, std::string>> split_position(std::string_view line) {
+  if (!line.starts_with(position_key)) return std::nullopt;
+  const size_t end = line.find("],");
+  if (end == line.npos) return std::nullopt;
+  const Json at =
+      Json::parse(line.substr(position_key.size() - 1, end + 2 - position_key.size()), nullptr, false);
+  if (!at.is_array() || at.size() != 2 || !at[0].is_number_unsigned() || !at[1].is_number_unsigned())
+    return std::nullopt;
+  return std::pair(InputPosition{at[0].get<size_t>(), at[1].get<size_t>()},
+                   "{" + std::string(line.substr(end + 2)));
+}
+
+// The number of inputs in the last line of a shard that is done.
+std::optional<size_t> end_in(const std::string& line) {
+  if (!line.starts_with("{\"end\":")) return std::nullopt;
+  const Json json = Json::parse(line, nullptr, false);
+  const Json inputs =
+      json.is_object() && json["end"].is_object() ? json["end"].value("inputs", Json()) : Json();
+  return inputs.is_number_unsigned() ? std::optional(inputs.get<size_t>()) : std::nullopt;
+}
+
+}  // namespace
+
+Json result_header(Json header, const Classifier& classifier, const std::string& weights_sum) {
+  const RunReport report = run_report(classifier);
+  const fs::path& labels = classifier.files.labels;
+  Json made_by = to_json(this_program());
+  made_by["device_name"] = report.device_name;
+  made_by["threads"] = classifier.choices[0].threads;
+  made_by["batch"] = classifier.batch_size;
+  header.update({{"weights_sha256", weights_sum},
+                 {"config", Json::parse(dump_json(effective_config(classifier.config)))},
+                 {"config_sha256", config_sha256(classifier.config)},
+                 {"labels_sha256", labels.empty() ? Json() : Json(sha256(read_file(labels)))},
+                 {"device", report.device},
+                 {"dtype", report.dtype},
+                 {"selective_scan_backend", report.selective_scan_backend},
+                 {"forward_core", report.forward_core},
+                 {"made_by", std::move(made_by)}});
+  return header;
+}
+
+std::string header_difference(const Json& a, const Json& b, bool of_shards) {
+  const auto compared = [&](Json header) {
+    header.erase("made_by");
+    if (of_shards) header.erase("shard");
+    return header.flatten();
+  };
+  const Json flat_a = compared(a), flat_b = compared(b);
+  const auto value_of = [](const Json& flat, const std::string& key) {
+    return flat.contains(key) ? dump_json(flat[key]) : std::string("none");
+  };
+  for (const Json* keys : {&flat_b, &flat_a})
+    for (const auto& [key, value] : keys->items())
+      if (value_of(flat_a, key) != value_of(flat_b, key))
+        return fmt::format("{} {}, this run has {}", key.substr(1), printable(value_of(flat_a, key), 200),
+                           printable(value_of(flat_b, key), 200));
+  return {};
+}
+
+Shard shard_in(const Json& header, const std::string& path) {
+  const Json shard = header.value("shard", Json());
+  if (!shard.is_string())
+    fail_input("{}: not of a shard: it was made without --shard, or by another command", path);
+  return parse_shard(shard.get<std::string>());
+}
+
+ResultFile::ResultFile(const std::string& path)
+    : path_(path),
+      claim_(path_),
+      file_(open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK, 0666)) {
+  struct stat status {};
+  if (file_.number < 0 || fstat(file_.number, &status) != 0)
+    fail_input("{}: cannot be written: {}", path_, std::strerror(errno));
+  if (!S_ISREG(status.st_mode))
+    fail_input("{}: is no regular file, which alone a later run can go on from", path_);
+  // Held until the program ends: lines of two runs would mix.
+  if (flock(file_.number, LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK)
+      fail_input("{}: another run is writing to it: wait for its end, or give another file", path_);
+    spdlog::warn("{}: cannot be locked ({}): no second run may write to it", path_, std::strerror(errno));
+  }
+}
+
+void ResultFile::go_on_at(size_t bytes) {
+  if (ftruncate(file_.number, static_cast<off_t>(bytes)) != 0 || lseek(file_.number, 0, SEEK_END) < 0)
+    fail_machine("{}: {}", path_, std::strerror(errno));
+}
+
+PositionedResults::PositionedResults(const std::string& path, const Json& header) : file_(path) {
+  constexpr size_t block = size_t{1} << 16, longest_line = size_t{64} << 20;
+  struct stat status {};
+  if (fstat(file_.descriptor(), &status) != 0) throw ReadError(path, errno);
+  const auto size = static_cast<size_t>(status.st_size);
+  std::string first;
+  while (first.find('\n') == first.npos && first.size() < std::min(size, longest_line))
+    first += read_at(file_.descriptor(), first.size(), std::min(block, size - first.size()), path);
+  const size_t first_end = first.find('\n');
+  if (first_end == first.npos) {  // nothing, or killed in its first line
+    constexpr std::string_view begins = "{\"classify\":";
+    if (!first.starts_with(begins) && !begins.starts_with(first))
+      fail_input("{}: not a file that classify --results wrote: give another", path);
+    file_.go_on_at(0);
+    file_.append(dump_json(header) + "\n");
+    return;
+  }
+  const Json was = Json::parse(first.substr(0, first_end), nullptr, false);
+  if (!was.is_object() || !was.contains("classify"))
+    fail_input("{}: not a file that classify --results wrote: give another", path);
+  if (const std::string difference = header_difference(was, header, false); !difference.empty())
+    fail_input("{}: was made with {}: remove it or give another file", path, difference);
+  // The last complete line.
+  std::string tail;
+  size_t begin = size, complete = 0;
+  for (;;) {
+    const size_t end = tail.rfind('\n');
+    const size_t before = end == tail.npos || end == 0 ? tail.npos : tail.rfind('\n', end - 1);
+    if (before != tail.npos || begin == first_end) {
+      complete = end == tail.npos ? first_end + 1 : begin + end + 1;
+      if (end != tail.npos && before != tail.npos) {
+        const std::string line = tail.substr(before + 1, end - before - 1);
+        const auto positioned = split_position(line);
+        done_ = end_in(line).has_value();
+        if (!positioned && !done_) fail_input("{}: its last line is not classify's: give another file", path);
+        if (positioned) last_ = positioned->first;
+      }
+      break;
+    }
+    if (tail.size() > longest_line) fail_input("{}: a line of more than {} bytes", path, longest_line);
+    const size_t more = std::min(block, begin - first_end);
+    begin -= more;
+    tail = read_at(file_.descriptor(), begin, more, path) + tail;
+  }
+  file_.go_on_at(complete);
+}
+
+void PositionedResults::add(const InputPosition& position, const Json& line) {
+  unwritten_ +=
+      fmt::format("{}{},{}],{}\n", position_key, position.input, position.member, dump_json(line).substr(1));
+}
+
+void PositionedResults::finish(size_t inputs) {
+  unwritten_ += fmt::format("{{\"end\":{{\"inputs\":{}}}}}\n", inputs);
+  flush();
+}
+
+void PositionedResults::flush() {
+  file_.append(std::exchange(unwritten_, {}));
+}
+
+namespace {
+
+// One shard's file, line by line.
+struct ShardLines {
+  std::string path;
+  Shard shard;
+  std::ifstream file;
+  InputPosition position;
+  std::string line;
+  std::optional<size_t> inputs;  // of all shards
+
+  bool next() {  // false at its end
+    std::string text;
+    if (!std::getline(file, text)) throw ReadError(path, errno);
+    if (end_in(text)) return false;
+    auto positioned = split_position(text);
+    if (!positioned) fail_input("{}: not a line that classify --results wrote: {}", path, printable(text));
+    if (!line.empty() && positioned->first <= position)
+      fail_input("{}: its lines are not in input order", path);
+    position = positioned->first;
+    line = std::move(positioned->second);
+    return true;
+  }
+};
+
+// nullopt: the shard is not done.
+std::optional<size_t> inputs_at_end(const std::string& path) {
+  constexpr std::streamoff longest = 64;
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  const std::streamoff size = file.tellg();
+  file.seekg(std::max<std::streamoff>(size - longest, 0));
+  const std::string tail(std::istreambuf_iterator<char>(file), {});
+  if (!tail.ends_with('\n')) return std::nullopt;
+  const size_t line = tail.rfind('\n', tail.size() - 2);
+  return line == tail.npos ? std::nullopt : end_in(tail.substr(line + 1));
+}
+
+}  // namespace
+
+bool merge_positioned(const std::vector<std::string>& paths, std::ostream& out) {
+  std::vector<std::unique_ptr<ShardLines>> shards;
+  Json header;
+  for (const std::string& path : paths) {
+    auto lines = std::make_unique<ShardLines>();
+    lines->path = path;
+    lines->file.open(path, std::ios::binary);
+    struct stat status {};
+    if (!lines->file || stat(path.c_str(), &status) != 0) throw ReadError(path, errno);
+    check_not_replaced(path, status);
+    std::string text;
+    std::getline(lines->file, text);
+    const Json is = Json::parse(text, nullptr, false);
+    if (!is.is_object() || !is.contains("classify"))
+      fail_input("{}: not a file that classify --results wrote", path);
+    lines->shard = shard_in(is, path);
+    if (shards.empty()) header = is;
+    const std::string difference = header_difference(header, is, true);
+    if (!difference.empty() || lines->shard.count != shard_in(header, paths[0]).count)
+      fail_input("{} and {} are not of one run: {}", paths[0], path,
+                 difference.empty()
+                     ? "of " + to_string(shard_in(header, paths[0])) + " and " + to_string(lines->shard)
+                     : difference);
+    shards.push_back(std::move(lines));
+  }
+  bool whole = true;
+  std::vector<const ShardLines*> by_index(shards.at(0)->shard.count);
+  for (const auto& lines : shards) {
+    const ShardLines*& place = by_index[lines->shard.index];
+    if (place) {
+      spdlog::error("shard {}: doubled: in {} and {}", to_string(lines->shard), place->path, lines->path);
+      whole = false;
+    }
+    place = lines.get();
+  }
+  for (size_t i = 0; i < by_index.size(); ++i)
+    if (!by_index[i]) {
+      spdlog::error("shard {}/{}: missing: no file of it is given", i, by_index.size());
+      whole = false;
+    }
+  if (!whole) return false;
+  for (const auto& lines : shards)
+    if (!(lines->inputs = inputs_at_end(lines->path))) {
+      spdlog::error("shard {}: {} is not finished: run it again", to_string(lines->shard), lines->path);
+      whole = false;
+    }
+  if (!whole) return false;
+  for (const auto& lines : shards)
+    if (*lines->inputs != *shards[0]->inputs)
+      fail_input("{} saw {} inputs, {} saw {}: the input changed between them", shards[0]->path,
+                 *shards[0]->inputs, lines->path, *lines->inputs);
+  const auto later = [](const ShardLines* a, const ShardLines* b) { return a->position > b->position; };
+  std::priority_queue<ShardLines*, std::vector<ShardLines*>, decltype(later)> queue(later);
+  for (const auto& lines : shards)
+    if (lines->next()) queue.push(lines.get());
+  while (!queue.empty()) {
+    ShardLines* lines = queue.top();
+    queue.pop();
+    out << lines->line << '\n';
+    if (lines->next()) queue.push(lines);
+  }
+  return true;
+}
+
+}  // namespace vmamba

@@ -1,0 +1,63 @@
+// Results files: JSON lines that a later run resumes from and that shards are merged from. The first line holds everything
+// the answers depend on.
+#pragma once
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "app/classifier.h"
+#include "lib/images/image_source.h"
+#include "lib/images/shard.h"
+#include "lib/support/files.h"
+
+namespace vmamba {
+
+// `subject`: the first key, of the command ("eval") or what it reads. Contains the whole config, so that a mismatch can name
+// the differing key, and the program that starts the file, which may be another version.
+Json result_header(Json subject, const Classifier& classifier, const std::string& weights_sum);
+
+// The first key in which two headers differ, with both values: "dtype float32 and float16"; empty if they agree. The program
+// that wrote them may differ, and with `of_shards` the shard too.
+std::string header_difference(const Json& a, const Json& b, bool of_shards);
+Shard shard_in(const Json& header, const std::string& path);  // InputError: it has none
+
+// Opens a file of results for reading and appending and locks it until the program ends. InputError if another run has it.
+class ResultFile {
+ public:
+  explicit ResultFile(const std::string& path);
+
+  const std::string& path() const { return path_; }
+  int descriptor() const { return file_.number; }
+  void go_on_at(size_t bytes);  // truncates the file to `bytes` and appends from there
+  void append(std::string_view text) { write_all(file_.number, text, path_); }
+
+ private:
+  std::string path_;
+  OutputClaim claim_;
+  Descriptor file_;
+};
+
+// Results of classify: lines in input order, each with its position, and a last line with the number of inputs. Resuming
+// reads only the first and the last line, however long the file is.
+class PositionedResults {
+ public:
+  PositionedResults(const std::string& path, const Json& header);
+
+  bool is_done() const { return done_; }
+  std::optional<InputPosition> last() const { return last_; }
+  void add(const InputPosition& position, const Json& line);
+  void finish(size_t inputs);  // of all shards
+  void flush();
+
+ private:
+  ResultFile file_;
+  std::string unwritten_;
+  std::optional<InputPosition> last_;
+  bool done_ = false;
+};
+
+// Writes the lines of all shards in input order, without their positions. False, with errors on stderr, if shards are
+// missing, unfinished or doubled. InputError if they are not of one run.
+bool merge_positioned(const std::vector<std::string>& paths, std::ostream& out);
+
+}  // namespace vmamba

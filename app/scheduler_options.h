@@ -1,0 +1,32 @@
+// Options for running under a scheduler: --shard, {shard} in output names, --summary.
+#pragma once
+#include <CLI/CLI.hpp>
+#include <initializer_list>
+#include <string>
+
+#include "lib/images/shard.h"
+
+namespace vmamba {
+
+void add_shard_option(CLI::App& command, std::string& text);
+
+// The shard that `text` asks for; all of the input if it is empty. In `outputs`, {shard} becomes the shard's number, padded
+// to the width of the last one's; InputError where there is no --shard.
+Shard choose_shard(const std::string& text, std::initializer_list<std::string*> outputs);
+
+// Refuses all given options and arguments except `used` (long names), for a mode that reads no others.
+void refuse_others(const CLI::App& command, const std::string& mode,
+                   std::initializer_list<std::string_view> used);
+
+struct Summary {
+  std::string command;
+  Shard shard;
+  size_t images = 0, failed = 0;  // of this run
+  size_t from_earlier = 0;        // images with results of an earlier run
+  double seconds = 0;
+  int exit_code = 0;
+};
+void add_summary_option(CLI::App& command, std::string& file);
+void write_summary(const std::string& file, const Summary& summary);
+
+}  // namespace vmamba

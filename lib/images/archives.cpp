@@ -1,0 +1,384 @@
+// libarchive behind ArchiveReader.
+#include "lib/images/archives.h"
+
+#include <archive.h>
+#include <archive_entry.h>
+#include <fcntl.h>
+#include <langinfo.h>
+#include <locale.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <unordered_map>
+
+#include "kernels/error.h"
+#include "lib/images/image.h"
+#include "lib/support/files.h"
+#include "lib/support/text.h"
+
+namespace vmamba {
+namespace fs = std::filesystem;
+namespace {
+
+// libarchive converts names by the thread's locale, and has no name for those that do not fit it.
+class Utf8Locale {
+ public:
+  Utf8Locale() : before_(utf8() == locale_t{} ? locale_t{} : uselocale(utf8())) {}
+  ~Utf8Locale() {
+    if (before_ != locale_t{}) uselocale(before_);
+  }
+  Utf8Locale(const Utf8Locale&) = delete;
+  Utf8Locale& operator=(const Utf8Locale&) = delete;
+
+ private:
+  static locale_t utf8() {
+    static const locale_t locale = newlocale(LC_CTYPE_MASK, "C.UTF-8", locale_t{});
+    return locale;
+  }
+  locale_t before_;
+};
+
+std::string without_dot(std::string name) {
+  while (name.starts_with("./")) name.erase(0, 2);
+  return name;
+}
+
+// As in folders, names that begin with a dot are not looked at.
+bool is_hidden(const std::string& name) {
+  return std::ranges::any_of(fs::path(name), [](const fs::path& part) {
+    return part.string().starts_with('.') && part != "." && part != "..";
+  });
+}
+
+// WebDataset: a sample's key is the path up to the first dot of the file name.
+std::string key_of(const std::string& name) {
+  const size_t file = name.rfind('/') + 1;  // 0 without a slash
+  return name.substr(0, name.find('.', file));
+}
+
+std::string label_in_json(const std::string& text, const std::string& name) {
+  using Json = nlohmann::json;
+  const Json json = Json::parse(
+      text, [](int depth, Json::parse_event_t, Json&) { return depth <= 64; }, false);
+  if (json.is_object())
+    for (const char* key : {"cls", "label", "class"}) {
+      const auto found = json.find(key);
+      if (found == json.end()) continue;
+      if (found->is_number_integer()) return std::to_string(found->get<int64_t>());
+      if (found->is_string()) return found->get<std::string>();
+      fail_input("{}: {} is neither a number nor a text", name, key);
+    }
+  else
+    fail_input("{}: not a JSON object", name);
+  return {};
+}
+
+}  // namespace
+
+struct ArchiveReader::Member {
+  std::string name;
+  bool is_file = false;
+  int64_t bytes = 0;
+  std::string damage;  // of a header behind which others may be found
+};
+
+// What libarchive reads from: a regular file, in blocks at the places where it needs them.
+struct ArchiveReader::File {
+  int descriptor = -1;
+  int64_t at = 0, size = 0;
+  std::vector<char> block;
+  archive* handle = nullptr;
+
+  ~File() {
+    const Utf8Locale locale;
+    archive_read_free(handle);
+    if (descriptor >= 0) close(descriptor);
+  }
+
+  static la_ssize_t read(archive* handle, void* self, const void** bytes) {
+    File& file = *static_cast<File*>(self);
+    *bytes = file.block.data();
+    bool retried = false;
+    for (;;) {
+      const ssize_t got = pread(file.descriptor, file.block.data(), file.block.size(), file.at);
+      if (got >= 0) {
+        file.at += got;
+        return got;
+      }
+      if (errno == EINTR) continue;
+      if ((errno == EIO || errno == ESTALE) && !std::exchange(retried, true)) continue;
+      archive_set_error(handle, errno, "%s", std::strerror(errno));
+      return ARCHIVE_FATAL;
+    }
+  }
+  static la_int64_t skip(archive*, void* self, la_int64_t count) {
+    File& file = *static_cast<File*>(self);
+    const int64_t skipped = std::clamp<int64_t>(count, 0, file.size - std::min(file.at, file.size));
+    file.at += skipped;
+    return skipped;
+  }
+  static la_int64_t seek(archive*, void* self, la_int64_t offset, int whence) {
+    File& file = *static_cast<File*>(self);
+    const int64_t from = whence == SEEK_SET ? 0 : whence == SEEK_CUR ? file.at : file.size;
+    if (offset < -from || offset > file.size - from) return ARCHIVE_FATAL;
+    return file.at = from + offset;
+  }
+};
+
+bool has_archive_ending(const fs::path& path) {
+  const std::string name = lower_case(path.filename().string());
+  return std::ranges::any_of(std::initializer_list<std::string_view>{".tar", ".tar.gz", ".tgz", ".tar.bz2",
+                                                                     ".tar.xz", ".tar.zst", ".zip"},
+                             [&](std::string_view ending) { return name.ends_with(ending); });
+}
+
+namespace {
+
+// The words of "A..B" (numbers, zero-padded to the longer one) or "a,b,c"; empty: neither.
+std::vector<std::string> words_in_braces(std::string_view text) {
+  constexpr uint64_t most = 1'000'000;
+  std::vector<std::string> words;
+  const size_t dots = text.find("..");
+  if (dots != text.npos) {
+    const std::string_view ends[] = {text.substr(0, dots), text.substr(dots + 2)};
+    uint64_t range[2];
+    for (int i = 0; i < 2; ++i) {
+      const auto [rest, error] = std::from_chars(ends[i].data(), ends[i].data() + ends[i].size(), range[i]);
+      if (error != std::errc() || rest != ends[i].data() + ends[i].size()) return {};
+    }
+    if (range[0] > range[1] || range[1] - range[0] >= most)
+      fail_input("{{{}}}: wanted a range of at most {} numbers that ascend", printable(text), most);
+    const bool padded = ends[0].size() > 1 && ends[0][0] == '0';
+    for (uint64_t i = range[0]; i <= range[1]; ++i)
+      words.push_back(fmt::format("{:0{}}", i, padded ? ends[0].size() : 1));
+  } else if (text.find(',') != text.npos) {
+    for (size_t begin = 0; begin <= text.size();) {
+      const size_t end = std::min(text.find(',', begin), text.size());
+      words.emplace_back(text.substr(begin, end - begin));
+      begin = end + 1;
+    }
+  }
+  return words;
+}
+
+}  // namespace
+
+std::vector<std::string> expand_braces(const std::string& pattern) {
+  constexpr size_t most = 1'000'000;
+  std::vector<std::string> names{""};
+  for (size_t at = 0; at < pattern.size();) {
+    const size_t open = pattern.find('{', at), end = open == pattern.npos ? open : pattern.find('}', open);
+    std::vector<std::string> words;
+    if (end != pattern.npos)
+      words = words_in_braces(std::string_view(pattern).substr(open + 1, end - open - 1));
+    const size_t next = end == pattern.npos ? pattern.size() : end + 1;
+    const std::string before = pattern.substr(at, (words.empty() ? next : open) - at);
+    if (words.empty()) words.emplace_back();
+    if (words.size() > most / names.size()) fail_input("{}: more than {} names", printable(pattern), most);
+    std::vector<std::string> longer;
+    for (const std::string& name : names)
+      for (const std::string& word : words) longer.push_back(name + before + word);
+    names = std::move(longer);
+    at = next;
+  }
+  return names;
+}
+
+std::vector<std::string> archives_of(const std::string& argument) {
+  std::error_code ignored;
+  if (!has_archive_ending(argument) || fs::is_directory(argument, ignored)) return {};
+  if (fs::exists(argument, ignored)) return {argument};
+  return expand_braces(argument);
+}
+
+std::string member_name(const fs::path& archive, const std::string& member) {
+  return archive.string() + ":" + member;
+}
+
+ArchiveReader::ArchiveReader(fs::path path, Reads reads) : path_(std::move(path)), file_(new File) {
+  const auto failed = [&] { fail_input("{}: cannot be read: {}", path_.string(), std::strerror(errno)); };
+  file_->descriptor = open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  struct stat status {};
+  if (file_->descriptor < 0 || fstat(file_->descriptor, &status) != 0) failed();
+  if (!S_ISREG(status.st_mode))
+    fail_input("{}: is not a file: an archive cannot be read from it", path_.string());
+  check_not_replaced(path_, status);
+  file_->size = status.st_size;
+  file_->block.resize(reads == Reads::large ? size_t{1} << 20 : size_t{1} << 14);
+  const Utf8Locale locale;
+  file_->handle = archive_read_new();
+  if (file_->handle == nullptr) throw std::bad_alloc();
+  archive* handle = file_->handle;
+  archive_read_support_format_tar(handle);
+  archive_read_support_format_zip(handle);
+  archive_read_support_filter_gzip(handle);
+  archive_read_support_filter_bzip2(handle);
+  archive_read_support_filter_xz(handle);
+  archive_read_support_filter_zstd(handle);
+  archive_read_set_callback_data(handle, file_.get());
+  archive_read_set_read_callback(handle, File::read);
+  archive_read_set_skip_callback(handle, File::skip);
+  archive_read_set_seek_callback(handle, File::seek);
+  if (archive_read_open1(handle) != ARCHIVE_OK)
+    fail_input("{}: not a tar or zip archive: {}", path_.string(), why());
+}
+
+ArchiveReader::~ArchiveReader() = default;
+
+std::string ArchiveReader::why() const {
+  const char* text = archive_error_string(file_->handle);
+  return text == nullptr ? "it is damaged" : printable(text);
+}
+
+// Throws InputError on what ends the archive.
+std::optional<ArchiveReader::Member> ArchiveReader::next_member() {
+  const Utf8Locale locale;
+  archive_entry* entry = nullptr;
+  const int status = archive_read_next_header(file_->handle, &entry);
+  if (status == ARCHIVE_EOF) return std::nullopt;
+  const std::string damage = fmt::format("{}: damaged after {} images: {}", path_.string(), images_, why());
+  if (status != ARCHIVE_OK && status != ARCHIVE_WARN && status != ARCHIVE_RETRY) throw InputError(damage);
+  Member member;
+  if (status == ARCHIVE_RETRY) {
+    if (!std::exchange(damaged_, true)) member.damage = damage;  // once for all blocks that are no header
+    return member;
+  }
+  damaged_ = false;
+  const char* name = archive_entry_pathname(entry);
+  member.name = name == nullptr ? "" : without_dot(name);
+  member.is_file = archive_entry_filetype(entry) == AE_IFREG && archive_entry_hardlink(entry) == nullptr;
+  member.bytes = archive_entry_size_is_set(entry) ? archive_entry_size(entry) : 0;
+  return member;
+}
+
+std::string ArchiveReader::read_data(const std::string& name, size_t most_bytes) {
+  const Utf8Locale locale;
+  std::string bytes;
+  size_t used = 0;
+  for (;;) {
+    if (used == bytes.size()) bytes.resize(std::max<size_t>(2 * used, 1 << 16));
+    const la_ssize_t got = archive_read_data(file_->handle, bytes.data() + used, bytes.size() - used);
+    if (got == 0) break;
+    if (got < 0) {
+      const std::string reason = why();
+      ended_ = got == ARCHIVE_FATAL;
+      fail_input("{}: damaged: {}{}", member_name(path_, name), reason,
+                 ended_ ? "; nothing behind it in the archive can be read" : "");
+    }
+    used += static_cast<size_t>(got);
+    if (used > most_bytes)
+      fail_input("{}: larger than {} bytes, the most that such a member may have", member_name(path_, name),
+                 most_bytes);
+  }
+  bytes.resize(used);
+  return bytes;
+}
+
+std::optional<ArchiveImage> ArchiveReader::image_of(const Member& member) {
+  if (!member.damage.empty()) return ArchiveImage{{}, member.damage, images_++};
+  if (!has_image_ending(member.name) || is_hidden(member.name)) return std::nullopt;
+  ArchiveImage image{member.name, {}, images_++};
+  const auto failed = [&](const std::string& reason) {
+    image.error = fmt::format("{}: {}", member_name(path_, member.name), reason);
+  };
+  if (!names_.insert(member.name).second)
+    failed("a member of this name stands before it in the archive");
+  else if (!member.is_file)
+    failed("is a link or a device, not a file with contents");
+  else if (member.bytes < 0 || static_cast<uint64_t>(member.bytes) > max_file_bytes)
+    failed(fmt::format("larger than {} bytes, the most that an image may have", max_file_bytes));
+  return image;
+}
+
+std::optional<ArchiveImage> ArchiveReader::next() {
+  try {
+    while (!ended_) {
+      const std::optional<Member> member = next_member();
+      if (!member) break;
+      current_ = member->name;
+      if (auto image = image_of(*member)) return image;
+    }
+  } catch (const InputError& error) {
+    ended_ = true;
+    return ArchiveImage{{}, error.what(), images_++};
+  }
+  if (!std::exchange(ended_, true) && images_ == 0)
+    return ArchiveImage{{}, fmt::format("{}: no image files in it ({})", path_.string(), image_endings), 0};
+  return std::nullopt;
+}
+
+std::string ArchiveReader::read() {
+  return read_data(current_, max_file_bytes);
+}
+
+// Collects the labels beside the images.
+class ArchiveLister {
+ public:
+  explicit ArchiveLister(const fs::path& path) : reader_(path, ArchiveReader::Reads::headers) {}
+
+  std::vector<ListedImage> list() {
+    try {
+      while (const auto member = reader_.next_member()) {
+        if (auto image = reader_.image_of(*member))
+          images_.push_back({std::move(*image), {}});
+        else
+          take_label(*member);
+      }
+    } catch (const InputError& error) {
+      images_.push_back({{{}, error.what(), reader_.images_++}, {}});
+    }
+    for (ListedImage& listed : images_)
+      for (const auto* labels : {&cls_, &json_}) {
+        const auto found = labels->find(key_of(listed.image.name));
+        if (found != labels->end() && !listed.label) listed.label = found->second;
+      }
+    for (ListedImage& listed : images_) {
+      const auto wrong = wrong_.find(key_of(listed.image.name));
+      if (wrong != wrong_.end() && listed.image.error.empty()) listed.image.error = wrong->second;
+    }
+    if (images_.empty())
+      images_.push_back(
+          {{{}, fmt::format("{}: no image files in it ({})", reader_.path_.string(), image_endings), 0}, {}});
+    return std::move(images_);
+  }
+
+ private:
+  void take_label(const ArchiveReader::Member& member) {
+    try {
+      read_label(member);
+    } catch (const InputError& error) {
+      if (reader_.ended_) throw;
+      wrong_.emplace(key_of(member.name), error.what());
+    }
+  }
+
+  void read_label(const ArchiveReader::Member& member) {
+    constexpr size_t most_bytes = size_t{1} << 20;
+    const std::string ending = lower_case(fs::path(member.name).extension().string());
+    if (!member.is_file || is_hidden(member.name) || (ending != ".cls" && ending != ".json")) return;
+    std::string text = reader_.read_data(member.name, most_bytes);
+    if (ending == ".json") {
+      text = label_in_json(text, member_name(reader_.path_, member.name));
+      if (!text.empty()) json_.emplace(key_of(member.name), std::move(text));
+      return;
+    }
+    text.erase(0, std::min(text.find_first_not_of(" \t\r\n"), text.size()));
+    text.erase(text.find_last_not_of(" \t\r\n") + 1);
+    cls_.emplace(key_of(member.name), std::move(text));
+  }
+
+  ArchiveReader reader_;
+  std::vector<ListedImage> images_;
+  std::unordered_map<std::string, std::string> cls_, json_, wrong_;  // by key; why a label cannot be read
+};
+
+std::vector<ListedImage> list_archive(const fs::path& path) {
+  return ArchiveLister(path).list();
+}
+
+}  // namespace vmamba
