@@ -94,17 +94,6 @@ struct Row {
   }
 };
 
-std::vector<std::string> split(const std::string& list, const char* option) {
-  std::vector<std::string> items;
-  for (size_t begin = 0; begin <= list.size();) {
-    const size_t end = std::min(list.find(',', begin), list.size());
-    if (end == begin) fail_input("{} {}: an item of the list is empty", option, list);
-    items.push_back(list.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return items;
-}
-
 // Values of mean 0 and standard deviation 1, like the pixels of a normalised photograph.
 HostTensor noise(int64_t batch, int64_t channels, int64_t height, int64_t width) {
   HostTensor input{{batch, channels, height, width}, {}};
@@ -563,7 +552,7 @@ void compare_with_alone(Row& row, const std::vector<Row>& rows) {
 std::vector<std::string> configs_of(const std::string& text) {
   std::error_code ignored;
   if (text.empty() || std::filesystem::exists(text, ignored)) return {text};
-  return split(text, "--config");
+  return split_list("--config", text);
 }
 
 int run_bench(const Options& options) {
@@ -579,7 +568,7 @@ int run_bench(const Options& options) {
   const std::vector<std::vector<Device>> sets = device_sets(parse_devices(options.model.device));
   std::vector<std::string> backends{""};
   if (!options.model.selective_scan_backend.empty())
-    backends = split(options.model.selective_scan_backend, "--selective-scan-backend");
+    backends = split_list("--selective-scan-backend", options.model.selective_scan_backend);
 
   struct Plan {
     std::vector<Device> devices;
@@ -607,7 +596,7 @@ int run_bench(const Options& options) {
     for (const std::string& size : options.sizes) model.sizes.push_back(parse_image_size(size));
     if (model.sizes.empty()) model.sizes.push_back({base.preprocess.crop, base.preprocess.crop});
     for (const std::vector<Device>& devices : sets)
-      for (const std::string& dtype : split(options.model.dtype, "--dtype"))
+      for (const std::string& dtype : split_list("--dtype", options.model.dtype))
         for (const std::string& backend : backends) {
           one.selective_scan_backend = backend;
           model.plans.push_back({devices, parse_precision(dtype, devices[0]), load_model_config(one, files)});

@@ -2,7 +2,6 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -138,7 +137,6 @@ struct SideOptions {
 SideOptions side_options(const Options& options, const Mode& mode, const std::string& option,
                          const std::string& text) {
   SideOptions side{option, text, {}, options.model, {}};
-  int threads = 0;
   const std::map<std::string, std::string*> keys{
       {"forward_core_version", &side.model.forward_core_version},
       {"selective_scan_backend", &side.model.selective_scan_backend},
@@ -162,10 +160,10 @@ SideOptions side_options(const Options& options, const Mode& mode, const std::st
       *known->second = value;
       continue;
     }
-    const auto [rest, error] = std::from_chars(value.data(), value.data() + value.size(), threads);
-    if (error != std::errc() || rest != value.data() + value.size() || threads < 0 || threads > 4096)
+    const auto threads = parse_number<int>(value);
+    if (!threads || *threads < 0 || *threads > 4096)
       fail_input("{} threads={}: not a number from 0 to 4096", option, value);
-    side.model.threads = threads;
+    side.model.threads = *threads;
   }
   return side;
 }

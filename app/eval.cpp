@@ -56,10 +56,8 @@ std::vector<Picture> spread(const DataSet& data, size_t limit) {
   return chosen;
 }
 
-// Names that are equal except for invalid UTF-8 bytes must have different keys.
 std::string key(const Json& line) {
-  const Json bytes = line.value("file_bytes", Json());
-  return line["file"].get<std::string>() + (bytes.is_string() ? '\0' + bytes.get<std::string>() : "");
+  return key_of_named(line, "file");
 }
 
 // The classes of a line with an answer; nullopt: it is not a line that eval wrote. A null probability came from NaN
@@ -165,10 +163,6 @@ std::vector<std::string> class_names(const Classifier& classifier, const DataSet
   for (size_t i = 0; i < data.folders.size(); ++i)
     names[static_cast<size_t>(data.classes[i])] = data.folders[i];
   return names;
-}
-
-double share(int64_t part, int64_t whole) {
-  return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
 }
 
 struct Outcome {

@@ -4,7 +4,6 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <charconv>
 #include <utility>
 
 #include "kernels/devices.h"
@@ -72,11 +71,9 @@ ModelFiles find_model(const ModelOptions& options) {
 }
 
 uint64_t parse_seed(const std::string& text) {
-  uint64_t seed = 0;
-  const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
-  if (error != std::errc() || rest != text.data() + text.size())
-    fail_input("--seed {}: not a seed (0 to 2^64 - 1)", text);
-  return seed;
+  const auto seed = parse_number<uint64_t>(text);
+  if (!seed) fail_input("--seed {}: not a seed (0 to 2^64 - 1)", text);
+  return *seed;
 }
 
 RunChoice choose_run(const ModelOptions& options) {
@@ -126,17 +123,13 @@ std::vector<Device> parse_item(std::string_view list, std::string_view item) {
 
 std::vector<Device> parse_devices(std::string_view text) {
   std::vector<Device> devices;
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find(',', begin), text.size());
-    if (end == begin) fail_input("--device {}: an item of the list is empty", text);
-    for (const Device device : parse_item(text, text.substr(begin, end - begin))) {
+  for (const std::string& item : split_list("--device", text))
+    for (const Device device : parse_item(text, item)) {
       if (std::ranges::find(devices, device) != devices.end())
         fail_input("--device {}: {} is named twice; a device computes one batch at a time", text,
                    to_string(device));
       devices.push_back(device);
     }
-    begin = end + 1;
-  }
   return devices;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace vmamba::testing {
@@ -41,6 +42,9 @@ class TemporaryDirectory {
  private:
   std::filesystem::path path_;
 };
+
+bool contains(const std::string& text, std::string_view part);
+size_t entries(const std::filesystem::path& folder);
 
 std::filesystem::path data(const std::string& name);  // path in tests/data
 std::string cli();                                    // path of the binary

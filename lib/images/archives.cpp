@@ -11,9 +11,9 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <ranges>
 #include <unordered_map>
 
 #include "kernels/error.h"
@@ -111,7 +111,7 @@ struct ArchiveReader::File {
         return got;
       }
       if (errno == EINTR) continue;
-      if ((errno == EIO || errno == ESTALE) && !std::exchange(retried, true)) continue;
+      if (is_transient(errno) && !std::exchange(retried, true)) continue;
       archive_set_error(handle, errno, "%s", std::strerror(errno));
       return ARCHIVE_FATAL;
     }
@@ -132,9 +132,9 @@ struct ArchiveReader::File {
 
 bool has_archive_ending(const fs::path& path) {
   const std::string name = lower_case(path.filename().string());
-  return std::ranges::any_of(std::initializer_list<std::string_view>{".tar", ".tar.gz", ".tgz", ".tar.bz2",
-                                                                     ".tar.xz", ".tar.zst", ".zip"},
-                             [&](std::string_view ending) { return name.ends_with(ending); });
+  return std::ranges::any_of(archive_endings | std::views::split(' '), [&](const auto& ending) {
+    return name.ends_with(std::string_view(ending.begin(), ending.end()));
+  });
 }
 
 namespace {
@@ -146,15 +146,12 @@ std::vector<std::string> words_in_braces(std::string_view text) {
   const size_t dots = text.find("..");
   if (dots != text.npos) {
     const std::string_view ends[] = {text.substr(0, dots), text.substr(dots + 2)};
-    uint64_t range[2];
-    for (int i = 0; i < 2; ++i) {
-      const auto [rest, error] = std::from_chars(ends[i].data(), ends[i].data() + ends[i].size(), range[i]);
-      if (error != std::errc() || rest != ends[i].data() + ends[i].size()) return {};
-    }
-    if (range[0] > range[1] || range[1] - range[0] >= most)
+    const auto first = parse_number<uint64_t>(ends[0]), last = parse_number<uint64_t>(ends[1]);
+    if (!first || !last) return {};
+    if (*first > *last || *last - *first >= most)
       fail_input("{{{}}}: wanted a range of at most {} numbers that ascend", printable(text), most);
     const bool padded = ends[0].size() > 1 && ends[0][0] == '0';
-    for (uint64_t i = range[0]; i <= range[1]; ++i)
+    for (uint64_t i = *first; i <= *last; ++i)
       words.push_back(fmt::format("{:0{}}", i, padded ? ends[0].size() : 1));
   } else if (text.find(',') != text.npos) {
     for (size_t begin = 0; begin <= text.size();) {

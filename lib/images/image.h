@@ -46,6 +46,6 @@ std::string_view image_format_of(std::string_view bytes);
 
 // File name extensions (lower case, with the dot) that count as images in a folder.
 bool has_image_ending(const std::filesystem::path& path);
-inline constexpr std::string_view image_endings = ".jpg .png .webp .bmp .gif .tif .ppm .pgm .pbm";
+inline constexpr std::string_view image_endings = ".jpg .png .webp .bmp .gif .tif .ppm .pgm .pbm .tga";
 
 }  // namespace vmamba

@@ -106,12 +106,11 @@ InputPath read_member(ArchiveReader& archive, const fs::path& path, ArchiveImage
   return member;
 }
 
-// A shared file system may fail for a moment.
 EncodedImage open_image_again(const fs::path& file, const std::atomic<bool>& stop) {
   try {
     return open_image(file, &stop);
   } catch (const ReadError& error) {
-    if (error.number != EIO && error.number != ESTALE) throw;
+    if (!is_transient(error.number)) throw;
     spdlog::warn("{}; trying once more", printable(error.what(), 1000));
   }
   return open_image(file, &stop);

@@ -39,15 +39,16 @@ struct InputPath {
 // when `stop` is set.
 using NextPath = std::function<std::optional<InputPath>(const std::atomic<bool>& stop)>;
 
-// The image files that the arguments name, in order: a file is itself; a folder is all image files in it and its
-// subfolders, sorted by path; "-" is the files and folders listed on standard input, read as they arrive, each
-// terminated by `end`; an archive, or a pattern of archives with braces, is the images in it.
+// The part of an input that is read.
 struct InputPart {
   Shard shard;                         // positions are those in the whole input
   std::optional<InputPosition> after;  // skip everything up to this position
   // Number of files and archives so far, over all shards.
   std::shared_ptr<std::atomic<size_t>> inputs = std::make_shared<std::atomic<size_t>>(0);
 };
+// The image files that the arguments name, in order: a file is itself; a folder is all image files in it and its
+// subfolders, sorted by path; "-" is the files and folders listed on standard input, read as they arrive, each
+// terminated by `end`; an archive, or a pattern of archives with braces, is the images in it.
 NextPath input_paths(std::vector<std::string> arguments, char end = '\n', const InputPart& part = {});
 NextPath file_paths(std::vector<std::filesystem::path> files);
 

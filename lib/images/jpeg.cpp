@@ -32,9 +32,7 @@ Outcome run(const EncodedImage& encoded, JpegDecoder& decoder, uint8_t* rgb, uin
     ERREXIT2(&info, JERR_COMPONENT_COUNT, components, 4);
   }
   if (!jpeg_start_decompress(&info)) return Outcome::truncated;
-  // Incomplete progressive scans are refused: libjpeg would smooth over the gaps, differently in every release.
-  for (int i = 0; info.coef_bits != nullptr && i < components * DCTSIZE2; ++i)
-    if (info.coef_bits[i / DCTSIZE2][i % DCTSIZE2] != 0) return Outcome::truncated;
+  if (lacks_scans(info)) return Outcome::truncated;
   const size_t stride = size_t{info.output_width} * 3;
   while (info.output_scanline < info.output_height) {
     uint8_t* out = rgb + info.output_scanline * stride;

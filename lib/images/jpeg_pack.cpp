@@ -31,9 +31,7 @@ bool read_coefficients(JpegDecoder& decoder, const JpegImage& image, const JBLOC
   jpeg_decompress_struct& info = decoder.info;
   if (setjmp(decoder.errors.jump)) return false;
   jvirt_barray_ptr* arrays = jpeg_read_coefficients(&info);
-  if (arrays == nullptr || decoder.errors.base.num_warnings > 0) return false;
-  for (int i = 0; info.coef_bits != nullptr && i < image.components * DCTSIZE2; ++i)
-    if (info.coef_bits[i / DCTSIZE2][i % DCTSIZE2] != 0) return false;
+  if (arrays == nullptr || decoder.errors.base.num_warnings > 0 || lacks_scans(info)) return false;
   int next = 0;
   for (int c = 0; c < image.components; ++c) {
     const JpegComponent& component = image.component[c];

@@ -60,4 +60,11 @@ struct JpegDecoder {
   }
 };
 
+// Whether a progressive file lacks scans, whose coefficients libjpeg would estimate, differently in every release.
+inline bool lacks_scans(const jpeg_decompress_struct& info) {
+  for (int i = 0; info.coef_bits != nullptr && i < info.num_components * DCTSIZE2; ++i)
+    if (info.coef_bits[i / DCTSIZE2][i % DCTSIZE2] != 0) return true;
+  return false;
+}
+
 }  // namespace vmamba

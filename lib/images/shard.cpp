@@ -1,7 +1,6 @@
 #include "lib/images/shard.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cstdint>
 #include <cstdlib>
 #include <optional>
@@ -16,17 +15,11 @@ namespace {
 
 constexpr size_t most_shards = 1'000'000;
 
-std::optional<size_t> whole_number(std::string_view text) {
-  size_t value = 0;
-  const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc() && rest == text.data() + text.size() ? std::optional(value) : std::nullopt;
-}
-
 // nullopt: not set, or empty.
 std::optional<size_t> variable(const char* name) {
   const char* text = std::getenv(name);
   if (text == nullptr || *text == '\0') return std::nullopt;
-  const std::optional<size_t> value = whole_number(text);
+  const std::optional<size_t> value = parse_number<size_t>(text);
   if (!value) fail_input("{}={}: not a number from 0", name, printable(text));
   return value;
 }
@@ -97,9 +90,9 @@ std::string to_string(const Shard& shard) {
 Shard parse_shard(const std::string& text) {
   if (text == "auto") return automatic_shard();
   const size_t slash = text.find('/');
-  const auto index = whole_number(std::string_view(text).substr(0, slash));
+  const auto index = parse_number<size_t>(std::string_view(text).substr(0, slash));
   const auto count =
-      slash == text.npos ? std::nullopt : whole_number(std::string_view(text).substr(slash + 1));
+      slash == text.npos ? std::nullopt : parse_number<size_t>(std::string_view(text).substr(slash + 1));
   if (!index || !count || *count > most_shards || *index >= *count)
     fail_input("--shard {}: wanted auto, or I/N with I from 0 to N - 1", printable(text));
   return {*index, *count};

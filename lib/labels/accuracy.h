@@ -42,6 +42,11 @@ class Accuracy {
   std::vector<std::map<int, int64_t>> answers_ = std::vector<std::map<int, int64_t>>(classes_.size());
 };
 
+// `part` / `whole`; 0 if `whole` is 0.
+inline double share(int64_t part, int64_t whole) {
+  return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
+}
+
 // The 95 % confidence interval of the proportion `part` / `whole`: Wilson's score interval (E. B. Wilson, Probable
 // inference, the law of succession, and statistical inference, J. Am. Stat. Assoc. 22, 1927).
 struct Interval {

@@ -216,12 +216,6 @@ class LiteralReader {
     if (at_ == begin) fail(at_, "neither JSON nor a Python literal: wanted a value");
     return std::string(text_.substr(begin, at_ - begin));
   }
-  static std::optional<int64_t> integer(const std::string& text) {
-    int64_t value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    return error == std::errc() && end == text.data() + text.size() ? std::optional(value) : std::nullopt;
-  }
-
   void skip(int depth) {
     if (depth > 64) fail(at_, "nested deeper than 64 levels");
     const char c = next();
@@ -271,11 +265,11 @@ class LiteralReader {
     std::optional<int64_t> number_of;
     const char c = next();
     if (is_quote(c) || c == '[' || c == '(') {
-      number_of = integer(key);
+      number_of = parse_number<int64_t>(key);
       if (!number_of) fail(entry.at, "wanted a class number as the key, or as the value");
       if (!name_of(entry)) fail(entry.at, "wanted a class's name, or [id, name]");
     } else {
-      if (c != '{') number_of = integer(number());
+      if (c != '{') number_of = parse_number<int64_t>(number());
       if (!number_of || !is_text) fail(entry.at, "wanted a class's name, or [id, name]");
       entry.name = std::move(key);
     }

@@ -2,7 +2,6 @@
 #include "lib/labels/truth.h"
 
 #include <algorithm>
-#include <charconv>
 #include <numeric>
 #include <optional>
 #include <unordered_map>
@@ -31,12 +30,6 @@ std::vector<Line> lines_of(std::string_view text) {
     lines.push_back({number, line.substr(begin, line.find_last_not_of(" \t\r") + 1 - begin)});
   }
   return lines;
-}
-
-std::optional<int64_t> integer(std::string_view text) {
-  int64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc() && end == text.data() + text.size() ? std::optional(value) : std::nullopt;
 }
 
 // Natural order of file names: "img9" before "img10".
@@ -93,7 +86,7 @@ Truth parse_numbers(const std::vector<Line>& lines, const std::string& where,
                     const std::vector<std::string>& files, const Labels& labels, int num_classes) {
   check_order(where, lines.size(), files);
   std::vector<int64_t> numbers;
-  for (const Line& line : lines) numbers.push_back(*integer(line.text));
+  for (const Line& line : lines) numbers.push_back(*parse_number<int64_t>(line.text));
   // ILSVRC2012_validation_ground_truth.txt uses the devkit's order of the classes.
   constexpr int64_t devkit_begin[] = {490, 361, 171, 822, 297, 482, 13, 704, 599, 164};
   const bool devkit = num_classes == static_cast<int>(ilsvrc2012_ids.size()) &&
@@ -225,7 +218,7 @@ std::vector<int> classes_of_words(const std::vector<std::string>& words,
   int64_t outside = -1;
   size_t outside_place = words.size();
   for (size_t i = 0; i < words.size(); ++i) {
-    const std::optional<int64_t> number = integer(words[i]);
+    const std::optional<int64_t> number = parse_number<int64_t>(words[i]);
     if (!number) break;
     if ((*number < 0 || *number >= num_classes) && outside_place == words.size()) {
       outside = *number;
@@ -270,7 +263,7 @@ Truth parse_truth(std::string_view text, const std::string& where, const std::ve
   if (lines.empty()) fail_input("{}: empty: wanted a class for each of {} images", where, files.size());
   if (lines[0].text.starts_with('[')) return parse_real(text, where, files, num_classes);
   if (std::all_of(lines.begin(), lines.end(),
-                  [](const Line& line) { return integer(line.text).has_value(); }))
+                  [](const Line& line) { return parse_number<int64_t>(line.text).has_value(); }))
     return parse_numbers(lines, where, files, labels, num_classes);
   return parse_table(lines, where, files, labels, num_classes);
 }

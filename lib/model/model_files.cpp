@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <fstream>
 #include <initializer_list>
 #include <utility>
@@ -188,11 +187,9 @@ Device find_device(std::string_view text, AutomaticDevice* automatic) {
   }
   const size_t colon = std::min(text.find(':'), text.size());
   if (const DeviceRow* row = find_row<DeviceType>(text.substr(0, colon))) {
-    Device device{row->value, 0};
-    if (colon == text.size()) return device;
-    const char *begin = text.data() + colon + 1, *end = text.data() + text.size();
-    const auto [rest, error] = std::from_chars(begin, end, device.index);
-    if (row->numbered && error == std::errc() && rest == end && device.index >= 0) return device;
+    if (colon == text.size()) return {row->value, 0};
+    const auto index = parse_number<int>(text.substr(colon + 1));
+    if (row->numbered && index && *index >= 0) return {row->value, *index};
   }
   if (text.find(',') != text.npos || text.ends_with(":all"))
     fail_input("--device {}: this runs on one device; classify, eval and bench take several", text);

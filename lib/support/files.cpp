@@ -85,7 +85,12 @@ std::optional<fs::path> find_shipped(const fs::path& relative) {
 }
 
 ReadError::ReadError(const fs::path& path, int reason)
-    : InputError(fmt::format("{}: cannot be read: {}", path.string(), std::strerror(reason))), number(reason) {}
+    : InputError(fmt::format("{}: cannot be read: {}", path.string(), std::strerror(reason))),
+      number(reason) {}
+
+bool is_transient(int error_number) {
+  return error_number == EIO || error_number == ESTALE;
+}
 
 std::string read_file(const fs::path& path, size_t max_bytes, const std::atomic<bool>* stop) {
   const auto failed = [&] { throw ReadError(path, errno); };

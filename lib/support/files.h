@@ -45,6 +45,9 @@ struct ReadError : InputError {
   int number;
 };
 
+// Whether an error of a read may be gone at the next attempt: a shared file system may fail for a moment.
+bool is_transient(int error_number);
+
 struct Descriptor {
   int number = -1;
 

@@ -296,4 +296,9 @@ nlohmann::ordered_json named(const std::string& key, const std::string& name) {
   return json;
 }
 
+std::string key_of_named(const nlohmann::ordered_json& json, const std::string& key) {
+  const nlohmann::ordered_json bytes = json.value(key + "_bytes", nlohmann::ordered_json());
+  return json[key].get<std::string>() + (bytes.is_string() ? '\0' + bytes.get<std::string>() : "");
+}
+
 }  // namespace vmamba

@@ -179,6 +179,17 @@ std::string one_line(std::string text) {
   return text;
 }
 
+std::vector<std::string> split_list(std::string_view option, std::string_view list) {
+  std::vector<std::string> items;
+  for (size_t begin = 0; begin <= list.size();) {
+    const size_t end = std::min(list.find(',', begin), list.size());
+    if (end == begin) fail_input("{} {}: an item of the list is empty", option, list);
+    items.emplace_back(list.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return items;
+}
+
 std::vector<std::pair<std::string, std::string>> parse_key_values(const std::string& where,
                                                                   std::string_view text) {
   std::vector<std::pair<std::string, std::string>> pairs;

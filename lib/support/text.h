@@ -1,6 +1,8 @@
 // Escapes names and texts from outside for where they are shown; lists of words.
 #pragma once
+#include <charconv>
 #include <initializer_list>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -32,6 +34,15 @@ std::string joined(const std::vector<std::string_view>& words, std::string_view 
 std::string_view nearest(std::string_view word, const std::vector<std::string_view>& candidates);
 std::string lower_case(std::string_view text);  // ASCII only
 
+// The number that is the whole of `text`; nullopt if it is not one that T holds.
+template <class T>
+std::optional<T> parse_number(std::string_view text) {
+  T number{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  return error == std::errc() && end == text.data() + text.size() ? std::optional(number) : std::nullopt;
+}
+// Splits "A,B,…" given to an option. InputError for an empty item.
+std::vector<std::string> split_list(std::string_view option, std::string_view list);
 // Splits "KEY=VALUE,…". InputError, which begins with `where`, for a pair of another form and a key given twice.
 std::vector<std::pair<std::string, std::string>> parse_key_values(const std::string& where,
                                                                   std::string_view text);

@@ -407,11 +407,9 @@ class Interpreter {
     push_integer(value);
   }
   uint32_t slot(std::string_view line) {
-    uint32_t value = 0;
-    const auto [end, error] = std::from_chars(line.data(), line.data() + line.size(), value);
-    if (error != std::errc() || end != line.data() + line.size())
-      fail("{} is no place in the memo", in_quotes(line));
-    return value;
+    const auto value = parse_number<uint32_t>(line);
+    if (!value) fail("{} is no place in the memo", in_quotes(line));
+    return *value;
   }
   // Adds items to the container on top of the stack. Objects keep keyed items, as they may be subclasses of dict.
   void add_items(Kind kind, const std::vector<uint32_t>& items) {

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cstring>
 #include <fstream>
 #include <map>
@@ -419,11 +418,8 @@ class Loader {
     std::vector<Entry> inside = entries(node);
     if (node.kind == Kind::list || node.kind == Kind::tuple) {
       const std::string_view word = path.substr(0, path.find('.'));
-      size_t number = 0;
-      const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), number);
-      if (error == std::errc() && end == word.data() + word.size() && number < node.items.size()) {
-        inside.push_back({word, node.items[number]});
-      }
+      const auto number = parse_number<size_t>(word);
+      if (number && *number < node.items.size()) inside.push_back({word, node.items[*number]});
     }
     for (const auto& [key, value] : inside) {
       if (key == path) return value;

@@ -43,7 +43,7 @@ void LabelAgreement::add(std::string file, const Answer& a, const Answer& b,
 }
 
 double LabelAgreement::share() const {
-  return images == 0 ? 0 : static_cast<double>(agreeing) / static_cast<double>(images);
+  return vmamba::share(agreeing, images);
 }
 
 Interval LabelAgreement::interval() const {

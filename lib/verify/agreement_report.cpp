@@ -145,12 +145,12 @@ Json json_report(const LabelAgreement& labels) {
   json["accuracy"] = Json();
   if (labels.right.images == 0) return json;
   const auto& right = labels.right;
-  const auto share = [&](int64_t part) {
-    return static_cast<double>(part) / static_cast<double>(right.images);
-  };
-  json["accuracy"] = {{"images", right.images},   {"a", share(right.a)},
-                      {"b", share(right.b)},      {"a_alone", right.a_alone},
-                      {"b_alone", right.b_alone}, {"p", mcnemar_exact(right.a_alone, right.b_alone)},
+  json["accuracy"] = {{"images", right.images},
+                      {"a", share(right.a, right.images)},
+                      {"b", share(right.b, right.images)},
+                      {"a_alone", right.a_alone},
+                      {"b_alone", right.b_alone},
+                      {"p", mcnemar_exact(right.a_alone, right.b_alone)},
                       {"worse", Json::array()}};
   for (const auto& [label, counts] : labels.worse_classes())
     json["accuracy"]["worse"].push_back({{"class", label},

@@ -6,6 +6,7 @@
 
 #include "kernels/error.h"
 #include "lib/support/files.h"
+#include "lib/support/json.h"
 #include "lib/support/sha256.h"
 #include "lib/support/text.h"
 
@@ -82,9 +83,8 @@ Read read_results(const std::string& path) {
     bool good = line.is_object() && line.value("file", Json()).is_string();
     std::string key;
     if (good) {
-      key = saved.file = line["file"].get<std::string>();
-      if (const Json bytes = line.value("file_bytes", Json()); bytes.is_string())
-        key += '\0' + bytes.get<std::string>();  // of a name that is not valid UTF-8
+      saved.file = line["file"].get<std::string>();
+      key = key_of_named(line, "file");
       if (line.contains("class")) {
         saved.truth = class_numbers(line["class"]);
         good = !saved.truth.empty();

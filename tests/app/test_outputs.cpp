@@ -26,10 +26,6 @@ namespace {
 
 const fs::path model = data("models/s1_ln2d");
 
-size_t entries(const fs::path& folder) {
-  return static_cast<size_t>(std::distance(fs::directory_iterator(folder), fs::directory_iterator()));
-}
-
 // A model and images of one's own, as files that may be named as outputs.
 struct Inputs {
   TemporaryDirectory folder;

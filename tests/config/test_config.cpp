@@ -9,6 +9,7 @@
 #include "tests/testing.h"
 
 using namespace vmamba;
+using testing::contains;
 
 namespace {
 
@@ -19,10 +20,6 @@ std::string error_of(const std::string& text) {
     return error.what();
   }
   return "";
-}
-
-bool contains(const std::string& text, std::string_view part) {
-  return text.find(part) != std::string::npos;
 }
 
 // One line that holds every one of `parts`.

@@ -4,8 +4,10 @@
 #include "kernels/error.h"
 #include "lib/config/forward_type.h"
 #include "lib/config/forward_type_spelling.h"
+#include "tests/testing.h"
 
 using namespace vmamba;
+using testing::contains;
 
 namespace {
 
@@ -16,10 +18,6 @@ std::string error_of(std::string_view forward_type) {
     return error.what();
   }
   return "";
-}
-
-bool contains(const std::string& text, std::string_view part) {
-  return text.find(part) != std::string::npos;
 }
 
 }  // namespace

@@ -15,13 +15,11 @@
 
 using namespace vmamba;
 using testing::check_error;
+using testing::contains;
 using testing::run_cli;
 
 namespace {
 
-bool contains(const std::string& text, std::string_view part) {
-  return text.find(part) != std::string::npos;
-}
 // A text with a forward_type, so that none is added.
 std::string with_type(const std::string& members) {
   return R"({"forward_type": "v03", )" + members + "}";

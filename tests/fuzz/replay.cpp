@@ -13,11 +13,11 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <sstream>
 #include <string>
 #include <vector>
 
+#include "lib/support/files.h"
 #include "tests/fuzz/targets.h"
 
 namespace fs = std::filesystem;
@@ -39,11 +39,6 @@ void on_crash(int signal) {
   raise(signal);
 }
 
-std::string read(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
 std::vector<std::string> seeds_of(const Target& target) {
   std::vector<std::string> seeds(target.texts.begin(), target.texts.end());
   std::istringstream patterns{std::string(target.seeds)};
@@ -59,7 +54,7 @@ std::vector<std::string> seeds_of(const Target& target) {
       if (entry.is_regular_file() && fits && entry.file_size() <= largest_seed) files.push_back(entry.path());
     }
     std::ranges::sort(files);
-    for (const fs::path& file : files) seeds.push_back(read(file));
+    for (const fs::path& file : files) seeds.push_back(vmamba::read_file(file));
   }
   return seeds;
 }
@@ -132,7 +127,7 @@ int main(int argc, char** argv) {
     run_one(*target, current);
   };
   if (argc > 2 && fs::is_regular_file(argv[2])) {
-    for (int i = 2; i < argc; ++i) run(read(argv[i]));
+    for (int i = 2; i < argc; ++i) run(vmamba::read_file(argv[i]));
     return 0;
   }
   const std::vector<std::string> seeds = seeds_of(*target);

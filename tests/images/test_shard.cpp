@@ -69,10 +69,6 @@ std::string automatic(const std::map<std::string, std::string>& set) {
     return error.what();
   }
 }
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
 }  // namespace
 
 TEST_CASE("a shard by its number") {

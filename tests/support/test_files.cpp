@@ -19,14 +19,11 @@
 using namespace vmamba;
 using vmamba::testing::cli;
 using vmamba::testing::data;
+using vmamba::testing::entries;
 using vmamba::testing::TemporaryDirectory;
 namespace fs = std::filesystem;
 
 namespace {
-size_t entries(const fs::path& folder) {
-  return static_cast<size_t>(std::distance(fs::directory_iterator(folder), fs::directory_iterator()));
-}
-
 // The signal that ends `vmamba-cli classify - -o FILE`, which waits for paths on standard input, when it is
 // sent `signal` while what it has written so far lies beside FILE; 0: none.
 int ended_by(int signal, const TemporaryDirectory& folder) {

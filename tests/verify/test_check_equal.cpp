@@ -50,10 +50,6 @@ json report(const std::string& name, std::vector<std::string> more, int exit_cod
   return valid_report(run);
 }
 
-bool contains(const std::string& text, const std::string& words) {
-  return text.find(words) != std::string::npos;
-}
-
 }  // namespace
 
 TEST_CASE("the schema refuses what a report is not") {

@@ -160,14 +160,19 @@ Side side_of(const Model& model, Precision precision = Precision::float32, int t
   return {"", model.config, model.weights, {device, precision, threads}};
 }
 
+// An environment variable.
+int number(const char* name, int otherwise) {
+  const char* text = std::getenv(name);
+  return text ? std::atoi(text) : otherwise;
+}
+
 // Calls work(0) … work(count − 1) from VMAMBA_POWER_JOBS threads (default: one per processor).
 void in_parallel(size_t count, const std::function<void(size_t)>& work) {
-  const char* jobs = std::getenv("VMAMBA_POWER_JOBS");
   std::atomic<size_t> next = 0;
   std::exception_ptr failed;
   std::mutex mutex;
-  std::vector<std::jthread> threads(jobs ? static_cast<size_t>(std::max(1, std::atoi(jobs)))
-                                         : std::thread::hardware_concurrency());
+  std::vector<std::jthread> threads(static_cast<size_t>(
+      std::max(1, number("VMAMBA_POWER_JOBS", static_cast<int>(std::thread::hardware_concurrency())))));
   for (std::jthread& thread : threads)
     thread = std::jthread([&] {
       try {
@@ -372,11 +377,6 @@ std::optional<Model> random_model(uint64_t seed, bool trained) {
   } catch (const InputError&) {
     return {};
   }
-}
-
-int number(const char* name, int otherwise) {
-  const char* text = std::getenv(name);
-  return text ? std::atoi(text) : otherwise;
 }
 
 }  // namespace
