@@ -90,7 +90,7 @@ DataSet read_folders(const std::string& directory, const Labels& labels, int num
   return data;
 }
 
-// Without the folder that holds all of them, if what is left has at least `parts` parts.
+// Removes a folder common to all names if at least `parts` path components remain.
 void drop_common_folder(std::vector<std::string>& names, ptrdiff_t parts) {
   if (names.empty()) return;
   const std::string root = names[0].substr(0, names[0].find('/') + 1);
@@ -101,7 +101,7 @@ void drop_common_folder(std::vector<std::string>& names, ptrdiff_t parts) {
   for (std::string& name : names) name.erase(0, root.size());
 }
 
-// Classes by the labels beside the images, else by their folders.
+// Assigns classes from the labels beside the images, otherwise from folder names.
 void read_archive_classes(DataSet& data, std::vector<std::string> names,
                           const std::vector<std::optional<std::string>>& words,
                           const std::vector<size_t>& good, const std::string& where, const Labels& labels,

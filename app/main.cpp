@@ -65,8 +65,8 @@ std::string help_command(const CLI::App& app) {
   return fmt::format("vmamba-cli {}--help", chosen.empty() ? "" : chosen.front()->get_name() + " ");
 }
 
-// CLI11 takes "[2024]" for a list with the item 2024. So that it stays the name that it is, such a word gets a mark in
-// front, which every option takes off again.
+// CLI11 parses "[2024]" as a list with the item 2024. Such a word is prefixed with a mark, which every option removes
+// again, so that it stays a file name.
 constexpr char mark = '\x01';
 
 // The command line's words in reverse order, as CLI11 wants them.
@@ -86,7 +86,7 @@ std::string without_mark(std::string value) {
   return value;
 }
 
-// What is logged, with every name from outside in it, made harmless for a terminal.
+// Escapes log messages for a terminal, because they may contain names from outside.
 class PrintableMessage : public spdlog::custom_flag_formatter {
  public:
   void format(const spdlog::details::log_msg& message, const std::tm&, spdlog::memory_buf_t& line) override {
@@ -197,8 +197,8 @@ bool runs_by_itself() {
          started.st_ino == running.st_ino;
 }
 
-// Whether other processes take a quarter of the processors or more, now and in the last minute (a pipe's other end
-// that has just started counts for nothing): then threads that spin take them from those that are waited for.
+// Whether other processes use a quarter of the processors or more, now and over the last minute (so that the other end
+// of a pipe, just started, does not count). Then spinning threads would slow down the threads they wait for.
 // /proc/loadavg: averages of 1, 5 and 15 minutes, then the number that run now, this one too.
 bool is_busy() {
   std::ifstream file("/proc/loadavg");
@@ -248,18 +248,18 @@ void remove_unfinished_on_signals() {
     };
     sigaction(signal, &action, nullptr);
   }
-  // Beyond the limit of a file's size writing fails, which is told like a full disk.
+  // Writing beyond the file size limit then fails with an error, like a full disk.
   signal(SIGXFSZ, SIG_IGN);
 }
 
-// Ends the program where no exception can: calls only what a signal handler may.
+// Ends the program where exceptions cannot be thrown. Async-signal-safe.
 [[noreturn]] void end_by_machine(std::string_view text) noexcept {
   remove_unfinished();
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, text.data(), text.size());
   _exit(3);
 }
 
-// Weights are mapped: where their file is cut off meanwhile, or its disk fails, reading them is this signal.
+// Reading mapped weights raises SIGBUS if the file was truncated or its disk fails.
 void end_on_bus_errors() {
   struct sigaction action {};
   action.sa_handler = [](int) {
@@ -270,7 +270,7 @@ void end_on_bus_errors() {
   sigaction(SIGBUS, &action, nullptr);
 }
 
-// Libraries end the program by exit(): libgomp with 1, which would say "different", where it gets no threads.
+// libgomp calls exit(1) if it cannot start threads, which would read as "different".
 bool returned = false;  // from run()
 void end_if_not_returned() {
   if (!returned)

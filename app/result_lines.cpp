@@ -36,7 +36,7 @@ std::string read_at(int descriptor, size_t at, size_t count, const std::string& 
   return bytes;
 }
 
-// The position at the beginning of a line, and what follows it as a line of its own; nullopt: it has none.
+// Splits a line into its position and the remaining line; nullopt if it has no position.
 std::optional<std::pair<InputPosition, std::string>> split_position(std::string_view line) {
   if (!line.starts_with(position_key)) return std::nullopt;
   const size_t end = line.find("],");
@@ -113,7 +113,7 @@ ResultFile::ResultFile(const std::string& path)
     fail_input("{}: cannot be written: {}", path_, std::strerror(errno));
   if (!S_ISREG(status.st_mode))
     fail_input("{}: is no regular file, which alone a later run can go on from", path_);
-  // Held until the program ends: lines of two runs would mix.
+  // Held until the program ends; otherwise lines of two runs would mix.
   if (flock(file_.number, LOCK_EX | LOCK_NB) != 0) {
     if (errno == EWOULDBLOCK)
       fail_input("{}: another run is writing to it: wait for its end, or give another file", path_);

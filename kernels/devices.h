@@ -9,14 +9,14 @@
 
 namespace vmamba {
 
-// What `--device auto` is: the first usable device other than the CPU, else the CPU. Asks no device after that one:
-// asking a GPU creates a context on it, which takes 0.1 s and more.
+// The device of `--device auto`: the first usable one that is not the CPU, else the CPU. Later devices are not queried,
+// because that creates a context on each, which takes 0.1 s or more.
 struct AutomaticDevice {
   Device device;
-  std::string why_not;  // for the CPU: why no other
+  std::string why_not;  // if the CPU was chosen: why no other device
 };
 AutomaticDevice automatic_device();
-// All devices of this kind; none where there are none.
+// All devices of this type; may be empty.
 std::vector<Device> devices_of(DeviceType type);
 
 // State of a device during a measurement. Values that cannot be read are absent.

@@ -1,10 +1,10 @@
-// A JPEG reduced to what the pixels of one crop need, and the arithmetic that turns it into them: the operation
-// DecodeJpegs (kernels/kernels.h). All of it is integer arithmetic and repeats libjpeg-turbo and Pillow to the bit:
+// The packed form of a JPEG, reduced to what one crop needs, and the arithmetic that decodes it: the operation
+// DecodeJpegs (kernels/kernels.h). All of it is integer arithmetic and reproduces libjpeg-turbo and Pillow bit for bit:
 // dequantisation, the accurate inverse DCT (jidctint.c), fancy upsampling (jdsample.c), YCbCr to RGB (jdcolor.c),
 // and the resize in two passes that are each rounded to 8 bits. Shared by the devices: the functions of this file are
 // compiled for both host and GPU.
 //
-// A packed image is one block of memory: a JpegImage and, at offsets from its start, the tables that it names.
+// A packed image is one block of memory: a JpegImage and, at offsets from its start, the tables that it refers to.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -27,16 +27,16 @@ enum class JpegEntropy : int32_t {
 };
 
 enum class JpegUpsampling : int32_t {
-  replicate,  // by any factors, 1 included
-  h2v1,       // the others weigh the nearest samples 3 : 1 along each doubled direction
+  replicate,  // by any factors, including 1
+  h2v1,       // the others interpolate 3 : 1 between the nearest samples in each doubled direction
   h1v2,
   h2v2,
 };
 
 struct JpegComponent {
   JpegUpsampling upsampling;
-  int32_t across, down;                           // pixels that a sample stands for
-  int32_t width, height;                          // samples that the image covers
+  int32_t across, down;                           // pixels per sample
+  int32_t width, height;                          // samples of the image
   int32_t left, top, blocks_across, blocks_down;  // the blocks that the crop needs
   int32_t first_block;                            // their place among the blocks of all components
   uint16_t quantisation[jpeg_coefficients];       // row-major
@@ -58,7 +58,7 @@ struct JpegImage {
   JpegPass across, down;
   int32_t out_left, out_top;  // of the resized window in the crop; the rest is black
   JpegEntropy entropy;
-  // coefficients: of each block, a bit for each that is not zero, row-major; the first one's index; all values.
+  // coefficients: per block a mask of its nonzero coefficients (row-major) and the index of the first; then all values.
   uint32_t masks, firsts, values;  // offsets of uint64[blocks], uint32[blocks], int16[]
   JpegScan scan;                   // huffman
 };
@@ -69,7 +69,7 @@ VMAMBA_HOST_DEVICE const T* jpeg_table(const JpegImage* image, uint32_t offset) 
 }
 
 // The inverse DCT in one direction, in place: values are 8 numbers, `stride` apart. The result is scaled by 2^13;
-// `false` where vector code of 16-bit steps could give another.
+// Returns false if libjpeg-turbo's 16-bit vector code could give another result.
 VMAMBA_HOST_DEVICE inline bool jpeg_inverse_dct(int32_t* values, int stride) {
   int32_t v[8], sum = 0;
   for (int i = 0; i < 8; ++i) {
@@ -97,12 +97,12 @@ VMAMBA_HOST_DEVICE inline bool jpeg_inverse_dct(int32_t* values, int stride) {
   return true;
 }
 
-// Columns, then rows: between the two, and at the end.
+// Right shifts after the column pass and after the row pass.
 inline constexpr int jpeg_first_shift = 11, jpeg_last_shift = 18;
 VMAMBA_HOST_DEVICE inline int32_t jpeg_descaled(int32_t value, int shift) {
   return (value + (1 << (shift - 1))) >> shift;
 }
-// A sample; `exact` becomes false where the clipping of libjpeg's table differs from saturation.
+// A sample; clears `exact` where libjpeg's range-limit table differs from saturation.
 VMAMBA_HOST_DEVICE inline uint8_t jpeg_sample(int32_t value, bool& exact) {
   value = jpeg_descaled(value, jpeg_last_shift);
   exact = exact && value >= -512 && value < 512;
@@ -157,7 +157,7 @@ VMAMBA_HOST_DEVICE inline void jpeg_pixel(const JpegImage& image, const uint8_t*
   rgb[2] = jpeg_clipped(first + ((116130 * blue + half) >> 16));
 }
 
-// Output i of a pass over `channels` bytes at a time: load(sample, values) gets the bytes of a sample of the window.
+// Output i of a pass over `channels` bytes at a time: load(sample, values) reads the bytes of one sample of the window.
 template <int channels, class Load>
 VMAMBA_HOST_DEVICE inline void jpeg_resample(const JpegImage* image, const JpegPass& pass, int i, Load load,
                                              uint8_t* out) {

@@ -1,6 +1,6 @@
 // The entropy-coded data of a baseline JPEG in one scan, as it is packed for DecodeJpegs (kernels/jpeg.h), and its
-// decoding from any bit on. Stuffed zeros and restart markers are taken out; what lies between two restart markers is
-// a segment, which begins at a byte.
+// decoding from an arbitrary bit. Stuffed zeros and restart markers are removed; the data between two restart markers is
+// a segment, which starts at a byte boundary.
 #pragma once
 #include <cstdint>
 
@@ -42,10 +42,10 @@ struct JpegScan {
   uint32_t segment_table, huffman_tables, data;  // offsets of JpegSegment[], JpegHuffmanTable[], bytes
   JpegMcuBlock block[jpeg_most_blocks_per_mcu];
   uint8_t mcu_columns[3], mcu_rows[3];  // blocks of each component in an MCU
-  uint8_t natural_order[64];            // of a coefficient's place in the zigzag
+  uint8_t natural_order[64];            // row-major position by zigzag position
 };
 
-// Between two symbols: the next bit, and block_in_mcu · 64 + the place in the zigzag of the next coefficient.
+// State between two symbols: the next bit, and block_in_mcu · 64 + the zigzag position of the next coefficient.
 struct JpegState {
   uint32_t bit, place;
   VMAMBA_HOST_DEVICE friend bool operator==(const JpegState& a, const JpegState& b) {
@@ -53,7 +53,7 @@ struct JpegState {
   }
 };
 
-// Reads 32 bits from any bit on, and moves forward by less than 32. The word after those in use is loaded ahead.
+// Bit reader: peeks 32 bits at any position and advances by less than 32. The next word is loaded ahead.
 class JpegBits {
  public:
   VMAMBA_HOST_DEVICE JpegBits(const uint8_t* data, uint32_t bit)  // data: aligned to 4 bytes
@@ -91,10 +91,9 @@ class JpegBits {
   uint32_t at_, high_, low_, ahead_;
 };
 
-// Decodes the symbols that begin before `end`, up to the end of `most` blocks. `sink` is told what is found:
-// begin(n): the coefficients that follow are of block n of those that this call sees; dc(difference);
-// ac(place in the zigzag, value). Returns the number of blocks that ended. Data that is none sets `sound` to false,
-// and is passed over in some way that depends on the data alone.
+// Decodes the symbols that begin before `end`, up to the end of `most` blocks. Calls `sink`: begin(n) before the
+// coefficients of the n-th block of this call; dc(difference); ac(zigzag position, value). Returns the number of blocks
+// that ended. Invalid data clears `sound` and is skipped deterministically.
 template <class Sink>
 VMAMBA_HOST_DEVICE inline uint32_t jpeg_decode(const JpegScan& scan, const JpegHuffmanTable* tables,
                                                const uint8_t* data, JpegState& state, uint32_t end,
@@ -167,7 +166,7 @@ VMAMBA_HOST_DEVICE inline uint32_t jpeg_segment_blocks(const JpegScan& scan, int
                                scan.blocks_per_mcu);
 }
 
-// Whether a segment of `blocks` blocks, all decoded, ends in this state: at most a byte's padding is left.
+// Whether a fully decoded segment may end in this state: at most one byte of padding is left.
 VMAMBA_HOST_DEVICE inline bool jpeg_segment_is_over(const JpegSegment& segment, const JpegState& state) {
   return state.place == 0 && state.bit <= segment.end * 8 && segment.end * 8 - state.bit < 8;
 }

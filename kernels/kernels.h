@@ -142,7 +142,7 @@ struct SelectiveScan2dNorm {
   LayerNorm norm;        // norm.x is scan.y
 };
 
-// Crops of images, of which some are decoded by the device (kernels/jpeg.h).
+// A batch of crops, some of which the device decodes from JPEG (kernels/jpeg.h).
 struct DecodeJpegs {
   struct Packed {
     int64_t place = 0;               // in y

@@ -1,4 +1,4 @@
-// What Linux says of the CPU's clock and caches.
+// Clock and caches of the CPU, from Linux's sysfs and procfs.
 #include <unistd.h>
 
 #include <algorithm>

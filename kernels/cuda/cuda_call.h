@@ -15,7 +15,7 @@ namespace vmamba::cuda {
 
 }  // namespace vmamba::cuda
 
-// Without the folder that it was compiled in, where the compiler knows to (GCC 12, clang).
+// The file name without its folder, if the compiler provides it (GCC 12, clang).
 #ifdef __FILE_NAME__
 #define VMAMBA_FILE __FILE_NAME__
 #else

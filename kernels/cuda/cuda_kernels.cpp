@@ -390,14 +390,14 @@ std::unique_ptr<Kernels> make_cuda_kernels(int index, const KernelOptions& optio
   CUDA_CALL(error);
   if (index < 0 || index >= count)
     fail_machine("cuda:{}: this machine has {} CUDA device{}", index, count, count == 1 ? "" : "s");
-  // While the context is created: both take about 0.1 s.
+  // Loaded while the context is created; each takes about 0.1 s.
   const std::future<void> loading = std::async(std::launch::async, load_cublaslt);
   return std::make_unique<CudaKernels>(index, options);
 }
 
 namespace {
 
-// The reports of the devices, up to the first usable one if no more are wanted.
+// Reports of all devices, or up to the first usable one.
 std::vector<DeviceReport> cuda_devices(bool all) {
   int count = 0;
   try {

@@ -10,8 +10,8 @@ namespace vmamba::cuda {
 std::unique_ptr<Kernels> make_cuda_kernels(int index, const KernelOptions& options);
 // Every CUDA device, or one entry that says why there is none.
 std::vector<DeviceReport> list_cuda_devices();
-// Its first `usable`, if there is one; the devices after it are not looked at.
+// The first usable device, or the last one if none is; later devices are not queried.
 DeviceReport first_usable_cuda_device();
-int cuda_device_count();  // 0 where CUDA cannot say
+int cuda_device_count();  // 0 if the query fails
 
 }  // namespace vmamba::cuda

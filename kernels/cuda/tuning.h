@@ -22,12 +22,12 @@ constexpr int64_t scaled(int64_t found, int multiprocessors) {
 constexpr size_t staging_half_bytes = size_t{8} << 20;
 
 namespace jpeg {
-constexpr int threads = 256;          // of a block
-constexpr int entropy_threads = 512;  // of an image
-// Data that does not synchronise within so many bits is left to the CPU; photographs do within a few thousand.
+constexpr int threads = 256;          // per block
+constexpr int entropy_threads = 512;  // per image
+// Data that does not resynchronise within this many bits is left to the CPU; photographs need a few thousand.
 constexpr int most_synchronisation_bits = 1 << 17;
-constexpr int blocks_in_flight = 1 << 14;  // of a launch, shared evenly by its images
-// Images that are decoded at once: as many as fit into this workspace, but at least one.
+constexpr int blocks_in_flight = 1 << 14;  // per launch, divided evenly among its images
+// Workspace of one launch: as many images as fit, at least one.
 constexpr size_t workspace_bytes = size_t{512} << 20;
 constexpr size_t most_images = 4096;
 }  // namespace jpeg

@@ -19,7 +19,7 @@ Block packed_block(const JpegImage& image, int block) {
   return coefficients;
 }
 
-// Takes the coefficients of a scan as they come.
+// Sink of jpeg_decode that stores the coefficients of a scan.
 struct Store {
   const JpegScan& scan;
   Block* blocks;
@@ -30,7 +30,7 @@ struct Store {
   void ac(int z, int value) { blocks[number][scan.natural_order[z]] = static_cast<int16_t>(value); }
 };
 
-// All blocks of a segment, their DC coefficients still differences.
+// Decodes all blocks of a segment; DC coefficients are still differences.
 bool decode_segment(const JpegImage& image, int s, Block* blocks) {
   const JpegScan& scan = image.scan;
   const JpegSegment& segment = jpeg_table<JpegSegment>(&image, scan.segment_table)[s];
@@ -43,7 +43,7 @@ bool decode_segment(const JpegImage& image, int s, Block* blocks) {
   return sound && ended == count && jpeg_segment_is_over(segment, state);
 }
 
-// The blocks that the crop needs, in the order of the components; false if the data is corrupt.
+// Decodes the blocks that the crop needs, ordered by component; false if the data is corrupt.
 bool decode_scan(const JpegImage& image, std::vector<Block>& needed) {
   const JpegScan& scan = image.scan;
   const auto per_mcu = static_cast<size_t>(scan.blocks_per_mcu);

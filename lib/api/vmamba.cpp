@@ -34,7 +34,7 @@ struct vmamba_model {
 
 namespace {
 
-// The texts name options as the program has them; here they are the fields of vmamba_options.
+// Error texts name command-line options; here they are renamed to the fields of vmamba_options.
 std::string with_fields(std::string text) {
   for (const std::string_view option :
        {"--weights", "--config", "--key", "--prefix", "--labels", "--device", "--dtype",
@@ -65,7 +65,7 @@ vmamba_status guarded(char** error, const LogSink& log, const Body& body) noexce
   const auto failed = [&](vmamba_status status, std::string_view text) {
     try {
       if (error != nullptr) *error = strdup(in_line(text).c_str());
-    } catch (const std::bad_alloc&) {  // then the code alone tells
+    } catch (const std::bad_alloc&) {  // the status code is returned without a text
     }
     return status;
   };

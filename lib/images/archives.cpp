@@ -25,7 +25,7 @@ namespace vmamba {
 namespace fs = std::filesystem;
 namespace {
 
-// libarchive converts names by the thread's locale, and has no name for those that do not fit it.
+// libarchive converts names with the thread's locale and returns none for a name that the locale cannot represent.
 class Utf8Locale {
  public:
   Utf8Locale() : before_(utf8() == locale_t{} ? locale_t{} : uselocale(utf8())) {}
@@ -84,10 +84,10 @@ struct ArchiveReader::Member {
   std::string name;
   bool is_file = false;
   int64_t bytes = 0;
-  std::string damage;  // of a header behind which others may be found
+  std::string damage;  // error of a header after which reading can continue
 };
 
-// What libarchive reads from: a regular file, in blocks at the places where it needs them.
+// Input of libarchive: a regular file, read in blocks at the requested offsets.
 struct ArchiveReader::File {
   int descriptor = -1;
   int64_t at = 0, size = 0;
@@ -232,7 +232,7 @@ std::string ArchiveReader::why() const {
   return text == nullptr ? "it is damaged" : printable(text);
 }
 
-// Throws InputError on what ends the archive.
+// InputError if the rest of the archive cannot be read.
 std::optional<ArchiveReader::Member> ArchiveReader::next_member() {
   const Utf8Locale locale;
   archive_entry* entry = nullptr;
@@ -242,7 +242,8 @@ std::optional<ArchiveReader::Member> ArchiveReader::next_member() {
   if (status != ARCHIVE_OK && status != ARCHIVE_WARN && status != ARCHIVE_RETRY) throw InputError(damage);
   Member member;
   if (status == ARCHIVE_RETRY) {
-    if (!std::exchange(damaged_, true)) member.damage = damage;  // once for all blocks that are no header
+    if (!std::exchange(damaged_, true))
+      member.damage = damage;  // reported once for consecutive invalid blocks
     return member;
   }
   damaged_ = false;
@@ -371,7 +372,8 @@ class ArchiveLister {
 
   ArchiveReader reader_;
   std::vector<ListedImage> images_;
-  std::unordered_map<std::string, std::string> cls_, json_, wrong_;  // by key; why a label cannot be read
+  std::unordered_map<std::string, std::string> cls_, json_,
+      wrong_;  // by key; wrong_: why a label cannot be read
 };
 
 std::vector<ListedImage> list_archive(const fs::path& path) {

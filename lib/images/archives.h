@@ -1,5 +1,5 @@
-// Images inside archives: tar (WebDataset's among them, plain or compressed) and zip. Members are read in the archive's
-// order, with large reads; nothing is unpacked, and a member's name is never used as a path.
+// Images inside archives: tar (WebDataset's among them, plain or compressed) and zip. Members are read in archive order with
+// large reads. Nothing is unpacked, and a member's name is never used as a path.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -17,7 +17,7 @@ inline constexpr std::string_view archive_endings = ".tar .tar.gz .tgz .tar.bz2 
 // "data-{000000..000146}.tar" is 147 names, "{train,val}.tar" two; several braces give all combinations, the last one
 // varying fastest. A name without such braces is itself.
 std::vector<std::string> expand_braces(const std::string& pattern);
-// The archives that an argument names by their ending, whether they are there or not; empty: it names none.
+// The archives that an argument names, recognised by extension, existing or not; empty if it names none.
 std::vector<std::string> archives_of(const std::string& argument);
 
 // "ARCHIVE:MEMBER", the name of a member in results and messages.
@@ -29,8 +29,8 @@ struct ArchiveImage {
   size_t place = 0;   // among the images of the archive
 };
 
-// The members whose names end as images do, without hidden ones. Links, devices, members larger than an image may be, and
-// further members of the same name have an error.
+// Iterates over members with an image extension, except hidden ones. Links, devices, too large members and repeated names
+// have an error.
 class ArchiveReader {
  public:
   enum class Reads : uint8_t { large, headers };  // headers: small reads, for skipping what is between them

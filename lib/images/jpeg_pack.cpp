@@ -13,7 +13,7 @@ namespace {
 
 static_assert(sizeof(JCOEF) == sizeof(int16_t));
 
-// Row-major places of the coefficients in the order of the zigzag.
+// Row-major position of each coefficient in zigzag order.
 constexpr int natural_order[DCTSIZE2] = {0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,
                                          12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6,  7,  14, 21, 28,
                                          35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51,
@@ -25,8 +25,8 @@ bool read_header(const EncodedImage& encoded, JpegDecoder& decoder) {
   return jpeg_read_header(&decoder.info, TRUE) == JPEG_HEADER_OK;
 }
 
-// The first block of each row of blocks in the window of each component; false unless the whole file is sound. The
-// rows belong to the decoder.
+// Sets `rows` to the first needed block of each row of blocks, component by component; false unless the whole file is
+// valid. The rows are owned by the decoder.
 bool read_coefficients(JpegDecoder& decoder, const JpegImage& image, const JBLOCK** const rows) {
   jpeg_decompress_struct& info = decoder.info;
   if (setjmp(decoder.errors.jump)) return false;
@@ -43,7 +43,7 @@ bool read_coefficients(JpegDecoder& decoder, const JpegImage& image, const JBLOC
   return true;
 }
 
-// The blocks of a component that the window of pixels needs. False for sampling that libjpeg refuses too.
+// Determines the blocks of a component that the window needs. False for sampling factors that libjpeg refuses too.
 bool plan_component(const jpeg_decompress_struct& info, const jpeg_component_info& from,
                     const JpegImage& image, JpegComponent& to) {
   if (info.max_h_samp_factor % from.h_samp_factor != 0 || info.max_v_samp_factor % from.v_samp_factor != 0)
@@ -74,7 +74,7 @@ class Packer {
     packed_.reserve(expected);
     packed_.resize(sizeof(JpegImage));
   }
-  // Room for `count` values, zeroed; its offset.
+  // Appends `count` zeroed values and returns their offset.
   template <class T>
   uint32_t add(size_t count) {
     const size_t at = (packed_.size() + jpeg_alignment - 1) / jpeg_alignment * jpeg_alignment;
@@ -103,7 +103,7 @@ class Packer {
   PackedJpeg& packed_;
 };
 
-// Samples of the pass count from the start of the window.
+// Appends one pass of the resize; its sample indices are relative to the start of the window.
 JpegPass add_pass(Packer& packer, ResizeWeights& weights, int begin) {
   for (int& first : weights.first) first -= begin;
   JpegPass pass{};
@@ -136,7 +136,7 @@ void pack_coefficients(Packer& packer, JpegImage& image, const std::vector<const
   image.values = packer.add(values);
 }
 
-// A table as libjpeg would make it; false where that refuses it.
+// Builds a decoding table as libjpeg does; false if libjpeg would refuse it.
 bool make_table(const JHUFF_TBL* from, bool is_dc, JpegHuffmanTable& to) {
   if (from == nullptr) return false;
   int code = 0, symbol = 0;
@@ -157,8 +157,8 @@ bool make_table(const JHUFF_TBL* from, bool is_dc, JpegHuffmanTable& to) {
   return true;
 }
 
-// The scan that follows the header, without stuffed zeros, cut at the restart markers. False unless the markers are
-// those that are due, and the image ends with the scan.
+// Copies the scan after the header without stuffed zeros, split at the restart markers. False unless the markers are in
+// sequence and the image ends with the scan.
 bool pack_data(Packer& packer, const jpeg_decompress_struct& info, JpegScan& scan) {
   const JOCTET *from = info.src->next_input_byte, *end = from + info.src->bytes_in_buffer;
   scan.data = packer.add<uint8_t>(info.src->bytes_in_buffer + jpeg_padding);
@@ -200,7 +200,7 @@ bool is_below(int number, int end) {
   return number >= 0 && number < end;
 }
 
-// False where the data is not one scan of Huffman codes with all components.
+// False unless the data is a single Huffman-coded scan with all components.
 bool pack_scan(Packer& packer, const jpeg_decompress_struct& info, JpegImage& image) {
   if (info.progressive_mode || info.arith_code || info.data_precision != 8 ||
       info.comps_in_scan != info.num_components || info.Ss != 0 || info.Se != DCTSIZE2 - 1 || info.Ah != 0 ||

@@ -34,7 +34,7 @@ constexpr Rank ranks[] = {array_rank,
                           {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"},
                           {"PMI_RANK", "PMI_SIZE"}};
 
-// An array's first task has any number. A part of an array, submitted again, has another count than the whole had.
+// The first task of an array may have any number. A resubmitted part of an array has a different count than the whole.
 size_t place_in_array(size_t id, size_t count) {
   const size_t first = variable("SLURM_ARRAY_TASK_MIN").value_or(0),
                last = variable("SLURM_ARRAY_TASK_MAX").value_or(first + count - 1);
@@ -60,7 +60,7 @@ std::optional<Shard> shard_of(const Rank& rank) {
   return shard;
 }
 
-// Where there is one process only its variables say nothing: a task of an array is the only one of its srun.
+// Variables with a count of 1 are ignored if others are set: each task of an array is the only one of its srun.
 Shard automatic_shard() {
   std::optional<Shard> found;
   const Rank* by = nullptr;

@@ -1,4 +1,4 @@
-// Which files a model is read from, and what it runs on: by its name, a file, or what lies beside it.
+// Finds a model's config, weights and labels, and the device and precision it runs on.
 #pragma once
 #include <filesystem>
 #include <map>

@@ -59,7 +59,7 @@ void remove_unfinished() noexcept {
 
 namespace {
 
-// The file that this code is in: the program, or the library in whatever program.
+// The file that contains this code: the program, or the shared library.
 fs::path own_file() {
   Dl_info info{};
   void* found = nullptr;
@@ -136,7 +136,7 @@ std::string read_open_file(int descriptor, const fs::path& path, size_t max_byte
 
 namespace {
 
-// What open outputs there are: the file that is there now, and the path that will be.
+// Open outputs: the existing file and the path that will be written.
 struct Claimed {
   const OutputClaim* owner;
   fs::path path;
@@ -220,7 +220,7 @@ int OutputFile::Buffer::overflow(int c) {
 
 int OutputFile::Buffer::sync() {
   const std::string_view bytes(pbase(), static_cast<size_t>(pptr() - pbase()));
-  reset();  // what could not be written is not tried again
+  reset();  // failed data is not retried
   write_all(file_.descriptor_, bytes, file_.path_);
   return 0;
 }
@@ -250,7 +250,7 @@ OutputFile::OutputFile(fs::path path)
       pthread_sigmask(SIG_SETMASK, &before, nullptr);
     }
     if (descriptor_ < 0) failed(errno);
-    // Before any data is written. A group that cannot be kept gets no rights by the mode of another.
+    // Before any data is written. If the group cannot be kept, the new group gets no permissions.
     if (there) {
       const bool same_group = fchown(descriptor_, status.st_uid, status.st_gid) == 0 ||
                               fchown(descriptor_, static_cast<uid_t>(-1), status.st_gid) == 0;
@@ -279,7 +279,8 @@ void OutputFile::discard() noexcept {
 
 void OutputFile::commit() {
   stream_.flush();
-  const bool closed = close(std::exchange(descriptor_, -1)) == 0;  // network drives tell here of a full disk
+  const bool closed =
+      close(std::exchange(descriptor_, -1)) == 0;  // network file systems may report a full disk here
   const bool renamed = closed && (temporary_.empty() || rename(temporary_.c_str(), target_.c_str()) == 0);
   const int reason = errno;
   if (!renamed && !temporary_.empty()) ::unlink(temporary_.c_str());

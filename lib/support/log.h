@@ -1,4 +1,4 @@
-// What lib/ has to say besides results and errors: to the program's log, or to the caller of the library.
+// Remarks of lib/ besides results and errors: they go to the program's log or to the caller of the library.
 #pragma once
 #include <fmt/format.h>
 
@@ -12,7 +12,7 @@ namespace vmamba {
 enum class LogLevel { info, warning };
 using LogSink = std::function<void(LogLevel, std::string_view)>;
 
-// While it lives, remarks on this thread go to `sink`; without one they go to spdlog.
+// During its lifetime, remarks on this thread go to `sink`; otherwise they go to spdlog.
 class LogTo {
  public:
   explicit LogTo(const LogSink& sink);

@@ -13,7 +13,7 @@
 
 namespace vmamba::cpu {
 
-// What making a primitive may take for its generated code: oneDNN crashes where it gets no memory for it.
+// Memory that creating a primitive may need for generated code: oneDNN crashes if that allocation fails.
 inline constexpr size_t primitive_memory = size_t{32} << 20;
 
 class OneDnn {

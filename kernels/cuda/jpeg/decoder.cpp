@@ -13,7 +13,7 @@ size_t aligned(size_t bytes) {
   return (bytes + 255) / 256 * 256;
 }
 
-// What an image needs besides its packed bytes.
+// Workspace of one image besides its packed bytes.
 struct Workspace {
   size_t coefficients = 0, differences = 0, spans = 0;
   size_t samples = 0, pixels = 0, narrowed = 0;

@@ -1,4 +1,4 @@
-// DecodeJpegs on the GPU: a batch of packed images of unlike sizes at once.
+// DecodeJpegs on the GPU: a batch of packed images of different sizes in one launch per step.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -14,24 +14,24 @@ namespace vmamba::cuda {
 struct JpegSpan {
   int32_t segment;
   uint32_t end;              // bit at which the next span begins
-  JpegState start, reached;  // of its first symbol, and after its last
-  uint32_t blocks;           // that end in it
-  int32_t again;             // its start has changed
+  JpegState start, reached;  // state before its first and after its last symbol
+  uint32_t blocks;           // number of blocks that end in this span
+  int32_t again;             // set if `start` changed: decode again
 };
 
-// One image in the memory of the device.
+// One image: pointers into device memory.
 struct JpegJob {
   const JpegImage* image;
-  int16_t* coefficients;  // of all blocks, zeroed; these three only of images whose entropy coding is left
+  int16_t* coefficients;  // of all blocks, zeroed; the next three only if entropy decoding is done here
   int16_t* differences;   // of the DC coefficients of the scan's blocks
   JpegSpan* spans;
   uint8_t* samples;   // of all components' blocks, each component row by row
   uchar4* pixels;     // red, green, blue, of the window
   uint8_t* narrowed;  // after the first pass of the resize
   uint8_t* crop;
-  int32_t* unfit;  // set to 1 where the pixels could differ from libjpeg's
+  int32_t* unfit;  // set to 1 if the pixels could differ from libjpeg's
 };
-// The largest of a batch, for the size of the grids.
+// Maxima over a batch, which determine the grid sizes.
 struct JpegExtent {
   int64_t blocks = 0, pixels = 0, narrowed = 0;
 };
@@ -43,11 +43,11 @@ void decode_jpegs(const JpegJob* jobs, int count, const JpegExtent& largest, int
 
 class JpegDecoder {
  public:
-  // Waits for the queued work; then the memory of `op` may be changed.
+  // Waits for the queued work; afterwards the caller may reuse the memory of `op`.
   std::vector<int64_t> decode(const DecodeJpegs& op, Staging& staging, const Stream& stream);
 
  private:
-  // Grows only while nothing that uses it is queued.
+  // Grows only while no queued work uses it.
   template <class Memory>
   struct Growing {
     Memory memory;
@@ -55,7 +55,7 @@ class JpegDecoder {
     uint8_t* at_least(size_t wanted);
   };
 
-  // Decodes the first images of `jpegs` that fit into the workspace; their number.
+  // Decodes as many leading images of `jpegs` as fit into the workspace, and returns how many.
   size_t decode_some(std::span<const DecodeJpegs::Packed> jpegs, const View& y, const Stream& stream,
                      std::vector<int64_t>& unfit);
 

@@ -1,9 +1,10 @@
-// Entropy decoding of baseline JPEGs, one thread block an image, after Weißenberger and Schmidt, "Accelerating JPEG
-// Decompression on GPUs" (arXiv 2111.09219). The data is cut into spans. Each is decoded from its first bit as if a
-// block began there; then again from where the one before it ended, until no span's start changes: Huffman codes
-// synchronise after a few symbols, so that few rounds suffice. Then every span's start is right, since the first of a
-// segment is and each follows from the one before. A sum over the blocks that ended in each span gives the place of
-// its coefficients, and a sum over the MCUs the DC coefficients from their differences.
+// Entropy decoding of baseline JPEGs, one thread block per image, after Weißenberger and Schmidt, "Accelerating JPEG
+// Decompression on GPUs" (arXiv 2111.09219). The data is cut into spans. Each span is first decoded as if a
+// block began at its first bit, then again from the state in which the preceding span ended, until no span's start
+// changes. Huffman codes resynchronise after a few symbols, so few rounds suffice. At the fixed point every start is
+// correct, because the first span of a segment starts correctly and each span follows from the one before. A prefix sum
+// over the blocks per span gives the position of its coefficients, and a prefix sum over the MCUs turns DC differences
+// into DC coefficients.
 #include "kernels/cuda/jpeg/decoder.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/tuning.h"
@@ -19,7 +20,7 @@ struct Nothing {
   __device__ void ac(int, int) const {}
 };
 
-// The block of coefficients of block n of the scan; null where the crop does not need it.
+// Coefficients of block n of the scan; null if the crop does not need it.
 __device__ int16_t* place_of(const JpegImage* image, const JpegScan& scan, int16_t* coefficients,
                              uint32_t n) {
   const int mcu = static_cast<int>(n / scan.blocks_per_mcu);
@@ -52,7 +53,7 @@ struct Store {
   }
 };
 
-// A sum that begins anew at each flag.
+// Segmented sum: restarts at each flag.
 struct Sum {
   int32_t value;
   int32_t flag;
@@ -61,7 +62,7 @@ __device__ Sum operator+(const Sum& a, const Sum& b) {
   return {b.flag != 0 ? b.value : a.value + b.value, a.flag | b.flag};
 }
 
-// The sum up to and with each thread's own.
+// Inclusive scan over the threads of the block.
 __device__ Sum running_sum(Sum own, Sum* shared) {
   const int t = static_cast<int>(threadIdx.x);
   for (int step = 1; step < entropy_threads; step *= 2) {
@@ -110,7 +111,7 @@ __global__ void __launch_bounds__(entropy_threads) entropy_kernel(const JpegJob*
         .segment = low, .end = min(begin + scan.span_bits, segment.end * 8), .start = {begin, 0}, .again = 1};
   }
 
-  // A span is written by its own thread alone; others read `reached` between the barriers.
+  // Only its own thread writes a span; others read `reached` between the barriers.
   const int most_rounds = 4 + tuning::jpeg::most_synchronisation_bits / static_cast<int>(scan.span_bits);
   for (int round = 0;; ++round) {
     for (int i = t; i < scan.spans; i += entropy_threads) {
@@ -136,7 +137,7 @@ __global__ void __launch_bounds__(entropy_threads) entropy_kernel(const JpegJob*
     }
   }
 
-  Sum before{0, 0};  // of all spans of earlier turns
+  Sum before{0, 0};  // over the spans of earlier iterations
   for (int first = 0; first < scan.spans; first += entropy_threads) {
     const int i = first + t;
     Sum own{0, 0};

@@ -1,5 +1,5 @@
 // From coefficients to crops: inverse DCT, upsampling and colour, and the two passes of the resize. blockIdx.y is the
-// image; along x its work is shared by the blocks that there are.
+// image; along x the blocks stride over its work.
 #include "kernels/cuda/jpeg/decoder.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/tuning.h"
@@ -9,7 +9,7 @@ namespace {
 
 using tuning::jpeg::threads;
 
-// Column `column` of a block of coefficients. Packed ones are counted by the bits of the mask before them.
+// Column `column` of a block of coefficients. The index of a packed coefficient is the number of mask bits before it.
 __device__ void load_column(const JpegJob& job, int block, int column, int32_t (&values)[jpeg_block]) {
   const JpegImage* image = job.image;
   if (image->entropy == JpegEntropy::huffman) {
@@ -28,7 +28,7 @@ __device__ void load_column(const JpegJob& job, int block, int column, int32_t (
   }
 }
 
-// Eight threads a block: each a column, then a row.
+// Eight threads per block of coefficients: each transforms one column, then one row.
 __global__ void __launch_bounds__(threads) inverse_dct_kernel(const JpegJob* jobs) {
   wait_for_previous();
   constexpr int blocks_at_once = threads / jpeg_block, pitch = jpeg_block + 1;
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(threads) down_kernel(const JpegJob* jobs, int 
   const JpegImage* image = job.image;
   const int packs = width * 3 / bytes, narrow = image->across.count * 3;
   const int64_t count = int64_t{height} * packs;
-  // Packs of the resized window are packs of the crop only where both begin at a multiple.
+  // Words of the resized window map to words of the crop only if both offsets are multiples of the word.
   const bool whole = narrow % bytes == 0 && image->out_left * 3 % bytes == 0;
   for (int64_t i = int64_t{blockIdx.x} * threads + threadIdx.x; i < count;
        i += int64_t{gridDim.x} * threads) {

@@ -16,7 +16,7 @@ struct Library {
   std::string why_not;
 };
 
-// By its name, as the dynamic linker finds it, else where the build found it.
+// First by name, through the dynamic linker's search path, then at the path found at build time.
 const Library& library() {
   static const Library found = [] {
     Library opened;
