@@ -101,7 +101,8 @@ TEST_CASE("the program knows what follows") {
 
 TEST_CASE("fish and zsh, where they are installed") {
   if (std::filesystem::exists("/usr/bin/fish")) {
-    const std::string fish = "HOME=/nonexistent fish --no-config -c 'source " +
+    const vmamba::testing::TemporaryDirectory home;  // fish writes its settings there
+    const std::string fish = "HOME=" + home.path().string() + " fish --no-config -c 'source " +
                              data("../../scripts/completion/vmamba-cli.fish").string() +
                              "; PATH=" + std::filesystem::path(cli()).parent_path().string() +
                              ":$PATH complete -C \"vmamba-cli ";
