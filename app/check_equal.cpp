@@ -723,8 +723,9 @@ Command add_check_equal(CLI::App& app) {
       ->default_str("0")
       ->group(input);
   parser
-      ->add_option("--images", options->images,
-                   "Images, folders or archives (tar, zip) to run on, instead of noise")
+      ->add_option(
+          "--images", options->images,
+          "Images, folders, archives (tar, zip), or - for paths on stdin, to run on instead of noise")
       ->type_name("FILE|FOLDER|ARCHIVE…")
       ->group(input);
   parser->add_option("--input-tensor", options->input_tensor, "Tensor input (B,3,H,W) to run on")

@@ -1,4 +1,4 @@
-// The data set of eval: images with their correct classes.
+// The data set of eval and of check-equal over archives: images with their correct classes.
 #pragma once
 #include <cstdint>
 #include <span>

@@ -386,7 +386,10 @@ TEST_CASE("check-equal on archives compares as on their files, whole archives a 
   }
   CHECK(images == 20);
   check_error(check_equal({"--images", "cls-{0..3}.tar", "--shard", "4/5"}), 2, {"--shard 4/5", "fewer"});
-  // Files and archives together, and other modes.
+  // Files and archives together, a list, and other modes.
+  const CliResult listed = run("check-equal", {"--images", "-", "--dtype", "float32", "--format", "json"},
+                               {.input = "cls-0.tar\ndir/k0\n", .directory = folder.path()});
+  CHECK(nlohmann::json::parse(listed.out)["data_set"]["images"] == 7);
   CHECK(check_equal({"--images", "cls-0.tar", "dir/k0", "--repeat", "2"}).exit_code == 0);
   check_error(check_equal({"--images", "cls-{0..3}.tar", "dir", "--matrix"}), 2, {"40 images", "at most 32"});
   const CliResult one = check_equal({"--images", "dir/k0", "--find-precision", "--dtype", "bfloat16"});
