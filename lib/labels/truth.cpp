@@ -56,7 +56,7 @@ bool before_by_number(std::string_view a, std::string_view b) {
 }
 
 // Without names the file depends on the order of the images: refuses it where that is ambiguous.
-void check_order(const std::string& where, size_t rows, const std::vector<std::string>& files) {
+void check_order(const std::string& where, size_t rows, const std::vector<std::string_view>& files) {
   if (rows != files.size())
     fail_input("{}: says what {} images show, the folder has {}", where, rows, files.size());
   for (size_t i = 0; i < files.size(); ++i) {
@@ -83,7 +83,7 @@ std::vector<int> sorted_by_id(const Labels& labels, size_t count) {
 }
 
 Truth parse_numbers(const std::vector<Line>& lines, const std::string& where,
-                    const std::vector<std::string>& files, const Labels& labels, int num_classes) {
+                    const std::vector<std::string_view>& files, const Labels& labels, int num_classes) {
   check_order(where, lines.size(), files);
   std::vector<int64_t> numbers;
   for (const Line& line : lines) numbers.push_back(*parse_number<int64_t>(line.text));
@@ -124,7 +124,7 @@ Truth parse_numbers(const std::vector<Line>& lines, const std::string& where,
   return truth;
 }
 
-Truth parse_real(std::string_view text, const std::string& where, const std::vector<std::string>& files,
+Truth parse_real(std::string_view text, const std::string& where, const std::vector<std::string_view>& files,
                  int num_classes) {
   const JsonDocument json(text, where);
   const std::vector<int> rows = json.children(0);
@@ -165,7 +165,7 @@ std::vector<std::string> csv_fields(std::string_view line) {
 }
 
 Truth parse_table(const std::vector<Line>& lines, const std::string& where,
-                  const std::vector<std::string>& files, const Labels& labels, int num_classes) {
+                  const std::vector<std::string_view>& files, const Labels& labels, int num_classes) {
   std::unordered_map<std::string_view, size_t> places;
   for (size_t i = 0; i < files.size(); ++i) places.emplace(files[i], i);
   const bool commas = lines[0].text.find(',') != std::string_view::npos;
@@ -255,7 +255,7 @@ std::vector<int> classes_of_words(const std::vector<std::string>& words,
   return numbers;
 }
 
-Truth parse_truth(std::string_view text, const std::string& where, const std::vector<std::string>& files,
+Truth parse_truth(std::string_view text, const std::string& where, const std::vector<std::string_view>& files,
                   const Labels& labels, int num_classes) {
   check(!files.empty(), "a truth about no files");
   if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);  // a byte order mark
