@@ -347,7 +347,7 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
 
   const auto start = std::chrono::steady_clock::now();
   ImageSource source(listed_images(std::move(images)), classifier.config.preprocess, classifier.batch_size,
-                     decoding_threads(classifier), jpeg_decoding(classifier, options.decode));
+                     decoding_threads(classifier.choices), jpeg_decoding(classifier, options.decode));
   Progress progress(outcome.from_earlier, chosen.size());
   ClassifiedBatches batches(classifier, source);
   ImageBatch batch;
@@ -666,11 +666,7 @@ Command add_eval(CLI::App& app) {
                    "Ground truth for a folder of images: one class number per line (in the order of the "
                    "names), NAME,CLASS lines, or ReaL's JSON")
       ->type_name("FILE");
-  parser
-      ->add_option("--batch-size", options->batch_size,
-                   "Images per batch (default: 8 to 32 on the CPU, 64 to 256 on CUDA, by image size)")
-      ->check(CLI::Range(1, 1 << 16).description(""))
-      ->type_name("N");
+  add_batch_size_option(*parser, options->batch_size);
   parser->add_option("--limit", options->limit, "Only N images, spread evenly over the classes")
       ->check(CLI::PositiveNumber.description(""))
       ->type_name("N");

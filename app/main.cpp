@@ -31,6 +31,7 @@
 #define VMAMBA_COMMANDS(command) \
   command(classify) \
   command(eval) \
+  command(features) \
   command(check_equal) \
   command(bench) \
   command(info) \

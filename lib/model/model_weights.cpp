@@ -225,6 +225,7 @@ ModelWeights prepare(const Config& config, const StateDict* weights, Kernels& ke
         block.mlp.fc2 = loader.linear(block.mlp.prefix + "fc2", block.mlp.dtype);
       }
     }
+    stage.out_norm = loader.norm(out_norm_name(i));
     if (i + 1 == config.stages()) break;
     DownsampleWeights& downsample = stage.downsample;
     downsample.name = downsample_name(i);
@@ -237,6 +238,7 @@ ModelWeights prepare(const Config& config, const StateDict* weights, Kernels& ke
       downsample.norm = loader.norm(downsample.name + ".3");
     }
   }
+  if (config.out_indices) return model;
   model.classifier_dtype = dtype_of("classifier");
   model.classifier_norm = loader.norm("classifier.norm");
   model.head = loader.linear("classifier.head", loader.computed);

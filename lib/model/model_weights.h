@@ -74,6 +74,7 @@ struct StageWeights {
   std::string prefix;  // "layers.0."
   std::vector<BlockWeights> blocks;
   DownsampleWeights downsample;  // not after the last stage
+  NormWeights out_norm;          // of a backbone's outputs
 };
 
 struct PatchEmbedWeights {
@@ -91,8 +92,8 @@ struct ModelWeights {
   std::map<std::pair<int64_t, int64_t>, Tensor> pos_embed;  // (1, H, W, C) in the stream's dtype, by size
   std::vector<StageWeights> stages;
   DType classifier_dtype{};
-  NormWeights classifier_norm;
-  LinearWeights head;  // S
+  NormWeights classifier_norm;  // absent in a backbone, like the head
+  LinearWeights head;           // S
 };
 
 // weights: the result of canonical_weights (lib/model/weights.h); nullptr for a dry run (shapes only).
