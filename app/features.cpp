@@ -85,35 +85,6 @@ std::vector<Feature> choose_features(std::vector<std::string> names, const Confi
   return features;
 }
 
-// Keeps the wanted taps of one batch.
-class WantedTaps final : public Taps {
- public:
-  WantedTaps(Kernels& kernels, const std::vector<Feature>& features)
-      : transfer_(kernels), features_(features), values_(features.size()) {
-    // Block boundaries are computed as classify computes them; only taps inside blocks undo fused steps.
-    for (const Feature& feature : features) {
-      const auto place = in_block(feature.tap);
-      inside_ = inside_ || (place && !place->rest.empty());
-    }
-  }
-
-  bool wants(std::string_view name) override {
-    return std::ranges::any_of(features_, [&](const Feature& feature) { return feature.tap == name; });
-  }
-  bool looks_inside() const override { return inside_; }
-  void at(std::string_view name, const View& value) override {
-    for (size_t i = 0; i < features_.size(); ++i)
-      if (features_[i].tap == name) values_[i] = transfer_.download(value);
-  }
-  const std::vector<HostTensor>& values() const { return values_; }
-
- private:
-  Transfer transfer_;
-  const std::vector<Feature>& features_;
-  std::vector<HostTensor> values_;
-  bool inside_ = false;
-};
-
 // Scales every vector of channels to length 1; a vector of zeros stays.
 void normalize(std::span<float> values, size_t channels) {
   for (size_t begin = 0; begin < values.size(); begin += channels) {
@@ -226,7 +197,9 @@ int run_features(Options& options) {
   Runner runner(config, weights, choice);
   spdlog::info("{}", to_string(runner.report()));
   int batch_size = options.batch_size > 0 ? options.batch_size : default_batch_size({choice}, config);
-  WantedTaps taps(runner.kernels(), features);
+  std::vector<std::string> wanted;
+  for (const Feature& feature : features) wanted.push_back(feature.tap);
+  TapSelection taps(runner.kernels(), std::move(wanted));
   const auto in_pieces = [&](int64_t count, const auto& run) {
     run_in_pieces(to_string(choice.device), batch_size, count, [&](int64_t begin, int64_t n) {
       run(begin, n);

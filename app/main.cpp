@@ -32,6 +32,7 @@
   command(classify) \
   command(eval) \
   command(features) \
+  command(look) \
   command(check_equal) \
   command(bench) \
   command(info) \

@@ -99,6 +99,17 @@ struct ModelWeights {
 // weights: the result of canonical_weights (lib/model/weights.h); nullptr for a dry run (shapes only).
 ModelWeights prepare_weights(const Config& config, const StateDict* weights, Kernels& kernels, DType storage);
 
+// What a block's scan reads besides feature maps, as SelectiveScan2d takes it (kernels/kernels.h).
+template <class Real>
+struct ScanParameters {
+  HostArray<Real> dt_weight;   // (K, D, R); empty for Mamba-2
+  HostArray<Real> dt_bias, D;  // (K, D)
+  HostArray<Real> A;           // (K, D, N)
+};
+// weights: the result of canonical_weights; block: "layers.0.blocks.1".
+ScanParameters<double> scan_parameters(const Config& config, const StateDict& weights, int stage,
+                                       const std::string& block);
+
 // Uploads host values, converted to `dtype`.
 template <class Real>
 Tensor upload(Kernels& kernels, const HostArray<Real>& host, DType dtype);
