@@ -32,6 +32,7 @@
   command(classify) \
   command(eval) \
   command(features) \
+  command(nearest) \
   command(look) \
   command(check_equal) \
   command(bench) \

@@ -12,19 +12,23 @@
 namespace vmamba {
 namespace fs = std::filesystem;
 
-RowSpool::RowSpool(const fs::path& destination, size_t tensors) : destination_(destination) {
-  const fs::path folder = destination.has_parent_path() ? destination.parent_path() : fs::path(".");
-  for (size_t i = 0; i < tensors; ++i) {
+RowSpool::RowSpool(const fs::path& destination) : destination_(destination) {}
+
+RowSpool::Rows& RowSpool::rows_of(size_t tensor) {
+  const fs::path& destination = destination_.path();
+  while (tensors_.size() <= tensor) {
     std::string beside;
-    const int file = create_temporary(folder, 0600, beside);
+    const int file = create_temporary(
+        destination.has_parent_path() ? destination.parent_path() : fs::path("."), 0600, beside);
     if (file < 0) fail_input("{}: cannot be written: {}", destination.string(), std::strerror(errno));
     tensors_.emplace_back(file);
     ::unlink(beside.c_str());
   }
+  return tensors_[tensor];
 }
 
 void RowSpool::add(std::span<const float> rows, size_t tensor) {
-  Rows& to = tensors_.at(tensor);
+  Rows& to = rows_of(tensor);
   write_all(to.file.number, {reinterpret_cast<const char*>(rows.data()), rows.size_bytes()},
             destination_.path());
   to.bytes += rows.size_bytes();
@@ -58,7 +62,7 @@ void RowSpool::write(const std::vector<SpooledTensor>& tensors,
   file.metadata = metadata;
   for (size_t i = 0; i < tensors.size(); ++i) {
     StoredTensor tensor;
-    tensor.dims = {count(tensors_.at(i), tensors[i].row_dims)};
+    tensor.dims = {count(rows_of(i), tensors[i].row_dims)};
     tensor.dims.insert(tensor.dims.end(), tensors[i].row_dims.begin(), tensors[i].row_dims.end());
     file.tensors.emplace_back(tensors[i].name, std::move(tensor));
   }
@@ -68,7 +72,7 @@ void RowSpool::write(const std::vector<SpooledTensor>& tensors,
 // NPY version 1: magic, length of the header (16 bits), a Python dict, padding to a multiple of 64 bytes.
 void RowSpool::write_npy(const SpooledTensor& tensor) {
   std::string header = fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, ",
-                                   count(tensors_.at(0), tensor.row_dims));
+                                   count(rows_of(0), tensor.row_dims));
   for (const int64_t dim : tensor.row_dims) header += fmt::format("{}, ", dim);
   header += "), }";
   constexpr size_t preamble = 10;
@@ -76,7 +80,7 @@ void RowSpool::write_npy(const SpooledTensor& tensor) {
   header += '\n';
   destination_.stream() << std::string_view("\x93NUMPY\x01\x00", 8) << static_cast<char>(header.size() & 255)
                         << static_cast<char>(header.size() >> 8) << header;
-  copy(tensors_.at(0));
+  copy(rows_of(0));
   destination_.commit();
 }
 

@@ -19,8 +19,7 @@ struct SpooledTensor {
 
 class RowSpool {
  public:
-  // InputError if nothing can be written there.
-  explicit RowSpool(const std::filesystem::path& destination, size_t tensors = 1);
+  explicit RowSpool(const std::filesystem::path& destination);  // InputError if nothing can be written there
   RowSpool(const RowSpool&) = delete;
   RowSpool& operator=(const RowSpool&) = delete;
 
@@ -35,6 +34,7 @@ class RowSpool {
     Descriptor file;
     size_t bytes = 0;
   };
+  Rows& rows_of(size_t tensor);
   int64_t count(const Rows& rows, const std::vector<int64_t>& row_dims) const;
   void copy(const Rows& rows);
 

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "kernels/devices.h"
 #include "lib/support/files.h"
 #include "lib/tensors/state_dict.h"
 #include "tests/testing.h"
@@ -251,4 +252,77 @@ TEST_CASE("lists, folders, archives and shards are read as classify reads them")
   CHECK(files("w.safetensors").back() == cat);
   CHECK(files("w.safetensors").size() > 1);
   CHECK(files("p1.safetensors") == nlohmann::json({coffee}));
+}
+
+TEST_CASE("nearest finds an image itself first, in the order of the cosines") {
+  const TemporaryDirectory folder;
+  const std::string among = folder / "f.safetensors", rocket = data("images/rocket.jpg").string();
+  REQUIRE(run("features", {coffee, cat, rocket, "--at", "classifier.pool,logits", "-o", among}).exit_code ==
+          0);
+  const CliResult result = run("nearest", {cat, rocket, "--among", among, "--at", "classifier.pool", "--topk",
+                                           "7", "--format", "json"});
+  REQUIRE_MESSAGE(result.exit_code == 0, result.err);
+  const auto results = nlohmann::json::parse(result.out)["results"];
+  REQUIRE(results.size() == 2);
+  const HostTensor rows = read_safetensors(among).at("classifier.pool").to_float32();
+  const size_t channels = static_cast<size_t>(rows.dims[1]);
+  const auto cosine = [&](size_t i, size_t j) {
+    double ij = 0, ii = 0, jj = 0;
+    for (size_t c = 0; c < channels; ++c) {
+      const double a = rows.values[i * channels + c], b = rows.values[j * channels + c];
+      ij += a * b, ii += a * a, jj += b * b;
+    }
+    return ij / std::sqrt(ii * jj);
+  };
+  for (size_t query = 0; query < 2; ++query) {
+    const auto& found = results[query]["nearest"];
+    REQUIRE(found.size() == 3);
+    CHECK(found[0]["row"] == query + 1);
+    CHECK(found[0]["file"] == (query == 0 ? cat : rocket));
+    for (const auto& one : found)
+      CHECK(one["similarity"].get<double>() ==
+            doctest::Approx(cosine(query + 1, one["row"].get<size_t>())).epsilon(1e-5));
+    CHECK(found[1]["similarity"].get<double>() >= found[2]["similarity"].get<double>());
+  }
+  const CliResult text = run("nearest", {cat, "--among", among, "--at", "logits", "--topk", "1"});
+  CHECK(text.out == cat + "\n  1.0000  " + cat + "\n");
+
+  check_error(run("nearest", {cat, "--among", among}), 2, {"holds 2 tensors", "--at"});
+  check_error(run("nearest", {cat, "--among", among, "--at", "layers.1"}), 2, {"no tensor layers.1"});
+  check_error(run_cli({"nearest", cat, "--device", "cpu", "--among", among, "--at", "logits"}), 2,
+              {"features are of another model", "weights_sha256"});
+  check_error(run("nearest", {cat, "--among", model / "io.safetensors", "--at", "logits"}), 2,
+              {"does not say which model"});
+  REQUIRE(run("features", {cat, "--at", "layers.1", "-o", folder / "map.safetensors"}).exit_code == 0);
+  check_error(run("nearest", {cat, "--among", folder / "map.safetensors"}), 2, {"wanted (n, channels)"});
+}
+
+TEST_CASE("every device that is here gives the reference's backbone outputs and one image's maps") {
+  const fs::path files = data("backbones/mmdet");
+  const StateDict reference = read_safetensors(files / "io.safetensors");
+  size_t devices = 0;
+  for (const DeviceReport& report : list_devices()) {
+    if (!report.usable) continue;
+    ++devices;
+    const std::string device = to_string(report.device);
+    CAPTURE(device);
+    const TemporaryDirectory folder;
+    const CliResult result =
+        run_cli({"features", "--config", files / "config.json", "--weights", files / "checkpoint.pth",
+                 "--input-tensor", files / "io.safetensors", "--layout", "nhwc", "--device", device,
+                 "--dtype", "float32", "-o", folder / "f.safetensors"});
+    REQUIRE_MESSAGE(result.exit_code == 0, result.err);
+    const StateDict saved = read_safetensors(folder / "f.safetensors");
+    CHECK(saved.tensors.size() == 4);
+    for (const auto& [name, tensor] : saved.tensors)
+      CHECK(largest_difference(tensor.to_float32(), reference.at(name).to_float32()) < 2e-5);
+    const auto maps = [&](const std::string& on) {
+      const std::string file = folder / "m.safetensors";
+      REQUIRE(run_cli({"look", cat, "--device", on, "--dtype", "float32", "--save-maps", file}).exit_code ==
+              0);
+      return read_safetensors(file).at("magnitude").to_float32();
+    };
+    CHECK(largest_difference(maps(device), maps("cpu")) < 1e-4);
+  }
+  CHECK(devices > 0);
 }
