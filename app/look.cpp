@@ -125,11 +125,9 @@ std::string text_report(const Look& look) {
   text += fmt::format("\n{:<28} {:>9} {:>7} {:>9} {:>9}   {}\n", "", "weight", "itself", "50 %", "90 %",
                       "decay length in steps: 10 %, median, 90 %");
   const auto line = [&](const std::string& name, const ScanRow& row, const std::vector<double>* decay) {
-    double sum = 0;
-    for (const double weight : row.weight) sum += weight;
-    const Reach reach = reach_of(look, row);
-    text += fmt::format("{:<28} {:>9.3g} {:>5.1f} % {:>6} px {:>6} px", name, sum, 100 * reach.self,
-                        reach.half, reach.most);
+    const RowSummary summary = summary_of(look, row);
+    text += fmt::format("{:<28} {:>9.3g} {:>5.1f} % {:>6} px {:>6} px", name, summary.weight,
+                        100 * summary.self, summary.half, summary.most);
     if (decay)
       text += fmt::format("   {:.3g}, {:.3g}, {:.3g}", quantile(*decay, 0.1), quantile(*decay, 0.5),
                           quantile(*decay, 0.9));
@@ -149,11 +147,11 @@ Json json_report(const Look& look) {
   json["map"] = {look.maps.height, look.maps.width};
   json["pixel"] = {look.row, look.column};
   const auto row = [&](const ScanRow& of) {
-    const Reach reach = reach_of(look, of);
-    double sum = 0;
-    for (const double weight : of.weight) sum += weight;
-    return Json{
-        {"weight", sum}, {"itself", reach.self}, {"half_within", reach.half}, {"most_within", reach.most}};
+    const RowSummary summary = summary_of(look, of);
+    return Json{{"weight", summary.weight},
+                {"itself", summary.self},
+                {"half_within", summary.half},
+                {"most_within", summary.most}};
   };
   json["merged"] = row(look.maps.merged);
   json["directions"] = Json::array();

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Pages of the shipped model in a browser: screenshots.sh OUT [IMAGES]. Writes OUT/NAME.html and OUT/NAME-WIDTH-SCHEME.png at 390 and
-# 1280 pixels, in light and dark. IMAGES: a folder with one folder per class, for eval's page and check-equal's.
+# 1280 pixels, in light and dark, HEIGHT (3000) pixels high. IMAGES: a folder with one folder per class, for eval's page and check-equal's.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?usage: scripts/screenshots.sh OUT [IMAGES]}

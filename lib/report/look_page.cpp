@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
+#include "lib/images/preprocess.h"
 #include "lib/report/canvas.h"
 #include "lib/report/page.h"
 #include "lib/support/text.h"
@@ -243,7 +244,7 @@ std::string direction_title(ScanOrder order, int k) {
   return fmt::format("k{}: {}", k, way);
 }
 
-Reach reach_of(const Look& look, const ScanRow& row) {
+RowSummary summary_of(const Look& look, const ScanRow& row) {
   std::vector<double> by_distance(static_cast<size_t>(std::max(look.maps.height, look.maps.width)));
   double sum = 0;
   for (int64_t r = 0; r < look.maps.height; ++r)
@@ -252,16 +253,17 @@ Reach reach_of(const Look& look, const ScanRow& row) {
       by_distance[static_cast<size_t>(std::max(std::abs(r - look.row), std::abs(c - look.column)))] += value;
       sum += value;
     }
-  Reach reach;
-  if (!(sum > 0)) return reach;
-  reach.self = by_distance[0] / sum;
+  RowSummary summary;
+  for (const double weight : row.weight) summary.weight += weight;
+  if (!(sum > 0)) return summary;
+  summary.self = by_distance[0] / sum;
   double within = 0;
   for (size_t distance = 0; distance < by_distance.size(); ++distance) {
-    if (within < 0.5 * sum) reach.half = static_cast<int64_t>(distance);
-    if (within < 0.9 * sum) reach.most = static_cast<int64_t>(distance);
+    if (within < 0.5 * sum) summary.half = static_cast<int64_t>(distance);
+    if (within < 0.9 * sum) summary.most = static_cast<int64_t>(distance);
     within += by_distance[distance];
   }
-  return reach;
+  return summary;
 }
 
 double quantile(const std::vector<double>& sorted, double part) {
@@ -280,17 +282,7 @@ std::string look_sheet(const Look& look) {
   const auto title = [&](int column, int row, const std::string& text) {
     canvas.text(x_of(column), y_of(row) - 12, text_within(text, panel), ink);
   };
-  Image small = look.picture;  // to the panel's size, by the nearest pixel
-  small.width = small.height = panel;
-  small.rgb.resize(size_t{3} * panel * panel);
-  for (int y = 0; y < panel; ++y)
-    for (int x = 0; x < panel; ++x)
-      for (int c = 0; c < 3; ++c)
-        small.rgb[(static_cast<size_t>(y) * panel + x) * 3 + c] =
-            look.picture.rgb[(static_cast<size_t>(y) * look.picture.height / panel * look.picture.width +
-                              static_cast<size_t>(x) * look.picture.width / panel) *
-                                 3 +
-                             c];
+  const Image small = resize(look.picture, panel, panel, Interpolation::bicubic);
   title(0, 0, "input, output pixel marked");
   canvas.image(x_of(0), y_of(0), small);
   draw_mark(canvas, x_of(0), y_of(0), look);

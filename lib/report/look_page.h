@@ -32,12 +32,13 @@ struct Look {
 // "k1: columns, top to bottom"
 std::string direction_title(ScanOrder order, int k);
 
-// How far the terms of a row lie from its output pixel, as larger of the distances in rows and columns.
-struct Reach {
+// Distances are the larger of those in rows and columns, from the output pixel.
+struct RowSummary {
+  double weight = 0;           // sum of the weights
   double self = 0;             // part of the magnitude that is at the pixel itself
   int64_t half = 0, most = 0;  // smallest distances that hold 50 % and 90 % of the magnitude
 };
-Reach reach_of(const Look& look, const ScanRow& row);
+RowSummary summary_of(const Look& look, const ScanRow& row);
 // The value below which this part of a sorted list lies.
 double quantile(const std::vector<double>& sorted, double part);
 
