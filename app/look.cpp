@@ -230,6 +230,9 @@ int run_look(const Options& options) {
 
   Look look{.file = options.image, .layer = layer.name, .picture = picture_of(image, config.preprocess)};
   const ScanInput scan{without_batch(taps.values()[0]), without_batch(taps.values()[1])};
+  if (!all_finite(scan.x.values) || !all_finite(scan.projections.values))
+    fail_input("{}: what its scan reads is not finite in {}: try --dtype {} or {}", layer.name,
+               to_string(choice.precision), to_string(DType::bfloat16), to_string(DType::float32));
   look.order = config.forward.order;
   look.row = point.row * scan.x.dims[0] / crop;
   look.column = point.column * scan.x.dims[1] / crop;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "kernels/error.h"
 
@@ -98,7 +99,10 @@ class Direction {
     for (int64_t d = 0; d < channels_; ++d) {
       double mean = 0;
       for (int64_t j = 0; j < pixels; ++j) mean += delta(j, d) / static_cast<double>(pixels);
-      for (int64_t n = 0; n < states_; ++n) lengths.push_back(1 / (mean * std::abs(A(d, n))));
+      for (int64_t n = 0; n < states_; ++n) {
+        const double length = 1 / (mean * std::abs(A(d, n)));
+        lengths.push_back(std::isnan(length) ? std::numeric_limits<double>::infinity() : length);
+      }
     }
     std::ranges::sort(lengths);
     return lengths;

@@ -22,7 +22,7 @@ namespace {
 
 template <size_t N>
 Colour between(const std::array<Colour, N>& colours, double s) {
-  const double place = std::clamp(s, 0.0, 1.0) * (N - 1);
+  const double place = s > 0 ? std::min(s, 1.0) * (N - 1) : 0;  // NaN: 0
   const auto i = std::min(static_cast<size_t>(place), N - 2);
   return mixed(colours[i], colours[i + 1], place - static_cast<double>(i));
 }

@@ -59,7 +59,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const $ = id => document.getElementById(id);
 const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const figure = x => x === null || x === undefined ? "" : x === 0 ? "0" : Math.abs(x) < 1e-3 || Math.abs(x) >= 1e5 ? x.toExponential(2) : x.toPrecision(4);
-const short = x => String(+x.toPrecision(3));
+const short = x => x === null ? "\u221e" : String(+x.toPrecision(3));
 const svg = (tag, attributes, text) => {
   const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const key in attributes) node.setAttribute(key, attributes[key]);

@@ -1,6 +1,7 @@
 // look, through the real binary: contributions sum to the scan's output, the class map to the logit; pages and errors.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
@@ -143,4 +144,28 @@ TEST_CASE("what look refuses") {
   refused("ft_v052dc_noz", {cat}, {"v052dc_noz", "lines"});
   refused("no_ssm_branch", {cat}, {"no scan"});
   refused("s1_ln2d", {folder / "none.png"}, {"none.png"});
+}
+
+TEST_CASE("values that are not finite: of the scan they are refused, of the classifier they are drawn") {
+  const TemporaryDirectory folder;
+  const fs::path files = data("models/s1_ln2d");
+  const auto with = [&](const std::string& name, float value) {
+    StateDict weights = read_safetensors(files / "weights.safetensors");
+    StateDict changed;
+    for (const auto& [each, tensor] : weights.tensors) {
+      HostTensor values = tensor.to_float32();
+      if (each == name) std::fill(values.values.begin(), values.values.end(), value);
+      changed.add(each, values);
+    }
+    write_safetensors(folder / "w.safetensors", changed);
+    return run_cli({"look", cat, "--config", files / "config.json", "--weights", folder / "w.safetensors",
+                    "--device", "cpu", "--layer", "layers.0.blocks.0", "--report", folder / "p.html", "--png",
+                    folder / "p.png"});
+  };
+  check_error(with("layers.0.blocks.0.norm.weight", 3e38f), 2,
+              {"layers.0.blocks.0", "not finite in float32"});
+  CHECK(entries(folder.path()) == 1);
+  CHECK(with("classifier.norm.weight", std::nanf("")).exit_code == 0);
+  CHECK(with("layers.0.blocks.0.op.A_logs", 1000).exit_code == 0);
+  CHECK(with("layers.0.blocks.0.op.dt_projs_bias", -1e30f).exit_code == 0);
 }
