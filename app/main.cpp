@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <initializer_list>
 #include <iostream>
 #include <new>
 
@@ -24,6 +25,7 @@
 #include "build_info.h"
 #include "kernels/error.h"
 #include "lib/support/files.h"
+#include "lib/support/mapped_file.h"
 #include "lib/support/text.h"
 
 // One line per command, in the order of --help; add_NAME is defined in app/NAME.cpp.
@@ -252,20 +254,23 @@ void remove_unfinished_on_signals() {
   signal(SIGXFSZ, SIG_IGN);
 }
 
-// Ends the program where exceptions cannot be thrown. Async-signal-safe.
-[[noreturn]] void end_by_machine(std::string_view text) noexcept {
+// Ends the program where exceptions cannot be thrown: writes these texts. Async-signal-safe.
+[[noreturn]] void end_by_machine(std::initializer_list<std::string_view> texts) noexcept {
   remove_unfinished();
-  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, text.data(), text.size());
+  for (const std::string_view text : texts) {
+    [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, text.data(), text.size());
+  }
   _exit(3);
 }
 
 // Reading mapped weights raises SIGBUS if the file was truncated or its disk fails.
 void end_on_bus_errors() {
   struct sigaction action {};
-  action.sa_handler = [](int) {
-    end_by_machine(
-        "vmamba-cli: a file of weights was cut off while it was in use, or its disk failed: is it still being "
-        "written?\n");
+  action.sa_flags = SA_SIGINFO;
+  action.sa_sigaction = [](int, siginfo_t* fault, void*) {
+    const std::string_view file = mapped_file_at(fault->si_addr);
+    end_by_machine({"vmamba-cli: ", file.empty() ? "a mapped file" : file,
+                    ": was cut off while it was in use, or its disk failed: is it still being written?\n"});
   };
   sigaction(SIGBUS, &action, nullptr);
 }
@@ -275,8 +280,8 @@ bool returned = false;  // from run()
 void end_if_not_returned() {
   if (!returned)
     end_by_machine(
-        "vmamba-cli: a library ended the program; OpenMP does where it cannot start its threads: give fewer "
-        "(--threads N), or more memory and processes (ulimit -v, ulimit -u, OMP_STACKSIZE)\n");
+        {"vmamba-cli: a library ended the program; OpenMP does where it cannot start its threads: give fewer "
+         "(--threads N), or more memory and processes (ulimit -v, ulimit -u, OMP_STACKSIZE)\n"});
 }
 
 int fail_stdout() {

@@ -1,7 +1,6 @@
 // Rows of a tensor, buffered in a temporary file.
 #include "lib/tensors/row_spool.h"
 
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include <cstring>
 
 #include "kernels/error.h"
+#include "lib/support/mapped_file.h"
 
 namespace vmamba {
 namespace fs = std::filesystem;
@@ -35,12 +35,11 @@ void RowSpool::write(const std::string& name, const std::vector<int64_t>& row_di
   size_t row_bytes = sizeof(float);
   for (const int64_t dim : row_dims) row_bytes *= static_cast<size_t>(dim);
   check(bytes_ % row_bytes == 0, "{} bytes are no rows of {}", bytes_, row_bytes);
-  void* mapped = ::mmap(nullptr, std::max<size_t>(bytes_, 1), PROT_READ, MAP_SHARED, file_, 0);
-  if (mapped == MAP_FAILED) fail_machine("{}: {}", destination_.path().string(), std::strerror(errno));
+  const auto mapped =
+      std::make_shared<const MappedFile>(file_, std::max<size_t>(bytes_, 1), destination_.path());
   StoredTensor tensor;
-  tensor.owner = std::shared_ptr<const void>(
-      mapped, [size = std::max<size_t>(bytes_, 1)](const void* memory) { ::munmap(const_cast<void*>(memory), size); });
-  tensor.data = mapped;
+  tensor.owner = mapped;
+  tensor.data = mapped->data();
   tensor.dims = {static_cast<int64_t>(bytes_ / row_bytes)};
   tensor.dims.insert(tensor.dims.end(), row_dims.begin(), row_dims.end());
   StateDict file;
