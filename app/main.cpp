@@ -275,13 +275,15 @@ void end_on_bus_errors() {
   sigaction(SIGBUS, &action, nullptr);
 }
 
+constexpr std::string_view no_threads =
+    "a thread could not be started: give fewer (--threads N), or more processes and memory (ulimit -u, ulimit -v, "
+    "OMP_STACKSIZE)";
+
 // libgomp calls exit(1) if it cannot start threads, which would read as "different".
 bool returned = false;  // from run()
 void end_if_not_returned() {
   if (!returned)
-    end_by_machine(
-        {"vmamba-cli: a library ended the program; OpenMP does where it cannot start its threads: give fewer "
-         "(--threads N), or more memory and processes (ulimit -v, ulimit -u, OMP_STACKSIZE)\n"});
+    end_by_machine({"vmamba-cli: OpenMP or another library ended the program: ", no_threads, "\n"});
 }
 
 int fail_stdout() {
@@ -292,6 +294,11 @@ int fail_stdout() {
 }  // namespace vmamba
 
 namespace {
+
+int unexpected_error(const std::exception& error) {
+  if (std::ferror(stdout)) return vmamba::fail_stdout();  // fmt::print throws on errors
+  return vmamba::fail(3, fmt::format("unexpected error, please report it: {}", error.what()));
+}
 
 int run_to_exit_code(int argc, char** argv) {
   using vmamba::fail;
@@ -306,9 +313,12 @@ int run_to_exit_code(int argc, char** argv) {
     return std::ferror(stdout) ? vmamba::fail_stdout() : fail(3, error.what());
   } catch (const std::bad_alloc&) {
     return fail(3, "out of memory");
+  } catch (const std::system_error& error) {
+    if (error.code() == std::errc::resource_unavailable_try_again)
+      return fail(3, std::string(vmamba::no_threads));
+    return unexpected_error(error);
   } catch (const std::exception& error) {
-    if (std::ferror(stdout)) return vmamba::fail_stdout();  // fmt::print throws on errors
-    return fail(3, fmt::format("unexpected error, please report it: {}", error.what()));
+    return unexpected_error(error);
   }
 }
 
