@@ -224,13 +224,11 @@ void limit_spinning(char** argv) {
 }
 
 // Opens descriptors 0 to 2 if they are closed; otherwise a result file could get one of these numbers and logs
-// would be written into it. Reading and writing still fail as on a closed descriptor (O_PATH).
+// would be written into it. Reading and writing still fail as on a closed descriptor (O_PATH), and so does opening
+// /dev/stdin (a device is no input) and /dev/stdout (a folder is no output).
 void hold_standard_descriptors() {
-  int descriptor = 0;
-  do {
-    descriptor = open("/", O_PATH);
-  } while (descriptor >= 0 && descriptor <= STDERR_FILENO);
-  if (descriptor >= 0) close(descriptor);
+  for (const int number : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (fcntl(number, F_GETFD) < 0 && open(number == STDIN_FILENO ? "/dev/null" : "/", O_PATH) < 0) _exit(3);
 }
 
 // On a signal that ends the program, removes unfinished output files. Ignored signals (nohup) stay ignored. A
