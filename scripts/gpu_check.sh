@@ -77,10 +77,9 @@ reference_runs() {
   done
 }
 
-# The values of an option, as the program's help lists them.
-source scripts/completion/vmamba-cli.bash
+# The values of an option that a GPU takes.
 values() {
-  _vmamba_cli_values $cli "$1" info | grep -vx -e auto -e null
+  $cli --complete bench "$1" "" | grep -vx -e auto -e null -e float64
 }
 
 tests() {

@@ -53,7 +53,7 @@ TEST_CASE("threads that cannot be made are the machine's fault, not a difference
             : std::vector<std::string>{"check-equal", "--seed"};
     arguments.push_back("--threads");
     arguments.push_back("2");
-    const CliResult result = run_cli(of_model(arguments), {.environment = {"OMP_STACKSIZE=100G"}});
+    const CliResult result = run_cli(of_model(arguments), {.environment = {"OMP_STACKSIZE=100000G"}});
     CHECK(result.exit_code == 3);
     CHECK(result.out == "");
     CHECK(result.err.find("vmamba-cli: OpenMP or another library ended the program: a thread could not be "
@@ -107,7 +107,7 @@ TEST_CASE("a limit on processes is the machine's fault, or enough") {
 TEST_CASE("with too little memory there is one line and exit code 3, or the result") {
   std::string whole;
   int failed = 0;
-  for (int megabytes = 100; megabytes <= 420; megabytes += 20) {
+  for (int megabytes = 100; whole.empty() && megabytes < 16'000; megabytes += megabytes / 10) {
     CAPTURE(megabytes);
     const CliResult result =
         run_cli({"-c", "ulimit -c 0; ulimit -v $((" + std::to_string(megabytes) + " * 1024)); exec " + cli() +
@@ -115,8 +115,7 @@ TEST_CASE("with too little memory there is one line and exit code 3, or the resu
                 {.program = "/bin/bash"});
     const bool loads = result.err.find("error while loading shared libraries") == std::string::npos;
     if (result.exit_code == 0) {
-      if (whole.empty()) whole = result.out;
-      CHECK(result.out == whole);
+      whole = result.out;
     } else if (loads) {
       ++failed;
       CHECK(result.exit_code == 3);
@@ -124,6 +123,7 @@ TEST_CASE("with too little memory there is one line and exit code 3, or the resu
     }
   }
   CHECK(!whole.empty());
+  CHECK(whole == run_cli({"classify", "-q", "--device", "cpu", data("chelsea.png")}).out);
   CHECK(failed > 0);
 }
 #endif

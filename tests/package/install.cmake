@@ -1,5 +1,5 @@
 # What is installed works by itself, also after the folder was moved: the program finds its configs, the library is
-# built against and run. cmake -DBUILD=… -DPREFIX=… -DSOURCE=… -DGENERATOR=… -DSANITIZE=… -P tests/package/install.cmake
+# built against and run. cmake -DBUILD=… -DPREFIX=… -DSOURCE=… -DGENERATOR=… -DSANITIZE=… -DLIBRARIES=… -P tests/package/install.cmake
 file(REMOVE_RECURSE ${PREFIX} ${PREFIX}.first)
 execute_process(COMMAND ${CMAKE_COMMAND} --install ${BUILD} --prefix ${PREFIX}.first OUTPUT_QUIET COMMAND_ERROR_IS_FATAL ANY)
 file(RENAME ${PREFIX}.first ${PREFIX})
@@ -32,10 +32,10 @@ endif()
 
 get_filename_component(folder ${library} DIRECTORY)
 set(ENV{PKG_CONFIG_PATH} ${folder}/pkgconfig)
+set(ENV{LD_LIBRARY_PATH} "${folder}:${LIBRARIES}:$ENV{LD_LIBRARY_PATH}")  # the linker searches it too
 execute_process(COMMAND ${CMAKE_COMMAND} -G ${GENERATOR} -S ${SOURCE}/tests/package/consumer -B ${PREFIX}/consumer
   -DCMAKE_PREFIX_PATH=${PREFIX} OUTPUT_QUIET COMMAND_ERROR_IS_FATAL ANY)
 execute_process(COMMAND ${CMAKE_COMMAND} --build ${PREFIX}/consumer OUTPUT_QUIET COMMAND_ERROR_IS_FATAL ANY)
-set(ENV{LD_LIBRARY_PATH} "${folder}:$ENV{LD_LIBRARY_PATH}")
 file(GLOB programs ${PREFIX}/consumer/consumer ${PREFIX}/consumer/consumer_pc)
 foreach(program IN LISTS programs)
   execute_process(COMMAND ${program} ${SOURCE}/tests/data/chelsea.png
