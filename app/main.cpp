@@ -228,7 +228,8 @@ void limit_spinning(char** argv) {
 // /dev/stdin (a device is no input) and /dev/stdout (a folder is no output).
 void hold_standard_descriptors() {
   for (const int number : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
-    if (fcntl(number, F_GETFD) < 0 && open(number == STDIN_FILENO ? "/dev/null" : "/", O_PATH) < 0) _exit(3);
+    if (fcntl(number, F_GETFD) < 0 && (number != STDIN_FILENO || open("/dev/null", O_PATH) < 0))
+      open("/", O_PATH);
 }
 
 // On a signal that ends the program, removes unfinished output files. Ignored signals (nohup) stay ignored. A

@@ -148,7 +148,8 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
   }
   bool no_more_than_allowed() {
     return entries.size() + metadata.size() <= max_entries ||
-           fail(fmt::format("more than {} tensors and entries of metadata: no model of this kind", max_entries));
+           fail(fmt::format("more than {} tensors and entries of metadata: no model of this kind",
+                            max_entries));
   }
   bool scalar(const std::string& what) {
     if (depth_ == 0) return fail(fmt::format("is {}, not an object", what));

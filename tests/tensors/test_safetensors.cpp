@@ -172,7 +172,8 @@ TEST_CASE("safetensors: lies of the header are refused, each with its reason") {
   refuse("{", 0, {"byte"});
   refuse("{\"\xff\xfe\":1}", 0, {"byte"});
   refuse(R"({"a":)" + std::string(2'000'000, '['), 0, {"tensor a", "a list"});
-  const std::string eight = R"({"a":{"dtype":"U8","shape":[1,1,1,1,1,1,1,1)", rest = R"(],"data_offsets":[0,1]}})";
+  const std::string eight = R"({"a":{"dtype":"U8","shape":[1,1,1,1,1,1,1,1)",
+                    rest = R"(],"data_offsets":[0,1]}})";
   CHECK(refusal(folder / "f", with_header(eight + rest, 1)).empty());
   refuse(eight + ",1" + rest, 1, {"shape of tensor a", "more than 8"});
   // Of each a file of 1 MB would take many.
