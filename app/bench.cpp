@@ -22,6 +22,7 @@
 #include "app/image_size.h"
 #include "app/model_options.h"
 #include "app/program.h"
+#include "app/progress.h"
 #include "kernels/devices.h"
 #include "kernels/error.h"
 #include "lib/config/names.h"
@@ -610,6 +611,10 @@ int run_bench(const Options& options) {
 
   std::vector<Row> rows;
   bool all_measured = true;
+  size_t measurements = 0, done = 0;
+  for (const Model& model : models)
+    measurements += model.plans.size() * model.sizes.size() * options.batch_sizes.size();
+  Progress progress(0, measurements, "measurements");
   for (const Model& model : models)
     for (const Plan& plan : model.plans) {
       std::vector<Lane> lanes(plan.devices.size() * static_cast<size_t>(options.streams));
@@ -624,6 +629,8 @@ int run_bench(const Options& options) {
         for (const int batch : options.batch_sizes) try {
             spdlog::debug("measuring {}, batch {}, {}x{}", to_string(lanes[0].runner->report()), batch,
                           height, width);
+            progress.show(done++, fmt::format("{}, batch {}, {}x{}", lanes[0].runner->report().dtype, batch,
+                                              height, width));
             Row row = measure(lanes, plan.devices, options, batch, height, width);
             row.model = model.name;
             row.multiply_accumulates =
@@ -636,6 +643,7 @@ int run_bench(const Options& options) {
                           {plan.devices[0], plan.precision, options.model.threads}, batch, height, width);
             rows.push_back(std::move(row));
           } catch (const OutOfMemory& error) {
+            progress.clear();
             spdlog::warn("batch {}, {}x{} left out: {}", batch, height, width, error.what());
             all_measured = false;
           }

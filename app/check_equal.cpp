@@ -8,13 +8,14 @@
 
 #include "app/classifier.h"
 #include "app/commands.h"
+#include "app/data_set.h"
 #include "app/model_options.h"
 #include "app/program.h"
 #include "app/progress.h"
 #include "app/scheduler_options.h"
 #include "kernels/error.h"
+#include "lib/images/archives.h"
 #include "lib/images/image_source.h"
-#include "lib/images/preprocess.h"
 #include "lib/labels/class_folders.h"
 #include "lib/model/init.h"
 #include "lib/support/files.h"
@@ -258,35 +259,23 @@ constexpr size_t most_images_at_once = 32;
 CheckInput make_input(const Options& options, const Side* a, const Side& b, const StateDict* reference) {
   CheckInput input;
   if (!options.images.empty()) {
-    for (const std::string& name : options.images) {
-      if (!std::filesystem::is_directory(name)) {
-        input.files.push_back(name);
-        continue;
-      }
-      const FolderFiles files = folder_files(name);
-      log_left_out(name, files.others);
-      if (!files.unread.empty()) fail_input("{}", files.unread[0]);  // a verdict is on all images or none
-      for (const std::filesystem::path& file : files.images) input.files.push_back(file.string());
-    }
-    if (input.files.empty()) fail_input("--images {}: no image files in it", fmt::join(options.images, " "));
-    if (!options.shard.is_all()) {
-      std::vector<std::string> ours;
-      for (size_t i = 0; i < input.files.size(); ++i)
-        if (options.shard.has(i)) ours.push_back(std::move(input.files[i]));
-      if (ours.empty())
-        fail_input("--shard {}: there are only {} images", to_string(options.shard), input.files.size());
-      input.files = std::move(ours);
-    }
-    const auto count = static_cast<int64_t>(input.files.size());
+    input.images = list_images(options.images, options.shard);
+    for (const ImageRef& image : input.images)
+      if (!image.error.empty()) fail_input("{}", image.error);  // a verdict is on all images or none
+    if (input.images.empty())
+      fail_input("--shard {}: nothing to compare: there are fewer files or archives than shards",
+                 to_string(options.shard));
+    const auto count = static_cast<int64_t>(input.images.size());
     const int64_t size = b.config.preprocess.crop;
-    input.description = fmt::format("{} {}", count == 1 ? input.files[0] : fmt::format("{} images", count),
-                                    shape_string(std::vector<int64_t>{count, 3, size, size}));
+    input.description =
+        fmt::format("{} {}", count == 1 ? name_of(input.images[0]) : fmt::format("{} images", count),
+                    shape_string(std::vector<int64_t>{count, 3, size, size}));
     if (a) return input;
-    if (input.files.size() > most_images_at_once)
+    if (input.images.size() > most_images_at_once)
       fail_input(
           "--images: {} images: this mode runs them as one batch and holds all their taps: give at most {}",
           count, most_images_at_once);
-    input.b = preprocessed(input.files, b.config.preprocess);
+    input.b = preprocessed(input.images, b.config.preprocess);
     input.a = reference ? input_of(*reference) : input.b;
     return input;
   }
@@ -315,7 +304,7 @@ Provenance provenance_of(const Options& options, const ReadySide* a, const Ready
   else
     provenance.batch = static_cast<int>(input.b.dims[0]);  // a single side runs its whole input as one batch
   if (reference) provenance.reference_sha256 = tensors_sha256(*reference);
-  provenance.input_sha256 = input.files.empty() ? input_sha256(input.b) : files_sha256(input.files);
+  provenance.input_sha256 = input.images.empty() ? input_sha256(input.b) : files_sha256(input.images);
   return provenance;
 }
 
@@ -405,8 +394,8 @@ PrecisionInputs precision_inputs(const Options& options, const Side& side) {
     for (int64_t i = 0; i < count; ++i) {
       const auto begin = given.b.values.begin() + i * each;
       (i % 2 == 0 ? inputs.searched : inputs.held_out)
-          .push_back({given.files.empty() ? fmt::format("{}#{}", options.input_tensor, i)
-                                          : given.files[static_cast<size_t>(i)],
+          .push_back({given.images.empty() ? fmt::format("{}#{}", options.input_tensor, i)
+                                           : name_of(given.images[static_cast<size_t>(i)]),
                       {dims, {begin, begin + each}}});
     }
     searched.push_back(count == 1 ? given.description
@@ -443,10 +432,22 @@ CheckInput whole_input(const PrecisionInputs& inputs) {
   return whole;
 }
 
+// The options, with progress on stderr in these words.
+CheckOptions with_progress(const Options& options, std::string things) {
+  CheckOptions shown = options.check;
+  const auto progress = std::make_shared<Progress>(0, 0, std::move(things));
+  shown.progress = [progress](int64_t done, int64_t at_most, const std::string& last) {
+    progress->set_total(static_cast<size_t>(at_most));
+    progress->show(static_cast<size_t>(done), last);
+  };
+  return shown;
+}
+
 int run_find_precision(const Options& options, const SideOptions& chosen, const ReadySide& b) {
   const PrecisionInputs inputs = precision_inputs(options, b.side);
   const Provenance provenance = provenance_of(options, nullptr, b, whole_input(inputs), nullptr);
-  const PrecisionSearch search = find_precision(b.side, inputs, options.margin, options.check);
+  const PrecisionSearch search =
+      find_precision(b.side, inputs, options.margin, with_progress(options, "runs at most"));
   if (!search.holds() && !options.output.empty())
     spdlog::warn("{}: not written: {}", options.output,
                  search.found
@@ -476,11 +477,12 @@ int run_one_side(Options& options, const Mode& mode) {
   const Provenance provenance = provenance_of(options, nullptr, b, input, taps);
   switch (mode.letter) {
     case 'm': {
-      const Matrix matrix = compare_all(b.side, matrix_axes(chosen.model, b.side), input, options.check);
+      const Matrix matrix = compare_all(b.side, matrix_axes(chosen.model, b.side), input,
+                                        with_progress(options, "runs at most"));
       return told(options, provenance, text_report(matrix), json_report(matrix), matrix.equal());
     }
     case 'n': {
-      const Repeatability repeated = repeat(b.side, input, options.repeat);
+      const Repeatability repeated = repeat(b.side, input, options.repeat, with_progress(options, "runs"));
       return told(options, provenance, text_report(repeated), json_report(repeated), repeated.identical());
     }
     case 't':
@@ -507,7 +509,7 @@ bool default_sides(Options& options) {
   return !mamba2;
 }
 
-// If --images is one folder with one subfolder per class, the subfolders are the ground truth.
+// The ground truth, if --images is one folder with one subfolder per class, or archives with labels or such folders.
 ImageTruth image_truth(const Options& options, const CheckInput& input, const SideOptions& a,
                        const Config& config) {
   ImageTruth truth;
@@ -516,17 +518,25 @@ ImageTruth image_truth(const Options& options, const CheckInput& input, const Si
   if (!model.labels.empty()) labels = read_labels(model.labels, config.num_classes);
   truth.names = labels.names;
   const std::string& root = options.images[0];
+  const bool archives = options.images.size() == 1 && !archives_of(root).empty();
   std::vector<std::string> folders;  // class folder of each file
   if (options.images.size() == 1 && std::filesystem::is_directory(root))
-    for (const std::string& file : input.files) {
-      const std::filesystem::path inside = std::filesystem::path(file).lexically_relative(root);
+    for (const ImageRef& image : input.images) {
+      const std::filesystem::path inside = std::filesystem::path(image.file).lexically_relative(root);
       if (std::next(inside.begin()) != inside.end()) folders.push_back(inside.begin()->string());
     }
-  if (folders.size() < input.files.size()) {
+  if (!archives && folders.size() < input.images.size()) {
     truth.source = "the images do not lie in one folder with a folder for each class";
     return truth;
   }
   try {
+    if (archives) {
+      const DataSet data = read_data_set(root, {}, options.shard, labels, config.num_classes);
+      if (data.pictures.size() != input.images.size()) fail_input("{}: changed while it was read", root);
+      for (const Picture& picture : data.pictures) truth.classes.push_back(data.classes_of(picture)[0]);
+      truth.source = data.truth_form.empty() ? "the folders in " + root : data.truth_form;
+      return truth;
+    }
     const ClassFolders found = read_class_folders(root, labels, config.num_classes);
     for (const std::string& folder : folders) {
       const auto place = std::ranges::lower_bound(found.folders, folder);
@@ -540,32 +550,26 @@ ImageTruth image_truth(const Options& options, const CheckInput& input, const Si
   return truth;
 }
 
-// Compares two sides tap by tap, and their labels over a data set. If the verdict is by the labels, only the first batch
-// is compared tap by tap.
+// Compares two sides tap by tap and, where `shown` is given, their labels over a data set.
 CheckResult check_data_set(const Options& options, const Side& a, const Side& b, const CheckInput& input,
                            const std::optional<ImageTruth>& shown, TruthRun* truth) {
-  const auto all = static_cast<int64_t>(input.files.size());
-  CheckInput with_taps = input;
-  if (options.check.min_agreement && all > options.check.batch_size)
-    with_taps.files.resize(static_cast<size_t>(options.check.batch_size));
   CheckOptions how = options.check;
-  Progress of_taps(0, with_taps.files.size());
-  if (shown)
-    how.progress = [&](int64_t done) {
-      of_taps.show(static_cast<size_t>(done), [] { return std::string("tap by tap"); });
+  auto labels = std::make_shared<LabelAgreement>();
+  labels->minimum = how.min_agreement;
+  if (shown) {
+    labels->names = shown->names;
+    labels->truth = shown->source;
+  }
+  Progress progress(0, input.images.size());
+  size_t done = 0;
+  if (!input.images.empty())
+    how.batch_done = [&](const HostTensor& logits_a, const HostTensor& logits_b) {
+      done += static_cast<size_t>(logits_a.dims[0]);
+      if (shown) add_batch(*labels, input.images, *shown, logits_a, logits_b);
+      progress.show(done, shown ? fmt::format("{:.3f} % agree", 100 * labels->share()) : "");
     };
-  CheckResult result = check_sides(a, b, with_taps, how, truth);
-  of_taps.clear();
-  if (!shown) return result;
-  if (with_taps.files.size() < input.files.size())
-    result.notes.push_back(fmt::format("taps were compared on the first {} of {} images, labels on all",
-                                       with_taps.files.size(), all));
-  Progress progress(0, input.files.size());
-  result.labels = std::make_shared<LabelAgreement>(
-      compare_labels(a, b, input.files, *shown, options.check, [&](const LabelAgreement& so_far) {
-        progress.show(static_cast<size_t>(so_far.images),
-                      [&] { return fmt::format("{:.3f} % agree", 100 * so_far.share()); });
-      }));
+  CheckResult result = check_sides(a, b, input, how, truth);
+  if (shown) result.labels = labels;
   return result;
 }
 
@@ -592,7 +596,7 @@ int run_two_sides(Options& options, const Mode& mode) {
             b = make_side(options, chosen[1], &a, &chosen[0]);
   if (mode.letter == 's') {
     const uint64_t seed = options.seed.value_or(0);
-    const auto cases = stress(a.side, b.side, seed, options.check);
+    const auto cases = stress(a.side, b.side, seed, with_progress(options, "cases at most"));
     CheckInput drawn;  // only describes the input of the cases in the provenance
     drawn.b = noise({options.check.batch_size, a.side.config.in_chans, b.side.config.preprocess.crop,
                      b.side.config.preprocess.crop},
@@ -610,7 +614,7 @@ int run_two_sides(Options& options, const Mode& mode) {
   if (options.check.min_agreement && classes_a != classes_b)
     fail_input("--min-agreement: a has {} classes and b {}: their labels cannot be compared", classes_a,
                classes_b);
-  if ((input.files.size() > 1 && classes_a == classes_b) || options.check.min_agreement)
+  if ((input.images.size() > 1 && classes_a == classes_b) || options.check.min_agreement)
     shown = image_truth(options, input, chosen[0], a.side.config);
   std::optional<TruthRun> truth = make_truth(options, &a.side, b.side);
   const auto check = [&] {
@@ -718,8 +722,11 @@ Command add_check_equal(CLI::App& app) {
       ->expected(0, 1)
       ->default_str("0")
       ->group(input);
-  parser->add_option("--images", options->images, "Images to run on, instead of noise")
-      ->type_name("FILE|FOLDER…")
+  parser
+      ->add_option(
+          "--images", options->images,
+          "Images, folders, archives (tar, zip), or - for paths on stdin, to run on instead of noise")
+      ->type_name("FILE|FOLDER|ARCHIVE…")
       ->group(input);
   parser->add_option("--input-tensor", options->input_tensor, "Tensor input (B,3,H,W) to run on")
       ->type_name("FILE")

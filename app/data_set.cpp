@@ -20,25 +20,42 @@ namespace vmamba {
 namespace {
 namespace fs = std::filesystem;
 
-// Assigns the classes of a ground-truth file to the pictures at the places `good`, which have these names.
-void read_truth(DataSet& data, const std::vector<size_t>& good, const std::vector<std::string>& names,
-                const std::string& truth_file, const Labels& labels, int num_classes) {
+void give_classes(DataSet& data, Picture& picture, std::span<const int> classes) {
+  picture.first_class = static_cast<uint32_t>(data.picture_classes.size());
+  picture.classes = static_cast<uint32_t>(classes.size());
+  data.picture_classes.insert(data.picture_classes.end(), classes.begin(), classes.end());
+}
+
+// The names of the pictures without an error; not to be used after `data.pictures` is changed.
+std::vector<std::string_view> names_in(const DataSet& data) {
+  std::vector<std::string_view> names;
+  names.reserve(data.pictures.size());
+  for (const Picture& picture : data.pictures)
+    if (picture.error.empty()) names.emplace_back(picture.name);
+  return names;
+}
+
+// Assigns the classes of a ground-truth file to the pictures without an error, which it knows by these names.
+void read_truth(DataSet& data, const std::vector<std::string_view>& names, const std::string& truth_file,
+                const Labels& labels, int num_classes) {
   constexpr size_t max_truth_bytes = size_t{256} << 20;
   std::vector<size_t> order(names.size());
   std::iota(order.begin(), order.end(), 0);
-  std::ranges::stable_sort(order, {}, [&](size_t i) -> const std::string& { return names[i]; });
-  std::vector<std::string> sorted;
+  std::ranges::stable_sort(order, {}, [&](size_t i) { return names[i]; });
+  std::vector<std::string_view> sorted;
   for (const size_t i : order) sorted.push_back(names[i]);
   const std::string text = read_file(truth_file, max_truth_bytes);
-  Truth truth = parse_truth(text, truth_file, sorted, labels, num_classes);
+  const Truth truth = parse_truth(text, truth_file, sorted, labels, num_classes);
   data.truth_form = truth.form;
   data.truth_sum = sha256(text);
   data.several = truth.several;
-  for (size_t i = 0; i < order.size(); ++i)
-    data.pictures[good[order[i]]].classes = std::move(truth.classes[i]);
-  data.not_counted = std::erase_if(data.pictures, [](const Picture& picture) {
-    return picture.classes.empty() && picture.image.error.empty();
-  });
+  std::vector<size_t> place(order.size());  // among the sorted names
+  for (size_t i = 0; i < order.size(); ++i) place[order[i]] = i;
+  auto next = place.begin();
+  for (Picture& picture : data.pictures)
+    if (picture.error.empty()) give_classes(data, picture, truth.classes[*next++]);
+  data.not_counted = std::erase_if(
+      data.pictures, [](const Picture& picture) { return picture.classes == 0 && picture.error.empty(); });
   spdlog::log(truth.guessed ? spdlog::level::warn : spdlog::level::info, "{}: {}", truth_file,
               data.truth_form);
   if (data.not_counted > 0)
@@ -48,25 +65,22 @@ void read_truth(DataSet& data, const std::vector<size_t>& good, const std::vecto
 
 DataSet read_flat_folder(const std::string& directory, const std::string& truth_file, const Labels& labels,
                          int num_classes) {
-  const FolderFiles files = folder_files(directory);
+  FolderFiles files = folder_files(directory);
   log_left_out(directory, files.others);
   if (!files.unread.empty())
     fail_input("{}", files.unread[0]);  // the truth is told by the order of all images
   if (files.images.empty()) fail_input("{}: no image files ({}) in it", directory, image_endings);
   DataSet data;
-  std::vector<std::string> names;
-  std::vector<size_t> places;
-  for (const fs::path& file : files.images) {
-    places.push_back(names.size());
-    names.push_back(file.lexically_relative(directory).string());
-    data.pictures.push_back({names.back(), {}, {file}, 0});
-  }
-  read_truth(data, places, names, truth_file, labels, num_classes);
+  data.directory = directory;
+  data.pictures.reserve(files.images.size());
+  for (std::string& name : files.images) data.pictures.push_back({std::move(name), {}});
+  read_truth(data, names_in(data), truth_file, labels, num_classes);
   return data;
 }
 
 DataSet read_folders(const std::string& directory, const Labels& labels, int num_classes) {
   DataSet data;
+  data.directory = directory;
   ClassFolders found = read_class_folders(directory, labels, num_classes);
   data.folders = std::move(found.folders);
   data.classes = std::move(found.classes);
@@ -82,8 +96,10 @@ DataSet read_folders(const std::string& directory, const Labels& labels, int num
     data.unread.insert(data.unread.end(), files.unread.begin(), files.unread.end());
     if (files.images.empty() && files.unread.empty())
       spdlog::warn("{}: no image files in it", shown((fs::path(directory) / data.folders[i]).string()));
-    for (const fs::path& file : files.images)
-      data.pictures.push_back({file.lexically_relative(directory), {data.classes[i]}, {file}, 0});
+    for (const std::string& name : files.images) {
+      data.pictures.push_back({data.folders[i] + '/' + name, {}});
+      give_classes(data, data.pictures.back(), {&data.classes[i], 1});
+    }
   }
   log_left_out(directory, others);
   if (data.pictures.empty()) fail_input("{}: no image files ({}) in its folders", directory, image_endings);
@@ -91,22 +107,23 @@ DataSet read_folders(const std::string& directory, const Labels& labels, int num
 }
 
 // Removes a folder common to all names if at least `parts` path components remain.
-void drop_common_folder(std::vector<std::string>& names, ptrdiff_t parts) {
+void drop_common_folder(std::vector<std::string_view>& names, ptrdiff_t parts) {
   if (names.empty()) return;
-  const std::string root = names[0].substr(0, names[0].find('/') + 1);
-  if (root.empty() || !std::ranges::all_of(names, [&](const std::string& name) {
+  const std::string_view root = names[0].substr(0, names[0].find('/') + 1);
+  if (root.empty() || !std::ranges::all_of(names, [&](std::string_view name) {
         return name.starts_with(root) && std::ranges::count(name, '/') >= parts;
       }))
     return;
-  for (std::string& name : names) name.erase(0, root.size());
+  for (std::string_view& name : names) name.remove_prefix(root.size());
 }
 
 // Assigns classes from the labels beside the images, otherwise from folder names.
-void read_archive_classes(DataSet& data, std::vector<std::string> names,
-                          const std::vector<std::optional<std::string>>& words,
-                          const std::vector<size_t>& good, const std::string& where, const Labels& labels,
-                          int num_classes) {
-  const auto place_of = [&](size_t i) { return shown(data.pictures[good[i]].file.string()); };
+void read_archive_classes(DataSet& data, const std::vector<std::optional<std::string>>& words,
+                          const std::string& where, const Labels& labels, int num_classes) {
+  std::vector<Picture*> good;
+  for (Picture& picture : data.pictures)
+    if (picture.error.empty()) good.push_back(&picture);
+  const auto place_of = [&](size_t i) { return shown(data.file_of(*good[i])); };
   if (std::ranges::any_of(words, [](const auto& word) { return word.has_value(); })) {
     std::vector<std::string> all;
     for (size_t i = 0; i < words.size(); ++i) {
@@ -116,23 +133,24 @@ void read_archive_classes(DataSet& data, std::vector<std::string> names,
     data.truth_form = "labels in the archives";
     const std::vector<int> classes =
         classes_of_words(all, place_of, where, labels, num_classes, data.truth_form);
-    for (size_t i = 0; i < good.size(); ++i) data.pictures[good[i]].classes = {classes[i]};
+    for (size_t i = 0; i < good.size(); ++i) give_classes(data, *good[i], {&classes[i], 1});
     return;
   }
+  std::vector<std::string_view> names = names_in(data);
   drop_common_folder(names, 2);
   for (size_t i = 0; i < names.size(); ++i) {
-    if (names[i].find('/') == std::string::npos)
+    if (names[i].find('/') == names[i].npos)
       fail_input("{}: has neither a label (.cls, .json) nor a folder that is its class: give --truth FILE",
                  place_of(i));
-    names[i].resize(names[i].find('/'));
+    names[i] = names[i].substr(0, names[i].find('/'));
   }
-  data.folders = names;
+  data.folders.assign(names.begin(), names.end());
   std::ranges::sort(data.folders);
   data.folders.erase(std::ranges::unique(data.folders).begin(), data.folders.end());
   data.classes = classes_of_folders(data.folders, labels, num_classes, where);
   for (size_t i = 0; i < good.size(); ++i) {
     const auto folder = std::ranges::lower_bound(data.folders, names[i]) - data.folders.begin();
-    data.pictures[good[i]].classes = {data.classes[static_cast<size_t>(folder)]};
+    give_classes(data, *good[i], {&data.classes[static_cast<size_t>(folder)], 1});
   }
 }
 
@@ -142,48 +160,43 @@ DataSet read_archives(const std::string& pattern, const std::vector<std::string>
   DataSet data;
   data.archives = true;
   data.archive_names = archives;
-  const size_t folder = pattern.rfind('/', pattern.find('{')) + 1;  // 0: none
-  std::vector<std::string> names;                 // in the archives, of the images without an error
-  std::vector<std::optional<std::string>> words;  // their labels
-  std::vector<size_t> good;                       // their places among the pictures
+  data.directory = pattern.substr(0, pattern.rfind('/', pattern.find('{')) + 1);  // empty: none
+  std::vector<std::optional<std::string>> words;  // labels of the images without an error
   for (size_t i = 0; i < archives.size(); ++i) {
     if (truth_file.empty() && !shard.has(i)) continue;
-    const std::string shown_as = archives[i].substr(std::min(folder, archives[i].size()));
-    std::vector<ListedImage> listed;
-    try {
-      listed = list_archive(archives[i]);
-    } catch (const ReplacesInput&) {
-      throw;
-    } catch (const InputError& error) {
-      listed.push_back({{{}, error.what(), 0}, {}});
-    }
-    for (ListedImage& entry : listed) {
+    for (ListedImage& entry : list_archive(archives[i])) {
       ArchiveImage& image = entry.image;
-      if (image.error.empty()) {
-        good.push_back(data.pictures.size());
-        names.push_back(image.name);
-        words.push_back(std::move(entry.label));
-      }
-      data.pictures.push_back({image.name.empty() ? shown_as : member_name(shown_as, image.name),
-                               {},
-                               {archives[i], image.name, image.place, std::move(image.error)},
-                               i});
+      if (image.error.empty()) words.push_back(std::move(entry.label));
+      data.pictures.push_back({std::move(image.name), std::move(image.error), static_cast<uint32_t>(i),
+                               static_cast<uint32_t>(image.place)});
     }
   }
-  if (good.empty() && shard.is_all()) {
-    if (!data.pictures.empty()) fail_input("{}", data.pictures[0].image.error);
+  if (words.empty() && (shard.is_all() || !truth_file.empty())) {
+    if (!data.pictures.empty()) fail_input("{}", data.pictures[0].error);
     fail_input("{}: no archive is named so", pattern);
   }
   if (!truth_file.empty()) {
+    std::vector<std::string_view> names = names_in(data);
     drop_common_folder(names, 1);
-    read_truth(data, good, names, truth_file, labels, num_classes);
-  } else if (!good.empty()) {
-    read_archive_classes(data, std::move(names), words, good, pattern, labels, num_classes);
+    read_truth(data, names, truth_file, labels, num_classes);
+  } else if (!words.empty()) {
+    read_archive_classes(data, words, pattern, labels, num_classes);
   }
   return data;
 }
 
 }  // namespace
+
+std::string DataSet::file_of(const Picture& picture) const {
+  if (!archives) return picture.name;
+  const std::string archive = archive_names[picture.archive].substr(directory.size());
+  return picture.name.empty() ? archive : member_name(archive, picture.name);
+}
+
+ImageRef DataSet::image_of(const Picture& picture) const {
+  if (!archives) return {(fs::path(directory) / picture.name).string(), {}, 0, picture.error};
+  return {archive_names[picture.archive], picture.name, picture.place, picture.error};
+}
 
 DataSet read_data_set(const std::string& directory, const std::string& truth_file, const Shard& shard,
                       const Labels& labels, int num_classes) {

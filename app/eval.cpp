@@ -40,19 +40,21 @@ struct Options {
   size_t limit = 0;
 };
 
-// Selects `limit` pictures spread over the classes: the first of each class, then the second of each, …
+// The indices of `limit` pictures spread over the classes: the first of each class, then the second of each, …
 // In archives they keep their order.
-std::vector<Picture> spread(const DataSet& data, size_t limit) {
-  const std::vector<Picture>& pictures = data.pictures;
-  std::vector<std::pair<size_t, size_t>> order;  // (index within its class, index in `pictures`)
+std::vector<size_t> spread(const DataSet& data, size_t limit) {
+  std::vector<std::pair<size_t, size_t>> order;  // (index within its class, index of the picture)
   std::unordered_map<int, size_t> seen;
-  for (size_t i = 0; i < pictures.size(); ++i)
-    order.emplace_back(seen[pictures[i].classes.empty() ? -1 : pictures[i].classes[0]]++, i);
-  std::sort(order.begin(), order.end());
-  order.resize(std::min(limit, order.size()));
+  for (size_t i = 0; i < data.pictures.size(); ++i) {
+    const std::span<const int> classes = data.classes_of(data.pictures[i]);
+    order.emplace_back(seen[classes.empty() ? -1 : classes[0]]++, i);
+  }
+  const auto end = order.begin() + static_cast<ptrdiff_t>(std::min(limit, order.size()));
+  std::partial_sort(order.begin(), end, order.end());
+  order.erase(end, order.end());
   if (data.archives) std::ranges::sort(order, {}, &std::pair<size_t, size_t>::second);
-  std::vector<Picture> chosen;
-  for (const auto& [in_class, place] : order) chosen.push_back(pictures[place]);
+  std::vector<size_t> chosen;
+  for (const auto& [in_class, place] : order) chosen.push_back(place);
   return chosen;
 }
 
@@ -91,8 +93,8 @@ class ResultLog {
   }
 
   // Returns the answer of an earlier run, or nullptr if it has none for this file.
-  const std::vector<int>* find(const fs::path& file) const {
-    const auto found = answers_.find(key(named("file", file.string())));
+  const std::vector<int>* find(const std::string& file) const {
+    const auto found = answers_.find(key(named("file", file)));
     return found == answers_.end() ? nullptr : &found->second;
   }
   size_t size() const { return answers_.size(); }
@@ -284,8 +286,28 @@ Json log_header(const Options& options, const Classifier& classifier, const std:
   return Json::parse(dump_json(header));
 }
 
+// A picture, and the position that decides its shard: that of its archive, or its own among all that are chosen.
+struct Chosen {
+  const Picture* picture = nullptr;
+  size_t position = 0;
+};
+
+std::vector<Chosen> choose(const DataSet& data, size_t limit) {
+  std::vector<Chosen> chosen;
+  const auto add = [&](const Picture& picture) {
+    chosen.push_back({&picture, data.archives ? picture.archive : chosen.size()});
+  };
+  if (limit > 0) {
+    for (const size_t i : spread(data, limit)) add(data.pictures[i]);
+  } else {
+    chosen.reserve(data.pictures.size());
+    for (const Picture& picture : data.pictures) add(picture);
+  }
+  return chosen;
+}
+
 // All files in their order, or all archives.
-std::string inputs_sha256(const DataSet& data, const std::vector<Picture>& pictures) {
+std::string inputs_sha256(const DataSet& data, const std::vector<Chosen>& chosen) {
   Sha256 sum;
   const auto add = [&](const std::string& name) {
     sum.add(static_cast<int64_t>(name.size()));
@@ -294,16 +316,16 @@ std::string inputs_sha256(const DataSet& data, const std::vector<Picture>& pictu
   if (data.archives)
     for (const std::string& name : data.archive_names) add(name);
   else
-    for (const Picture& picture : pictures) add(picture.file.string());
+    for (const auto& [picture, position] : chosen) add(data.file_of(*picture));
   return sum.hex();
 }
 
-Json list_of(const std::vector<Picture>& pictures) {
+Json list_of(const DataSet& data, const std::vector<Chosen>& chosen) {
   Json files = Json::array(), positions = Json::array();
-  for (const Picture& picture : pictures) {
-    Json name = named("file", picture.file.string());
+  for (const auto& [picture, position] : chosen) {
+    Json name = named("file", data.file_of(*picture));
     files.push_back(name.size() == 1 ? Json(name["file"]) : std::move(name));
-    positions.push_back(picture.position);
+    positions.push_back(position);
   }
   return {{"files", std::move(files)}, {"positions", std::move(positions)}};
 }
@@ -311,34 +333,30 @@ Json list_of(const std::vector<Picture>& pictures) {
 Outcome evaluate(const Options& options, Classifier& classifier, const std::string& weights_sum,
                  const DataSet& data) {
   const size_t classes = static_cast<size_t>(classifier.config.num_classes);
-  std::vector<Picture> chosen = options.limit > 0 ? spread(data, options.limit) : data.pictures;
-  if (!data.archives)
-    for (size_t i = 0; i < chosen.size(); ++i) chosen[i].position = i;
+  std::vector<Chosen> chosen = choose(data, options.limit);
   const std::string inputs_sum = options.shard_text.empty() ? "" : inputs_sha256(data, chosen);
-  std::erase_if(chosen, [&](const Picture& picture) { return !options.shard.has(picture.position); });
+  std::erase_if(chosen, [&](const Chosen& one) { return !options.shard.has(one.position); });
   std::optional<ResultLog> log;
   if (!options.results.empty())
     log.emplace(options.results, log_header(options, classifier, weights_sum, data, inputs_sum),
-                options.shard_text.empty() ? Json() : list_of(chosen), classifier.config.num_classes);
+                options.shard_text.empty() ? Json() : list_of(data, chosen), classifier.config.num_classes);
 
   Outcome outcome{Accuracy(classifier.config.num_classes)};
   const auto count = [&](const Picture& picture, const std::vector<int>& top) {
+    const std::span<const int> right = data.classes_of(picture);
     if (data.several)
-      outcome.accuracy.add_any(picture.classes, top);
+      outcome.accuracy.add_any({right.begin(), right.end()}, top);
     else
-      outcome.accuracy.add(picture.classes[0], top);
+      outcome.accuracy.add(right[0], top);
   };
-  std::vector<Picture> left;
-  std::vector<ImageRef> images;
-  for (const Picture& picture : chosen) {
-    const bool known = log && picture.image.error.empty();
-    const std::vector<int>* answer = known ? log->find(picture.file) : nullptr;
-    if (answer != nullptr) {
-      count(picture, *answer);
-      continue;
-    }
-    left.push_back(picture);
-    images.push_back(picture.image);
+  std::vector<const Picture*> left;
+  for (const auto& [picture, position] : chosen) {
+    const bool known = log && picture->error.empty();
+    const std::vector<int>* answer = known ? log->find(data.file_of(*picture)) : nullptr;
+    if (answer != nullptr)
+      count(*picture, *answer);
+    else
+      left.push_back(picture);
   }
   outcome.from_earlier = chosen.size() - left.size();
   if (outcome.from_earlier > 0)
@@ -346,7 +364,11 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
                  chosen.size());
 
   const auto start = std::chrono::steady_clock::now();
-  ImageSource source(listed_images(std::move(images)), classifier.config.preprocess, classifier.batch_size,
+  auto next_image = [&, next = size_t{0}]() mutable -> std::optional<ImageRef> {
+    if (next == left.size()) return std::nullopt;
+    return data.image_of(*left[next++]);
+  };
+  ImageSource source(listed_images(next_image), classifier.config.preprocess, classifier.batch_size,
                      decoding_threads(classifier), jpeg_decoding(classifier, options.decode));
   Progress progress(outcome.from_earlier, chosen.size());
   ClassifiedBatches batches(classifier, source);
@@ -356,10 +378,10 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
   while (batches.next(batch, logits)) {
     size_t place = 0;
     for (const ImageBatch::Item& item : batch.items) {
-      const Picture& picture = left[item.index];
-      Json line = named("file", picture.file.string());
-      if (!picture.classes.empty())
-        line["class"] = data.several ? Json(picture.classes) : Json(picture.classes[0]);
+      const Picture& picture = *left[item.index];
+      Json line = named("file", data.file_of(picture));
+      if (const std::span<const int> right = data.classes_of(picture); !right.empty())
+        line["class"] = data.several ? Json(std::vector(right.begin(), right.end())) : Json(right[0]);
       if (item.error.empty()) {
         std::vector<int> top;
         const auto row = std::span(logits).subspan(place++ * classes, classes);
@@ -381,10 +403,8 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
     }
     if (log) log->flush();
     done += batch.items.size();
-    progress.show(done, [&] {
-      const ClassCounts& total = outcome.accuracy.total();
-      return fmt::format("top-1 {:.2f} %", 100 * share(total.top1, total.images));
-    });
+    const ClassCounts& total = outcome.accuracy.total();
+    progress.show(done, fmt::format("top-1 {:.2f} %", 100 * share(total.top1, total.images)));
   }
   outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return outcome;
@@ -446,16 +466,14 @@ struct MergedImage {
 };
 
 struct ShardResults {
-  std::string path, text;
-  Json header;
-  Shard shard;
+  std::string text;
+  bool has_list = false;
   std::vector<MergedImage> images;  // in the shard's order; an empty line: missing
   std::vector<std::string> missing, doubled;
 };
 
-ShardResults read_shard(const std::string& path) {
+ShardResults read_shard(const std::string& path, ShardFiles& shards) {
   ShardResults results;
-  results.path = path;
   results.text = read_file(path);
   std::unordered_map<std::string, size_t> places;
   std::vector<std::string> keys;
@@ -467,12 +485,12 @@ ShardResults read_shard(const std::string& path) {
     begin += line.size() + 1;
     const Json json = Json::parse(line, nullptr, false);
     const auto wrong = [&] { fail_input("{}:{}: not a line that eval wrote", path, number); };
-    if (!json.is_object()) wrong();
     if (number == 1) {
-      if (!json.contains("eval")) wrong();
-      results.header = json;
-      results.shard = shard_in(json, path);
-    } else if (number == 2) {
+      shards.add(path, "eval", json);
+      continue;
+    }
+    if (!json.is_object()) wrong();
+    if (number == 2) {
       const Json files = json.value("files", Json()), positions = json.value("positions", Json());
       if (!files.is_array() || !positions.is_array() || files.size() != positions.size()) wrong();
       for (size_t i = 0; i < files.size(); ++i) {
@@ -483,6 +501,7 @@ ShardResults read_shard(const std::string& path) {
         results.images.push_back({positions[i].get<size_t>(), {}});
       }
       answered.resize(files.size());
+      results.has_list = true;
     } else if (json.value("file", Json()).is_string() && (json.contains("top") || json.contains("error"))) {
       const auto place = places.find(key(json));
       if (place == places.end())
@@ -497,45 +516,38 @@ ShardResults read_shard(const std::string& path) {
       wrong();
     }
   }
-  if (results.header.is_null()) fail_input("{}: not a file that eval --results wrote with --shard", path);
+  if (begin == 0) fail_input("{}: not a file that eval --results wrote", path);
   for (size_t i = 0; i < keys.size(); ++i)
     if (results.images[i].line.empty()) results.missing.push_back(keys[i]);
   return results;
 }
 
-void tell(const Shard& shard, const std::string& path, const char* what,
-          const std::vector<std::string>& files) {
+void tell(const ShardFiles::File& file, const char* what, const std::vector<std::string>& files) {
   constexpr size_t most = 20;
   if (files.empty()) return;
   std::string names;
   for (size_t i = 0; i < std::min(files.size(), most); ++i) names += (i > 0 ? ", " : "") + shown(files[i]);
   if (files.size() > most) names += fmt::format(" and {} more", files.size() - most);
-  spdlog::error("shard {}: {}: {} {}: {}", to_string(shard), path, files.size(), what, names);
+  spdlog::error("shard {}: {}: {} {}: {}", to_string(file.shard), file.path, files.size(), what, names);
 }
 
 // Whether the shards are all there, each image once; if not, tells which are not.
-bool is_whole(const std::vector<ShardResults>& shards) {
-  bool whole = true;
-  std::vector<const ShardResults*> by_index(shards[0].shard.count);
-  for (const ShardResults& results : shards) {
-    const ShardResults*& place = by_index[results.shard.index];
-    if (place) {
-      std::vector<std::string> doubled;
-      for (const MergedImage& image : results.images)
+bool is_whole(const ShardFiles& files, const std::vector<ShardResults>& shards) {
+  bool whole = files.are_complete();
+  for (size_t i = 0; i < shards.size(); ++i) {
+    std::vector<std::string> doubled = shards[i].doubled;
+    if (files.is_given_before(i)) {
+      doubled.clear();
+      for (const MergedImage& image : shards[i].images)
         if (!image.line.empty()) doubled.push_back(Json::parse(image.line)["file"].get<std::string>());
-      spdlog::error("shard {}: given twice: {} and {}", to_string(results.shard), place->path, results.path);
-      tell(results.shard, results.path, "doubled", doubled);
     }
-    whole = whole && !place && results.missing.empty() && results.doubled.empty();
-    place = &results;
-    tell(results.shard, results.path, "missing", results.missing);
-    tell(results.shard, results.path, "doubled", results.doubled);
+    if (!shards[i].has_list)
+      spdlog::error("shard {}: {} ends before its list of images: run it again",
+                    to_string(files.files[i].shard), files.files[i].path);
+    tell(files.files[i], "missing", shards[i].missing);
+    tell(files.files[i], "doubled", doubled);
+    whole = whole && shards[i].has_list && shards[i].missing.empty() && doubled.empty();
   }
-  for (size_t i = 0; i < by_index.size(); ++i)
-    if (!by_index[i]) {
-      spdlog::error("shard {}/{}: missing: no file of it is given", i, by_index.size());
-      whole = false;
-    }
   return whole;
 }
 
@@ -544,22 +556,16 @@ int merge_results(const Options& options) {
   Outputs outputs(options);
   std::optional<OutputFile> merged;
   if (!options.results.empty()) merged.emplace(options.results);
+  ShardFiles files;
   std::vector<ShardResults> shards;
-  for (const std::string& path : options.merge) {
-    shards.push_back(read_shard(path));
-    const ShardResults &first = shards[0], &last = shards.back();
-    const std::string difference = header_difference(first.header, last.header, true);
-    if (!difference.empty() || first.shard.count != last.shard.count)
-      fail_input("{} and {} are not of one run: {}", first.path, path,
-                 difference.empty() ? to_string(first.shard) + " and " + to_string(last.shard) : difference);
-  }
-  if (!is_whole(shards)) return 1;
+  for (const std::string& path : options.merge) shards.push_back(read_shard(path, files));
+  if (!is_whole(files, shards)) return 1;
 
   std::vector<MergedImage> images;
   for (const ShardResults& results : shards)
     images.insert(images.end(), results.images.begin(), results.images.end());
   std::ranges::stable_sort(images, {}, &MergedImage::position);
-  Json header = shards[0].header;
+  Json header = files.files[0].header;
   DataSet data;
   const Json num_classes = header["config"].value("num_classes", Json()),
              names = header.value("names", Json());
@@ -569,7 +575,7 @@ int merge_results(const Options& options) {
                     header.value("truth", Json()).is_string() &&
                     header.value("several", Json()).is_boolean() &&
                     header.value("not_counted", Json()).is_number_unsigned();
-  if (!good) fail_input("{}: its first line is not eval's", shards[0].path);
+  if (!good) fail_input("{}: its first line is not eval's", options.merge[0]);
   data.truth_form = header["truth"];
   data.several = header["several"];
   data.not_counted = header["not_counted"];

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -97,11 +98,41 @@ std::string header_difference(const Json& a, const Json& b, bool of_shards) {
   return {};
 }
 
-Shard shard_in(const Json& header, const std::string& path) {
-  const Json shard = header.value("shard", Json());
-  if (!shard.is_string())
-    fail_input("{}: not of a shard: it was made without --shard, or by another command", path);
-  return parse_shard(shard.get<std::string>());
+void ShardFiles::add(const std::string& path, const std::string& command, Json header) {
+  if (!header.is_object() || !header.contains(command))
+    fail_input("{}:1: not a file that {} --results wrote", path, command);
+  const Json text = header.value("shard", Json());
+  if (!text.is_string()) fail_input("{}: not of a shard: it was made without --shard", path);
+  files.push_back({path, std::move(header), parse_shard(text.get<std::string>())});
+  const File &first = files[0], &last = files.back();
+  const std::string difference = header_difference(first.header, last.header, true);
+  if (!difference.empty() || first.shard.count != last.shard.count)
+    fail_input("{} and {} are not of one run: {}", first.path, path,
+               difference.empty() ? to_string(first.shard) + " and " + to_string(last.shard) : difference);
+}
+
+bool ShardFiles::is_given_before(size_t file) const {
+  return std::any_of(files.begin(), files.begin() + static_cast<ptrdiff_t>(file),
+                     [&](const File& other) { return other.shard == files[file].shard; });
+}
+
+bool ShardFiles::are_complete() const {
+  bool complete = true;
+  std::vector<const File*> by_index(files.at(0).shard.count);
+  for (const File& file : files) {
+    const File*& place = by_index[file.shard.index];
+    if (place) {
+      spdlog::error("shard {}: given twice: {} and {}", to_string(file.shard), place->path, file.path);
+      complete = false;
+    }
+    place = &file;
+  }
+  for (size_t i = 0; i < by_index.size(); ++i)
+    if (!by_index[i]) {
+      spdlog::error("shard {}/{}: missing: no file of it is given", i, by_index.size());
+      complete = false;
+    }
+  return complete;
 }
 
 ResultFile::ResultFile(const std::string& path)
@@ -192,7 +223,6 @@ namespace {
 // One shard's file, line by line.
 struct ShardLines {
   std::string path;
-  Shard shard;
   std::ifstream file;
   InputPosition position;
   std::string line;
@@ -228,7 +258,7 @@ std::optional<size_t> inputs_at_end(const std::string& path) {
 
 bool merge_positioned(const std::vector<std::string>& paths, std::ostream& out) {
   std::vector<std::unique_ptr<ShardLines>> shards;
-  Json header;
+  ShardFiles files;
   for (const std::string& path : paths) {
     auto lines = std::make_unique<ShardLines>();
     lines->path = path;
@@ -238,41 +268,17 @@ bool merge_positioned(const std::vector<std::string>& paths, std::ostream& out) 
     check_not_replaced(path, status);
     std::string text;
     std::getline(lines->file, text);
-    const Json is = Json::parse(text, nullptr, false);
-    if (!is.is_object() || !is.contains("classify"))
-      fail_input("{}: not a file that classify --results wrote", path);
-    lines->shard = shard_in(is, path);
-    if (shards.empty()) header = is;
-    const std::string difference = header_difference(header, is, true);
-    if (!difference.empty() || lines->shard.count != shard_in(header, paths[0]).count)
-      fail_input("{} and {} are not of one run: {}", paths[0], path,
-                 difference.empty()
-                     ? "of " + to_string(shard_in(header, paths[0])) + " and " + to_string(lines->shard)
-                     : difference);
+    files.add(path, "classify", Json::parse(text, nullptr, false));
     shards.push_back(std::move(lines));
   }
-  bool whole = true;
-  std::vector<const ShardLines*> by_index(shards.at(0)->shard.count);
-  for (const auto& lines : shards) {
-    const ShardLines*& place = by_index[lines->shard.index];
-    if (place) {
-      spdlog::error("shard {}: doubled: in {} and {}", to_string(lines->shard), place->path, lines->path);
-      whole = false;
+  if (!files.are_complete()) return false;
+  bool finished = true;
+  for (size_t i = 0; i < shards.size(); ++i)
+    if (!(shards[i]->inputs = inputs_at_end(paths[i]))) {
+      spdlog::error("shard {}: {} is not finished: run it again", to_string(files.files[i].shard), paths[i]);
+      finished = false;
     }
-    place = lines.get();
-  }
-  for (size_t i = 0; i < by_index.size(); ++i)
-    if (!by_index[i]) {
-      spdlog::error("shard {}/{}: missing: no file of it is given", i, by_index.size());
-      whole = false;
-    }
-  if (!whole) return false;
-  for (const auto& lines : shards)
-    if (!(lines->inputs = inputs_at_end(lines->path))) {
-      spdlog::error("shard {}: {} is not finished: run it again", to_string(lines->shard), lines->path);
-      whole = false;
-    }
-  if (!whole) return false;
+  if (!finished) return false;
   for (const auto& lines : shards)
     if (*lines->inputs != *shards[0]->inputs)
       fail_input("{} saw {} inputs, {} saw {}: the input changed between them", shards[0]->path,

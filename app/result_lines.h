@@ -19,7 +19,22 @@ Json result_header(Json subject, const Classifier& classifier, const std::string
 // The first key in which two headers differ, with both values: "dtype float32 and float16"; empty if they agree. The program
 // that wrote them may differ, and with `of_shards` the shard too.
 std::string header_difference(const Json& a, const Json& b, bool of_shards);
-Shard shard_in(const Json& header, const std::string& path);  // InputError: it has none
+
+// The files that are to be merged, by their headers.
+struct ShardFiles {
+  struct File {
+    std::string path;
+    Json header;
+    Shard shard;
+  };
+  std::vector<File> files;
+
+  // InputError: not a file that `command` wrote for a shard, or of another run than the first.
+  void add(const std::string& path, const std::string& command, Json header);
+  bool is_given_before(size_t file) const;  // its shard
+  // Whether each shard is given once. If not, which are missing or given twice is told on stderr.
+  bool are_complete() const;
+};
 
 // Opens a file of results for reading and appending and locks it until the program ends. InputError if another run has it.
 class ResultFile {

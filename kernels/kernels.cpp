@@ -117,6 +117,22 @@ void Kernels::do_norm_linear(const NormLinear& op) {
   do_linear(op.linear);
 }
 
+void Kernels::mlp(const Mlp& op) {
+  const auto& [norm, fc1, fc2] = op;
+  const int64_t channels = norm.x.channels(), hidden = fc1.w.dim(0), rows = norm.x.rows();
+  want(is_storage(norm.x.dtype) && fc1.w.rank == 2 && fc2.w.rank == 2 && fc1.w.dim(1) == channels &&
+           fc2.w.dim(0) == channels && fc2.w.dim(1) == hidden && fc1.w.is_dense() && fc2.w.is_dense() &&
+           fc2.y.channels() == channels && fc2.y.rows() == rows && fc2.residual.channels() == channels &&
+           fc2.residual.rows() == rows && fc2.residual.dtype == fc2.y.dtype && fuses(op),
+       "mlp", "what the device fuses", {norm.x, fc1.w, fc2.w, fc2.residual, fc2.y});
+  macs_ += 2 * static_cast<uint64_t>(rows) * static_cast<uint64_t>(channels) * static_cast<uint64_t>(hidden);
+  do_mlp(op);
+}
+
+void Kernels::do_mlp(const Mlp&) {
+  check(false, "mlp: not fused on this device");
+}
+
 void Kernels::check_conv2d(const Conv2d& op) {
   const auto& [x, w, bias, stride, padding, y] = op;
   want(x.rank == 4 && w.rank == 4 && y.rank == 4 && is_real(x.dtype) && w.dtype == x.dtype &&

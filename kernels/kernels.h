@@ -66,6 +66,13 @@ struct NormLinear {
   Linear linear;   // linear.x is norm.y; no residual
 };
 
+// fc2.y = fc2(act(fc1(LayerNorm(x)))) + residual, as NormLinear and Linear compute it. norm.y, fc1.x, fc1.y and fc2.x are
+// absent.
+struct Mlp {
+  LayerNorm norm;   // without act and gate
+  Linear fc1, fc2;  // fc1 without residual
+};
+
 // Convolution with zero padding.
 struct Conv2d {
   View x;     // (B, H, W, I) T
@@ -201,6 +208,10 @@ class Kernels {
   void cast(const View& x, const View& y);
   void linear(const Linear& linear);
   void norm_linear(const NormLinear& fused);
+  // Whether the device has a kernel for it that is faster than the operations one after the other; only then may it be
+  // called.
+  virtual bool fuses(const Mlp&) const { return false; }
+  void mlp(const Mlp& mlp);
   void conv2d(const Conv2d& conv);
   void conv2d_norm(const Conv2dNorm& fused);
   void depthwise_conv2d(const DepthwiseConv2d& conv);
@@ -243,6 +254,7 @@ class Kernels {
   virtual std::vector<int64_t> do_decode_jpegs(const DecodeJpegs& op);
   // Fused operations: their two parts one after the other, unless a device overrides them.
   virtual void do_norm_linear(const NormLinear& fused);
+  virtual void do_mlp(const Mlp& mlp);
   virtual void do_conv2d_norm(const Conv2dNorm& fused);
   virtual void do_selective_scan_2d_norm(const SelectiveScan2dNorm& fused);
 

@@ -265,6 +265,12 @@ class CudaKernels final : public Kernels {
     cuda::add(y, result, y, stream_);
   }
 
+  bool fuses(const Mlp& op) const override { return can_mlp_sm90a(op, stream_.device()); }
+  void do_mlp(const Mlp& op) override {
+    const DeviceScope scope(context_);
+    mlp_sm90a(op, stream_);
+  }
+
   void do_norm_linear(const NormLinear& op) override {
     const auto& [norm, linear] = op;
     const DeviceScope scope(context_);

@@ -14,6 +14,17 @@ __device__ inline uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+// No instruction: `value`, but for the compiler an unknown one, which it must hold in a register. What it knows how to
+// derive from kernel parameters it derives anew at each use in a loop.
+template <class T>
+__device__ inline T in_registers(T value) {
+  if constexpr (sizeof(T) == 8)
+    asm volatile("" : "+l"(value));
+  else
+    asm volatile("" : "+r"(value));
+  return value;
+}
+
 // --- Arithmetic: approximations within a few units of the last place; subnormal results are 0.
 __device__ inline float ex2_approx(float x) {
   float y;
@@ -124,6 +135,11 @@ __device__ inline void st_shared_cluster(int rank, float4* to, float4 value) {
                "f"(value.z), "f"(value.w)
                : "memory");
 #endif
+}
+
+// Makes this thread's stores to shared memory visible to the copy engine and to wgmma. sm_90.
+__device__ inline void fence_proxy_async() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
 // --- mbarrier, in shared memory. sm_90.
@@ -241,6 +257,43 @@ __device__ inline void wgmma_m64k16(float (&sums)[96], uint64_t a, uint64_t b, i
   else
     VMAMBA_WGMMA_N192("bf16");
 }
+// The same with a in registers, each lane its part as mma_m16n8k16 takes it; n 64 or 96.
+#define VMAMBA_WGMMA_RS_N64(type)                                                                                \
+  asm volatile(                                                                                                  \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"                                                               \
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                                                \
+      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "             \
+      "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}\n" \
+      : VMAMBA_SUMS_8(0), VMAMBA_SUMS_8(8), VMAMBA_SUMS_8(16), VMAMBA_SUMS_8(24)                                 \
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(accumulate))
+#define VMAMBA_WGMMA_RS_N96(type)                                                                      \
+  asm volatile(                                                                                        \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %53, 0;\n"                                                     \
+      "wgmma.mma_async.sync.aligned.m64n96k16.f32." type "." type                                      \
+      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "   \
+      "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "     \
+      "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47}, {%48, %49, %50, %51}, %52, p, 1, 1, 0;\n}\n" \
+      : VMAMBA_SUMS_8(0), VMAMBA_SUMS_8(8), VMAMBA_SUMS_8(16), VMAMBA_SUMS_8(24), VMAMBA_SUMS_8(32),   \
+        VMAMBA_SUMS_8(40)                                                                              \
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(accumulate))
+template <class T>
+__device__ inline void wgmma_m64k16(float (&sums)[32], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                    uint64_t b, int accumulate) {
+  if constexpr (std::is_same_v<T, half>)
+    VMAMBA_WGMMA_RS_N64("f16");
+  else
+    VMAMBA_WGMMA_RS_N64("bf16");
+}
+template <class T>
+__device__ inline void wgmma_m64k16(float (&sums)[48], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                    uint64_t b, int accumulate) {
+  if constexpr (std::is_same_v<T, half>)
+    VMAMBA_WGMMA_RS_N96("f16");
+  else
+    VMAMBA_WGMMA_RS_N96("bf16");
+}
+#undef VMAMBA_WGMMA_RS_N96
+#undef VMAMBA_WGMMA_RS_N64
 #undef VMAMBA_WGMMA_N192
 #undef VMAMBA_WGMMA_N128
 #undef VMAMBA_SUMS_8

@@ -107,6 +107,12 @@ constexpr int max_k = 1024;
 constexpr int wide_columns = 192, narrow_columns = 128;  // of y, a block: wide where N is a multiple
 }  // namespace gelu_sm90a
 
+// LayerNorm, fc1, GELU and fc2 in one kernel.
+namespace mlp_sm90a {
+constexpr int warpgroups = 3;
+constexpr int64_t least_rows = 50'000;  // scaled; below, the weights are copied too often
+}  // namespace mlp_sm90a
+
 // --- Selective scan.
 namespace plain_scan {
 constexpr int threads = 64;
@@ -125,13 +131,13 @@ constexpr int max_cluster = 8;  // blocks; the portable limit. Batch 1, 56²: 23
 }  // namespace chunked_scan
 
 namespace serial_scan {
-constexpr int tile_steps = 8;
+// Long tiles take more shared memory, so fewer blocks fit where a thread has several states or channels.
+constexpr int tile_steps(int states, int channels) {
+  return states == 1 && channels == 1 ? 16 : 8;
+}
 constexpr int tile_stages = 3;  // tiles in shared memory: one in use, two being copied
 constexpr int block_warps = 2;
-// Blocks a multiprocessor that registers must allow; one state with one channel a thread needs few registers.
-constexpr int least_blocks(int states, int channels) {
-  return states == 1 && channels == 1 ? 12 : 8;
-}
+constexpr int least_blocks = 8;  // a multiprocessor, that registers must allow
 // Warps of 32 channels a multiprocessor. From `…_from` on one thread a channel is faster than chunks (14²,
 // batch 128: 131 → 87 µs; 16 states: 1,286 → 520); below maps_below the directions must run side by side,
 // each into its own map, to fill the GPU. The thresholds are where the measured times cross.

@@ -377,7 +377,13 @@ class ArchiveLister {
 };
 
 std::vector<ListedImage> list_archive(const fs::path& path) {
-  return ArchiveLister(path).list();
+  try {
+    return ArchiveLister(path).list();
+  } catch (const ReplacesInput&) {
+    throw;
+  } catch (const InputError& error) {
+    return {{{{}, error.what(), 0}, {}}};
+  }
 }
 
 }  // namespace vmamba

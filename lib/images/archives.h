@@ -65,7 +65,7 @@ struct ListedImage {
   ArchiveImage image;
   std::optional<std::string> label;  // KEY.cls, or "cls", "label" or "class" in KEY.json (WebDataset)
 };
-// All images of an archive. An archive that is damaged ends with its error.
+// All images of an archive. One that is damaged ends with its error; one that cannot be opened is only that.
 std::vector<ListedImage> list_archive(const std::filesystem::path& path);
 
 }  // namespace vmamba

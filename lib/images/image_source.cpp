@@ -116,40 +116,24 @@ EncodedImage open_image_again(const fs::path& file, const std::atomic<bool>& sto
   return open_image(file, &stop);
 }
 
-class ArgumentPaths {
+// A file, an archive, or what cannot be listed.
+struct NamedInput {
+  fs::path path;
+  std::string error;
+  bool is_archive = false;
+  size_t position = 0;  // among all files and archives
+};
+
+// The files and archives that the arguments name, of one part.
+class ArgumentInputs {
  public:
-  ArgumentPaths(std::vector<std::string> arguments, char end, const InputPart& part)
+  ArgumentInputs(std::vector<std::string> arguments, char end, const InputPart& part)
       : arguments_(std::move(arguments)), part_(part), input_(end) {}
 
-  std::optional<InputPath> next(const std::atomic<bool>& stop) {
+  std::optional<NamedInput> next(const std::atomic<bool>& stop) {
     for (;;) {
-      if (archive_) {
-        if (auto member = next_member()) return member;
-        archive_.reset();
-      }
-      if (!unread_.empty()) {
-        InputPath folder = std::move(unread_.front());
-        unread_.pop_front();
-        if (!take(false)) continue;
-        folder.position = position_;
-        return folder;
-      }
-      if (!listed_.empty()) {
-        const fs::path path = std::move(listed_.front());
-        listed_.pop_front();
-        const bool is_archive = has_archive_ending(path);
-        if (!take(is_archive)) continue;
-        if (!is_archive) return InputPath{path, {}, {}, position_};
-        if (auto failed = open_archive(path)) return failed;
-        continue;
-      }
-      const std::optional<std::string> argument = next_argument(stop);
-      if (!argument) return std::nullopt;
-      try {
-        list(*argument);
-      } catch (const InputError& error) {
-        if (take(false)) return InputPath{*argument, error.what(), {}, position_};
-      }
+      std::optional<NamedInput> input = next_of_all(stop);
+      if (!input || take(*input)) return input;
     }
   }
 
@@ -167,77 +151,127 @@ class ArgumentPaths {
     }
   }
 
+  std::optional<NamedInput> next_of_all(const std::atomic<bool>& stop) {
+    for (;;) {
+      if (!unread_.empty()) {
+        NamedInput folder{folder_, std::move(unread_.front())};
+        unread_.pop_front();
+        return folder;
+      }
+      if (used_names_ < names_.size()) {
+        NamedInput input{folder_ / names_[used_names_++]};
+        input.is_archive = has_archive_ending(input.path);
+        return input;
+      }
+      const std::optional<std::string> argument = next_argument(stop);
+      if (!argument) return std::nullopt;
+      try {
+        list(*argument);
+      } catch (const InputError& error) {
+        return NamedInput{*argument, error.what()};
+      }
+    }
+  }
+
   // Counts a file or an archive, and returns whether it is to be read.
-  bool take(bool is_archive) {
-    position_ = {files_ + archives_, 0};
+  bool take(NamedInput& input) {
+    input.position = files_ + archives_;
     ++*part_.inputs;
-    const bool is_ours = part_.shard.has(is_archive ? archives_++ : files_++);
-    const bool is_done = part_.after && (position_.input < part_.after->input ||
-                                         (position_.input == part_.after->input && !is_archive));
+    const bool is_ours = part_.shard.has(input.is_archive ? archives_++ : files_++);
+    const bool is_done = part_.after && (input.position < part_.after->input ||
+                                         (input.position == part_.after->input && !input.is_archive));
     return is_ours && !is_done;
   }
 
   void list(const std::string& argument) {
+    names_.clear();
+    used_names_ = 0;
+    folder_.clear();
     std::error_code ignored;
     if (!fs::is_directory(argument, ignored)) {
-      for (std::string& name : archives_of(argument)) listed_.emplace_back(std::move(name));
-      if (listed_.empty()) listed_.emplace_back(argument);
+      names_ = archives_of(argument);
+      if (names_.empty()) names_ = {argument};
       return;
     }
-    const FolderFiles files = folder_files(argument);
+    FolderFiles files = folder_files(argument);
     log_left_out(argument, files.others);
     if (files.images.empty() && files.unread.empty())
       fail_input("{}: no image files in this folder ({})", argument, image_endings);
-    for (const std::string& error : files.unread) unread_.push_back({argument, error, {}, {}});
-    listed_.assign(files.images.begin(), files.images.end());
+    folder_ = argument;
+    unread_.assign(files.unread.begin(), files.unread.end());
+    names_ = std::move(files.images);
   }
 
-  std::optional<InputPath> open_archive(const fs::path& path) {
-    try {
-      archive_.emplace(path);
-      archive_path_ = path;
-      return std::nullopt;
-    } catch (const ReplacesInput&) {
-      throw;
-    } catch (const InputError& error) {
-      return InputPath{path, error.what(), {}, position_};
+  std::vector<std::string> arguments_;
+  size_t used_ = 0;
+  fs::path folder_;                 // that is listed; empty: none
+  std::vector<std::string> names_;  // in folder_
+  size_t used_names_ = 0;
+  std::deque<std::string> unread_;  // of folder_'s subfolders
+  bool in_list_ = false;
+  const InputPart part_;
+  size_t files_ = 0, archives_ = 0;  // so far, of all shards
+  StandardInput input_;
+};
+
+class ArgumentPaths {
+ public:
+  ArgumentPaths(std::vector<std::string> arguments, char end, const InputPart& part)
+      : inputs_(std::move(arguments), end, part), after_(part.after) {}
+
+  std::optional<InputPath> next(const std::atomic<bool>& stop) {
+    for (;;) {
+      if (archive_) {
+        if (auto member = next_member()) return member;
+        archive_.reset();
+      }
+      std::optional<NamedInput> input = inputs_.next(stop);
+      if (!input) return std::nullopt;
+      position_ = {input->position, 0};
+      if (!input->is_archive)
+        return InputPath{std::move(input->path), std::move(input->error), {}, position_};
+      try {
+        archive_.emplace(input->path);
+        archive_path_ = input->path;
+      } catch (const ReplacesInput&) {
+        throw;
+      } catch (const InputError& error) {
+        return InputPath{input->path, error.what(), {}, position_};
+      }
     }
   }
 
+ private:
   std::optional<InputPath> next_member() {
     std::optional<ArchiveImage> image;
     do {
       image = archive_->next();
       if (!image) return std::nullopt;
       position_.member = image->place;
-    } while (part_.after && position_ <= *part_.after);
+    } while (after_ && position_ <= *after_);
     InputPath member = read_member(*archive_, archive_path_, std::move(*image));
     member.position = position_;
     return member;
   }
 
-  std::vector<std::string> arguments_;
-  size_t used_ = 0;
-  std::deque<fs::path> listed_;
-  std::deque<InputPath> unread_;  // folders
-  bool in_list_ = false;
-  const InputPart part_;
-  size_t files_ = 0, archives_ = 0;  // so far, of all shards
+  ArgumentInputs inputs_;
+  const std::optional<InputPosition> after_;
   InputPosition position_;
-  StandardInput input_;
   std::optional<ArchiveReader> archive_;  // being read
   fs::path archive_path_;
 };
 
 class ListedImages {
  public:
-  explicit ListedImages(std::vector<ImageRef> images) : images_(std::move(images)) {}
+  explicit ListedImages(std::function<std::optional<ImageRef>()> next_image)
+      : next_image_(std::move(next_image)) {}
 
   std::optional<InputPath> next() {
-    if (used_ == images_.size()) return std::nullopt;
-    const ImageRef& image = images_[used_++];
-    if (image.member.empty() || !image.error.empty()) return InputPath{image.file, image.error};
-    const std::string name = member_name(image.file, image.member);
+    const std::optional<ImageRef> listed = next_image_();
+    if (!listed) return std::nullopt;
+    const ImageRef& image = *listed;
+    const std::string name = name_of(image);
+    if (image.member.empty() || !image.error.empty()) return InputPath{name, image.error};
     try {
       if (!archive_ || image.file != path_ || image.place < next_place_) {
         archive_.emplace(image.file);
@@ -260,38 +294,49 @@ class ListedImages {
   }
 
  private:
-  std::vector<ImageRef> images_;
-  size_t used_ = 0, next_place_ = 0;
+  const std::function<std::optional<ImageRef>()> next_image_;
+  size_t next_place_ = 0;
   std::optional<ArchiveReader> archive_;
-  fs::path path_;  // of archive_
+  std::string path_;  // of archive_
 };
+
+// The order of fs::path, part by part: what is in a folder stands before a file whose name continues the folder's.
+bool path_before(const std::string& a, const std::string& b) {
+  const auto [in_a, in_b] = std::ranges::mismatch(a, b);
+  if (in_a == a.end() || in_b == b.end()) return in_a == a.end() && in_b != b.end();
+  const auto rank = [](char c) { return c == '/' ? 0 : static_cast<uint8_t>(c); };
+  return rank(*in_a) < rank(*in_b);
+}
 
 }  // namespace
 
 FolderFiles folder_files(const fs::path& folder) {
   FolderFiles files;
-  std::vector<fs::path> left{folder};
+  std::vector<std::string> left{""};  // folders in it: each empty or with a slash at its end
   while (!left.empty()) {
-    const fs::path listed = std::move(left.back());
+    const std::string inside = std::move(left.back());
     left.pop_back();
+    const fs::path listed = inside.empty() ? folder : folder / inside.substr(0, inside.size() - 1);
     std::error_code error;
     for (fs::directory_iterator entry(listed, error); !error && entry != fs::directory_iterator();
          entry.increment(error)) {
       std::error_code ignored;
-      if (entry->path().filename().string().starts_with('.')) continue;
+      const std::string& path = entry->path().native();
+      const std::string name = path.substr(path.rfind('/') + 1);
+      if (name.starts_with('.')) continue;
       if (entry->is_directory(ignored) && !entry->is_symlink(ignored))
-        left.push_back(entry->path());
-      else if (entry->is_regular_file(ignored) && has_image_ending(entry->path()))
-        files.images.push_back(entry->path());
+        left.push_back(inside + name + '/');
+      else if (entry->is_regular_file(ignored) && has_image_ending(name))
+        files.images.push_back(inside + name);
       else if (entry->is_regular_file(ignored))
         ++files.others;
     }
     if (!error) continue;
     const std::string told = fmt::format("{}: cannot be listed: {}", listed.string(), error.message());
-    if (listed == folder) fail_input("{}", told);
+    if (inside.empty()) fail_input("{}", told);
     files.unread.push_back(told);
   }
-  std::sort(files.images.begin(), files.images.end());
+  std::sort(files.images.begin(), files.images.end(), path_before);
   std::sort(files.unread.begin(), files.unread.end());
   return files;
 }
@@ -307,17 +352,36 @@ NextPath input_paths(std::vector<std::string> arguments, char end, const InputPa
   return [paths](const std::atomic<bool>& stop) { return paths->next(stop); };
 }
 
-NextPath listed_images(std::vector<ImageRef> images) {
-  auto listed = std::make_shared<ListedImages>(std::move(images));
+std::string name_of(const ImageRef& image) {
+  return image.member.empty() ? image.file : member_name(image.file, image.member);
+}
+
+std::vector<ImageRef> list_images(std::vector<std::string> arguments, const Shard& shard) {
+  ArgumentInputs inputs(std::move(arguments), '\n', {shard, {}});
+  std::vector<ImageRef> images;
+  while (const std::optional<NamedInput> input = inputs.next(false)) {
+    const std::string path = input->path.string();
+    if (!input->is_archive) {
+      images.push_back({path, {}, 0, input->error});
+      continue;
+    }
+    for (ListedImage& listed : list_archive(path))
+      images.push_back(
+          {path, std::move(listed.image.name), listed.image.place, std::move(listed.image.error)});
+  }
+  return images;
+}
+
+NextPath listed_images(std::function<std::optional<ImageRef>()> next_image) {
+  auto listed = std::make_shared<ListedImages>(std::move(next_image));
   return [listed](const std::atomic<bool>&) { return listed->next(); };
 }
 
-NextPath file_paths(std::vector<fs::path> files) {
-  return [files = std::move(files),
-          used = size_t{0}](const std::atomic<bool>&) mutable -> std::optional<InputPath> {
-    if (used == files.size()) return std::nullopt;
-    return InputPath{files[used++]};
-  };
+NextPath listed_images(std::vector<ImageRef> images) {
+  return listed_images([images = std::move(images), used = size_t{0}]() mutable -> std::optional<ImageRef> {
+    if (used == images.size()) return std::nullopt;
+    return std::move(images[used++]);
+  });
 }
 
 namespace {
@@ -358,6 +422,26 @@ void decode_packed(ImageBatch& batch, const std::vector<int64_t>& places,
     ++place;
   }
   batch.images = static_cast<int>(kept);
+}
+
+HostTensor normalized(const ImageBatch& batch, const PreprocessConfig& preprocess) {
+  for (const ImageBatch::Item& item : batch.items)
+    if (!item.error.empty()) fail_input("{}", item.error);
+  const size_t each = size_t{3} * preprocess.crop * preprocess.crop;
+  HostTensor result{{batch.images, 3, preprocess.crop, preprocess.crop}, {}};
+  result.values.resize(each * batch.items.size());
+  for (size_t i = 0; i < batch.items.size(); ++i)
+    normalize_chw(std::span(batch.pixels).subspan(i * each, each), preprocess,
+                  std::span(result.values).subspan(i * each, each));
+  return result;
+}
+
+HostTensor preprocessed(std::vector<ImageRef> images, const PreprocessConfig& preprocess) {
+  const auto count = static_cast<int>(images.size());
+  ImageSource source(listed_images(std::move(images)), preprocess, count, 1);
+  ImageBatch batch;
+  source.next_whole(batch);
+  return normalized(batch, preprocess);
 }
 
 ImageSource::ImageSource(NextPath next_path, const PreprocessConfig& preprocess, int batch_size, int threads,
@@ -404,6 +488,13 @@ bool ImageSource::next(ImageBatch& batch) {
   const Ahead& ahead = ring_[taken_ % ring_.size()];
   while (!ready_.wait_for(lock, patience, [&] { return is_complete(ahead); }))
     if (asking_ && ahead.given > 0 && ahead.done == ahead.given) break;
+  return hand_out(batch, lock);
+}
+
+bool ImageSource::next_whole(ImageBatch& batch) {
+  std::unique_lock lock(mutex_);
+  const Ahead& ahead = ring_[taken_ % ring_.size()];
+  ready_.wait(lock, [&] { return is_complete(ahead); });
   return hand_out(batch, lock);
 }
 

@@ -18,6 +18,7 @@
 #include "lib/config/config.h"
 #include "lib/images/jpeg_pack.h"
 #include "lib/images/shard.h"
+#include "lib/tensors/tensor.h"
 
 namespace vmamba {
 
@@ -50,21 +51,24 @@ struct InputPart {
 // subfolders, sorted by path; "-" is the files and folders listed on standard input, read as they arrive, each
 // terminated by `end`; an archive, or a pattern of archives with braces, is the images in it.
 NextPath input_paths(std::vector<std::string> arguments, char end = '\n', const InputPart& part = {});
-NextPath file_paths(std::vector<std::filesystem::path> files);
 
 // An image that was listed before: a file, or a member of an archive.
 struct ImageRef {
-  std::filesystem::path file;  // or the archive
-  std::string member;          // empty: the file itself
-  size_t place = 0;            // of the member among the images of its archive
-  std::string error;           // known from listing
+  std::string file;    // or the archive
+  std::string member;  // empty: the file itself
+  size_t place = 0;    // of the member among the images of its archive
+  std::string error;   // known from listing
 };
+std::string name_of(const ImageRef& image);  // in results and messages
+// The images that input_paths() gives, without their contents: those of this shard.
+std::vector<ImageRef> list_images(std::vector<std::string> arguments, const Shard& shard = {});
 // Archives are read once and in order if the references to each are adjacent and in its order.
+NextPath listed_images(std::function<std::optional<ImageRef>()> next_image);
 NextPath listed_images(std::vector<ImageRef> images);
 
 // The files in a folder and its subfolders, without hidden ones (names that begin with a dot).
 struct FolderFiles {
-  std::vector<std::filesystem::path> images;  // detected by extension, sorted by path
+  std::vector<std::string> images;  // relative to the folder; detected by extension, sorted by path
   size_t others = 0;
   std::vector<std::string> unread;  // of subfolders that could not be listed: path and reason
 };
@@ -90,6 +94,11 @@ struct ImageBatch {
 // cannot be decoded becomes an item with an error.
 void decode_packed(ImageBatch& batch, const std::vector<int64_t>& places, const PreprocessConfig& preprocess);
 
+// The normalised images, (B, 3, crop, crop). InputError: the first error among them.
+HostTensor normalized(const ImageBatch& batch, const PreprocessConfig& preprocess);
+// Reads, decodes and preprocesses images.
+HostTensor preprocessed(std::vector<ImageRef> images, const PreprocessConfig& preprocess);
+
 enum class JpegDecoding : uint8_t { here, on_device };
 
 class ImageSource {
@@ -103,6 +112,8 @@ class ImageSource {
   // Gets the next batch_size inputs; fewer at the end, or if the next path takes long to arrive. Returns false at the
   // end. Reuses the memory of `batch`.
   bool next(ImageBatch& batch);
+  // Like next(), but never fewer than batch_size before the end.
+  bool next_whole(ImageBatch& batch);
   // Like next(), but only if that batch is complete now; false if it is not, or at the end.
   bool next_if_ready(ImageBatch& batch);
   // Ends decoding, from any thread: a next() that waits for inputs returns.

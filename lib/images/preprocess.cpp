@@ -193,14 +193,4 @@ void normalize_chw(std::span<const uint8_t> rgb, const PreprocessConfig& preproc
   }
 }
 
-HostTensor preprocessed(const std::vector<std::string>& files, const PreprocessConfig& preprocess) {
-  HostTensor result{{static_cast<int64_t>(files.size()), 3, preprocess.crop, preprocess.crop}, {}};
-  const size_t each = size_t{3} * preprocess.crop * preprocess.crop;
-  result.values.resize(each * files.size());
-  for (size_t i = 0; i < files.size(); ++i)
-    normalize_chw(resize_and_crop(read_image(files[i]), preprocess), preprocess,
-                  std::span(result.values).subspan(i * each, each));
-  return result;
-}
-
 }  // namespace vmamba

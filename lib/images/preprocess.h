@@ -7,7 +7,6 @@
 
 #include "lib/config/config.h"
 #include "lib/images/image.h"
-#include "lib/tensors/tensor.h"
 
 namespace vmamba {
 
@@ -53,8 +52,5 @@ void normalize_chw(std::span<const uint8_t> rgb, const PreprocessConfig& preproc
 inline void normalize_chw(const Image& image, const PreprocessConfig& preprocess, std::span<float> out) {
   normalize_chw(image.rgb, preprocess, out);
 }
-
-// Decodes and preprocesses image files to (B, 3, crop, crop).
-HostTensor preprocessed(const std::vector<std::string>& files, const PreprocessConfig& preprocess);
 
 }  // namespace vmamba

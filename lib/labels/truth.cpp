@@ -63,7 +63,7 @@ bool before_by_number(std::string_view a, std::string_view b) {
 }
 
 // Without names the file depends on the order of the images: refuses it where that is ambiguous.
-void check_order(const std::string& where, size_t rows, const std::vector<std::string>& files) {
+void check_order(const std::string& where, size_t rows, const std::vector<std::string_view>& files) {
   if (rows != files.size())
     fail_input("{}: says what {} images show, the folder has {}", where, rows, files.size());
   for (size_t i = 0; i < files.size(); ++i) {
@@ -130,7 +130,7 @@ Truth parse_numbers(const std::vector<Line>& lines, const std::string& where, co
   return truth;
 }
 
-Truth parse_real(std::string_view text, const std::string& where, const std::vector<std::string>& files,
+Truth parse_real(std::string_view text, const std::string& where, const std::vector<std::string_view>& files,
                  int num_classes) {
   constexpr size_t classes_an_image = 64;  // on average; more than any data set has
   const JsonDocument json(text, where, {}, classes_an_image * files.size() + 1000);
@@ -172,7 +172,7 @@ std::vector<std::string> csv_fields(std::string_view line) {
 }
 
 Truth parse_table(const std::vector<Line>& lines, const std::string& where,
-                  const std::vector<std::string>& files, const Labels& labels, int num_classes) {
+                  const std::vector<std::string_view>& files, const Labels& labels, int num_classes) {
   std::unordered_map<std::string_view, size_t> places;
   for (size_t i = 0; i < files.size(); ++i) places.emplace(files[i], i);
   const bool commas = lines[0].text.find(',') != std::string_view::npos;
@@ -262,7 +262,7 @@ std::vector<int> classes_of_words(const std::vector<std::string>& words,
   return numbers;
 }
 
-Truth parse_truth(std::string_view text, const std::string& where, const std::vector<std::string>& files,
+Truth parse_truth(std::string_view text, const std::string& where, const std::vector<std::string_view>& files,
                   const Labels& labels, int num_classes) {
   check(!files.empty(), "a truth about no files");
   if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);  // a byte order mark

@@ -20,7 +20,7 @@ struct Truth {
 // files; "NAME,CLASS" lines (or "NAME CLASS", as in Caffe's val.txt), where CLASS is a label id, a label name, or a
 // 0-based number; ReaL's JSON, a list of class numbers per file. InputError if it does not fit the files or the
 // classes.
-Truth parse_truth(std::string_view text, const std::string& where, const std::vector<std::string>& files,
+Truth parse_truth(std::string_view text, const std::string& where, const std::vector<std::string_view>& files,
                   const Labels& labels, int num_classes);
 
 // The classes that `words` name: label ids, label names or 0-based numbers, the same kind for all; which is appended to

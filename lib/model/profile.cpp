@@ -117,6 +117,12 @@ void ProfilingKernels::do_norm_linear(const NormLinear& op) {
   note("norm_linear", {op.norm.x, op.norm.gamma, op.norm.beta, op.linear.w, op.linear.bias}, op.linear.y);
 }
 
+void ProfilingKernels::do_mlp(const Mlp& op) {
+  kernels_->mlp(op);
+  const auto& [norm, fc1, fc2] = op;
+  note("mlp", {norm.x, norm.gamma, norm.beta, fc1.w, fc1.bias, fc2.w, fc2.bias}, fc2.y);
+}
+
 void ProfilingKernels::do_conv2d_norm(const Conv2dNorm& op) {
   if (device().type == DeviceType::cpu) return Kernels::do_conv2d_norm(op);
   kernels_->conv2d_norm(op);

@@ -28,6 +28,7 @@ class ProfilingKernels final : public Kernels, public Taps {
 
   bool wants(std::string_view) override { return false; }
   bool looks_inside() const override { return false; }
+  bool fuses(const Mlp& op) const override { return kernels_->fuses(op); }
   void at(std::string_view name, const View& value) override;
 
   std::string description() const override { return kernels_->description(); }
@@ -46,6 +47,7 @@ class ProfilingKernels final : public Kernels, public Taps {
   void do_cast(const View& x, const View& y) override;
   void do_linear(const Linear& op) override;
   void do_norm_linear(const NormLinear& op) override;
+  void do_mlp(const Mlp& op) override;
   void do_conv2d(const Conv2d& op) override;
   void do_conv2d_norm(const Conv2dNorm& op) override;
   void do_depthwise_conv2d(const DepthwiseConv2d& op) override;

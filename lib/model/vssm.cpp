@@ -76,6 +76,14 @@ View patch_embed(const Forward& f, const ModelWeights& model, const View& input)
 void mlp(const Forward& f, const Config& config, const BlockWeights& block, const View& stream) {
   const ArenaScope scope(f.arena);
   const MlpWeights& weights = block.mlp;
+  const NormWeights& norm2 = block.norm2;
+  if (norm2.present && !norm2.batch_norm && !config.gmlp && !f.looks_inside()) {
+    const Mlp fused{
+        .norm = {.x = stream, .gamma = norm2.weight, .beta = norm2.bias},
+        .fc1 = {.w = weights.fc1.weight, .bias = weights.fc1.bias, .act = config.mlp_act_layer},
+        .fc2 = {.w = weights.fc2.weight, .bias = weights.fc2.bias, .residual = stream, .y = stream}};
+    if (f.kernels.fuses(fused)) return f.kernels.mlp(fused);
+  }
   const int64_t width = weights.fc1.weight.view().dim(0);
   View hidden = f.arena.take(weights.dtype, {stream.dim(0), stream.dim(1), stream.dim(2), width});
   norm_linear(f, {.x = stream,

@@ -25,8 +25,11 @@ Tensor::Tensor(Kernels& kernels, DType dtype, const std::vector<int64_t>& dims)
 
 template <class Real>
 View HostArray<Real>::view() const {
-  return view_of(const_cast<Real*>(values.data()), sizeof(Real) == 8 ? DType::float64 : DType::float32,
-                 Device{}, dims);
+  const View view = view_of(const_cast<Real*>(values.data()),
+                            sizeof(Real) == 8 ? DType::float64 : DType::float32, Device{}, dims);
+  check(view.elements() == elements(), "a tensor of {} values, not the {} of its shape", elements(),
+        view.elements());
+  return view;
 }
 template struct HostArray<float>;
 template struct HostArray<double>;

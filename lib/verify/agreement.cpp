@@ -2,10 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <thread>
 
 #include "kernels/error.h"
-#include "lib/images/image_source.h"
 #include "lib/labels/predictions.h"
 
 namespace vmamba {
@@ -87,44 +85,18 @@ double mcnemar_exact(int64_t a_alone, int64_t b_alone) {
   return std::min(1.0, 2 * sum);
 }
 
-LabelAgreement compare_labels(const Side& a, const Side& b, const std::vector<std::string>& files,
-                              const ImageTruth& truth, const CheckOptions& options,
-                              const std::function<void(const LabelAgreement&)>& progress) {
-  check(a.config.num_classes == b.config.num_classes, "labels of different classes are compared");
-  Runner run_a(a.config, *a.weights, a.choice), run_b(b.config, *b.weights, b.choice);
-  const int threads = static_cast<int>(std::max(std::thread::hardware_concurrency() / 2, 1u));
-  const std::vector<std::filesystem::path> paths(files.begin(), files.end());
-  ImageSource source_a(file_paths(paths), a.config.preprocess, options.batch_size, threads);
-  const PreprocessConfig &crop_a = a.config.preprocess, &crop_b = b.config.preprocess;
-  std::optional<ImageSource> source_b;  // if b preprocesses images differently
-  if (crop_a.resize != crop_b.resize || crop_a.crop != crop_b.crop ||
-      crop_a.interpolation != crop_b.interpolation)
-    source_b.emplace(file_paths(paths), crop_b, options.batch_size, threads);
-
-  LabelAgreement found;
-  found.minimum = options.min_agreement;
-  found.names = truth.names;
-  found.truth = truth.source;
-  const auto classes = static_cast<size_t>(a.config.num_classes);
-  const auto run = [](Runner& runner, const ImageBatch& batch) {
-    for (const ImageBatch::Item& item : batch.items)
-      if (!item.error.empty()) fail_input("{}", item.error);
-    const int64_t crop = runner.config().preprocess.crop;
-    return runner.run_pixels(batch.pixels.data(), batch.images, crop, crop);
+void add_batch(LabelAgreement& labels, const std::vector<ImageRef>& images, const ImageTruth& truth,
+               const HostTensor& a, const HostTensor& b) {
+  check(a.dims == b.dims, "labels of different classes are compared");
+  const auto classes = static_cast<size_t>(a.dims.at(1));
+  const auto row = [&](const HostTensor& logits, int64_t i) {
+    return answer_of(std::span(logits.values).subspan(static_cast<size_t>(i) * classes, classes));
   };
-  ImageBatch batch_a, batch_b;
-  while (source_a.next(batch_a)) {
-    if (source_b) check(source_b->next(batch_b), "a has more images than b");
-    const HostTensor logits_a = run(run_a, batch_a), logits_b = run(run_b, source_b ? batch_b : batch_a);
-    for (size_t i = 0; i < batch_a.items.size(); ++i) {
-      const size_t file = batch_a.items[i].index;
-      found.add(files[file], answer_of(std::span(logits_a.values).subspan(i * classes, classes)),
-                answer_of(std::span(logits_b.values).subspan(i * classes, classes)),
-                truth.classes.empty() ? std::vector<int>() : std::vector<int>{truth.classes[file]});
-    }
-    if (progress) progress(found);
+  for (int64_t i = 0; i < a.dims[0]; ++i) {
+    const auto place = static_cast<size_t>(labels.images);
+    labels.add(name_of(images.at(place)), row(a, i), row(b, i),
+               truth.classes.empty() ? std::vector<int>() : std::vector<int>{truth.classes[place]});
   }
-  return found;
 }
 
 }  // namespace vmamba

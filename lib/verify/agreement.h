@@ -2,7 +2,6 @@
 // interval, the images whose label differs, and, where the ground truth is known, both accuracies.
 #pragma once
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <optional>
 #include <span>
@@ -58,17 +57,15 @@ struct LabelAgreement {
 // are equally accurate.
 double mcnemar_exact(int64_t a_alone, int64_t b_alone);
 
-// Ground truth of a data set; `classes` has one entry per file, in the files' order.
+// Ground truth of a data set; `classes` has one entry per image, in their order.
 struct ImageTruth {
   std::vector<int> classes;  // empty if unknown
   std::vector<std::string> names;
   std::string source;
 };
 
-// Runs both sides, which must have the same classes, over image files in batches. InputError names a file that cannot
-// be read.
-LabelAgreement compare_labels(const Side& a, const Side& b, const std::vector<std::string>& files,
-                              const ImageTruth& truth, const CheckOptions& options,
-                              const std::function<void(const LabelAgreement& so_far)>& progress);
+// Adds the next images: those behind the labels.images that are in it already, with the logits (B, classes) of both sides.
+void add_batch(LabelAgreement& labels, const std::vector<ImageRef>& images, const ImageTruth& truth,
+               const HostTensor& a, const HostTensor& b);
 
 }  // namespace vmamba

@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <set>
+#include <thread>
 
 #include "kernels/error.h"
-#include "lib/images/preprocess.h"
+#include "lib/images/image_source.h"
 #include "lib/support/text.h"
 #include "lib/tensors/torch_random.h"
 #include "lib/verify/diagnose.h"
@@ -77,6 +78,37 @@ TapValues own_values(const CheckResult& chunk, const TapValues& a, const HostTen
   return values;
 }
 
+// The images of both sides, decoded ahead, and once if the sides differ at most in the normalisation.
+class ImagePairs {
+ public:
+  ImagePairs(const std::vector<ImageRef>& images, const PreprocessConfig& a, const PreprocessConfig& b,
+             int batch_size)
+      : source_a_(listed_images(images), a, batch_size, threads()) {
+    if (a.resize != b.resize || a.crop != b.crop || a.interpolation != b.interpolation)
+      source_b_.emplace(listed_images(images), b, batch_size, threads());
+  }
+  void next() {
+    source_a_.next_whole(batch_a_);
+    if (source_b_) source_b_->next_whole(batch_b_);
+  }
+  const ImageBatch& a() const { return batch_a_; }
+  const ImageBatch& b() const { return source_b_ ? batch_b_ : batch_a_; }
+
+ private:
+  static int threads() { return static_cast<int>(std::max(std::thread::hardware_concurrency() / 2, 1u)); }
+
+  ImageSource source_a_;
+  std::optional<ImageSource> source_b_;
+  ImageBatch batch_a_, batch_b_;
+};
+
+HostTensor run_batch(Runner& runner, const ImageBatch& batch) {
+  for (const ImageBatch::Item& item : batch.items)
+    if (!item.error.empty()) fail_input("{}", item.error);
+  const int64_t crop = runner.config().preprocess.crop;
+  return runner.run_pixels(batch.pixels.data(), batch.images, crop, crop);
+}
+
 // Judges one b over all chunks. The probe is created on first use.
 struct Judge {
   const Side& side;
@@ -85,16 +117,17 @@ struct Judge {
   std::unique_ptr<ErrorProbe> probe;
 };
 
-// Compares one chunk of images: runs b against the stored taps of a. `side_a` is null if a is a file.
-void compare_chunk(const Side* side_a, const TapValues& a, const HostTensor* unobserved_a, Judge& judge,
-                   const CheckInput& input, const CompareOptions& options, CheckResult& result) {
+// Compares one chunk of images: runs b against the stored taps of a. `side_a` is null if a is a file. Returns b's logits
+// without taps, empty if there are none of a.
+HostTensor compare_chunk(const Side* side_a, const TapValues& a, const HostTensor* unobserved_a, Judge& judge,
+                         const CheckInput& input, const CompareOptions& options, CheckResult& result) {
   const Side& side_b = judge.side;
   Runner& b = judge.run;
   CheckResult chunk = result;
   chunk.taps.clear();
   chunk.own.clear();
   std::vector<std::string> extra;
-  HostTensor logits_b;
+  HostTensor logits_b, unobserved_b;
   const auto compare_all = [&](const ErrorModels* errors) {
     CompareOptions how = options;
     how.deviations = drift_deviations;
@@ -109,7 +142,8 @@ void compare_chunk(const Side* side_a, const TapValues& a, const HostTensor* uno
     if (!unobserved_a) return;
     if (errors)
       if (const auto model = errors->find("logits"); model != errors->end()) how.errors = &model->second;
-    chunk.taps.push_back(compare_tensors("logits without taps", *unobserved_a, b.run(input.b), how));
+    unobserved_b = b.run(input.b);
+    chunk.taps.push_back(compare_tensors("logits without taps", *unobserved_a, unobserved_b, how));
   };
   compare_all(nullptr);
 
@@ -170,6 +204,7 @@ void compare_chunk(const Side* side_a, const TapValues& a, const HostTensor* uno
   }
   merge_all(result.taps, std::move(chunk.taps));
   merge_all(result.own, std::move(chunk.own));
+  return unobserved_b;
 }
 
 void choose_tolerance(CheckResult& result, const CheckOptions& options,
@@ -222,22 +257,34 @@ CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, c
   Judge judge{b, run_b, {arithmetic_of(a.choice.precision), arithmetic_of(b.choice.precision)}, nullptr};
   if (truth) result.truth = truth->report(truth_side(a.choice), truth_side(b.choice));
   const bool read_here = input.a.values.empty();
-  const int64_t total = read_here ? static_cast<int64_t>(input.files.size()) : input.a.dims[0];
+  const PreprocessConfig &preprocess_a = a.config.preprocess, &preprocess_b = b.config.preprocess;
+  std::optional<ImagePairs> pairs;
+  if (read_here) pairs.emplace(input.images, preprocess_a, preprocess_b, options.batch_size);
+  const int64_t total = read_here ? static_cast<int64_t>(input.images.size()) : input.a.dims[0];
   for (int64_t begin = 0; begin < total; begin += options.batch_size) {
-    const int64_t count = std::min<int64_t>(options.batch_size, total - begin);
-    CheckInput part{input.description, {}, {}, {}};
-    if (!input.files.empty())
-      part.files.assign(input.files.begin() + begin, input.files.begin() + begin + count);
-    part.a = read_here ? preprocessed(part.files, a.config.preprocess) : images(input.a, begin, count);
-    part.b = read_here ? preprocessed(part.files, b.config.preprocess) : images(input.b, begin, count);
-    TapStore store(run_a.kernels());
-    run_a.run(part.a, &store);
-    const TapValues taps_a = store.take();
-    const HostTensor unobserved_a = run_a.run(part.a);
-    compare_chunk(&a, taps_a, &unobserved_a, judge, part, how, result);
-    if (truth)
-      truth->judge({.run = &run_a, .input = &part.a}, {.run = &run_b, .input = &part.b}, *result.truth);
-    if (options.progress) options.progress(begin + count);
+    if (pairs) pairs->next();
+    HostTensor logits_a, logits_b;
+    if (pairs && options.min_agreement && begin > 0) {
+      logits_a = run_batch(run_a, pairs->a());
+      logits_b = run_batch(run_b, pairs->b());
+    } else {
+      const int64_t count = std::min<int64_t>(options.batch_size, total - begin);
+      const CheckInput part{input.description,
+                            {},
+                            pairs ? normalized(pairs->a(), preprocess_a) : images(input.a, begin, count),
+                            pairs ? normalized(pairs->b(), preprocess_b) : images(input.b, begin, count)};
+      TapStore store(run_a.kernels());
+      run_a.run(part.a, &store);
+      const TapValues taps_a = store.take();
+      logits_a = run_a.run(part.a);
+      logits_b = compare_chunk(&a, taps_a, &logits_a, judge, part, how, result);
+      if (truth)
+        truth->judge({.run = &run_a, .input = &part.a}, {.run = &run_b, .input = &part.b}, *result.truth);
+      if (options.min_agreement && count < total)
+        result.notes.push_back(
+            fmt::format("taps were compared on the first {} of {} images, labels on all", count, total));
+    }
+    if (options.batch_done) options.batch_done(logits_a, logits_b);
   }
   return result;
 }
@@ -284,7 +331,7 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
   return result;
 }
 
-Repeatability repeat(const Side& side, const CheckInput& input, int times) {
+Repeatability repeat(const Side& side, const CheckInput& input, int times, const CheckOptions& options) {
   Runner runner(side.config, *side.weights, side.choice);
   Repeatability result;
   result.report = runner.report();
@@ -306,6 +353,7 @@ Repeatability repeat(const Side& side, const CheckInput& input, int times) {
     runner.run(input.b, &comparison);
     for (const Diff& diff : comparison.diffs) judge(result.runs + 1, diff, "");
     judge(result.runs + 1, compare_tensors("logits", logits, runner.run(input.b), exact), " without taps");
+    if (options.progress) options.progress(result.runs + 1, times, {});
   }
   return result;
 }

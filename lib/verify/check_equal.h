@@ -29,7 +29,7 @@ struct Repeatability {
   std::string first_difference;  // "run 3: layers.0.blocks.1.op.scan, first at (0, 1, 2, 3)"; empty if none
   bool identical() const { return first_difference.empty(); }
 };
-Repeatability repeat(const Side& side, const CheckInput& input, int times);
+Repeatability repeat(const Side& side, const CheckInput& input, int times, const CheckOptions& options);
 
 // A run's input, taps and logits, as --reference reads them. `all`: every tap; otherwise the outputs of blocks,
 // stages, downsamples and the head.

@@ -8,6 +8,7 @@
 
 #include "lib/config/config.h"
 #include "lib/config/names.h"
+#include "lib/images/image_source.h"
 #include "lib/model/runner.h"
 #include "lib/tensors/state_dict.h"
 #include "lib/verify/compare.h"
@@ -23,11 +24,11 @@ struct Side {
 };
 
 // The input of both sides. The two tensors are equal unless the sides preprocess images differently. If they are empty,
-// the files are read in batches during the comparison.
+// the images are read in batches during the comparison.
 struct CheckInput {
-  std::string description;         // "noise of seed 0"
-  std::vector<std::string> files;  // image files
-  HostTensor a, b;                 // (B, 3, H, W) float32
+  std::string description;       // "noise of seed 0"
+  std::vector<ImageRef> images;  // files, and members of archives
+  HostTensor a, b;               // (B, 3, H, W) float32
 };
 
 struct CheckOptions {
@@ -36,9 +37,12 @@ struct CheckOptions {
   Precision reference = Precision::float32;  // how a reference file was computed; 16-bit storage is detected
   bool maps = false;                         // collect heat maps and histograms for the HTML report
   int batch_size = 1;                        // images per batch; the taps of one batch are held in memory
-  std::optional<double> min_agreement;       // required label agreement; replaces the verdict per tap
-  std::function<void(int64_t images)>
-      progress;  // if set, called with the number of images compared tap by tap
+  // Required label agreement; replaces the verdict per tap. Only the first batch is then compared tap by tap.
+  std::optional<double> min_agreement;
+  // If set, called with the logits of both sides for each batch, without taps.
+  std::function<void(const HostTensor& a, const HostTensor& b)> batch_done;
+  // If set, called after each part of a comparison of several (stress cases, runs of a search).
+  std::function<void(int64_t done, int64_t at_most, const std::string& last)> progress;
 };
 
 struct LabelAgreement;  // lib/verify/agreement.h

@@ -119,10 +119,10 @@ Cause different_input(const CheckResult& result, const DiagnosisInput& e) {
                        shape_string(b.dims));
   if (a.dims[1] == 3 && fit(a, 0, b, 2).residual < 1e-4 && fit(a, 2, b, 0).residual < 1e-4)
     return "different preprocess: a's channels are in the order blue, green, red";
-  if (!e.input->files.empty()) {
+  if (!e.input->images.empty()) {
     // An 8-bit step is 1 / 255 / std. Rounding in the resize changes a value by one step, another filter by several.
     const auto matches = [&](const PreprocessConfig& other) {
-      const HostTensor made = preprocessed(e.input->files, other);
+      const HostTensor made = preprocessed(e.input->images, other);
       return made.dims == a.dims && largest_difference(made.values, a.values) < 1.5 / 255 / 0.2;
     };
     PreprocessConfig filter = preprocess;

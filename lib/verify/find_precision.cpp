@@ -1,8 +1,7 @@
 #include "lib/verify/find_precision.h"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <map>
 
@@ -80,13 +79,16 @@ PrecisionSearch find_precision(const Side& side, const PrecisionInputs& inputs, 
     return Runner(config, *side.weights, side.choice);
   };
   Outcome tried;
-  const auto logits_with = [&](const std::vector<std::string>& float32_ops) {
+  // `left`: runs behind this one, at most.
+  const auto logits_with = [&](const std::vector<std::string>& float32_ops, size_t left) {
     Runner runner = runner_with(float32_ops);
     search.report = runner.report();
     tried = judge(searched, wanted, runner.run(searched.value), search.tolerance, margin);
     ++search.runs;
-    spdlog::info("run {}: {} steps in float32: {} at {:.3g} of its bound", search.runs, float32_ops.size(),
-                 tried.worst.name, tried.worst.share());
+    if (options.progress)
+      options.progress(search.runs, search.runs + static_cast<int64_t>(left),
+                       fmt::format("{} steps in float32: {} at {:.3g} of its bound", float32_ops.size(),
+                                   tried.worst.name, tried.worst.share()));
     return tried.within;
   };
   const auto try_held_out = [&] {
@@ -97,7 +99,12 @@ PrecisionSearch find_precision(const Side& side, const PrecisionInputs& inputs, 
     return search;
   };
 
-  const bool none_needed = logits_with({});
+  std::vector<std::string> ranked = step_names(side.config);
+  // To bisect for the first `enough` of the ranked steps, then to leave out each of them, then the held-out inputs.
+  const auto left_after = [](size_t enough, size_t too_few) {
+    return static_cast<size_t>(std::bit_width(enough - too_few)) + enough + 1;
+  };
+  const bool none_needed = logits_with({}, 1 + left_after(ranked.size(), 0));
   search.before = search.after = tried.worst;
   if (none_needed) return try_held_out();
   // Own error of each step from the float32 run's taps; a step with non-finite values ranks first.
@@ -116,17 +123,17 @@ PrecisionSearch find_precision(const Side& side, const PrecisionInputs& inputs, 
       errors[step] = std::max(errors[step], diff.nonfinite() ? HUGE_VAL : diff.relative_l2());
     }
   }
-  std::vector<std::string> ranked = step_names(side.config);
   std::stable_sort(ranked.begin(), ranked.end(),
                    [&](const std::string& x, const std::string& y) { return errors[x] > errors[y]; });
 
-  const bool all_enough = logits_with(ranked);
+  const bool all_enough = logits_with(ranked, left_after(ranked.size(), 0));
   search.after = tried.worst;
   if (!all_enough) return search;
   size_t enough = ranked.size(), too_few = 0;
   while (enough - too_few > 1) {
     const size_t middle = (enough + too_few) / 2;
-    if (logits_with({ranked.begin(), ranked.begin() + static_cast<int64_t>(middle)}))
+    if (logits_with({ranked.begin(), ranked.begin() + static_cast<int64_t>(middle)},
+                    left_after(enough, too_few)))
       enough = middle, search.after = tried.worst;
     else
       too_few = middle;
@@ -135,7 +142,7 @@ PrecisionSearch find_precision(const Side& side, const PrecisionInputs& inputs, 
   for (size_t i = ranked.size(); i-- > 0 && ranked.size() > 1;) {  // smallest error first
     std::vector<std::string> fewer = ranked;
     fewer.erase(fewer.begin() + static_cast<int64_t>(i));
-    if (logits_with(fewer)) ranked = std::move(fewer), search.after = tried.worst;
+    if (logits_with(fewer, i + 1)) ranked = std::move(fewer), search.after = tried.worst;
   }
   const std::vector<std::string> order = step_names(side.config);
   std::copy_if(

@@ -26,6 +26,8 @@ Matrix compare_all(const Side& model, const MatrixAxes& axes, const CheckInput& 
   Matrix matrix;
   matrix.input = input.description;
   std::vector<HostTensor> logits;
+  const auto at_most = static_cast<int64_t>(axes.devices.size() * axes.precisions.size() *
+                                            axes.backends.size() * axes.cores.size());
   for (const Device device : axes.devices)
     for (const Precision precision : axes.precisions) {
       if (!runs_on(device.type, precision)) continue;
@@ -39,6 +41,8 @@ Matrix compare_all(const Side& model, const MatrixAxes& axes, const CheckInput& 
           Runner runner(side.config, *side.weights, side.choice);
           logits.push_back(runner.run(input.b));
           matrix.variants.push_back({device, precision, backend, core});
+          if (options.progress)
+            options.progress(static_cast<int64_t>(logits.size()), at_most, to_string(matrix.variants.back()));
         }
     }
   if (logits.size() < 2)

@@ -89,10 +89,12 @@ std::string input_sha256(const HostTensor& input) {
   return tensors_sha256(tensors);
 }
 
-std::string files_sha256(const std::vector<std::string>& files) {
+std::string files_sha256(const std::vector<ImageRef>& images) {
   Sha256 sum;
-  for (const std::string& file : files) {
-    const std::string bytes = read_file(file);
+  const NextPath next_path = listed_images(images);
+  while (std::optional<InputPath> path = next_path(false)) {
+    if (!path->error.empty()) fail_input("{}", path->error);
+    const std::string bytes = path->bytes ? std::move(*path->bytes) : read_file(path->file);
     sum.add(static_cast<int64_t>(bytes.size()));
     sum.add(bytes);
   }

@@ -22,8 +22,8 @@ nlohmann::ordered_json effective_config(const Config& config);
 std::string config_sha256(const Config& config);
 // Covers shape and values.
 std::string input_sha256(const HostTensor& input);
-// Covers the files' contents, in order.
-std::string files_sha256(const std::vector<std::string>& files);
+// Covers the contents of the files, in order.
+std::string files_sha256(const std::vector<ImageRef>& images);
 
 struct Program {
   std::string version, commit, machine, command;

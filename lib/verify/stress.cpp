@@ -44,10 +44,13 @@ std::vector<NamedResult> stress(const Side& a, const Side& b, uint64_t seed, con
   const int64_t channels = a.config.in_chans, size = b.config.preprocess.crop;
   const PreprocessConfig& preprocess = b.config.preprocess;
   const HostTensor drawn = noise({options.batch_size, channels, size, size}, seed);
+  constexpr int patterns = 6, first_power = 2, last_power = 30;
   const auto run = [&](const std::string& name, const HostTensor& input, const Side& side_a,
                        const Side& side_b) {
     const CheckInput both{name + " " + shape_string(input.dims), {}, input, input};
     cases.push_back({name, check_sides(side_a, side_b, both, options)});
+    if (options.progress)
+      options.progress(static_cast<int64_t>(cases.size()), patterns + last_power / first_power, name);
   };
   // Fills the input from pixel values in 0 to 1 at (image, channel, row, column), normalised like an image.
   const auto image = [&](auto&& value) {
@@ -67,7 +70,7 @@ std::vector<NamedResult> stress(const Side& a, const Side& b, uint64_t seed, con
   run("checkerboard", image([](int64_t y, int64_t x) { return static_cast<float>((y + x) % 2); }), a, b);
   run("one bright pixel",
       image([&](int64_t y, int64_t x) { return y == size / 2 && x == size / 3 ? 1.0f : 0.0f; }), a, b);
-  for (int power = 2; power <= 30; power += 2) {
+  for (int power = first_power; power <= last_power; power += first_power) {
     const int64_t times = int64_t{1} << power;
     const auto gain = static_cast<float>(times);
     Side louder_a = a, louder_b = b;

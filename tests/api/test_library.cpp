@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "lib/images/image_source.h"
 #include "lib/images/preprocess.h"
 #include "lib/model/model_files.h"
 #include "lib/support/files.h"
@@ -82,7 +83,8 @@ TEST_CASE("files, pixels and tensors give the logits of the code beneath, bit fo
   const vmamba::Config config = vmamba::load_model_config({}, files);
   vmamba::Runner runner(config, vmamba::read_weights(files), vmamba::RunChoice{});
   const std::vector<std::string> names{data("chelsea.png").string(), data("coffee.png").string()};
-  const vmamba::HostTensor input = vmamba::preprocessed(names, config.preprocess);
+  const vmamba::HostTensor input =
+      vmamba::preprocessed({{.file = names[0]}, {.file = names[1]}}, config.preprocess);
   REQUIRE(vmamba_class_count(model.get()) == 200);
   CHECK(vmamba_class_name(model.get(), 200) == nullptr);
 

@@ -373,7 +373,7 @@ TEST_CASE("a batch that does not fit is halved until it does") {
 TEST_CASE(
     "JPEGs that are left to the device give the same logits, and what it cannot decode goes the CPU's way") {
   const TemporaryDirectory folder;
-  std::vector<fs::path> files;
+  std::vector<std::string> files;
   const auto add = [&](const std::string& name, const std::string& bytes) {
     write_file(folder / name, bytes);
     files.push_back(folder / name);
@@ -393,7 +393,7 @@ TEST_CASE(
   const auto all = [&](int batch_size, JpegDecoding decoding) {
     Runner runner(config, read_safetensors(model / "weights.safetensors"), make_scalar_kernels(),
                   Precision::float32);
-    ImageSource source(file_paths(files), config.preprocess, batch_size, 2, decoding);
+    ImageSource source(input_paths(files), config.preprocess, batch_size, 2, decoding);
     const std::unique_ptr<DeviceModel> device = device_model(runner, batch_size, false);
     ImageBatch batch;
     std::vector<float> together;

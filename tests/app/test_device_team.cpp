@@ -24,9 +24,9 @@ const fs::path model = data("models/s1_ln2d");
 const std::string cat = data("chelsea.png").string(), coffee = data("coffee.png").string();
 
 // Files that are read, and some that are not: one batch of three has none that is.
-std::vector<fs::path> some_files(const TemporaryDirectory& folder) {
+std::vector<std::string> some_files(const TemporaryDirectory& folder) {
   std::ofstream(folder / "broken.png") << "no image";
-  std::vector<fs::path> files;
+  std::vector<std::string> files;
   for (int i = 0; i < 8; ++i) files.insert(files.end(), {cat, coffee, folder / "broken.png"});
   files.insert(files.end(), 3, folder / "broken.png");
   files.push_back(cat);
@@ -73,10 +73,10 @@ struct TestDevice {
 };
 
 // All logits of the files, computed by these devices; the items must come in order.
-std::vector<float> logits_of(const std::vector<fs::path>& files, const std::vector<TestDevice>& devices,
+std::vector<float> logits_of(const std::vector<std::string>& files, const std::vector<TestDevice>& devices,
                              int* failures = nullptr) {
   const Config config = load_config((model / "config.json").string());
-  ImageSource source(file_paths(files), config.preprocess, 3, 2);
+  ImageSource source(input_paths(files), config.preprocess, 3, 2);
   std::atomic<int> failed = 0;
   std::vector<std::unique_ptr<DeviceModel>> models;
   for (const TestDevice& device : devices)
@@ -112,7 +112,7 @@ CliResult classify(const std::string& devices, const std::vector<std::string>& m
 
 TEST_CASE("batches that are started ahead get the logits that they get one by one") {
   const TemporaryDirectory folder;
-  const std::vector<fs::path> files = some_files(folder);
+  const std::vector<std::string> files = some_files(folder);
   const std::vector<float> one_by_one = logits_of(files, {{}});
   CHECK(one_by_one.size() % 17 == 0);  // 8 · 2 + 1 images
   CHECK(!one_by_one.empty());
@@ -121,7 +121,7 @@ TEST_CASE("batches that are started ahead get the logits that they get one by on
 
 TEST_CASE("several devices give the bytes of one, in order, whichever is faster") {
   const TemporaryDirectory folder;
-  const std::vector<fs::path> files = some_files(folder);
+  const std::vector<std::string> files = some_files(folder);
   const std::vector<float> one = logits_of(files, {{}});
   CHECK(logits_of(files, {{}, {}}) == one);
   CHECK(logits_of(files, {{.pause_ms = 30}, {.ahead = true}}) == one);
@@ -130,7 +130,7 @@ TEST_CASE("several devices give the bytes of one, in order, whichever is faster"
 
 TEST_CASE("a device that fails hands its batches to the others") {
   const TemporaryDirectory folder;
-  const std::vector<fs::path> files = some_files(folder);
+  const std::vector<std::string> files = some_files(folder);
   const std::vector<float> one = logits_of(files, {{}});
   for (const bool ahead : {false, true})
     for (const int at : {0, 1, 2}) {
@@ -148,7 +148,7 @@ TEST_CASE("a device that fails hands its batches to the others") {
 
 TEST_CASE("when no device is left, that is the error; of one alone it is its own") {
   const TemporaryDirectory folder;
-  const std::vector<fs::path> files = some_files(folder);
+  const std::vector<std::string> files = some_files(folder);
   CHECK_THROWS_WITH_AS(logits_of(files, {{false, 1}, {true, 1}}),
                        "no device is left: the test lost it; the test lost it", MachineError);
   CHECK_THROWS_WITH_AS(logits_of(files, {{false, 1}}), "the test lost it", MachineError);

@@ -75,3 +75,33 @@ TEST_CASE("progress on a terminal, unless --no-progress is given") {
   CHECK(quiet.find("device cpu") != std::string::npos);  // the log remains
   CHECK(quiet.find(" of 150 images, ") == std::string::npos);
 }
+
+TEST_CASE("progress of comparisons and measurements") {
+  const std::string model = data("models/s1_ln2d").string(), image = data("chelsea.png").string();
+  const std::string of_model =
+      " --device cpu --config " + model + "/config.json --weights " + model + "/weights.safetensors ";
+  std::string images;
+  for (int i = 0; i < 40; ++i) images += " " + image;
+  const auto check_shown = [&](const std::string& command, const std::string& words) {
+    CAPTURE(command);
+    const std::string shown = on_terminal(command + of_model + " >/dev/null || test $? = 1");
+    CHECK_MESSAGE(shown.find(words) != std::string::npos, shown);
+    CHECK(shown.find("a second, 0:0") != std::string::npos);
+    const std::string quiet =
+        on_terminal("--no-progress " + command + of_model + " >/dev/null || test $? = 1");
+    CHECK(quiet.find("a second, 0:0") == std::string::npos);
+    // Not on a terminal: nothing within the first minute.
+    const CliResult piped = run_cli({"-c", cli() + " " + command + of_model}, {.program = "/bin/sh"});
+    CHECK(piped.exit_code <= 1);
+    CHECK(piped.err.find('\r') == std::string::npos);
+    CHECK(piped.err.find("a second, 0:0") == std::string::npos);
+  };
+  check_shown("check-equal --dtype float32 --images" + images + images + images, " of 120 images, ");
+  check_shown("check-equal --dtype float16 --min-agreement 0.1 --images" + images + images + images + images,
+              " of 160 images, ");
+  check_shown("check-equal --stress --dtype float16 --batch-size 4", " of 21 cases at most, ");
+  check_shown("check-equal --find-precision --dtype bfloat16 --batch-size 96 --margin 16", " runs at most, ");
+  check_shown("check-equal --matrix --images" + images.substr(0, images.size() / 2), " runs at most, ");
+  check_shown("check-equal --repeat 50 --images" + images.substr(0, images.size() / 2), " of 50 runs, ");
+  check_shown("bench --batch-size 1,2 --seconds 0.3", " of 2 measurements, ");
+}

@@ -122,6 +122,11 @@ TEST_CASE("eval --merge refuses what is not one whole run") {
   const CliResult doubled = shards.merge({"eval", "--merge", "R0.jsonl", "R1.jsonl", "R2.jsonl"});
   CHECK(doubled.exit_code == 1);
   CHECK(doubled.err.find("shard 1/3: R1.jsonl: 1 doubled: k8/08.gif") != std::string::npos);
+  write_file(shards.folder / "R1.jsonl", all.substr(0, all.find('\n') + 1));
+  const CliResult no_list = shards.merge({"eval", "--merge", "R0.jsonl", "R1.jsonl", "R2.jsonl"});
+  CHECK(no_list.exit_code == 1);
+  CHECK(no_list.out == "");
+  CHECK(no_list.err.find("shard 1/3: R1.jsonl ends before its list of images") != std::string::npos);
   write_file(shards.folder / "R1.jsonl", all);
 
   REQUIRE(
@@ -153,9 +158,10 @@ TEST_CASE("eval --results of a shard goes on wherever it was cut off") {
   const Shards shards;
   REQUIRE(shards.run({"eval", "d-{0..4}.tar", "--results", "R.jsonl", "--shard", "1/2"}).exit_code == 0);
   const std::string done = read_file(shards.folder / "R.jsonl");
-  const size_t header = done.find('\n') + 1, list = done.find('\n', header) + 1, last = done.rfind("{\"file\"");
-  for (const size_t cut : {size_t{0}, size_t{5}, header - 1, header, header + 20, list, list + 9, last, done.size() - 1,
-                           done.size()}) {
+  const size_t header = done.find('\n') + 1, list = done.find('\n', header) + 1,
+               last = done.rfind("{\"file\"");
+  for (const size_t cut : {size_t{0}, size_t{5}, header - 1, header, header + 20, list, list + 9, last,
+                           done.size() - 1, done.size()}) {
     INFO("cut off at ", cut);
     write_file(shards.folder / "R.jsonl", done.substr(0, cut));
     CHECK(shards.run({"eval", "d-{0..4}.tar", "--results", "R.jsonl", "--shard", "1/2"}).exit_code == 0);
@@ -203,8 +209,12 @@ TEST_CASE("classify --results: cut off anywhere it goes on, and merged it is one
   CHECK(unfinished.exit_code == 1);
   CHECK(unfinished.out == "");
   CHECK(unfinished.err.find("shard 1/4: R1.jsonl is not finished: run it again") != std::string::npos);
-  merge.pop_back();
-  CHECK(shards.merge(merge).err.find("shard 3/4: missing") != std::string::npos);
+  merge.back() = "R0.jsonl";
+  const CliResult twice = shards.merge(merge);
+  CHECK(twice.exit_code == 1);
+  CHECK(twice.out == "");
+  CHECK(twice.err.find("shard 0/4: given twice: R0.jsonl and R0.jsonl") != std::string::npos);
+  CHECK(twice.err.find("shard 3/4: missing: no file of it is given") != std::string::npos);
   check_error(shards.run(with({"classify", "--results", "R1.jsonl", "--shard", "2/4"})), 2,
               {"R1.jsonl", "shard"});
   check_error(shards.run({"classify", "set", "--results", "R1.jsonl", "--shard", "1/4"}), 2,
@@ -241,6 +251,8 @@ TEST_CASE("progress: rate and time left, of this run's images") {
   CHECK(progress_text(0, 1000, 1000, 0) ==
         "[====================] 1000 of 1000 images, 0.0 a second, 0:00:00 left");
   CHECK(progress_text(0, 7, 0, 2) == "7 images, 3.5 a second");
+  CHECK(progress_text(0, 5, 20, 10, "cases at most") ==
+        "[=====               ] 5 of 20 cases at most, 0.5 a second, 0:00:30 left");
   CHECK(progress_text(0, 0, 36000, 1).find("[                    ] 0 of 36000") == 0);
 }
 

@@ -327,3 +327,81 @@ TEST_CASE("eval on archives counts as on folders of classes: by folders, labels 
   check_error(run("eval", {"none-{0..3}.tar"}, {.directory = folder.path()}), 2,
               {"none-0.tar: cannot be read"});
 }
+
+TEST_CASE("check-equal on archives compares as on their files, whole archives a shard") {
+  const TemporaryDirectory folder;
+  std::vector<ArchivedFile> by_folder, by_cls;
+  for (int k = 0; k < 10; ++k)
+    for (int i = 0; i < 2; ++i) {
+      const std::string& file = names[static_cast<size_t>(2 * k + i) % names.size()];
+      const std::string bytes = read_file(data("images") / file), name = fmt::format("k{}/{}{}", k, i, file);
+      fs::create_directories(folder.path() / "dir" / fmt::format("k{}", k));
+      write_file(folder.path() / "dir" / name, bytes);
+      by_folder.push_back({name, bytes, {}});
+      by_cls.push_back({fmt::format("{}{}{}", k, i, fs::path(file).extension().string()), bytes, {}});
+      by_cls.push_back({fmt::format("{}{}.cls", k, i), fmt::format("{}", k), {}});
+    }
+  write_archive(folder / "folders.zip", by_folder);
+  for (size_t i = 0; i < 4; ++i)
+    write_archive(folder / fmt::format("cls-{}.tar", i),
+                  {by_cls.begin() + static_cast<ptrdiff_t>(10 * i),
+                   by_cls.begin() + static_cast<ptrdiff_t>(10 * i + 10)});
+  const auto check_equal = [&](std::vector<std::string> arguments) {
+    return run("check-equal", arguments, {.directory = folder.path()});
+  };
+  const auto report = [&](const std::string& images, std::vector<std::string> more = {}) {
+    more.insert(more.begin(), {"--images", images, "--a", "dtype=float32", "--b", "dtype=bfloat16",
+                               "--batch-size", "3", "--format", "json"});
+    const CliResult result = check_equal(more);
+    INFO(result.err);
+    CHECK(result.exit_code <= 1);
+    return nlohmann::json::parse(result.out);
+  };
+  const auto files = report("dir"), zip = report("folders.zip"), tars = report("cls-{0..3}.tar");
+  REQUIRE(files["taps"].size() > 20);
+  CHECK(files["data_set"]["images"] == 20);
+  for (const auto* archives : {&zip, &tars}) {
+    for (const char* part : {"taps", "agreement", "equal"}) CHECK((*archives)[part] == files[part]);
+    CHECK((*archives)["provenance"]["input_sha256"] == files["provenance"]["input_sha256"]);
+    for (const char* part : {"images", "agreeing", "accuracy"})
+      CHECK((*archives)["data_set"][part] == files["data_set"][part]);
+  }
+  CHECK(files["data_set"]["accuracy"]["images"] == 20);
+  CHECK(files["data_set"]["truth"] == "the folders of dir");
+  CHECK(zip["data_set"]["truth"] == "the folders in folders.zip");
+  CHECK(tars["data_set"]["truth"].get<std::string>().starts_with("labels in the archives"));
+  // By the labels: taps of the first batch alone.
+  const auto by_labels = report("cls-{0..3}.tar", {"--min-agreement", "0.01"});
+  CHECK(by_labels["agreement"]["images"] == 3);
+  for (const char* part : {"images", "agreeing", "accuracy", "flips"})
+    CHECK(by_labels["data_set"][part] == tars["data_set"][part]);
+
+  // Shards: every third archive of four.
+  int images = 0;
+  for (const char* shard : {"0/3", "1/3", "2/3"}) {
+    const auto part = report("cls-{0..3}.tar", {"--shard", shard});
+    images += part["data_set"]["images"].get<int>();
+    CHECK(part["data_set"]["accuracy"]["images"] == part["data_set"]["images"]);
+    CHECK(part["data_set"]["images"] == (shard[0] == '0' ? 10 : 5));
+  }
+  CHECK(images == 20);
+  check_error(check_equal({"--images", "cls-{0..3}.tar", "--shard", "4/5"}), 2, {"--shard 4/5", "fewer"});
+  // Files and archives together, a list, and other modes.
+  const CliResult listed = run("check-equal", {"--images", "-", "--dtype", "float32", "--format", "json"},
+                               {.input = "cls-0.tar\ndir/k0\n", .directory = folder.path()});
+  CHECK(nlohmann::json::parse(listed.out)["data_set"]["images"] == 7);
+  CHECK(check_equal({"--images", "cls-0.tar", "dir/k0", "--repeat", "2"}).exit_code == 0);
+  check_error(check_equal({"--images", "cls-{0..3}.tar", "dir", "--matrix"}), 2, {"40 images", "at most 32"});
+  const CliResult one = check_equal({"--images", "dir/k0", "--find-precision", "--dtype", "bfloat16"});
+  CHECK_MESSAGE(one.exit_code <= 1, one.err);
+
+  // A verdict is on all images: what cannot be read is named, at once if its header says so.
+  by_folder[12].bytes = "no image";
+  write_archive(folder / "broken.tar", by_folder);
+  check_error(check_equal({"--images", "broken.tar", "--min-agreement", "0.1", "--dtype", "float32"}), 2,
+              {"broken.tar:" + by_folder[12].name});
+  by_folder[12].link = "/etc/passwd";
+  write_archive(folder / "link.tar", by_folder);
+  check_error(check_equal({"--images", "link.tar"}), 2, {"link.tar:" + by_folder[12].name, "is a link"});
+  check_error(check_equal({"--images", "cls-{3..4}.tar"}), 2, {"cls-4.tar: cannot be read"});
+}

@@ -75,9 +75,22 @@ TEST_CASE("names that begin with a dot are not looked at, files with other endin
                            "a/d", "e.TIFF", "f.pgm", "g.webp"})
     write_file(folder / name, "x");
   const FolderFiles files = folder_files(folder.path());
-  CHECK(files.images ==
-        std::vector<fs::path>{folder / "a/b.jpg", folder / "e.TIFF", folder / "f.pgm", folder / "g.webp"});
+  CHECK(files.images == std::vector<std::string>{"a/b.jpg", "e.TIFF", "f.pgm", "g.webp"});
   CHECK(files.others == 2);
+}
+
+TEST_CASE("the images of a folder are in the order of their paths, part by part") {
+  const TemporaryDirectory folder;
+  std::vector<fs::path> expected;
+  for (const char* name : {"a/b.png", "a/b/c.png", "a/b b.png", "a.png", "a-b/c.png", "a!.png", "ab.png",
+                           "\xc3\xa4.png", "\x01.png", "a/\xff.png"}) {
+    fs::create_directories((folder.path() / name).parent_path());
+    write_file(folder / name, "x");
+    expected.emplace_back(name);
+  }
+  std::ranges::sort(expected);
+  const std::vector<std::string> images = folder_files(folder.path()).images;
+  CHECK(std::vector<fs::path>(images.begin(), images.end()) == expected);
 }
 
 TEST_CASE("any number of threads gives what one gives, in input order") {
@@ -134,14 +147,14 @@ TEST_CASE("what fails while listing reaches the caller") {
 }
 
 TEST_CASE("a batch is as large as there are images") {
-  std::vector<fs::path> files(700, data("images/palette.gif"));
+  std::vector<std::string> files(700, data("images/palette.gif"));
   files[300] = data("images/rgb.bmp");
   ImageBatch one, all;
-  ImageSource single(file_paths({files[300]}), small(), 65536, 4);
+  ImageSource single(input_paths({files[300]}), small(), 65536, 4);
   REQUIRE(single.next(one));
   const size_t image_bytes = size_t{3} * 32 * 32;
   CHECK(one.pixels.size() <= 256 * image_bytes);
-  ImageSource source(file_paths(files), small(), 65536, 4);
+  ImageSource source(input_paths(files), small(), 65536, 4);
   REQUIRE(source.next(all));
   REQUIRE(all.images == 700);
   CHECK(all.pixels.size() <= 2 * 700 * image_bytes);

@@ -15,6 +15,7 @@
 
 using namespace vmamba;
 using Strings = std::vector<std::string>;
+using Views = std::vector<std::string_view>;
 
 TEST_CASE("one name a line") {
   const Labels labels = parse_labels(
@@ -178,7 +179,7 @@ TEST_CASE("a name of two classes names neither") {
 }
 
 TEST_CASE("what images show, in the order of their names") {
-  const Strings files{"a.png", "b.png", "c.png"};
+  const Views files{"a.png", "b.png", "c.png"};
   const auto classes = [&](const char* text, int num_classes) {
     std::vector<int> found;
     for (const auto& one : parse_truth(text, "t", files, {}, num_classes).classes) found.push_back(one.at(0));
@@ -187,7 +188,7 @@ TEST_CASE("what images show, in the order of their names") {
   CHECK(classes("0\n2\n1\n", 3) == std::vector<int>{0, 2, 1});
   CHECK(classes("1\r\n3\r\n2", 3) == std::vector<int>{0, 2, 1});
   CHECK(parse_truth("1\n2\n1\n", "t", files, {}, 3).form.find("guess") != std::string::npos);
-  const auto refused = [&](const char* text, const Strings& names, const char* words) {
+  const auto refused = [&](const char* text, const Views& names, const char* words) {
     CHECK_THROWS_WITH_AS(parse_truth(text, "t", names, {}, 3), doctest::Contains(words), InputError);
   };
   refused("0\n1\n3\n", files, "t:3: class number 3, but the model has 3 classes and the numbers begin at 0");
@@ -201,8 +202,7 @@ TEST_CASE("what images show, in the order of their names") {
 
 TEST_CASE("the devkit's ILSVRC2012_IDs are brought into the order of models") {
   const char* devkit = "490\n361\n171\n822\n297\n482\n13\n704\n599\n164\n";
-  Strings files;
-  for (int i = 0; i < 10; ++i) files.push_back(fmt::format("{}.png", i));
+  const Views files{"0.png", "1.png", "2.png", "3.png", "4.png", "5.png", "6.png", "7.png", "8.png", "9.png"};
   const std::vector<std::vector<int>> first{{65}, {970}, {230}, {809}, {516},
                                             {57}, {334}, {415}, {674}, {332}};
   CHECK(parse_truth(devkit, "t", files, {}, 1000).classes == first);
@@ -215,7 +215,7 @@ TEST_CASE("the devkit's ILSVRC2012_IDs are brought into the order of models") {
 }
 
 TEST_CASE("what images show, by their names") {
-  const Strings files{"a.png", "b, c.png"};
+  const Views files{"a.png", "b, c.png"};
   Labels labels;
   labels.names = {"cat", "dog", "dog"};
   labels.ids = {"n1", "n2", "n3"};
@@ -240,7 +240,7 @@ TEST_CASE("what images show, by their names") {
 }
 
 TEST_CASE("ReaL: several classes are right of an image, or none is known") {
-  const Strings files{"a.png", "b.png"};
+  const Views files{"a.png", "b.png"};
   const Truth truth = parse_truth("[[], [2, 0]]", "t", files, {}, 3);
   CHECK(truth.several);
   CHECK(truth.classes == std::vector<std::vector<int>>{{}, {2, 0}});

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "lib/images/preprocess.h"
+#include "lib/images/image_source.h"
 #include "lib/model/weights.h"
 #include "lib/verify/check_equal.h"
 #include "tests/testing.h"
@@ -186,7 +186,7 @@ TEST_CASE("another mean or another filter: the input is the first to differ, and
   const std::string image = data("images/cat_420.jpg");
   const auto with = [&](const PreprocessConfig& preprocess) {
     Model other = m;
-    other.input = preprocessed({image}, preprocess);
+    other.input = preprocessed({{.file = image}}, preprocess);
     std::string report = checked(m, dump(other, folder / "io.safetensors"), {"--images", image});
     check_says(report, "first to differ: input");
     check_says(report, "first outside its tolerance: input");

@@ -38,10 +38,17 @@ std::optional<SmallMTile> choose_small_m_tile(const LinearProduct& product, cons
 void small_m_linear(const SmallMTile& tile, const LinearProduct& product, const Stream& stream);
 
 // Whether gelu_linear_sm90a takes it and is faster than cuBLASLt and the GELU kernel.
+// mlp_sm90a: the same of a whole MLP.
 #ifdef VMAMBA_HOPPER
+bool can_mlp_sm90a(const vmamba::Mlp& op, const DeviceProperties& device);
+void mlp_sm90a(const vmamba::Mlp& op, const Stream& stream);
 bool can_gelu_linear_sm90a(const LinearProduct& product, const DeviceProperties& device);
 void gelu_linear_sm90a(const LinearProduct& product, const Stream& stream);
 #else
+inline bool can_mlp_sm90a(const vmamba::Mlp&, const DeviceProperties&) {
+  return false;
+}
+inline void mlp_sm90a(const vmamba::Mlp&, const Stream&) {}
 inline bool can_gelu_linear_sm90a(const LinearProduct&, const DeviceProperties&) {
   return false;
 }

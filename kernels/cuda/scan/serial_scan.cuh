@@ -1,9 +1,9 @@
 // The 2-D selective scan with one thread a channel (or two), for batches that fill the GPU (kernels.h has the
 // equations, scan.cuh the notation and the step in base 2). 16-bit dtypes, N 1 or 16, R up to 64.
 //
-// A thread runs through a direction with its channel's N states in registers, 8 steps at a time: no work is
-// done twice and no thread waits for another's h. A warp copies what its channels read of 8 pixels to shared
-// memory two tiles ahead (cp.async). dt_proj of a tile is a product on the tensor cores with the weights in
+// A thread runs through a direction with its channel's N states in registers, a tile of 8 or 16 steps at a time: no
+// work is done twice and no thread waits for another's h. A warp copies what its channels read of a tile's pixels to
+// shared memory two tiles ahead (cp.async). dt_proj of a tile is a product on the tensor cores with the weights in
 // registers; its result is transposed through shared memory. The directions run side by side, each into its
 // own map, or two at a time from both ends of the sequence, accumulated in y.
 #pragma once
@@ -21,13 +21,13 @@ using namespace tuning::serial_scan;
 template <int N, int rank_eighths, int each>
 struct SharedLayout {
   // A row is copied in aligned packs of 8 values: up to 7 more before and after it.
-  static constexpr int packs = (7 + 8 * rank_eighths + 2 * N + 7) / 8;
+  static constexpr int steps = tile_steps(N, each), packs = (7 + 8 * rank_eighths + 2 * N + 7) / 8;
   static constexpr int projection_pitch = (packs | 1) * 4;
-  static constexpr int z_pitch = tile_steps + 4, bc_pitch = N == 1 ? 2 : 2 * N + 8;
-  static constexpr int bc = 32 * each * z_pitch * 4, stages = bc + tile_steps * bc_pitch * 4;
+  static constexpr int z_pitch = steps + 4, bc_pitch = N == 1 ? 2 : 2 * N + 8;
+  static constexpr int bc = 32 * each * z_pitch * 4, stages = bc + steps * bc_pitch * 4;
   // A stage: x [step][channel], the steps' pixels, projections [step].
-  static constexpr int pixels = tile_steps * 32 * each * 2, projections = pixels + tile_steps * 4;
-  static constexpr int stage = projections + tile_steps * projection_pitch * 4;
+  static constexpr int pixels = steps * 32 * each * 2, projections = pixels + steps * 4;
+  static constexpr int stage = projections + steps * projection_pitch * 4;
   static constexpr int bytes = stages + tile_stages * stage;
 };
 
@@ -60,10 +60,11 @@ __device__ inline void add_to(float* y, const float (&values)[2]) {
 // 0 and 2, then 1 and 3; where they meet they synchronise, which fixes the order of additions to each pixel,
 // hence the bits of the result.
 template <class T, int N, int rank_eighths, bool maps, int each>
-__global__ void __launch_bounds__(block_warps * 32, least_blocks(N, each))
+__global__ void __launch_bounds__(block_warps * 32, least_blocks)
     serial_scan_kernel(const __grid_constant__ Scan<T> p) {
   wait_for_previous();
   using Layout = SharedLayout<N, rank_eighths, each>;
+  constexpr int steps = Layout::steps;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
   const int first_channel = (maps ? blockIdx.x * block_warps + warp : blockIdx.x) * (32 * each);
   if (first_channel >= p.channels) return;
@@ -84,21 +85,22 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks(N, each))
 
   const int rounds = maps ? 1 : 2;
   const auto direction_of = [&](int round) { return maps ? static_cast<int>(blockIdx.z) : round + 2 * warp; };
-  const char* const x = reinterpret_cast<const char*>(p.x + image * p.x_stride);
-  int x_at[each];  // byte offsets of the packs that this lane copies
+  const char* x[each];  // the packs of pixel 0 that this lane copies
 #pragma unroll
-  for (int i = 0; i < each; ++i) x_at[i] = 2 * min(first_channel + (t + 4 * i) * 8, p.channels - 8);
+  for (int i = 0; i < each; ++i)
+    x[i] = ptx::in_registers(reinterpret_cast<const char*>(
+        p.x + image * p.x_stride + min(first_channel + (t + 4 * i) * 8, p.channels - 8)));
   const char* const projections =
-      reinterpret_cast<const char*>(p.projections + image * p.projections_stride + 8 * t);
-  const int x_pitch = static_cast<int>(p.x_stride * 2), p_pitch = static_cast<int>(p.projections_stride * 2);
-  char* const y = reinterpret_cast<char*>(
+      ptx::in_registers(reinterpret_cast<const char*>(p.projections + image * p.projections_stride + 8 * t));
+  // Byte offsets inside an image are below 2^32.
+  const uint32_t x_pitch = p.x_stride * 2, p_pitch = p.projections_stride * 2, y_pitch = p.channels * 4;
+  char* const y = ptx::in_registers(reinterpret_cast<char*>(
       (maps ? p.directions + (int64_t{blockIdx.z} * p.batch + blockIdx.y) * length * p.channels
             : p.y + image * p.channels) +
-      c);
-  const int y_pitch = p.channels * 4;
+      c));
 
-  // Starts copying the next tile, over all rounds: lane (g, t) a quarter of step g. Steps beyond the end of
-  // the sequence are clamped to the map.
+  // Starts copying the next tile, over all rounds: lane (g, t) a quarter of steps g and g + 8. Steps beyond the
+  // end of the sequence are clamped to the map.
   int staged_round = -1, staged_step = length, packs = 0;
   char* staged_at = mine + Layout::stages;
   const char* from_row = nullptr;
@@ -110,29 +112,33 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks(N, each))
         const int k = direction_of(staged_round), begin = k * p.per_direction & ~7;
         staged_step = 0;
         packs = (((k + 1) * p.per_direction - begin + 7) >> 3) - t;
-        from_row = projections + begin * 2;
+        from_row = ptx::in_registers(projections + begin * 2);
         reversed = p.direction[k].reversed;
         columns = p.direction[k].columns;
       }
     }
     if (staged_round < rounds) {
-      const int step = min(staged_step + g, length - 1);
-      int pixel = reversed ? length - 1 - step : step;
-      if (columns) {
-        const int column = pixel / p.by_height;
-        pixel = (pixel - column * p.height) * p.width + column;
+#pragma unroll
+      for (int row = g; row < g + steps; row += 8) {
+        const int step = min(staged_step + row, length - 1);
+        int pixel = reversed ? length - 1 - step : step;
+        if (columns) {
+          const int column = pixel / p.by_height;
+          pixel = (pixel - column * p.height) * p.width + column;
+        }
+        if (t == 0) *reinterpret_cast<int*>(staged_at + Layout::pixels + row * 4) = pixel;
+        const uint32_t from = pixel;
+#pragma unroll
+        for (int i = 0; i < each; ++i)
+          __pipeline_memcpy_async(staged_at + (row * 4 * each + t + 4 * i) * 16,
+                                  x[i] + uint64_t{from} * x_pitch, 16);
+        char* const to = staged_at + Layout::projections + row * Layout::projection_pitch * 4 + t * 16;
+#pragma unroll
+        for (int i = 0; i < Layout::packs; i += 4)
+          if (i < packs)
+            __pipeline_memcpy_async(to + i * 16, from_row + uint64_t{from} * p_pitch + i * 16, 16);
       }
-      if (t == 0) *reinterpret_cast<int*>(staged_at + Layout::pixels + g * 4) = pixel;
-      const char* const from = from_row + int64_t{pixel} * p_pitch;
-      char* const to = staged_at + Layout::projections + g * Layout::projection_pitch * 4 + t * 16;
-#pragma unroll
-      for (int i = 0; i < each; ++i)
-        __pipeline_memcpy_async(staged_at + (g * 4 * each + t + 4 * i) * 16,
-                                x + int64_t{pixel} * x_pitch + x_at[i], 16);
-#pragma unroll
-      for (int i = 0; i < Layout::packs; i += 4)
-        if (i < packs) __pipeline_memcpy_async(to + i * 16, from + i * 16, 16);
-      staged_step += tile_steps;
+      staged_step += steps;
       staged_at += Layout::stage;
       if (staged_at == mine + Layout::bytes) staged_at = mine + Layout::stages;
     }
@@ -173,9 +179,10 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks(N, each))
     }
     // Where lane (g, t) reads a tile's rows: its pair of dt, and its pair of Bmat and Cmat.
     const int row_at = Layout::projections + (k * p.per_direction & 7) * 2;
-    const int dt_at = row_at + g * Layout::projection_pitch * 4 + t * 4;
+    const int dt_at = ptx::in_registers(row_at + g * Layout::projection_pitch * 4 + t * 4);
     const int bc_at =
-        N == 1 ? row_at + (lane & 7) * Layout::projection_pitch * 4 + p.rank * 2 : dt_at + p.rank * 2;
+        ptx::in_registers(N == 1 ? row_at + (lane & (steps - 1)) * Layout::projection_pitch * 4 + p.rank * 2
+                                 : dt_at + p.rank * 2);
 
     // One step: y from x, z = dt_proj(dt) + bias, Bmat and Cmat.
     const auto advance = [&](int j, float x_value, float z, const float* bc) {
@@ -202,7 +209,9 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks(N, each))
         return (parts[0] + parts[1]) + (parts[2] + parts[3]);
       }
     };
-    const auto place = [&](int pixel) { return reinterpret_cast<float*>(y + int64_t{pixel} * y_pitch); };
+    const auto place = [&](int pixel) {
+      return reinterpret_cast<float*>(y + uint64_t{static_cast<uint32_t>(pixel)} * y_pitch);
+    };
     const int meeting = (length + 1 - warp) / 2;  // steps until the warps meet
     const auto put = [&](int step, int pixel, const float(&values)[each]) {
       if (!maps && step == meeting) meet_other_warp();
@@ -213,39 +222,49 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks(N, each))
         add_to(place(pixel), values);
     };
 
-    for (int first = 0; first < length; first += tile_steps) {
+    for (int first = 0; first < length; first += steps) {
       __pipeline_wait_prior(tile_stages - 2);
       __syncwarp();  // the tile has arrived, and nobody reads the one before it any more
       stage();
 
-      float products[2 * each][4];
+      // Everything is loaded before anything is stored: the compiler moves no load over a store.
+      float products[steps / 8][2 * each][4];
 #pragma unroll
-      for (int m = 0; m < 2 * each; ++m) {
-        products[m][0] = products[m][1] = bias[m][0];
-        products[m][2] = products[m][3] = bias[m][1];
-      }
+      for (int q = 0; q < steps / 8; ++q)
 #pragma unroll
-      for (int e = 0; e < rank_eighths; ++e) {
-        const uint32_t pair = *reinterpret_cast<const uint32_t*>(tile + dt_at + 16 * e);
+        for (int m = 0; m < 2 * each; ++m) {
+          products[q][m][0] = products[q][m][1] = bias[m][0];
+          products[q][m][2] = products[q][m][3] = bias[m][1];
+        }
 #pragma unroll
-        for (int m = 0; m < 2 * each; ++m) ptx::mma_m16n8k8<T>(products[m], weights[m][e], pair);
-      }
+      for (int e = 0; e < rank_eighths; ++e)
 #pragma unroll
-      for (int m = 0; m < 2 * each; ++m)
+        for (int q = 0; q < steps / 8; ++q) {
+          const uint32_t pair = word_at(
+              reinterpret_cast<const T*>(tile + dt_at + q * 8 * Layout::projection_pitch * 4 + 16 * e));
 #pragma unroll
-        for (int i = 0; i < 2; ++i)
-          *reinterpret_cast<float2*>(z_written + (16 * m + 8 * i) * Layout::z_pitch) =
-              make_float2(products[m][2 * i], products[m][2 * i + 1]);
-      if constexpr (N == 1) {  // four lanes each store the same
-        const float2 pair = to_float2(pair_at(reinterpret_cast<const T*>(tile + bc_at)));
-        *reinterpret_cast<float2*>(bc_rows + 2 * (lane & 7)) = make_float2(pair.x * ln_2, pair.y);
+          for (int m = 0; m < 2 * each; ++m) ptx::mma_m16n8k8<T>(products[q][m], weights[m][e], pair);
+        }
+      float2 pairs[N == 1 ? 1 : N / 4];  // of (Bmat, Cmat), or of either
+#pragma unroll
+      for (int j = 0; j < (N == 1 ? 1 : N / 4); ++j)
+        pairs[j] = to_float2(pair_at(reinterpret_cast<const T*>(tile + bc_at + 16 * j)));
+#pragma unroll
+      for (int q = 0; q < steps / 8; ++q)
+#pragma unroll
+        for (int m = 0; m < 2 * each; ++m)
+#pragma unroll
+          for (int i = 0; i < 2; ++i)
+            *reinterpret_cast<float2*>(z_written + (16 * m + 8 * i) * Layout::z_pitch + 8 * q) =
+                make_float2(products[q][m][2 * i], products[q][m][2 * i + 1]);
+      if constexpr (N == 1) {  // the lanes of a step store the same
+        *reinterpret_cast<float2*>(bc_rows + 2 * (lane & (steps - 1))) =
+            make_float2(pairs[0].x * ln_2, pairs[0].y);
       } else {
 #pragma unroll
-        for (int j = 0; j < N / 4; ++j) {
-          float2 pair = to_float2(pair_at(reinterpret_cast<const T*>(tile + bc_at + 16 * j)));
-          if (j < N / 8) pair = make_float2(pair.x * ln_2, pair.y * ln_2);
-          *reinterpret_cast<float2*>(bc_rows + g * Layout::bc_pitch + 2 * t + 8 * j) = pair;
-        }
+        for (int j = 0; j < N / 4; ++j)
+          *reinterpret_cast<float2*>(bc_rows + g * Layout::bc_pitch + 2 * t + 8 * j) =
+              j < N / 8 ? make_float2(pairs[j].x * ln_2, pairs[j].y * ln_2) : pairs[j];
       }
       __syncwarp();
 
@@ -257,34 +276,39 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks(N, each))
           values[j] = advance(j, x_values[j], z[j], bc_rows + i * Layout::bc_pitch);
       };
       const int* const pixels = reinterpret_cast<const int*>(tile + Layout::pixels);
-      if (first + tile_steps <= length) {
-        float z[tile_steps][each], values[tile_steps][each];
-        int to[tile_steps];
+      if (first + steps <= length) {
 #pragma unroll
-        for (int j = 0; j < each; ++j)
+        for (int eight = 0; eight < steps; eight += 8) {
+          float z[8][each], values[8][each];
+          int to[8];
 #pragma unroll
-          for (int i = 0; i < tile_steps; i += 4) {
-            const float4 z4 = *reinterpret_cast<const float4*>(z_read + j * 32 * Layout::z_pitch + i);
-            z[i][j] = z4.x, z[i + 1][j] = z4.y, z[i + 2][j] = z4.z, z[i + 3][j] = z4.w;
+          for (int j = 0; j < each; ++j)
+#pragma unroll
+            for (int i = 0; i < 8; i += 4) {
+              const float4 z4 =
+                  *reinterpret_cast<const float4*>(z_read + j * 32 * Layout::z_pitch + eight + i);
+              z[i][j] = z4.x, z[i + 1][j] = z4.y, z[i + 2][j] = z4.z, z[i + 3][j] = z4.w;
+            }
+#pragma unroll
+          for (int i = 0; i < 8; ++i) values_of(eight + i, z[i], values[i]);
+#pragma unroll
+          for (int i = 0; i < 8; i += 4) {
+            const int4 to4 = *reinterpret_cast<const int4*>(pixels + eight + i);
+            to[i] = to4.x, to[i + 1] = to4.y, to[i + 2] = to4.z, to[i + 3] = to4.w;
           }
+          const int at = first + eight;
+          const bool meets = !maps && at <= meeting && meeting < at + 8;
+          if (meets) {
 #pragma unroll
-        for (int i = 0; i < tile_steps; ++i) values_of(i, z[i], values[i]);
+            for (int i = 0; i < 8; ++i) put(at + i, to[i], values[i]);
+          } else if (maps || (round == 0 && at < meeting)) {
+            if (inside)
 #pragma unroll
-        for (int i = 0; i < tile_steps; i += 4) {
-          const int4 to4 = *reinterpret_cast<const int4*>(pixels + i);
-          to[i] = to4.x, to[i + 1] = to4.y, to[i + 2] = to4.z, to[i + 3] = to4.w;
-        }
-        const bool meets = !maps && first <= meeting && meeting < first + tile_steps;
-        if (meets) {
+              for (int i = 0; i < 8; ++i) write_to(place(to[i]), values[i]);
+          } else if (inside) {
 #pragma unroll
-          for (int i = 0; i < tile_steps; ++i) put(first + i, to[i], values[i]);
-        } else if (maps || (round == 0 && first < meeting)) {
-          if (inside)
-#pragma unroll
-            for (int i = 0; i < tile_steps; ++i) write_to(place(to[i]), values[i]);
-        } else if (inside) {
-#pragma unroll
-          for (int i = 0; i < tile_steps; ++i) add_to(place(to[i]), values[i]);
+            for (int i = 0; i < 8; ++i) add_to(place(to[i]), values[i]);
+          }
         }
       } else {
 #pragma unroll 1
