@@ -566,6 +566,7 @@ int run_bench(const Options& options) {
                options.model.config);
   if (options.profile && options.streams > 1)
     fail_input("--profile times one stream of operations: leave out --streams");
+  if (!std::isfinite(options.seconds)) fail_input("--seconds: not a number");
   const std::vector<std::vector<Device>> sets = device_sets(parse_devices(options.model.device));
   std::vector<std::string> backends{""};
   if (!options.model.selective_scan_backend.empty())
@@ -701,6 +702,7 @@ Command add_bench(CLI::App& app) {
                    "Measure for about this long, but at least 10 forwards (50 on CUDA)")
       ->type_name("S")
       ->check(CLI::Range(0.0, 86400.0).description(""))
+      ->excludes("--iterations")
       ->capture_default_str();
   parser
       ->add_option("--streams", options->streams,

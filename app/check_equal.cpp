@@ -273,6 +273,7 @@ CheckInput make_input(const Options& options, const Side* a, const Side& b, cons
     input.images = list_images(options.images, options.shard);
     for (const ImageRef& image : input.images)
       if (!image.error.empty()) fail_input("{}", image.error);  // a verdict is on all images or none
+    if (input.images.empty() && options.shard.is_all()) fail_input("--images: standard input lists no files");
     if (input.images.empty())
       fail_input("--shard {}: nothing to compare: there are fewer files or archives than shards",
                  to_string(options.shard));

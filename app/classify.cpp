@@ -311,6 +311,7 @@ int run_classify(Options& options) {
     fail_input("--input-tensor stands for images: leave out one of the two");
   if (!options.shard_text.empty() && !options.input_tensor.empty())
     fail_input("--shard: shares out images, not --input-tensor");
+  SummaryFile summary(options.summary);
   Outputs outputs;
   open_outputs(options, outputs);
   Classifier classifier = make_classifier(options.model, options.batch_size);
@@ -338,9 +339,7 @@ int run_classify(Options& options) {
     spdlog::info("{} images in {:.2f} s, loading included", tally.images, seconds.count());
   warn_not_finite(outputs.not_finite, tally.images);
   const int exit_code = tally.exit_code();
-  if (!options.summary.empty())
-    write_summary(options.summary,
-                  {"classify", options.shard, tally.images, tally.failed, 0, seconds.count(), exit_code});
+  summary.write({"classify", options.shard, tally.images, tally.failed, 0, seconds.count(), exit_code});
   return exit_code;
 }
 

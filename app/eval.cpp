@@ -672,6 +672,7 @@ int run_eval(Options& options) {
   if (options.directory.empty()) fail_input("nothing to evaluate: name a folder or archives, or --merge");
   options.shard = choose_shard(options.shard_text, {&options.output, &options.confusion, &options.report,
                                                     &options.results, &options.summary});
+  SummaryFile summary(options.summary);
   Outputs outputs(options);
   Classifier classifier = make_classifier(options.model, options.batch_size);
   if (classifier.config.in_chans != 3)
@@ -709,9 +710,8 @@ int run_eval(Options& options) {
   if (outcome.failed > 0) spdlog::warn("{} images could not be read and are not counted", outcome.failed);
   for (const std::string& folder : data.unread) spdlog::error("skipped: {}", folder);
   const int exit_code = outcome.failed > 0 || !data.unread.empty() ? 1 : 0;
-  if (!options.summary.empty())
-    write_summary(options.summary, {"eval", options.shard, answered, outcome.failed, outcome.from_earlier,
-                                    outcome.seconds, exit_code});
+  summary.write(
+      {"eval", options.shard, answered, outcome.failed, outcome.from_earlier, outcome.seconds, exit_code});
   return exit_code;
 }
 
@@ -733,7 +733,7 @@ Command add_eval(CLI::App& app) {
       ->type_name("FILE");
   add_batch_size_option(*parser, options->batch_size);
   parser->add_option("--limit", options->limit, "Only N images, spread evenly over the classes")
-      ->check(CLI::PositiveNumber.description(""))
+      ->check(CLI::Range(size_t{1}, std::numeric_limits<size_t>::max()).description("a number from 1"))
       ->type_name("N");
   add_decode_option(*parser, options->decode);
   parser->add_option("--format", options->format, "text (a summary), json or csv (class by class)")

@@ -108,6 +108,7 @@ int run_features(Options& options) {
   check_options(options);
   options.shard = choose_shard(options.shard_text, {&options.output, &options.summary});
   const auto start = std::chrono::steady_clock::now();
+  SummaryFile summary(options.summary);
   FeatureFile file(options);  // an unwritable path fails before the weights are read
   FeatureRun run(options.model,
                  options.at.empty() ? std::vector<std::string>() : split_list("--at", options.at),
@@ -139,12 +140,10 @@ int run_features(Options& options) {
                  shape_string(feature.dims));
   spdlog::info("{} images in {:.2f} s, loading included", tally.images, seconds.count());
   if (file.not_finite() > 0)
-    spdlog::warn("{} rows hold values that are not finite: try --dtype {} or {}", file.not_finite(),
-                 to_string(DType::bfloat16), to_string(DType::float32));
+    spdlog::warn("{} rows hold values that are not finite: if the dtype overflows, try --dtype {} or {}",
+                 file.not_finite(), to_string(DType::bfloat16), to_string(DType::float32));
   const int exit_code = tally.exit_code();
-  if (!options.summary.empty())
-    write_summary(options.summary,
-                  {"features", options.shard, tally.images, tally.failed, 0, seconds.count(), exit_code});
+  summary.write({"features", options.shard, tally.images, tally.failed, 0, seconds.count(), exit_code});
   return exit_code;
 }
 

@@ -183,6 +183,9 @@ StateDict saved_maps(const Look& look) {
     maps.values.insert(maps.values.end(), (look.maps.merged.*part).begin(), (look.maps.merged.*part).end());
     file.add(name, maps);
   }
+  std::string order;
+  for (size_t k = 0; k < look.maps.directions.size(); ++k) order += fmt::format("k{}, ", k);
+  file.metadata["maps"] = order + "all";  // along the first dimension
   if (look.class_map)
     file.add("class_map", {{look.class_map->height, look.class_map->width},
                            {look.class_map->values.begin(), look.class_map->values.end()}});
@@ -192,6 +195,11 @@ StateDict saved_maps(const Look& look) {
 }
 
 int run_look(const Options& options) {
+  for (const auto& [option, file, ending] :
+       {std::tuple("--report", options.page, ".html"), std::tuple("--png", options.png, ".png"),
+        std::tuple("--save-maps", options.maps, ".safetensors")})
+    if (!file.empty() && lower_case(std::filesystem::path(file).extension().string()) != ending)
+      fail_input("{} {}: name a {} file", option, file, ending);
   std::optional<OutputFile> page, png, maps_file, output;  // before anything is read
   if (!options.page.empty()) page.emplace(options.page);
   if (!options.png.empty()) png.emplace(options.png);
@@ -231,8 +239,11 @@ int run_look(const Options& options) {
   Look look{.file = options.image, .layer = layer.name, .picture = picture_of(image, config.preprocess)};
   const ScanInput scan{without_batch(taps.values()[0]), without_batch(taps.values()[1])};
   if (!all_finite(scan.x.values) || !all_finite(scan.projections.values))
-    fail_input("{}: what its scan reads is not finite in {}: try --dtype {} or {}", layer.name,
-               to_string(choice.precision), to_string(DType::bfloat16), to_string(DType::float32));
+    fail_input(
+        "{}: what its scan reads is not finite in {}{}", layer.name, to_string(choice.precision),
+        choice.precision == Precision::float16
+            ? fmt::format(": try --dtype {} or {}", to_string(DType::bfloat16), to_string(DType::float32))
+            : "");
   look.order = config.forward.order;
   look.row = point.row * scan.x.dims[0] / crop;
   look.column = point.column * scan.x.dims[1] / crop;
@@ -288,7 +299,7 @@ Command add_look(CLI::App& app) {
   parser
       ->add_option("--class", options->of_class, "Class of the activation map, from 0 (default: the answer)")
       ->type_name("N")
-      ->check(CLI::NonNegativeNumber.description(""));
+      ->check(CLI::Range(0, std::numeric_limits<int>::max()).description("a number from 0"));
   parser->add_option("--report", options->page, "Write an HTML page with all maps over the image")
       ->type_name("F.html");
   parser->add_option("--png", options->png, "Write all maps as one picture")->type_name("F.png");

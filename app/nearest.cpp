@@ -47,6 +47,11 @@ double dot(std::span<const float> a, std::span<const float> b) {
   return sum;
 }
 
+// Zero, or not finite: no cosine is defined.
+bool has_direction(double length) {
+  return std::isfinite(length) && length > 0;
+}
+
 Among read_among(const StateDict& file, const std::string& at) {
   Among among{file.where, at, {}, {}, {}};
   if (at.empty() && file.tensors.size() != 1)
@@ -62,11 +67,19 @@ Among read_among(const StateDict& file, const std::string& at) {
   const Json list = noted == file.metadata.end() ? Json() : Json::parse(noted->second, nullptr, false);
   const bool named = list.is_array() && list.size() == among.rows() &&
                      std::ranges::all_of(list, [](const Json& name) { return name.is_string(); });
+  if (noted != file.metadata.end() && !named)
+    fail_input("{}: its metadata \"files\" is not a list of {} names", file.where, among.rows());
+  size_t without = 0;
   for (size_t i = 0; i < among.rows(); ++i) {
     const std::vector<float> row = among.row(i);
     among.lengths.push_back(std::sqrt(dot(row, row)));
+    without += !has_direction(among.lengths.back());
     among.files.push_back(named ? list[i].get<std::string>() : fmt::format("#{}", i));
   }
+  if (without == among.rows()) fail_input("{}: no row has a cosine: all are zero or not finite", file.where);
+  if (without > 0)
+    spdlog::warn("{}: {} of {} rows are zero or not finite and are left out", file.where, without,
+                 among.rows());
   return among;
 }
 
@@ -88,20 +101,19 @@ struct Neighbour {
   double similarity = 0;
 };
 
-// NaN counts as the least similar.
+// None if the query is zero or not finite.
 std::vector<Neighbour> neighbours(const Among& among, std::span<const float> query, size_t k) {
   const double length = std::sqrt(dot(query, query));
-  std::vector<Neighbour> all(among.rows());
-  for (size_t i = 0; i < all.size(); ++i) {
-    const double scale = length * among.lengths[i];
-    all[i] = {i, scale == 0 ? 0 : dot(among.row(i), query) / scale};
-  }
+  std::vector<Neighbour> all;
+  if (!has_direction(length)) return all;
+  for (size_t i = 0; i < among.rows(); ++i)
+    if (has_direction(among.lengths[i]))
+      all.push_back({i, dot(among.row(i), query) / (length * among.lengths[i])});
   k = std::min(k, all.size());
-  const auto key = [](const Neighbour& one) { return std::isnan(one.similarity) ? -2 : one.similarity; };
-  std::ranges::partial_sort(all, all.begin() + static_cast<ptrdiff_t>(k),
-                            [&](const Neighbour& a, const Neighbour& b) {
-                              return key(a) != key(b) ? key(a) > key(b) : a.row < b.row;
-                            });
+  std::ranges::partial_sort(
+      all, all.begin() + static_cast<ptrdiff_t>(k), [](const Neighbour& a, const Neighbour& b) {
+        return a.similarity != b.similarity ? a.similarity > b.similarity : a.row < b.row;
+      });
   all.resize(k);
   return all;
 }
@@ -125,9 +137,16 @@ int run_nearest(const Options& options) {
   });
 
   Json results = Json::array();
+  size_t no_answer = 0;
   for (size_t i = 0; i < found.size(); ++i) {
     Json result = named("file", run.files[i]);
     if (options.format == "text") out << printable(run.files[i], std::string::npos) << '\n';
+    result["nearest"] = Json::array();
+    if (found[i].empty()) {
+      ++no_answer;
+      result["error"] = "its features are zero or not finite";
+      if (options.format == "text") out << "  no answer: its features are zero or not finite\n";
+    }
     for (const Neighbour& one : found[i]) {
       if (options.format == "text")
         out << fmt::format("{:8.4f}  {}\n", one.similarity,
@@ -146,7 +165,9 @@ int run_nearest(const Options& options) {
   }
   if (!out.flush()) fail_machine("the results could not be written");
   if (file) file->commit();
-  return run.tally.exit_code();
+  if (no_answer > 0)
+    spdlog::warn("{} of {} queries have features that are zero or not finite", no_answer, found.size());
+  return no_answer > 0 ? 1 : run.tally.exit_code();
 }
 
 }  // namespace

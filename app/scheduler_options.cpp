@@ -48,7 +48,12 @@ void add_summary_option(CLI::App& command, std::string& file) {
       ->type_name("FILE");
 }
 
-void write_summary(const std::string& file, const Summary& summary) {
+SummaryFile::SummaryFile(const std::string& file) {
+  if (!file.empty()) file_.emplace(file);
+}
+
+void SummaryFile::write(const Summary& summary) {
+  if (!file_) return;
   Json json{
       {"command", summary.command},
       {"shard", to_string(summary.shard)},
@@ -59,7 +64,8 @@ void write_summary(const std::string& file, const Summary& summary) {
       {"images_per_second", summary.seconds > 0 ? static_cast<double>(summary.images) / summary.seconds : 0},
       {"exit_code", summary.exit_code},
       {"program", to_json(this_program())}};
-  write_file(file, dump_json(json, 2) + "\n");
+  file_->stream() << dump_json(json, 2) << '\n';
+  file_->commit();
 }
 
 }  // namespace vmamba

@@ -2,9 +2,11 @@
 #pragma once
 #include <CLI/CLI.hpp>
 #include <initializer_list>
+#include <optional>
 #include <string>
 
 #include "lib/images/shard.h"
+#include "lib/support/files.h"
 
 namespace vmamba {
 
@@ -27,6 +29,14 @@ struct Summary {
   int exit_code = 0;
 };
 void add_summary_option(CLI::App& command, std::string& file);
-void write_summary(const std::string& file, const Summary& summary);
+// Made before the command reads or computes anything, so that it replaces neither an input nor another output.
+class SummaryFile {
+ public:
+  explicit SummaryFile(const std::string& file);
+  void write(const Summary& summary);  // nothing without --summary
+
+ private:
+  std::optional<OutputFile> file_;
+};
 
 }  // namespace vmamba

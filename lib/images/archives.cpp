@@ -61,21 +61,33 @@ std::string key_of(const std::string& name) {
   return name.substr(0, name.find('.', file));
 }
 
+// A number and a text may name one class; two numbers or two texts may not differ.
+void check_labels_agree(const std::string& a, const std::string& b, const std::string& name) {
+  const auto is_number = [](const std::string& text) {
+    return text.find_first_not_of("0123456789") == std::string::npos;
+  };
+  if (!a.empty() && !b.empty() && a != b && is_number(a) == is_number(b))
+    fail_input("{}: two labels that differ: {} and {}", name, in_quotes(printable(a)),
+               in_quotes(printable(b)));
+}
+
 std::string label_in_json(const std::string& text, const std::string& name) {
   using Json = nlohmann::json;
   const Json json = Json::parse(
       text, [](int depth, Json::parse_event_t, Json&) { return depth <= 64; }, false);
-  if (json.is_object())
-    for (const char* key : {"cls", "label", "class"}) {
-      const auto found = json.find(key);
-      if (found == json.end()) continue;
-      if (found->is_number_integer()) return std::to_string(found->get<int64_t>());
-      if (found->is_string()) return found->get<std::string>();
+  if (!json.is_object()) fail_input("{}: not a JSON object", name);
+  std::string label;
+  for (const char* key : {"cls", "label", "class"}) {
+    const auto found = json.find(key);
+    if (found == json.end()) continue;
+    if (!found->is_number_integer() && !found->is_string())
       fail_input("{}: {} is neither a number nor a text", name, key);
-    }
-  else
-    fail_input("{}: not a JSON object", name);
-  return {};
+    const std::string one =
+        found->is_string() ? found->get<std::string>() : std::to_string(found->get<int64_t>());
+    check_labels_agree(label, one, name);
+    if (label.empty()) label = one;
+  }
+  return label;
 }
 
 }  // namespace
@@ -333,7 +345,14 @@ class ArchiveLister {
     for (ListedImage& listed : images_)
       for (const auto* labels : {&cls_, &json_}) {
         const auto found = labels->find(key_of(listed.image.name));
-        if (found != labels->end() && !listed.label) listed.label = found->second;
+        if (found == labels->end()) continue;
+        try {
+          check_labels_agree(listed.label.value_or(""), found->second,
+                             member_name(reader_.path_, listed.image.name));
+        } catch (const InputError& error) {
+          wrong_.emplace(found->first, error.what());
+        }
+        if (!listed.label) listed.label = found->second;
       }
     for (ListedImage& listed : images_) {
       const auto wrong = wrong_.find(key_of(listed.image.name));

@@ -3,6 +3,7 @@
 
 #include <poll.h>
 #include <spdlog/spdlog.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -147,6 +148,8 @@ class ArgumentInputs {
       }
       if (used_ == arguments_.size()) return std::nullopt;
       if (arguments_[used_++] != "-") return arguments_[used_ - 1];
+      struct stat status {};
+      if (fstat(STDIN_FILENO, &status) == 0) check_not_replaced("standard input", status);
       in_list_ = true;
     }
   }

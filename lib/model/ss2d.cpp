@@ -51,7 +51,9 @@ View scan(const Forward& f, const Ss2dWeights& op, const ScanStep& step) {
   const int count = direction_count(step.order);
   SelectiveScan2d s = projected(f, op, step);
   const ArenaScope scope(f.arena);
-  if (f.looks_inside() && f.wants(step.tap_prefix, direction_name(step.first)))
+  bool wanted = false;
+  for (int k = 0; k < count; ++k) wanted = wanted || f.wants(step.tap_prefix, direction_name(step.first + k));
+  if (f.looks_inside() && wanted)
     s.directions = f.arena.take(s.y.dtype, {count, batch, height, width, channels});
   f.kernels.selective_scan_2d(s);
   if (s.directions)

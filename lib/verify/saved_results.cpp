@@ -75,6 +75,8 @@ Read read_results(const std::string& path) {
     const Json line = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
                                   text.begin() + static_cast<std::ptrdiff_t>(end), not_deep, false);
     begin = end + 1;
+    if (number == 1 && line.is_object() && line.contains("shard") && !line.contains("file"))
+      fail_input("{}: holds one shard: put all together with --merge first", path);
     if (number == 1 && line.is_object() && line.contains("eval") && !line.contains("file")) {
       read.results.header = line;
       continue;

@@ -102,6 +102,13 @@ TEST_CASE("taps are those that check-equal saves, as nhwc, and as nchw transpose
     }
     CHECK(same);
   }
+  for (const std::string k : {"k1", "k3"}) {  // each by itself
+    const std::string name = "layers.0.blocks.0.op.scan." + k, file = folder / (k + ".safetensors");
+    REQUIRE(run("features", {"--input-tensor", io, "--at", name, "--layout", "nhwc", "-o", file}).exit_code ==
+            0);
+    CHECK(largest_difference(read_safetensors(file).at(name).to_float32(), reference.at(name).to_float32()) ==
+          0);
+  }
 }
 
 TEST_CASE("--normalize makes unit vectors of the same direction; .npy holds the same numbers") {
@@ -295,6 +302,28 @@ TEST_CASE("nearest finds an image itself first, in the order of the cosines") {
               {"does not say which model"});
   REQUIRE(run("features", {cat, "--at", "layers.1", "-o", folder / "map.safetensors"}).exit_code == 0);
   check_error(run("nearest", {cat, "--among", folder / "map.safetensors"}), 2, {"wanted (n, channels)"});
+
+  // Rows without a direction are left out; a query without one has no answer.
+  std::string bytes = read_file(among);
+  const StateDict features = read_safetensors(among);
+  const auto patch = [&](const std::string& name, const std::string& from, const std::string& to) {
+    std::string changed = bytes;
+    REQUIRE(changed.find(from) != std::string::npos);
+    changed.replace(changed.find(from), from.size(), to);
+    write_file(folder / name, changed);
+    return folder / name;
+  };
+  const StoredTensor pool = features.at("classifier.pool");
+  const std::string row(static_cast<const char*>(pool.data), channels * sizeof(float));
+  const CliResult zero =
+      run("nearest", {coffee, "--among", patch("zero.safetensors", row, std::string(row.size(), 0)), "--at",
+                      "classifier.pool", "--format", "json"});
+  CHECK(zero.exit_code == 0);
+  CHECK(zero.err.find("1 of 3 rows are zero or not finite") != std::string::npos);
+  CHECK(nlohmann::json::parse(zero.out)["results"][0]["nearest"].size() == 2);
+  check_error(run("nearest", {cat, "--among", patch("names.safetensors", R"(\",\")", R"(\" \")"), "--at",
+                              "classifier.pool"}),
+              2, {"is not a list of 3 names"});
 }
 
 TEST_CASE("every device that is here gives the reference's backbone outputs and one image's maps") {

@@ -321,6 +321,19 @@ TEST_CASE("eval on archives counts as on folders of classes: by folders, labels 
   CHECK(odd.exit_code == 1);
   CHECK(nlohmann::json::parse(odd.out)["failed"] == 2);
   CHECK(odd.err.find("odd.tar:x/0001.json: not a JSON object") != std::string::npos);
+  write_archive(folder / "two.tar", {{"1.cls", "0", {}},
+                                     {"1.json", R"({"label": 3})", {}},
+                                     {"1.bmp", by_json[1].bytes, {}},
+                                     {"2.json", R"({"cls": 1, "label": 2})", {}},
+                                     {"2.bmp", by_json[1].bytes, {}},
+                                     {"3.cls", "4", {}},
+                                     {"3.json", R"({"label": "name"})", {}},
+                                     {"3.bmp", by_json[1].bytes, {}}});
+  const CliResult two = run("eval", {"two.tar", "--format", "json"}, {.directory = folder.path()});
+  CHECK(two.exit_code == 1);
+  CHECK(nlohmann::json::parse(two.out)["images"] == 1);
+  CHECK(two.err.find("two.tar:1.bmp: two labels that differ: \"0\" and \"3\"") != std::string::npos);
+  CHECK(two.err.find("two.tar:2.json: two labels that differ: \"1\" and \"2\"") != std::string::npos);
   write_archive(folder / "beyond.tar", {{"0001.cls", "1000", {}}, {"0001.bmp", by_json[1].bytes, {}}});
   check_error(run("eval", {"beyond.tar"}, {.directory = folder.path()}), 2,
               {"beyond.tar:0001.bmp", "class number 1000"});

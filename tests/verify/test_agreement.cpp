@@ -326,6 +326,7 @@ TEST_CASE("files of results that are none, and options that make no sense with t
         std::string(R"({"file": "x", "top": )") + std::string(100'000, '[') + std::string(100'000, ']') +
             "}"})
     check_error(compared(good + line), 2, {"other.jsonl:2", "not a line of eval --results"});
+  check_error(compared(R"({"eval": "x", "shard": "0/2"})"), 2, {"other.jsonl: holds one shard", "--merge"});
   write_file(out / "good.jsonl", R"({"file": "x", "class": 1, "top": [1], "probability": 0.5})");
   check_error(compared(R"({"file": "x", "class": 2, "top": [1], "probability": 0.5})"), 2,
               {"of class 1", "of class 2"});
