@@ -1,6 +1,6 @@
 """VMamba image classifiers, and the check that a PyTorch module computes what a file of weights does.
 
-A thin layer over libvmamba (docs/library.md): errors are its lines, calls release the GIL, any thread may call.
+A thin layer over libvmamba: errors are its lines, calls release the GIL, any thread may call. docs/python.md
 """
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Error(Exception):
 
 
 class InputError(Error, ValueError):
-    """Wrong arguments, config, weights or images."""
+    """Wrong arguments, config, weights or images. An image that cannot be read is an OSError."""
 
 
 class MachineError(Error, RuntimeError):
@@ -117,6 +117,11 @@ class Model:
         self._log = _LOG(lambda _, level, text: None if quiet and level == 0 else say(text.decode()))
         given = locals()
         texts = {name: None if given[name] is None else os.fsencode(given[name]) for name in _TEXTS}
+        for name, text in texts.items():
+            if text is not None and b"\0" in text:
+                raise InputError(f"{name}: has a null character in it")
+        if not 0 <= threads <= 4096:  # before it becomes an int of C
+            raise InputError(f"threads: wanted 0 (all that the process may use) to 4096, got {threads}")
         options = _Options(size=ctypes.sizeof(_Options), threads=threads, log=self._log, **texts)
         model = ctypes.c_void_p()
         _call(_library.vmamba_open, ctypes.byref(options), ctypes.byref(model))
@@ -155,14 +160,20 @@ class Model:
 
     def taps(self, images: Any, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
         """Intermediate values by name (docs/verification.md), channels last; names None: all."""
-        wanted = None if names is None else set(names)
+        wanted = None if names is None else {names} if isinstance(names, str) else set(names)
         found: dict[str, np.ndarray] = {}
+        failures: list[Exception] = []  # ctypes drops what a callback raises
 
         def at(_: Any, name: bytes, values: Any, dims: Any, rank: int) -> None:
-            found[name.decode()] = np.ctypeslib.as_array(values, tuple(dims[:rank])).copy()
+            try:
+                found[name.decode()] = np.ctypeslib.as_array(values, tuple(dims[:rank])).copy()
+            except Exception as failure:
+                failures.append(failure)
 
         taps = _Taps(None, _WANTS(lambda _, name: wanted is None or name.decode() in wanted), _AT(at))
         self._run(images, ctypes.byref(taps))
+        if failures:
+            raise failures[0]
         if wanted is not None and wanted - found.keys():
             raise InputError(f"no such taps: {', '.join(sorted(wanted - found.keys()))}")
         return found
@@ -192,18 +203,19 @@ class Model:
             if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
                 raise InputError(f"wanted paths, bytes, PIL images, uint8 arrays (height, width, 3) or one float32 array "
                                  f"(batch, channels, height, width), got {array.dtype} {array.shape}")
-        arrays = [array if array.strides[1:] == (3, 1) and array.strides[0] > 0 else np.ascontiguousarray(array)
-                  for array in arrays]
+        arrays = [array if array.strides[1:] == (3, 1) and array.strides[0] >= 3 * array.shape[1]
+                  else np.ascontiguousarray(array) for array in arrays]
         rgb = (_Rgb * len(arrays))(*(_Rgb(array.ctypes.data, array.shape[1], array.shape[0], array.strides[0])
                                      for array in arrays))
         _call(_library.vmamba_classify_rgb, self._model, rgb, len(arrays), logits.ctypes.data, taps)
         return logits
 
 
-def check_equal(module: Any, weights: str | os.PathLike[str] | None = None, *, batch: int = 1, seed: int = 0,
-                arguments: Sequence[str] = ()) -> str:
-    """Runs a PyTorch VSSM on noise and compares every tap with this package's run of `weights` (None: the module's own).
-    Returns the report; AssertionError with it if they differ. arguments: more options of `vmamba-cli check-equal`."""
+def check_equal(module: Any, weights: str | os.PathLike[str] | None = None, *, size: int = 224, batch: int = 1,
+                seed: int = 0, arguments: Sequence[str] = ()) -> str:
+    """Runs a PyTorch VSSM on noise (batch, channels, size, size) and compares every tap with this package's run of
+    `weights` (None: the module's own). Returns the report; AssertionError with it if they differ. The module's modes
+    (train, eval) stay as they are. arguments: more options of `vmamba-cli check-equal`, such as --device cpu."""
     import torch
     script = _HERE / "share" / "vmamba-cli" / "dump_reference.py"
     spec = importlib.util.spec_from_file_location("vmamba_dump_reference", script)
@@ -211,9 +223,17 @@ def check_equal(module: Any, weights: str | os.PathLike[str] | None = None, *, b
     reference = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(reference)
     with tempfile.TemporaryDirectory() as folder:
-        side = getattr(module, "imgsize", 224)
-        x = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(seed))
-        reference.dump(module, x, folder)
+        training = [(part, part.training) for part in module.modules()]
+        try:
+            reference.recognise(module)
+            channels = reference.first(module.patch_embed, torch.nn.Conv2d).in_channels
+            x = torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(seed))
+            reference.dump(module, x, folder, weights=weights is None)
+        except reference.Refused as refused:
+            raise InputError(str(refused)) from None
+        finally:
+            for part, mode in training:
+                part.training = mode
         done = subprocess.run(
             [_PROGRAM, "check-equal", "--config", f"{folder}/config.json",
              "--weights", weights or f"{folder}/weights.safetensors", "--reference", f"{folder}/io.safetensors", *arguments],

@@ -1,7 +1,12 @@
-"""Of the installed wheel, in an environment without a compiler: python tests/python/test_package.py"""
+"""The Python module as it is installed (python tests/python/test_package.py, where the wheel is), or as run.py lays it out.
+Pillow and PyTorch are used where they are."""
+
+import importlib.util
+import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import threading
 
 import numpy as np
@@ -61,10 +66,49 @@ fails(lambda: model.logits(DATA / "images" / "README.md"), "not an image")
 fails(lambda: model.logits(noise[:, :2]), "wanted (batch, 3, height, width)")
 fails(lambda: model.logits(noise[0]), "wanted paths")
 fails(lambda: model.logits([]), "count")
+fails(lambda: model.logits(np.zeros((9, 9, 4), np.uint8)), "wanted paths")
 fails(lambda: model.taps(noise, ["nothing"]), "no such taps: nothing")
+fails(lambda: vmamba_cli.Model("a\0b"), "weights: has a null character")
+fails(lambda: vmamba_cli.Model(threads=1 << 32), "threads: wanted 0")
+assert list(model.taps(noise, "logits")) == ["logits"]
 
-command = pathlib.Path(sys.executable).parent / "vmamba-cli"
-done = subprocess.run([command, "classify", "-q", "--device", "cpu", CAT], capture_output=True, text=True, check=True)
+command = [sys.executable, "-c", "import vmamba_cli; vmamba_cli.main()"]
+if "PYTHONPATH" not in os.environ:
+    command = [pathlib.Path(sys.executable).parent / "vmamba-cli"]
+done = subprocess.run([*command, "classify", "-q", "--device", "cpu", CAT], capture_output=True, text=True, check=True)
 assert "tabby" in done.stdout
-assert subprocess.run([command, "--nonsense"], capture_output=True, check=False).returncode == 2
+assert subprocess.run([*command, "--nonsense"], capture_output=True, check=False).returncode == 2
+
+# A PyTorch module against this package's run of it, as in a test suite.
+try:
+    import torch
+except ImportError:
+    print("no PyTorch: check_equal is not tried")
+else:
+    package = pathlib.Path(vmamba_cli.__file__).parent
+    spec = importlib.util.spec_from_file_location("dump_reference", package / "share" / "vmamba-cli" / "dump_reference.py")
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    kwargs = {"depths": [1, 1], "dims": [16, 32], "num_classes": 10, "imgsize": 32, "ssm_d_state": 4, "norm_layer": "ln",
+              "forward_type": "v03"}  # fmt: skip
+    torch.manual_seed(1)
+    module = reference.build(str(DATA.parent / "dump_reference"), kwargs).train()
+    module.classifier.eval()
+    cpu = {"size": 32, "arguments": ["--device", "cpu"]}
+    assert "taps within tolerance" in vmamba_cli.check_equal(module, batch=2, **cpu)
+    assert module.training and not module.classifier.training
+    with tempfile.TemporaryDirectory() as folder:
+        weights = f"{folder}/weights.safetensors"
+        reference.save_safetensors(weights, reference.weights_of(module))
+        vmamba_cli.check_equal(module, weights, **cpu)
+        with torch.no_grad():
+            module.layers[1].blocks[0].op.Ds += 0.5
+        try:
+            vmamba_cli.check_equal(module, weights, **cpu)
+        except AssertionError as difference:
+            assert "layers.1.blocks.0.op.scan" in str(difference), difference
+        else:
+            raise AssertionError("a changed module passed")
+    fails(lambda: vmamba_cli.check_equal(torch.nn.Linear(2, 2)), "has no patch_embed")
+    fails(lambda: vmamba_cli.check_equal(module, "/nowhere.pth", **cpu), "/nowhere.pth: no such weights file")
 print(f"vmamba_cli {vmamba_cli.version}: all of it holds")
