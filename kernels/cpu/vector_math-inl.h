@@ -62,6 +62,7 @@ HWY_INLINE void store_some(V v, float* p, int64_t count) {
 // interleaving several hides it. The functions below take a V or a Pack.
 template <int n>
 struct Pack {
+  HWY_INLINE Pack() {}  // an implicit one lacks the target that NEON's constructor must be inlined for
   V v[n];
 };
 template <class P>
