@@ -18,6 +18,8 @@
 #include "lib/images/image_source.h"
 #include "lib/labels/class_folders.h"
 #include "lib/model/init.h"
+#include "lib/model/weights.h"
+#include "lib/report/check_page.h"
 #include "lib/support/files.h"
 #include "lib/support/json.h"
 #include "lib/support/text.h"
@@ -26,7 +28,6 @@
 #include "lib/verify/check_equal.h"
 #include "lib/verify/check_report.h"
 #include "lib/verify/find_precision.h"
-#include "lib/verify/html_report.h"
 #include "lib/verify/matrix.h"
 #include "lib/verify/saved_results.h"
 #include "lib/verify/stress.h"
@@ -203,8 +204,10 @@ struct ReadySide {
 };
 
 // Shares the weights of `other` if both sides use the same ones.
-ReadySide make_side(const Options& options, const SideOptions& chosen, const ReadySide* other,
-                    const SideOptions* other_chosen) {
+// `outputs`: stages whose output norm is compared, which makes a classifier's weights a backbone's.
+ReadySide make_side(const Options& options, const Mode& mode, const SideOptions& chosen,
+                    const ReadySide* other, const SideOptions* other_chosen,
+                    const std::vector<int>& outputs = {}) {
   ReadySide ready;
   Side& side = ready.side;
   side.given = chosen.text;
@@ -225,6 +228,7 @@ ReadySide make_side(const Options& options, const SideOptions& chosen, const Rea
                           (!options.seed_weights || other_chosen->forward_type == chosen.forward_type);
   if (same_files) {
     side.weights = other->side.weights;
+    side.config.out_indices = other->side.config.out_indices;
   } else if (options.seed_weights) {
     side.weights = std::make_shared<StateDict>(init_weights(side.config, *options.seed));
   } else {
@@ -234,8 +238,15 @@ ReadySide make_side(const Options& options, const SideOptions& chosen, const Rea
           options.seed
               ? " or weights=FILE for each of a and b; --seed initialises them only where none are named"
               : ", or --seed 0, which initialises them");
-    side.weights = std::make_shared<StateDict>(read_weights(files));
+    StateDict weights = read_weights(files);
+    adopt_backbone(side.config, weights, outputs);
+    side.weights = std::make_shared<StateDict>(std::move(weights));
   }
+  constexpr std::string_view with_taps = "crnt";
+  if (side.config.out_indices &&
+      (with_taps.find(mode.letter) == with_taps.npos || options.check.min_agreement))
+    fail_input("{}: a backbone, which has no logits for {} to compare", side.weights->where,
+               options.check.min_agreement ? "--min-agreement" : mode.option);
   ready.made_of = {options.seed_weights ? fmt::format("seed {}", *options.seed) : files.weights.string(),
                    same_files && other_chosen->forward_type == chosen.forward_type
                        ? other->made_of.weights_sha256
@@ -468,11 +479,12 @@ int run_one_side(Options& options, const Mode& mode) {
   const SideOptions chosen = side_options(options, mode, "--b", options.b);
   refuse_overridden(options, {chosen});
   choose_weights(options, {chosen});
-  const ReadySide b = make_side(options, chosen, nullptr, nullptr);
-  if (mode.letter == 'f') return run_find_precision(options, chosen, b);
   std::optional<StateDict> reference;
   if (mode.letter == 'r') reference = read_safetensors(options.reference);
   const StateDict* taps = reference ? &*reference : nullptr;
+  const ReadySide b =
+      make_side(options, mode, chosen, nullptr, nullptr, taps ? backbone_outputs(*taps) : std::vector<int>());
+  if (mode.letter == 'f') return run_find_precision(options, chosen, b);
   const CheckInput input = make_input(options, nullptr, b.side, taps);
   const Provenance provenance = provenance_of(options, nullptr, b, input, taps);
   switch (mode.letter) {
@@ -592,8 +604,8 @@ int run_two_sides(Options& options, const Mode& mode) {
     return told(options, provenance, text_report(divergence), json_report(divergence), !divergence);
   }
   choose_weights(options, chosen);
-  ReadySide a = make_side(options, chosen[0], nullptr, nullptr),
-            b = make_side(options, chosen[1], &a, &chosen[0]);
+  ReadySide a = make_side(options, mode, chosen[0], nullptr, nullptr),
+            b = make_side(options, mode, chosen[1], &a, &chosen[0]);
   if (mode.letter == 's') {
     const uint64_t seed = options.seed.value_or(0);
     const auto cases = stress(a.side, b.side, seed, with_progress(options, "cases at most"));
@@ -614,7 +626,8 @@ int run_two_sides(Options& options, const Mode& mode) {
   if (options.check.min_agreement && classes_a != classes_b)
     fail_input("--min-agreement: a has {} classes and b {}: their labels cannot be compared", classes_a,
                classes_b);
-  if ((input.images.size() > 1 && classes_a == classes_b) || options.check.min_agreement)
+  const bool backbone = a.side.config.out_indices || b.side.config.out_indices;
+  if ((input.images.size() > 1 && classes_a == classes_b && !backbone) || options.check.min_agreement)
     shown = image_truth(options, input, chosen[0], a.side.config);
   std::optional<TruthRun> truth = make_truth(options, &a.side, b.side);
   const auto check = [&] {

@@ -28,12 +28,16 @@ bool is_cpu(const RunChoice& choice) {
   return choice.device.type == DeviceType::cpu;
 }
 
+}  // namespace
+
 // 8 images of 224² pixels saturate a CPU, 64 a GPU. Smaller images allow larger batches.
-int default_batch_size(const Classifier& classifier) {
-  const int at_224 = std::ranges::all_of(classifier.choices, is_cpu) ? 8 : 64;
-  const double smaller = 224.0 / classifier.config.preprocess.crop;
+int default_batch_size(const std::vector<RunChoice>& choices, const Config& config) {
+  const int at_224 = std::ranges::all_of(choices, is_cpu) ? 8 : 64;
+  const double smaller = 224.0 / config.preprocess.crop;
   return static_cast<int>(std::clamp(at_224 * smaller * smaller, 1.0 * at_224, 4.0 * at_224));
 }
+
+namespace {
 
 // The images of a batch that are left to the device.
 std::vector<DecodeJpegs::Packed> packed_images(const ImageBatch& batch) {
@@ -120,7 +124,8 @@ Classifier make_classifier(const ModelOptions& options, int batch_size) {
   classifier.files.read.reset();
   classifier.choices = choose_runs(options);
   log_step("devices chosen");
-  classifier.batch_size = batch_size > 0 ? batch_size : default_batch_size(classifier);
+  classifier.batch_size =
+      batch_size > 0 ? batch_size : default_batch_size(classifier.choices, classifier.config);
   return classifier;
 }
 
@@ -171,6 +176,14 @@ RunReport run_report(const Classifier& classifier) {
   return report;
 }
 
+void add_batch_size_option(CLI::App& command, int& batch_size) {
+  command
+      .add_option("--batch-size", batch_size,
+                  "Images per batch (default: 8 to 32 on the CPU, 64 to 256 on CUDA, by image size)")
+      ->check(CLI::Range(1, 1 << 16).description(""))
+      ->type_name("N");
+}
+
 void add_decode_option(CLI::App& command, std::string& decode) {
   command
       .add_option("--decode", decode, "cpu, or auto (JPEGs on the GPU if the model runs there; same pixels)")
@@ -184,10 +197,9 @@ JpegDecoding jpeg_decoding(const Classifier& classifier, const std::string& deco
   return on_device ? JpegDecoding::on_device : JpegDecoding::here;
 }
 
-int decoding_threads(const Classifier& classifier) {
+int decoding_threads(const std::vector<RunChoice>& choices) {
   const int processors = static_cast<int>(std::max(std::thread::hardware_concurrency(), 1u));
-  return std::ranges::any_of(classifier.choices, is_cpu) ? std::max(processors / 2, 1)
-                                                         : std::min(processors, 64);
+  return std::ranges::any_of(choices, is_cpu) ? std::max(processors / 2, 1) : std::min(processors, 64);
 }
 
 std::vector<float> run_in_pieces(const std::string& device, int& batch_size, int64_t count,

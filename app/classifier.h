@@ -27,17 +27,19 @@ struct Classifier {
   std::vector<std::unique_ptr<Runner>> runners;  // one per usable device
   Labels labels;                                 // empty if there are none
 };
-// batch_size 0: chosen for the devices.
+int default_batch_size(const std::vector<RunChoice>& choices, const Config& config);
+// batch_size 0: the default.
 Classifier make_classifier(const ModelOptions& options, int batch_size);
 // Loads each device's kernels and weights on its own thread. A device that cannot be used is named in a warning if others
 // can. If `weights_sum` is not null, it receives the SHA-256 of the weights.
 void load_runners(Classifier& classifier, std::string* weights_sum = nullptr);
+void add_batch_size_option(CLI::App& command, int& batch_size);  // --batch-size
 // --decode cpu|auto, of the commands that read images.
 void add_decode_option(CLI::App& command, std::string& decode);
 // Whether the devices decode JPEGs; the pixels are the same.
 JpegDecoding jpeg_decoding(const Classifier& classifier, const std::string& decode);
 // Number of decoder threads, which all devices share. On the CPU they share the cores with the model.
-int decoding_threads(const Classifier& classifier);
+int decoding_threads(const std::vector<RunChoice>& choices);
 
 // Runs `count` inputs through run(begin, n) in chunks of at most `batch_size` and returns all logits. If the device runs
 // out of memory, the batch size is halved for this and all later calls, and a message is logged.

@@ -7,6 +7,7 @@
 
 #include "app/classifier.h"
 #include "app/commands.h"
+#include "app/input_tally.h"
 #include "app/progress.h"
 #include "app/result_lines.h"
 #include "app/scheduler_options.h"
@@ -141,10 +142,10 @@ struct Outputs {
   std::optional<Results> results;
   std::vector<int64_t> input_dims;  // of one input: channels, height, width
   Json files = Json::array();       // the classified images, for the metadata of saved tensors
-  size_t images = 0, failed = 0, not_finite = 0;
-  size_t inputs = 0;        // files and archives, of all shards
-  bool earlier = false;     // --results went on from an earlier run
-  std::string first_error;  // not printed at once: for a single input it becomes the error of the command
+  InputTally tally;
+  size_t not_finite = 0;
+  size_t inputs = 0;     // files and archives, of all shards
+  bool earlier = false;  // --results went on from an earlier run
 };
 
 // Called before anything is read, so that an unwritable path fails at once, and so does one that is an input.
@@ -154,25 +155,15 @@ void open_outputs(const Options& options, Outputs& outputs) {
   if (!options.save_input.empty()) outputs.input.emplace(options.save_input);
 }
 
-void report_skipped(Outputs& outputs) {
-  if (!outputs.first_error.empty()) spdlog::error("skipped: {}", shown(outputs.first_error));
-  outputs.first_error.clear();
-}
-
 void add_failed(Outputs& outputs, const std::string& file, const std::string& error,
                 const InputPosition& position) {
-  report_skipped(outputs);
-  if (outputs.failed++ == 0 && outputs.images == 0)
-    outputs.first_error = error;
-  else
-    spdlog::error("skipped: {}", shown(error));
+  outputs.tally.add_failed(error);
   outputs.results->add({file, error, {}, position});
 }
 
 void add_classified(Outputs& outputs, const std::string& file, std::span<const float> logits, int k,
                     const InputPosition& position = {}) {
-  report_skipped(outputs);
-  ++outputs.images;
+  outputs.tally.add_image();
   outputs.not_finite += !all_finite(logits);
   if (outputs.logits) outputs.logits->add(logits);
   if (outputs.logits || outputs.input) outputs.files.push_back(file);
@@ -213,7 +204,7 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
     if (part.after) spdlog::info("{}: goes on behind input {}", options.log, part.after->input);
   }
   ImageSource source(input_paths(options.inputs, options.nul ? '\0' : '\n', part), config.preprocess,
-                     classifier.batch_size, one_file ? 1 : decoding_threads(classifier),
+                     classifier.batch_size, one_file ? 1 : decoding_threads(classifier.choices),
                      outputs.input ? JpegDecoding::here : jpeg_decoding(classifier, options.decode));
   if (!log) load_runners(classifier);
   outputs.results.emplace(options, classifier, out, std::move(log));
@@ -331,29 +322,25 @@ int run_classify(Options& options) {
     classify_tensor(options, classifier, outputs, out);
 
   const bool may_be_empty = !options.shard.is_all() || outputs.earlier;
-  if (may_be_empty) report_skipped(outputs);  // of a shard that has no other image
-  if (outputs.images == 0 && !may_be_empty) {
-    if (outputs.failed == 1) fail_input("{}", shown(outputs.first_error));
-    if (outputs.failed == 0) fail_input("standard input lists no files");
-    fail_input("none of the {} inputs could be read", outputs.failed);
-  }
-  if (outputs.results) outputs.results->finish(outputs.images, outputs.failed, outputs.inputs);
+  InputTally& tally = outputs.tally;
+  if (may_be_empty)
+    tally.report_skipped();  // of a shard that has no other image
+  else
+    tally.require_images();
+  if (outputs.results) outputs.results->finish(tally.images, tally.failed, outputs.inputs);
   const std::map<std::string, std::string> metadata{{"files", dump_json(outputs.files)}};
-  if (outputs.logits) outputs.logits->write("logits", {classifier.config.num_classes}, metadata);
-  if (outputs.input) outputs.input->write("input", outputs.input_dims, metadata);
+  if (outputs.logits) outputs.logits->write({{"logits", {classifier.config.num_classes}}}, metadata);
+  if (outputs.input) outputs.input->write({{"input", outputs.input_dims}}, metadata);
   if (outputs.file) outputs.file->commit();
 
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  if (outputs.images > 1) {
-    spdlog::info("{} images in {:.2f} s, loading included", outputs.images, seconds.count());
-  }
-  warn_not_finite(outputs.not_finite, outputs.images);
-  if (outputs.failed > 0)
-    spdlog::warn("{} of {} inputs could not be read", outputs.failed, outputs.failed + outputs.images);
-  const int exit_code = outputs.failed > 0 ? 1 : 0;
+  if (tally.images > 1)
+    spdlog::info("{} images in {:.2f} s, loading included", tally.images, seconds.count());
+  warn_not_finite(outputs.not_finite, tally.images);
+  const int exit_code = tally.exit_code();
   if (!options.summary.empty())
     write_summary(options.summary,
-                  {"classify", options.shard, outputs.images, outputs.failed, 0, seconds.count(), exit_code});
+                  {"classify", options.shard, tally.images, tally.failed, 0, seconds.count(), exit_code});
   return exit_code;
 }
 
@@ -371,11 +358,7 @@ Command add_classify(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 20).description(""))
       ->type_name("K")
       ->capture_default_str();
-  parser
-      ->add_option("--batch-size", options->batch_size,
-                   "Images per batch (default: 8 to 32 on the CPU, 64 to 256 on CUDA, by image size)")
-      ->check(CLI::Range(1, 1 << 16).description(""))
-      ->type_name("N");
+  add_batch_size_option(*parser, options->batch_size);
   add_decode_option(*parser, options->decode);
   parser->add_option("--format", options->format, "text, json, jsonl (written as results come) or csv")
       ->check(CLI::IsMember({"text", "json", "jsonl", "csv"}).description(""))

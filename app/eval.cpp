@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <iostream>
 #include <unordered_map>
@@ -19,6 +20,8 @@
 #include "kernels/error.h"
 #include "lib/labels/accuracy.h"
 #include "lib/labels/predictions.h"
+#include "lib/report/confusion.h"
+#include "lib/report/eval_page.h"
 #include "lib/support/files.h"
 #include "lib/support/json.h"
 #include "lib/support/sha256.h"
@@ -31,7 +34,7 @@ namespace fs = std::filesystem;
 
 struct Options {
   ModelOptions model;
-  std::string directory, truth, format = "text", output, confusion, results, shard_text, summary;
+  std::string directory, truth, format = "text", output, confusion, report, results, shard_text, summary;
   std::string decode{to_string(DeviceType::cpu)};
   std::vector<std::string> merge;
   const CLI::App* parser = nullptr;
@@ -62,18 +65,25 @@ std::string key(const Json& line) {
   return key_of_named(line, "file");
 }
 
-// The classes of a line with an answer; nullopt: it is not a line that eval wrote. A null probability came from NaN
-// logits: it does not count as an answer, though older versions wrote one.
-std::optional<std::vector<int>> answer_in(const Json& line, int num_classes) {
+struct Answer {
   std::vector<int> top;
-  const Json list = line.value("probability", Json()).is_null() ? Json::array() : line["top"];
+  double probability = 0;  // of top[0]
+};
+
+// A line with an answer; nullopt: it is not a line that eval wrote. A null probability came from NaN
+// logits: it does not count as an answer, though older versions wrote one.
+std::optional<Answer> answer_in(const Json& line, int num_classes) {
+  Answer answer;
+  const Json probability = line.value("probability", Json());
+  const Json list = probability.is_null() ? Json::array() : line["top"];
+  if (probability.is_number()) answer.probability = probability.get<double>();
   if (!line.value("file", Json()).is_string() || !list.is_array()) return std::nullopt;
   for (const Json& number : list) {
     if (!number.is_number_integer() || number.get<int64_t>() < 0 || number.get<int64_t>() >= num_classes)
       return std::nullopt;
-    top.push_back(number.get<int>());
+    answer.top.push_back(number.get<int>());
   }
-  return top;
+  return answer;
 }
 
 // --results: JSON Lines, a header that identifies the model, then one line per image. A later run of the same
@@ -93,7 +103,7 @@ class ResultLog {
   }
 
   // Returns the answer of an earlier run, or nullptr if it has none for this file.
-  const std::vector<int>* find(const std::string& file) const {
+  const Answer* find(const std::string& file) const {
     const auto found = answers_.find(key(named("file", file)));
     return found == answers_.end() ? nullptr : &found->second;
   }
@@ -145,16 +155,16 @@ class ResultLog {
   }
 
   void take(const Json& line, int number) {
-    std::optional<std::vector<int>> top = answer_in(line, num_classes_);
-    if (!top) fail_input("{}:{}: not a line that eval wrote: give another file", file_.path(), number);
-    answers_[key(line)] = std::move(*top);
+    std::optional<Answer> answer = answer_in(line, num_classes_);
+    if (!answer) fail_input("{}:{}: not a line that eval wrote: give another file", file_.path(), number);
+    answers_[key(line)] = std::move(*answer);
   }
 
   int num_classes_;
   ResultFile file_;
   std::string unwritten_;
   size_t complete_ = 0;  // bytes of complete lines
-  std::unordered_map<std::string, std::vector<int>> answers_;
+  std::unordered_map<std::string, Answer> answers_;
   std::unordered_map<std::string, std::string> errors_;  // of images that could not be read
 };
 
@@ -169,6 +179,7 @@ std::vector<std::string> class_names(const Classifier& classifier, const DataSet
 
 struct Outcome {
   Accuracy accuracy;
+  AnswersToShow answers = {};
   size_t failed = 0, from_earlier = 0, not_finite = 0;
   double seconds = 0;  // for the images of this run only
 };
@@ -330,6 +341,16 @@ Json list_of(const DataSet& data, const std::vector<Chosen>& chosen) {
   return {{"files", std::move(files)}, {"positions", std::move(positions)}};
 }
 
+void add_answer(Outcome& outcome, bool several, const std::string& file, const std::vector<int>& right,
+                const Answer& answer, const ImageRef& image) {
+  if (several)
+    outcome.accuracy.add_any(right, answer.top);
+  else
+    outcome.accuracy.add(right[0], answer.top);
+  if (!answer.top.empty() && std::isfinite(answer.probability))
+    outcome.answers.add({file, right, answer.top[0], answer.probability, image});
+}
+
 Outcome evaluate(const Options& options, Classifier& classifier, const std::string& weights_sum,
                  const DataSet& data) {
   const size_t classes = static_cast<size_t>(classifier.config.num_classes);
@@ -342,17 +363,15 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
                 options.shard_text.empty() ? Json() : list_of(data, chosen), classifier.config.num_classes);
 
   Outcome outcome{Accuracy(classifier.config.num_classes)};
-  const auto count = [&](const Picture& picture, const std::vector<int>& top) {
+  const auto count = [&](const Picture& picture, const Answer& answer) {
     const std::span<const int> right = data.classes_of(picture);
-    if (data.several)
-      outcome.accuracy.add_any({right.begin(), right.end()}, top);
-    else
-      outcome.accuracy.add(right[0], top);
+    add_answer(outcome, data.several, data.file_of(picture), {right.begin(), right.end()}, answer,
+               data.image_of(picture));
   };
   std::vector<const Picture*> left;
   for (const auto& [picture, position] : chosen) {
     const bool known = log && picture->error.empty();
-    const std::vector<int>* answer = known ? log->find(data.file_of(*picture)) : nullptr;
+    const Answer* answer = known ? log->find(data.file_of(*picture)) : nullptr;
     if (answer != nullptr)
       count(*picture, *answer);
     else
@@ -369,7 +388,7 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
     return data.image_of(*left[next++]);
   };
   ImageSource source(listed_images(next_image), classifier.config.preprocess, classifier.batch_size,
-                     decoding_threads(classifier), jpeg_decoding(classifier, options.decode));
+                     decoding_threads(classifier.choices), jpeg_decoding(classifier, options.decode));
   Progress progress(outcome.from_earlier, chosen.size());
   ClassifiedBatches batches(classifier, source);
   ImageBatch batch;
@@ -383,13 +402,14 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
       if (const std::span<const int> right = data.classes_of(picture); !right.empty())
         line["class"] = data.several ? Json(std::vector(right.begin(), right.end())) : Json(right[0]);
       if (item.error.empty()) {
-        std::vector<int> top;
+        Answer answer;
         const auto row = std::span(logits).subspan(place++ * classes, classes);
         const auto best = any_nan(row) ? std::vector<Prediction>() : top_k(row, 5);
-        for (const Prediction& prediction : best) top.push_back(prediction.index);
-        count(picture, top);
+        for (const Prediction& prediction : best) answer.top.push_back(prediction.index);
+        if (!best.empty()) answer.probability = best[0].probability;
+        count(picture, answer);
         outcome.not_finite += !all_finite(row);
-        line["top"] = top;
+        line["top"] = answer.top;
         line["probability"] = best.empty() ? Json() : Json(best[0].probability);
       } else {
         progress.clear();
@@ -425,10 +445,11 @@ void check_outputs(const Options& options, const DataSet& data, size_t num_class
 }
 
 struct Outputs {
-  std::optional<OutputFile> file, confusion, picture;
+  std::optional<OutputFile> file, report, confusion, picture;
 
   explicit Outputs(const Options& options) {  // before anything is read
     if (!options.output.empty()) file.emplace(options.output);
+    if (!options.report.empty()) report.emplace(options.report);
     if (options.confusion.empty()) return;
     const fs::path png = fs::path(options.confusion).replace_extension(".png");
     if (png == options.confusion)
@@ -437,6 +458,25 @@ struct Outputs {
     picture.emplace(png);
   }
 };
+
+// `report`: as the JSON result has it.
+void write_page(Outputs& outputs, const std::string& title, const Outcome& outcome, const Json& report,
+                const DataSet& data, const std::vector<std::string>& names,
+                const PreprocessConfig& preprocess) {
+  EvalPage page{title, outcome.accuracy, names, data.several, outcome.answers, {}, {}, preprocess};
+  if (!data.truth_form.empty()) page.facts.emplace_back("truth", data.truth_form);
+  if (outcome.failed > 0) page.facts.emplace_back("not readable", fmt::format("{} images", outcome.failed));
+  if (data.not_counted > 0)
+    page.facts.emplace_back("not counted", fmt::format("{} images without a class", data.not_counted));
+  for (const auto& [key, value] : report.items())
+    page.ran_on.emplace_back(key, value.is_string() ? value.get<std::string>() : value.dump());
+  const Program program = this_program();
+  page.ran_on.emplace_back("program",
+                           fmt::format("vmamba-cli {}, commit {}", program.version, program.commit));
+  page.ran_on.emplace_back("command", program.command);
+  outputs.report->stream() << eval_page(page);
+  outputs.report->commit();
+}
 
 void write_reports(const Options& options, Outputs& outputs, const Outcome& outcome, const Json& report,
                    const DataSet& data, const std::vector<std::string>& names) {
@@ -450,7 +490,7 @@ void write_reports(const Options& options, Outputs& outputs, const Outcome& outc
   if (!out.flush()) fail_machine("the results could not be written");  // to stdout: a file says so itself
   if (outputs.confusion) {
     write_confusion_csv(outputs.confusion->stream(), outcome.accuracy, names);
-    write_confusion_png(outputs.picture->stream(), outcome.accuracy);
+    outputs.picture->stream() << confusion_picture(outcome.accuracy, names);
     outputs.confusion->commit();
     outputs.picture->commit();
   }
@@ -551,8 +591,19 @@ bool is_whole(const ShardFiles& files, const std::vector<ShardResults>& shards) 
   return whole;
 }
 
+// Of the crops, as far as it shapes their pictures.
+PreprocessConfig preprocess_in(const Json& header) {
+  const Json preprocess = header["config"].value("preprocess", Json());
+  const auto side = [&](const char* key) {
+    const Json value = preprocess.is_object() ? preprocess.value(key, Json()) : Json();
+    return value.is_number_integer() && value > 0 && value <= 1 << 14 ? value.get<int>() : 256;
+  };
+  return {.resize = side("resize"), .crop = side("crop")};
+}
+
 int merge_results(const Options& options) {
-  refuse_others(*options.parser, "--merge", {"--merge", "--output", "--confusion", "--results", "--format"});
+  refuse_others(*options.parser, "--merge",
+                {"--merge", "--output", "--confusion", "--report", "--results", "--format"});
   Outputs outputs(options);
   std::optional<OutputFile> merged;
   if (!options.results.empty()) merged.emplace(options.results);
@@ -583,6 +634,8 @@ int merge_results(const Options& options) {
   for (const char* of_shard : {"shard", "inputs_sha256", "truth", "several", "not_counted", "names"})
     header.erase(of_shard);
   header["made_by"].erase("report");
+  // Its images are shown where they are still there.
+  const std::string directory = header["eval"].is_string() ? header["eval"].get<std::string>() : "";
   if (merged) merged->stream() << dump_json(header) << '\n';
 
   Outcome outcome{Accuracy(num_classes.get<int>())};
@@ -593,23 +646,22 @@ int merge_results(const Options& options) {
       ++outcome.failed;
       continue;
     }
-    const std::optional<std::vector<int>> top = answer_in(line, num_classes.get<int>());
+    const std::optional<Answer> answer = answer_in(line, num_classes.get<int>());
     std::vector<int> right;
     const Json classes = line.value("class", Json());
-    bool is_line = top.has_value();
+    bool is_line = answer.has_value();
     for (const Json& number : classes.is_array() ? classes : Json::array({classes})) {
       is_line = is_line && number.is_number_integer() && number >= 0 && number < num_classes;
       if (is_line) right.push_back(number.get<int>());
     }
     if (!is_line || right.empty() || (!data.several && right.size() > 1))
       fail_input("not a line that eval wrote: {}", printable(image.line, 200));
-    if (data.several)
-      outcome.accuracy.add_any(right, *top);
-    else
-      outcome.accuracy.add(right[0], *top);
+    const std::string file = line["file"];
+    add_answer(outcome, data.several, file, right, *answer, {fs::path(directory) / file});
   }
   check_outputs(options, data, names.size());
   write_reports(options, outputs, outcome, report, data, names);
+  if (outputs.report) write_page(outputs, directory, outcome, report, data, names, preprocess_in(header));
   if (merged) merged->commit();
   if (outcome.failed > 0) spdlog::warn("{} images could not be read and are not counted", outcome.failed);
   return outcome.failed > 0 ? 1 : 0;
@@ -618,14 +670,14 @@ int merge_results(const Options& options) {
 int run_eval(Options& options) {
   if (!options.merge.empty()) return merge_results(options);
   if (options.directory.empty()) fail_input("nothing to evaluate: name a folder or archives, or --merge");
-  options.shard = choose_shard(options.shard_text,
-                               {&options.output, &options.confusion, &options.results, &options.summary});
+  options.shard = choose_shard(options.shard_text, {&options.output, &options.confusion, &options.report,
+                                                    &options.results, &options.summary});
   Outputs outputs(options);
   Classifier classifier = make_classifier(options.model, options.batch_size);
   if (classifier.config.in_chans != 3)
     fail_input("images have 3 channels, the config's in_chans is {}", classifier.config.in_chans);
   std::string weights_sum;
-  load_runners(classifier, options.results.empty() ? nullptr : &weights_sum);
+  load_runners(classifier, options.results.empty() && options.report.empty() ? nullptr : &weights_sum);
   const int num_classes = classifier.config.num_classes;
   const DataSet data =
       read_data_set(options.directory, options.truth, options.shard, classifier.labels, num_classes);
@@ -639,7 +691,14 @@ int run_eval(Options& options) {
   const ClassCounts& total = outcome.accuracy.total();
   if (total.images == 0 && options.shard.is_all())
     fail_input("{}: none of its {} images could be read", options.directory, outcome.failed);
-  write_reports(options, outputs, outcome, report_json(classifier), data, class_names(classifier, data));
+  const std::vector<std::string> names = class_names(classifier, data);
+  write_reports(options, outputs, outcome, report_json(classifier), data, names);
+  if (outputs.report) {
+    Json report = report_json(classifier);
+    report["weights_sha256"] = weights_sum;
+    report["config_sha256"] = config_sha256(classifier.config);
+    write_page(outputs, options.directory, outcome, report, data, names, classifier.config.preprocess);
+  }
   const size_t answered = static_cast<size_t>(total.images) - outcome.from_earlier;
   spdlog::info("{} images in {:.1f} s, {:.1f} a second", answered, outcome.seconds,
                outcome.seconds > 0 ? static_cast<double>(answered) / outcome.seconds : 0);
@@ -672,11 +731,7 @@ Command add_eval(CLI::App& app) {
                    "Ground truth for a folder of images: one class number per line (in the order of the "
                    "names), NAME,CLASS lines, or ReaL's JSON")
       ->type_name("FILE");
-  parser
-      ->add_option("--batch-size", options->batch_size,
-                   "Images per batch (default: 8 to 32 on the CPU, 64 to 256 on CUDA, by image size)")
-      ->check(CLI::Range(1, 1 << 16).description(""))
-      ->type_name("N");
+  add_batch_size_option(*parser, options->batch_size);
   parser->add_option("--limit", options->limit, "Only N images, spread evenly over the classes")
       ->check(CLI::PositiveNumber.description(""))
       ->type_name("N");
@@ -691,6 +746,10 @@ Command add_eval(CLI::App& app) {
       ->add_option("--confusion", options->confusion,
                    "Write the confusion matrix, and a picture of it as F.png")
       ->type_name("F.csv");
+  parser
+      ->add_option("--report", options->report,
+                   "Write an HTML page: accuracy, classes, confusions, calibration, images worth a look")
+      ->type_name("F.html");
   parser
       ->add_option("--results", options->results,
                    "Append one line per image; a later run of the same model resumes from it")

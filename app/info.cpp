@@ -46,7 +46,8 @@ Facts gather(const Arguments& arguments) {
   facts.summary =
       summarize(facts.config, storage_dtype(facts.choice.precision), facts.batch, facts.height, facts.width);
   if (!facts.files.weights.empty()) {
-    const StateDict weights = read_weights(facts.files);
+    StateDict weights = read_weights(facts.files);
+    if (arguments.format == "taps") adopt_backbone(facts.config, weights);
     facts.weights = check_weights(facts.config, weights);
     facts.tensors = weights.tensors.size();
   }
@@ -194,7 +195,10 @@ Json json(const Facts& facts) {
 
 int run(const Arguments& arguments) {
   const Facts facts = gather(arguments);
-  if (arguments.format == "config") {
+  if (arguments.format == "taps") {
+    for (const TapShape& tap : tap_shapes(facts.config, facts.height, facts.width))
+      fmt::print("{} {}\n", tap.name, fmt::join(std::span(tap.dims).subspan(1), "x"));
+  } else if (arguments.format == "config") {
     fmt::print("{}", facts.files.config_text());
   } else if (arguments.format == "json") {
     fmt::print("{}\n", dump_json(json(facts), 2));
@@ -221,9 +225,11 @@ Command add_info(CLI::App& app) {
                    "SIDE or HEIGHTxWIDTH in pixels (default: the config's imgsize)")
       ->type_name("S")
       ->expected(1, 2);
-  command->add_option("--format", arguments->format, "text, json or config (only the config)")
+  command
+      ->add_option("--format", arguments->format,
+                   "text, json, config (only the config) or taps (names and shapes)")
       ->type_name("FORMAT")
-      ->check(CLI::IsMember({"text", "json", "config"}).description(""))
+      ->check(CLI::IsMember({"text", "json", "config", "taps"}).description(""))
       ->capture_default_str();
   return {command, [arguments] { return run(*arguments); }};
 }

@@ -31,6 +31,9 @@
 #define VMAMBA_COMMANDS(command) \
   command(classify) \
   command(eval) \
+  command(features) \
+  command(nearest) \
+  command(look) \
   command(check_equal) \
   command(bench) \
   command(info) \

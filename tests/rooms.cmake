@@ -1,5 +1,5 @@
 # Which room may include which (docs/architecture.md): app → lib → kernels, and between the rooms of lib
-# support → {config, tensors, labels} → {images, model} → verify → api (the C interface). Run as: cmake -DSOURCE=… -P tests/rooms.cmake
+# support → {config, tensors, labels} → {images, model} → verify → report; api (the C interface) after verify. Run as: cmake -DSOURCE=… -P tests/rooms.cmake
 cmake_minimum_required(VERSION 3.25)
 
 # room: the folders that its files may include from, its own among them.
@@ -11,9 +11,10 @@ set(room_lib/labels    ${public_kernels} lib/support lib/labels)
 set(room_lib/images    ${public_kernels} lib/support lib/config lib/tensors lib/labels lib/images)
 set(room_lib/model     ${public_kernels} lib/support lib/config lib/tensors lib/labels lib/model)
 set(room_lib/verify    ${public_kernels} lib/support lib/config lib/tensors lib/labels lib/images lib/model lib/verify)
+set(room_lib/report   ${public_kernels} lib/support lib/config lib/tensors lib/labels lib/images lib/model lib/verify lib/report)
 set(room_lib/api      ${public_kernels} lib lib/support lib/config lib/tensors lib/labels lib/images lib/model lib/verify lib/api)
-set(room_app           ${public_kernels} lib/support lib/config lib/tensors lib/labels lib/images lib/model lib/verify app)
-set(rooms lib/support lib/config lib/tensors lib/labels lib/images lib/model lib/verify lib/api app)
+set(room_app           ${public_kernels} lib/support lib/config lib/tensors lib/labels lib/images lib/model lib/verify lib/report app)
+set(rooms lib/support lib/config lib/tensors lib/labels lib/images lib/model lib/verify lib/report lib/api app)
 file(GLOB devices LIST_DIRECTORIES ON RELATIVE ${SOURCE} ${SOURCE}/kernels/*)
 foreach(device IN LISTS devices)  # a folder a device, which knows no other
   if(IS_DIRECTORY ${SOURCE}/${device})

@@ -79,6 +79,9 @@ struct Config {
   ForwardCoreVersion forward_core_version = ForwardCoreVersion::unset;
   // Steps that run in float32 regardless of the dtype (check-equal --find-precision).
   std::vector<std::string> float32_ops;
+  // Set for a backbone (the public class Backbone_VSSM), by its weights rather than by a key: the stages whose output it
+  // returns, each through its norm outnorm{i}. It has no classifier and, as in that class, pos_embed is not added.
+  std::optional<std::vector<int>> out_indices;
   PreprocessConfig preprocess;  // defaults follow imgsize: resize int(256 / 224 · imgsize), crop imgsize
 
   ForwardSpec forward;  // forward_type, parsed

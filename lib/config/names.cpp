@@ -9,7 +9,7 @@ namespace vmamba {
 namespace {
 
 constexpr std::string_view stage_word = "layers.", block_word = "blocks.", downsample_word = "downsample",
-                           direction_word = "scan.k";
+                           direction_word = "scan.k", out_norm_word = "outnorm";
 
 // Removes "WORD" and a number of at most four digits from the front of `name`; the rest must be empty or begin with
 // a dot.
@@ -39,6 +39,9 @@ std::string downsample_name(int64_t stage) {
 }
 std::string block_name(int64_t stage, int64_t block) {
   return fmt::format("{}.{}{}", stage_name(stage), block_word, block);
+}
+std::string out_norm_name(int64_t stage) {
+  return fmt::format("{}{}", out_norm_word, stage);
 }
 std::string direction_name(int64_t k) {
   return fmt::format("{}{}", direction_word, k);
@@ -87,6 +90,10 @@ std::string step_of(std::string_view tap) {
   const std::string_view part = part_of(tap);
   const bool in_classifier = part == "classifier" && tap != part;
   return tap == "patch_embed" || in_classifier || part.ends_with(downsample_word) ? std::string(part) : "";
+}
+
+std::optional<size_t> out_norm_stage(std::string_view name) {
+  return take_number(name, out_norm_word);
 }
 
 std::string_view direction_of(std::string_view tap) {

@@ -8,14 +8,6 @@
 #include "kernels/error.h"
 #include "lib/support/text.h"
 
-#define STB_IMAGE_WRITE_IMPLEMENTATION
-#define STB_IMAGE_WRITE_STATIC
-#define STBI_WRITE_NO_STDIO
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wunused-function"
-#include <stb_image_write.h>
-#pragma GCC diagnostic pop
-
 namespace vmamba {
 
 void Accuracy::add(int truth, const std::vector<int>& top) {
@@ -93,40 +85,6 @@ void write_confusion_csv(std::ostream& out, const Accuracy& accuracy, const std:
     }
     out << '\n';
   }
-}
-
-void write_confusion_png(std::ostream& out, const Accuracy& accuracy) {
-  const std::vector<int> shown = accuracy.shown_classes();
-  const int classes = static_cast<int>(shown.size());
-  constexpr int wanted_side = 800, largest_side = 4096;
-  const int cell = std::max(1, wanted_side / classes);      // pixels per class, or
-  const int merged = (classes - 1) / largest_side + 1;      // classes per pixel
-  const int side = (classes + merged - 1) / merged * cell;  // image side in pixels
-  std::vector<uint8_t> rgb(static_cast<size_t>(side) * side * 3, 255);
-  for (int row = 0; row < classes; ++row) {
-    const int truth = shown[static_cast<size_t>(row)];
-    const int64_t images = accuracy.classes()[static_cast<size_t>(truth)].images;
-    for (const auto& [answer, count] : accuracy.answers(truth)) {
-      const auto column = static_cast<int>(std::ranges::lower_bound(shown, answer) - shown.begin());
-      // The square root makes rare mistakes visible.
-      const double share = std::sqrt(static_cast<double>(count) / static_cast<double>(images));
-      const auto pale = static_cast<uint8_t>(std::lround(225 * (1 - share)));
-      for (int y = row / merged * cell; y < (row / merged + 1) * cell; ++y)
-        for (int x = column / merged * cell; x < (column / merged + 1) * cell; ++x) {
-          uint8_t* pixel = &rgb[(static_cast<size_t>(y) * side + x) * 3];
-          const bool right = row / merged == column / merged;
-          pixel[0] = std::min(pixel[0], right ? pale : uint8_t{255});
-          pixel[1] = std::min(pixel[1], pale);
-          pixel[2] = std::min(pixel[2], right ? static_cast<uint8_t>(128 + pale / 2) : pale);
-        }
-    }
-  }
-  std::string png;
-  const auto append = [](void* to, void* bytes, int count) {
-    static_cast<std::string*>(to)->append(static_cast<const char*>(bytes), static_cast<size_t>(count));
-  };
-  check(stbi_write_png_to_func(append, &png, side, side, 3, rgb.data(), side * 3) != 0, "no PNG was made");
-  out << png;
 }
 
 std::vector<int> classes_of_folders(const std::vector<std::string>& folders, const Labels& labels,

@@ -57,9 +57,6 @@ Interval wilson_interval(int64_t part, int64_t whole);
 // A table of shown_classes(): the first row and column are names (`names` holds those of all classes), rows are true
 // classes, columns are answers.
 void write_confusion_csv(std::ostream& out, const Accuracy& accuracy, const std::vector<std::string>& names);
-// The same as an image: rows are true classes, columns answers; darker is a larger share of the row; wrong answers are
-// red.
-void write_confusion_png(std::ostream& out, const Accuracy& accuracy);
 
 // The classes of a data set's folders (sorted by name): matched by label id or name, else by order if there is one
 // folder per class. InputError explains the mismatch.

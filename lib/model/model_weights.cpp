@@ -129,10 +129,29 @@ HostArray<Real> repeated_states(const HostArray<Real>& per_channel_values, int64
 }
 
 template <class Real>
+ScanParameters<Real> load_scan(const Loader<Real>& loader, const Config& config, int stage,
+                               const std::string& op_prefix) {
+  const int64_t channels = config.d_inner(stage), states = config.ssm_d_state, directions = 4;
+  ScanParameters<Real> scan{{},
+                            loader.host(op_prefix + "dt_projs_bias"),
+                            loader.host(op_prefix + "Ds"),
+                            loader.host(op_prefix + "A_logs")};
+  for (Real& value : scan.A.values) value = -std::exp(value);
+  if (config.forward.core == Core::mamba2) {
+    scan.A = repeated_states(per_channel(scan.A, directions, channels), states);
+    scan.dt_bias = per_channel(scan.dt_bias, directions, channels);
+  } else {
+    scan.dt_weight = loader.host(op_prefix + "dt_projs_weight");
+  }
+  scan.A.dims = {directions, channels, states};
+  scan.D.dims = scan.dt_bias.dims = {directions, channels};
+  return scan;
+}
+
+template <class Real>
 Ss2dWeights load_ss2d(const Loader<Real>& loader, const Config& config, int stage, const std::string& name,
                       DType dtype) {
   const ForwardSpec& forward = config.forward;
-  const int64_t channels = config.d_inner(stage), states = config.ssm_d_state, directions = 4;
   const bool mamba2 = forward.core == Core::mamba2;
   Ss2dWeights op;
   op.prefix = name + ".";
@@ -146,20 +165,11 @@ Ss2dWeights load_ss2d(const Loader<Real>& loader, const Config& config, int stag
   x_proj.dims = {x_proj.dims[0] * x_proj.dims[1], x_proj.dims[2]};
   op.x_proj_weight = loader.device(x_proj, dtype);
 
-  HostArray<Real> A = loader.host(op.prefix + "A_logs"), Ds = loader.host(op.prefix + "Ds");
-  HostArray<Real> dt_bias = loader.host(op.prefix + "dt_projs_bias");
-  for (Real& value : A.values) value = -std::exp(value);
-  if (mamba2) {
-    A = repeated_states(per_channel(A, directions, channels), states);
-    dt_bias = per_channel(dt_bias, directions, channels);
-  } else {
-    op.dt_projs_weight = loader.device(loader.host(op.prefix + "dt_projs_weight"), dtype);
-  }
-  A.dims = {directions, channels, states};
-  Ds.dims = dt_bias.dims = {directions, channels};
-  op.A = loader.device(A);
-  op.Ds = loader.device(Ds);
-  op.dt_projs_bias = loader.device(dt_bias);
+  const ScanParameters<Real> scan = load_scan(loader, config, stage, op.prefix);
+  if (!mamba2) op.dt_projs_weight = loader.device(scan.dt_weight, dtype);
+  op.A = loader.device(scan.A);
+  op.Ds = loader.device(scan.D);
+  op.dt_projs_bias = loader.device(scan.dt_bias);
 
   switch (forward.out_norm) {
     case OutNorm::layer_norm:
@@ -225,6 +235,7 @@ ModelWeights prepare(const Config& config, const StateDict* weights, Kernels& ke
         block.mlp.fc2 = loader.linear(block.mlp.prefix + "fc2", block.mlp.dtype);
       }
     }
+    stage.out_norm = loader.norm(out_norm_name(i));
     if (i + 1 == config.stages()) break;
     DownsampleWeights& downsample = stage.downsample;
     downsample.name = downsample_name(i);
@@ -237,6 +248,7 @@ ModelWeights prepare(const Config& config, const StateDict* weights, Kernels& ke
       downsample.norm = loader.norm(downsample.name + ".3");
     }
   }
+  if (config.out_indices) return model;
   model.classifier_dtype = dtype_of("classifier");
   model.classifier_norm = loader.norm("classifier.norm");
   model.head = loader.linear("classifier.head", loader.computed);
@@ -244,6 +256,12 @@ ModelWeights prepare(const Config& config, const StateDict* weights, Kernels& ke
 }
 
 }  // namespace
+
+ScanParameters<double> scan_parameters(const Config& config, const StateDict& weights, int stage,
+                                       const std::string& block) {
+  const std::unique_ptr<Kernels> unused = make_dry_kernels(Device{});
+  return load_scan(Loader<double>(config, &weights, *unused), config, stage, block + ".op.");
+}
 
 template <class Real>
 Tensor upload(Kernels& kernels, const HostArray<Real>& host, DType dtype) {

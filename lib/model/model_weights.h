@@ -74,6 +74,7 @@ struct StageWeights {
   std::string prefix;  // "layers.0."
   std::vector<BlockWeights> blocks;
   DownsampleWeights downsample;  // not after the last stage
+  NormWeights out_norm;          // of a backbone's outputs
 };
 
 struct PatchEmbedWeights {
@@ -91,12 +92,23 @@ struct ModelWeights {
   std::map<std::pair<int64_t, int64_t>, Tensor> pos_embed;  // (1, H, W, C) in the stream's dtype, by size
   std::vector<StageWeights> stages;
   DType classifier_dtype{};
-  NormWeights classifier_norm;
-  LinearWeights head;  // S
+  NormWeights classifier_norm;  // absent in a backbone, like the head
+  LinearWeights head;           // S
 };
 
 // weights: the result of canonical_weights (lib/model/weights.h); nullptr for a dry run (shapes only).
 ModelWeights prepare_weights(const Config& config, const StateDict* weights, Kernels& kernels, DType storage);
+
+// What a block's scan reads besides feature maps, as SelectiveScan2d takes it (kernels/kernels.h).
+template <class Real>
+struct ScanParameters {
+  HostArray<Real> dt_weight;   // (K, D, R); empty for Mamba-2
+  HostArray<Real> dt_bias, D;  // (K, D)
+  HostArray<Real> A;           // (K, D, N)
+};
+// weights: the result of canonical_weights; block: "layers.0.blocks.1".
+ScanParameters<double> scan_parameters(const Config& config, const StateDict& weights, int stage,
+                                       const std::string& block);
 
 // Uploads host values, converted to `dtype`.
 template <class Real>

@@ -191,10 +191,17 @@ StateDict with_current_names(StateDict tensors, std::vector<std::string>* remark
 bool is_backbone(const StateDict& current) {
   bool outnorm = false, classifier = false;
   for (const auto& [name, tensor] : current.tensors) {
-    outnorm = outnorm || name.starts_with("outnorm");
+    outnorm = outnorm || out_norm_stage(name);
     classifier = classifier || name.starts_with("classifier.");
   }
   return outnorm && !classifier;
+}
+
+std::vector<int> backbone_outputs(const StateDict& current) {
+  std::set<int> stages;
+  for (const auto& [name, tensor] : current.tensors)
+    if (const auto stage = out_norm_stage(name)) stages.insert(static_cast<int>(*stage));
+  return {stages.begin(), stages.end()};
 }
 
 std::string_view foreign_model(const StateDict& tensors) {

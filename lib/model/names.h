@@ -13,6 +13,8 @@ namespace vmamba {
 StateDict with_current_names(StateDict tensors, std::vector<std::string>* remarks = nullptr);
 // Whether these are the layers without the head, as in detectors: outnorm0, … and no classifier.
 bool is_backbone(const StateDict& current);
+// The stages that have an outnorm, ascending.
+std::vector<int> backbone_outputs(const StateDict& current);
 // The name of another architecture that these tensors belong to ("Swin Transformer"); empty if unknown.
 std::string_view foreign_model(const StateDict& tensors);
 

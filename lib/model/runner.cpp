@@ -121,6 +121,10 @@ void Runner::start_staged(Taps* taps) {
 
 HostTensor Runner::finish() {
   const View device = buffers_.at(last_).logits;
+  if (config_.out_indices) {
+    kernels_->synchronize();
+    return {{device.dim(0), 0}, {}};
+  }
   HostTensor logits{{device.dim(0), config_.num_classes}, {}};
   logits.values.resize(static_cast<size_t>(device.elements()));
   if (device.dtype == DType::float64)
@@ -189,6 +193,22 @@ RunReport Runner::report() const {
                             ? fmt::format("null (forward_type {})", config_.forward_type)
                             : std::string(to_string(config_.forward_core_version));
   return report;
+}
+
+std::vector<TapShape> tap_shapes(const Config& config, int64_t height, int64_t width) {
+  class Shapes final : public Taps {
+   public:
+    bool wants(std::string_view) override { return true; }
+    void at(std::string_view name, const View& value) override {
+      all.push_back({std::string(name), {value.dims.begin(), value.dims.begin() + value.rank}});
+    }
+    std::vector<TapShape> all;
+  } shapes;
+  const std::unique_ptr<Kernels> dry = make_dry_kernels(Device{});
+  Vssm model(config, *dry, DType::float32);
+  model.prepare(*dry, height, width);
+  dry_arena_bytes(model, *dry, 1, height, width, &shapes);
+  return shapes.all;
 }
 
 ForwardCost forward_cost(const Config& config, DType storage, int64_t batch, int64_t height, int64_t width) {

@@ -41,7 +41,8 @@ class Runner {
          Precision precision);
   ~Runner();
 
-  // input (B, in_chans, H, W) float32, already normalised; returns logits (B, num_classes) as float32. InputError
+  // input (B, in_chans, H, W) float32, already normalised; returns logits (B, num_classes) as float32, (B, 0) of a
+  // backbone. InputError
   // if the model cannot take that shape. After OutOfMemory the Runner remains usable with a smaller batch.
   HostTensor run(const HostTensor& input, Taps* taps = nullptr);
   // pixels: `batch` resized images of height · width · 3 bytes; they are normalised on the device.
@@ -87,6 +88,13 @@ class Runner {
   std::map<Shape, Buffers> buffers_;
   Shape last_{};
 };
+
+// The taps of a forward of one image, in the order they are produced, with the shape of each (NHWC).
+struct TapShape {
+  std::string name;
+  std::vector<int64_t> dims;
+};
+std::vector<TapShape> tap_shapes(const Config& config, int64_t height, int64_t width);
 
 // The cost of a forward of that shape, from a dry run: bytes besides the weights, and multiply-accumulates.
 struct ForwardCost {

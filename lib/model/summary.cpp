@@ -56,7 +56,7 @@ size_t bytes_of(const ModelWeights& model) {
                bytes_of(block.mlp.fc2);
     }
     bytes += bytes_of(stage.downsample.conv) + bytes_of(stage.downsample.reduction) +
-             bytes_of(stage.downsample.norm);
+             bytes_of(stage.downsample.norm) + bytes_of(stage.out_norm);
   }
   return bytes + bytes_of(model.classifier_norm) + bytes_of(model.head);
 }

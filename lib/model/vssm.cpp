@@ -233,22 +233,29 @@ void Vssm::forward(Kernels& kernels, Arena& arena, const View& input, const View
 
   View x = patch_embed(f, model, input);
   f.tap("", "patch_embed", x);
-  if (model.config.posembed) {
+  const bool backbone = model.config.out_indices.has_value();
+  if (model.config.posembed && !backbone) {
     const auto pos_embed = model.pos_embed.find({x.dim(1), x.dim(2)});
     check(pos_embed != model.pos_embed.end(), "prepare was not called for this image size");
     kernels.add(x, pos_embed->second, x);
     f.tap("", "pos_embed", x);
   }
+  int64_t i = 0;
   for (const StageWeights& stage : model.stages) {
     for (const BlockWeights& weights : stage.blocks) {
       block(f, model.config, weights, x);
       f.tap("", weights.name, x);
     }
     f.tap(stage.prefix, "blocks", x);
+    if (const std::string name = out_norm_name(i++); stage.out_norm.present && f.wants("", name)) {
+      const ArenaScope observed(arena);
+      f.tap("", name, normed(f, stage.out_norm, x, model.storage));
+    }
     if (stage.downsample.name.empty()) continue;
     x = downsample(f, model, stage.downsample, x);
     f.tap("", stage.downsample.name, x);
   }
+  if (backbone) return;
   const View features = normed(f, model.classifier_norm, x, model.classifier_dtype);
   f.tap("", "classifier.norm", features);
   const View pooled = arena.take(logits.dtype, {x.dim(0), x.channels()});

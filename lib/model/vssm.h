@@ -26,7 +26,8 @@ class Vssm {
   // Resizes pos_embed; must be called before the first forward of an image size (in pixels). InputError if a
   // feature map would be empty.
   void prepare(Kernels& kernels, int64_t height, int64_t width);
-  // input (B, H, W, in_chans) in the storage dtype; logits (B, num_classes) in the compute dtype.
+  // input (B, H, W, in_chans) in the storage dtype; logits (B, num_classes) in the compute dtype. A backbone writes no
+  // logits: its outputs are taps.
   void forward(Kernels& kernels, Arena& arena, const View& input, const View& logits,
                Taps* taps = nullptr) const;
 

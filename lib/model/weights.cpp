@@ -10,6 +10,7 @@
 #include "kernels/error.h"
 #include "lib/model/names.h"
 #include "lib/model/traits.h"
+#include "lib/support/log.h"
 
 namespace vmamba {
 namespace {
@@ -348,9 +349,55 @@ std::vector<ParameterSpec> parameter_specs(const Config& config) {
     for (int j = 0; j < config.depths[i]; ++j) builder.block(block_name(i, j) + ".", i);
     if (i + 1 < config.stages()) builder.downsample(downsample_name(i) + ".", i);
   }
+  for (const int i : config.out_indices.value_or(std::vector<int>()))
+    builder.norm(out_norm_name(i), config.dims[static_cast<size_t>(i)]);
+  if (config.out_indices) return std::move(builder.specs);
   builder.norm("classifier.norm", config.dims.back());
   builder.linear("classifier.head", config.num_classes, config.dims.back(), true);
   return std::move(builder.specs);
+}
+
+void adopt_backbone(Config& config, StateDict& weights, const std::vector<int>& wanted) {
+  const bool backbone = is_backbone(weights);
+  if (!backbone && wanted.empty()) return;
+  std::vector<int> outputs = backbone_outputs(weights);
+  for (const int stage : wanted)
+    if (stage >= config.stages())
+      fail_input("{}: the config has {} stages", out_norm_name(stage), config.stages());
+  const auto has = [&](int stage) { return std::ranges::find(outputs, stage) != outputs.end(); };
+  if (!outputs.empty() && outputs.back() >= config.stages())
+    fail_input("{}: has an {}, but the config has {} stages", weights.where, out_norm_name(outputs.back()),
+               config.stages());
+  std::erase_if(weights.tensors, [](const auto& named) { return named.first.starts_with("classifier."); });
+  std::vector<std::string> added;
+  for (const int stage : wanted) {
+    if (has(stage)) continue;
+    const std::string name = out_norm_name(stage);
+    if (backbone)
+      fail_input("{}: has no {}: its backbone returns the stages {}", weights.where, name,
+                 fmt::join(outputs, ", "));
+    added.push_back(name);
+    outputs.push_back(stage);
+    const int64_t channels = config.dims.at(static_cast<size_t>(stage));
+    const auto add = [&](const char* part, float value) {
+      weights.add(name + part,
+                  HostTensor{{channels}, std::vector<float>(static_cast<size_t>(channels), value)});
+    };
+    add(".weight", 1);
+    add(".bias", 0);
+    if (config.norm_layer == NormLayer::bn) {
+      add(".running_mean", 0);
+      add(".running_var", 1);
+    }
+  }
+  if (!added.empty())
+    log_remark(LogLevel::info, "{}: has no {}, which get weight 1 and bias 0, as in the public Backbone_VSSM",
+               weights.where, fmt::join(added, ", "));
+  if (config.posembed)
+    log_remark(LogLevel::warning, "{}: pos_embed is not added in a backbone, as in the public Backbone_VSSM",
+               weights.where);
+  std::ranges::sort(outputs);
+  config.out_indices = std::move(outputs);
 }
 
 WeightsReport check_weights(const Config& config, const StateDict& weights) {

@@ -19,6 +19,11 @@ struct ParameterSpec {
 };
 std::vector<ParameterSpec> parameter_specs(const Config& config);
 
+// Makes `config` that of a backbone (Config::out_indices) if these weights, under current names, are one's. With `wanted`
+// stages the weights of a classifier become a backbone's too, as the public class loads them: without the classifier, and
+// with norms of weight 1 and bias 0. InputError if a backbone has no norm for a wanted stage.
+void adopt_backbone(Config& config, StateDict& weights, const std::vector<int>& wanted = {});
+
 struct WeightsReport {
   std::vector<std::string> missing, unexpected;  // names
   struct Misshapen {

@@ -414,7 +414,8 @@ void write_safetensors(const fs::path& path, const StateDict& tensors) {
   write_safetensors(file, tensors);
 }
 
-void write_safetensors(OutputFile& file, const StateDict& tensors) {
+void write_safetensors(OutputFile& file, const StateDict& tensors,
+                       const std::function<void(size_t i)>& contents) {
   // Wider dtypes first, so that every tensor is aligned; otherwise the given order is kept.
   std::vector<size_t> order(tensors.tensors.size());
   for (size_t i = 0; i < order.size(); ++i) order[i] = i;
@@ -466,7 +467,11 @@ void write_safetensors(OutputFile& file, const StateDict& tensors) {
   };
   write(length.data(), length.size());
   write(header.data(), header.size());
-  for (const size_t i : order) write(tensors.tensors[i].second.data, bytes(i));
+  for (const size_t i : order)
+    if (contents)
+      contents(i);
+    else
+      write(tensors.tensors[i].second.data, bytes(i));
   file.commit();
 }
 

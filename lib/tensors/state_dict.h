@@ -3,6 +3,7 @@
 // and the tensor or byte offset.
 #pragma once
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -51,7 +52,9 @@ StateDict read_safetensors(const std::filesystem::path& path);
 StateDict read_pth(const std::filesystem::path& path, const std::string& key = {});
 // Atomic (written beside and renamed) and deterministic: the same tensors give the same bytes.
 void write_safetensors(const std::filesystem::path& path, const StateDict& tensors);
-void write_safetensors(OutputFile& file, const StateDict& tensors);  // and commits
+// The same, and commits. `contents` writes the bytes of tensor i, if they are not in memory.
+void write_safetensors(OutputFile& file, const StateDict& tensors,
+                       const std::function<void(size_t i)>& contents = {});
 // Floating-point tensors are converted to `dtype` (a floating-point one), others are kept. InputError names the tensor
 // if a finite value overflows.
 StateDict converted(const StateDict& tensors, DType dtype);

@@ -16,14 +16,14 @@ Answer answer_of(std::span<const float> logits) {
   return answer;
 }
 
-void LabelAgreement::add(std::string file, const Answer& a, const Answer& b,
-                         const std::vector<int>& right_classes) {
+void LabelAgreement::add(const std::string& file, const Answer& a, const Answer& b,
+                         const std::vector<int>& right_classes, const ImageRef& image) {
   ++images;
   no_answer_a += a.label < 0;
   no_answer_b += b.label < 0;
   const bool agree = a.label >= 0 && a.label == b.label;
   agreeing += agree;
-  if (!agree) flips.push_back({std::move(file), a, b});
+  if (!agree) flips.push_back({file, a, b, image.file.empty() ? ImageRef{file} : image});
   if (right_classes.empty()) return;
   const auto is_right = [&](const Answer& answer) {
     return std::ranges::find(right_classes, answer.label) != right_classes.end();
@@ -95,7 +95,8 @@ void add_batch(LabelAgreement& labels, const std::vector<ImageRef>& images, cons
   for (int64_t i = 0; i < a.dims[0]; ++i) {
     const auto place = static_cast<size_t>(labels.images);
     labels.add(name_of(images.at(place)), row(a, i), row(b, i),
-               truth.classes.empty() ? std::vector<int>() : std::vector<int>{truth.classes[place]});
+               truth.classes.empty() ? std::vector<int>() : std::vector<int>{truth.classes[place]},
+               images.at(place));
   }
 }
 

@@ -23,6 +23,7 @@ Answer answer_of(std::span<const float> logits);
 struct Flip {
   std::string file;
   Answer a, b;
+  ImageRef image;  // to be read again; of saved results, the file of that name
 };
 
 struct LabelAgreement {
@@ -40,7 +41,8 @@ struct LabelAgreement {
   std::string truth;               // source of the ground truth, or why there is none
 
   // `truth`: the correct classes; empty if unknown.
-  void add(std::string file, const Answer& a, const Answer& b, const std::vector<int>& truth);
+  void add(const std::string& file, const Answer& a, const Answer& b, const std::vector<int>& truth,
+           const ImageRef& image = {});
 
   double share() const;
   Interval interval() const;  // 95 % confidence interval of share()

@@ -139,7 +139,7 @@ HostTensor compare_chunk(const Side* side_a, const TapValues& a, const HostTenso
     std::move(comparison.diffs.begin(), comparison.diffs.end(), std::back_inserter(chunk.taps));
     extra = std::move(comparison.extra);
     // Without an observer a device may fuse steps and replay a captured graph, as the other commands do.
-    if (!unobserved_a) return;
+    if (!unobserved_a || side_b.config.out_indices) return;  // a backbone has no logits
     if (errors)
       if (const auto model = errors->find("logits"); model != errors->end()) how.errors = &model->second;
     unobserved_b = b.run(input.b);

@@ -1,8 +1,10 @@
 #include "lib/verify/tap_store.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/error.h"
+#include "lib/config/names.h"
 
 namespace vmamba {
 
@@ -63,6 +65,23 @@ void Transfer::upload(const HostTensor& host, const View& value) {
 
 void TapStore::at(std::string_view name, const View& value) {
   values_.add(std::string(name), transfer_.download(value));
+}
+
+TapSelection::TapSelection(Kernels& kernels, std::vector<std::string> names)
+    : transfer_(kernels), names_(std::move(names)), values_(names_.size()) {
+  for (const std::string& name : names_) {
+    const auto place = in_block(name);
+    inside_ = inside_ || (place && !place->rest.empty());
+  }
+}
+
+bool TapSelection::wants(std::string_view name) {
+  return std::ranges::find(names_, name) != names_.end();
+}
+
+void TapSelection::at(std::string_view name, const View& value) {
+  for (size_t i = 0; i < names_.size(); ++i)
+    if (names_[i] == name) values_[i] = transfer_.download(value);
 }
 
 void TapComparison::at(std::string_view name, const View& value) {

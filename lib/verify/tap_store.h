@@ -57,6 +57,22 @@ class TapStore : public Taps {
   TapValues values_;
 };
 
+// Stores some taps of one forward. Steps stay fused, as without taps, unless one of them lies inside a block.
+class TapSelection : public Taps {
+ public:
+  TapSelection(Kernels& kernels, std::vector<std::string> names);
+  bool wants(std::string_view name) override;
+  bool looks_inside() const override { return inside_; }
+  void at(std::string_view name, const View& value) override;
+  const std::vector<HostTensor>& values() const { return values_; }  // in the order of the names
+
+ private:
+  Transfer transfer_;
+  std::vector<std::string> names_;
+  std::vector<HostTensor> values_;
+  bool inside_ = false;
+};
+
 // Compares each tap with the reference tap of the same name. With `restart`, the forward then continues from the
 // reference's value, so that each difference is the own error of one step.
 class TapComparison : public Taps {

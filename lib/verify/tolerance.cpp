@@ -139,6 +139,7 @@ StepRounding rounding_of(std::string_view tap, const Config& config, int64_t pix
   const auto place = in_block(tap);
   size_t stage = place ? place->stage : 0;
   if (kind == "downsample") stage = std::stoul(std::string(tap.substr(std::string_view("layers.").size())));
+  if (const auto output = out_norm_stage(tap)) stage = *output;
   if (tap == "logits" || tap.starts_with("classifier")) stage = config.dims.size() - 1;
   const double channels = config.dims[stage];
   const int at = static_cast<int>(stage);
@@ -151,7 +152,7 @@ StepRounding rounding_of(std::string_view tap, const Config& config, int64_t pix
   }
   if (is("pos_embed", "blocks")) return {1, false, 1};
   if (is("downsample")) return {9 * channels, true, 2};
-  if (is("classifier.norm")) return {channels, false, 1};
+  if (is("classifier.norm") || out_norm_stage(tap)) return {channels, false, 1};
   if (is("classifier.pool")) return {static_cast<double>(pixels), false, 1};
   if (is("mlp.fc1")) return {channels, true, 1, true};
   if (is("logits", "op.in_proj")) return {channels, true, 1};
@@ -227,7 +228,8 @@ ErrorModels ErrorProbe::own(const TapValues& a, const HostTensor& input) {
     model.of_value = std::sqrt(results);
     model.smallest = smallest_;
     models.emplace(name, std::move(model));
-    if (a.find(name)) chain = {0, false, 0};
+    // A backbone's output is beside the stream, which does not continue from it.
+    if (a.find(name) && !out_norm_stage(name)) chain = {0, false, 0};
   }
   return models;
 }

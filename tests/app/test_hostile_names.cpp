@@ -83,6 +83,13 @@ TEST_CASE("names that act on a terminal are shown escaped by every command") {
            with({"classify", good, none, "--format", "csv"}),
            with({"eval", folder.path().string(), "--truth", good}),
            with({"eval", none}),
+           with({"features", good, "-o", out + ".npy"}),
+           with({"features", none, "--at", acts, "-o", out + ".npy"}),
+           with({"nearest", good, "--among", none}),
+           with({"look", good}),
+           with({"look", good, "--format", "json"}),
+           with({"look", good, "--at", acts}),
+           with({"look", good, "--layer", acts}),
            with({"check-equal", "--images", good}),
            with({"check-equal", "--images", good, "--format", "json"}),
            with({"check-equal", "--a", acts + "=1"}),
@@ -108,6 +115,8 @@ TEST_CASE("names that act on a terminal are shown escaped by every command") {
   // What is kept in files.
   REQUIRE(run_cli(with({"check-equal", "--images", good, "--report", folder / "r.html"})).exit_code == 0);
   check_harmless(read_file(folder / "r.html"));
+  REQUIRE(run_cli(with({"look", good, "--report", folder / "l.html"})).exit_code == 0);
+  check_harmless(read_file(folder / "l.html"));
   REQUIRE(
       run_cli(with({"check-equal", "--images", good, "--save-taps", folder / "t.safetensors"})).exit_code ==
       0);

@@ -1,10 +1,13 @@
-#include "lib/verify/html_report.h"
+#include "lib/report/check_page.h"
 
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
+#include "lib/report/eval_page.h"
+#include "lib/report/page.h"
+#include "lib/report/thumbnails.h"
 #include "lib/support/json.h"
 #include "lib/support/text.h"
 #include "lib/verify/agreement_report.h"
@@ -16,40 +19,11 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::string escaped(std::string_view text) {
-  std::string result;
-  for (const char c : printable_lines(text)) {
-    if (c == '<')
-      result += "&lt;";
-    else if (c == '>')
-      result += "&gt;";
-    else if (c == '&')
-      result += "&amp;";
-    else if (c == '"')
-      result += "&quot;";
-    else
-      result += c;
-  }
-  return result;
-}
-
 // A difference as one byte: 0 for none, then 4 steps per octave from 2^−40, 255 for not finite.
 int level(float difference) {
   if (difference == 0) return 0;
   if (!std::isfinite(difference)) return 255;
   return std::clamp(static_cast<int>(std::lround((std::log2(difference) + 40) * 4)), 1, 254);
-}
-
-std::string base64(const std::string& bytes) {
-  static constexpr char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string text;
-  for (size_t i = 0; i < bytes.size(); i += 3) {
-    uint32_t three = 0;
-    for (size_t j = 0; j < 3; ++j)
-      three = three << 8 | (i + j < bytes.size() ? static_cast<uint8_t>(bytes[i + j]) : 0u);
-    for (size_t j = 0; j < 4; ++j) text += i + j <= bytes.size() ? digits[three >> (18 - 6 * j) & 63] : '=';
-  }
-  return text;
 }
 
 Json page_data(const CheckResult& result) {
@@ -96,40 +70,31 @@ Json page_data(const CheckResult& result) {
   return {{"taps", std::move(taps)}, {"start", start ? start->name : result.taps.back().name}};
 }
 
-constexpr const char* head = R"html(<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>check-equal</title>
-<style>
-:root { --ink:#1c1f24; --soft:#5c6470; --line:#d9dde3; --paper:#fff; --panel:#f6f7f9; --a:#1f6feb; --b:#b35900; --bad:#c4261d; --good:#1a7f37; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink:#e6e9ee; --soft:#98a2b0; --line:#343b45; --paper:#14171c; --panel:#1d2229; --a:#6cb0ff; --b:#f0a04b; --bad:#ff7b72; --good:#56d364; }
+std::string flips(const LabelAgreement& labels) {
+  constexpr size_t most = 48;
+  const size_t shown = std::min(labels.flips.size(), most);
+  std::vector<ImageRef> images;
+  for (size_t i = 0; i < shown; ++i) images.push_back(labels.flips[i].image);
+  const std::vector<std::string> jpegs = thumbnails(images, {.resize = 144, .crop = 144});
+  const auto name = [&](int label) {
+    const auto i = static_cast<size_t>(label);
+    return label < 0                 ? "no answer"
+           : i < labels.names.size() ? labels.names[i]
+                                     : fmt::format("class {}", label);
+  };
+  std::vector<Card> all;
+  for (size_t i = 0; i < shown; ++i) {
+    const Flip& flip = labels.flips[i];
+    all.push_back({jpegs[i], fmt::format("{} \u2192 {}", name(flip.a.label), name(flip.b.label)),
+                   (flip.a.margin ? fmt::format("margin {:.3g} · ", *flip.a.margin) : "") + flip.file});
+  }
+  return fmt::format(
+             "<h2>Images whose label flips</h2>\n<p class=\"note\">{} of {}{}; label of a \u2192 label of "
+             "b; margin: a's largest logit less the next.</p>\n",
+             labels.flips.size(), labels.images,
+             shown < labels.flips.size() ? fmt::format(", the first {} shown", shown) : "") +
+         cards(all);
 }
-* { box-sizing: border-box; }
-body { margin:0 auto; max-width:1180px; padding:24px; font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif; color:var(--ink); background:var(--paper); }
-h1 { font-size:26px; margin:0 0 4px; } h2 { font-size:17px; margin:32px 0 8px; }
-.verdict { display:inline-block; padding:2px 12px; border-radius:6px; color:#fff; background:var(--good); margin-right:8px; }
-.verdict.no { background:var(--bad); }
-@media (prefers-color-scheme: dark) { .verdict { color:#0b0d10; } }
-dl { display:grid; grid-template-columns:max-content 1fr; gap:2px 16px; margin:12px 0; }
-dt { color:var(--soft); } dd { margin:0; overflow-wrap:anywhere; }
-@media (max-width:600px) { body { padding:14px; } dl { display:block; } dd { margin:0 0 8px; } }
-.causes { padding:0; list-style:none; } .causes li { padding:8px 12px; margin:6px 0; background:var(--panel); border-left:4px solid var(--bad); }
-.equal .causes li { border-color:var(--soft); }
-svg { display:block; width:100%; height:auto; } svg text { font:11px system-ui,sans-serif; fill:var(--soft); }
-.legend span { margin-right:18px; color:var(--soft); font-size:13px; } .legend i { display:inline-block; width:18px; height:3px; vertical-align:middle; margin-right:6px; }
-.pair { display:grid; grid-template-columns:1fr 1fr; gap:24px; } @media (max-width:800px) { .pair { grid-template-columns:1fr; } }
-canvas { image-rendering:pixelated; width:100%; max-width:420px; border:1px solid var(--line); display:block; }
-.scale { max-width:420px; display:flex; justify-content:space-between; font-size:12px; color:var(--soft); }
-.bar { max-width:420px; height:10px; margin-top:6px; }
-select, input { font:inherit; color:inherit; background:var(--panel); border:1px solid var(--line); border-radius:6px; padding:4px 8px; }
-.wrap { overflow-x:auto; } table { border-collapse:collapse; width:100%; font-size:12.5px; font-variant-numeric:tabular-nums; }
-th, td { padding:3px 6px; text-align:right; white-space:nowrap; border-bottom:1px solid var(--line); } th:first-child, td:first-child { text-align:left; }
-th { white-space:normal; vertical-align:bottom; position:sticky; top:0; background:var(--paper); cursor:pointer; user-select:none; } th:hover { color:var(--a); }
-th[aria-sort=ascending]::after { content:" \25B2"; } th[aria-sort=descending]::after { content:" \25BC"; }
-tbody tr { cursor:pointer; } tbody tr:hover, tbody tr.chosen { background:var(--panel); } tr.out td:first-child { color:var(--bad); font-weight:600; }
-.note { color:var(--soft); font-size:13px; }
-</style></head>
-)html";
 
 constexpr const char* body = R"html(
 <h2>Error by layer</h2>
@@ -145,17 +110,7 @@ constexpr const char* body = R"html(
 <p><label><input type="checkbox" id="only"> only what differs</label> <input id="search" type="search" placeholder="name contains" aria-label="name contains"></p>
 <div class="wrap"><table><thead><tr id="columns"></tr></thead><tbody id="rows"></tbody></table></div>
 <script>
-"use strict";
-const data = JSON.parse(document.getElementById("data").textContent), taps = data.taps;
-const $ = id => document.getElementById(id);
-const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const figure = x => x === null || x === undefined ? "" : x === 0 ? "0" : Math.abs(x) < 1e-3 || Math.abs(x) >= 1e5 ? x.toExponential(2) : x.toPrecision(4);
-const svg = (tag, attributes, text) => {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const key in attributes) node.setAttribute(key, attributes[key]);
-  if (text !== undefined) node.textContent = text;
-  return node;
-};
+const taps = data.taps;
 const columns = [
   ["tap", t => t.name, t => t.name], ["shape", t => t.shape, t => t.shape],
   ["max abs", t => t.max_abs, t => t.problem || figure(t.max_abs)], ["bound", t => t.bound, t => figure(t.bound)],
@@ -263,7 +218,6 @@ function histogram(t) {
   $("histogram").replaceChildren(picture);
 }
 
-const ramp = s => { const c = [[68,1,84],[59,82,139],[33,145,140],[94,201,98],[253,231,37]], p = Math.min(3.999, Math.max(0, s * 4)), i = Math.floor(p), f = p - i; return c[i].map((v, k) => Math.round(v + (c[i + 1][k] - v) * f)); };
 function map(t) {
   const canvas = $("map");
   canvas.hidden = $("map-bar").hidden = $("map-scale").hidden = !t.heat;
@@ -306,10 +260,8 @@ std::string html_report(const std::vector<NamedResult>& cases, const Provenance&
   const auto differing =
       std::find_if(cases.begin(), cases.end(), [](const NamedResult& each) { return !each.result.equal(); });
   const CheckResult& result = differing == cases.end() ? cases.back().result : differing->result;
-  std::string page = head;
-  const auto row = [&](const std::string& term, const std::string& text) {
-    page += fmt::format("<dt>{}</dt><dd>{}</dd>\n", escaped(term), escaped(text));
-  };
+  std::string page = page_head("check-equal");
+  const auto row = [&](const std::string& term, const std::string& text) { page += definition(term, text); };
   page += fmt::format(
       "<body class=\"{0}\"><h1><span class=\"verdict {1}\">{0}</span></h1>\n<p>{2}</p>\n<dl>\n",
       equal(cases) ? "equal" : "different", equal(cases) ? "yes" : "no", escaped(summary(result)));
@@ -326,16 +278,12 @@ std::string html_report(const std::vector<NamedResult>& cases, const Provenance&
                             result.agreement.images, result.agreement.top5));
   if (result.labels) row("data set", agreement_summary(*result.labels));
   if (result.truth) row("truth", fmt::format("{}", fmt::join(truth_verdict(*result.truth), "; ")));
-  for (const auto& [what, figure] : rows(provenance)) row(what, figure);
   page += "</dl>\n<ul class=\"causes\">\n";
   for (const std::string& cause : result.causes) page += fmt::format("<li>{}</li>\n", escaped(cause));
   for (const std::string& note : result.notes) page += fmt::format("<li>note: {}</li>\n", escaped(note));
   page += "</ul>\n";
-  // "</script>" inside a name must not close the element.
-  std::string data = dump_json(page_data(result));
-  for (size_t at = data.find('<'); at != std::string::npos; at = data.find('<', at))
-    data.replace(at, 1, "\\u003c");
-  page += "<script id=\"data\" type=\"application/json\">" + data + "</script>\n";
+  if (result.labels && !result.labels->flips.empty()) page += flips(*result.labels);
+  page += details(rows(provenance)) + page_script(page_data(result));
   return page + body;
 }
 
