@@ -16,7 +16,7 @@ from typing import Any, Callable, Iterable, NamedTuple, Sequence
 
 import numpy as np
 
-__all__ = ["Error", "InputError", "MachineError", "Model", "Prediction", "check_equal", "version"]
+__all__ = ["Error", "InputError", "MachineError", "Model", "Prediction", "check_equal", "__version__"]
 
 _HERE = pathlib.Path(__file__).parent
 _PROGRAM = _HERE / "bin" / "vmamba-cli"
@@ -83,7 +83,7 @@ def _load() -> ctypes.CDLL:
 
 
 _library = _load()
-version: str = _library.vmamba_version().decode()
+__version__: str = _library.vmamba_version().decode()
 
 
 def _call(function: Any, *arguments: Any) -> None:

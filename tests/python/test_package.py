@@ -111,4 +111,4 @@ else:
             raise AssertionError("a changed module passed")
     fails(lambda: vmamba_cli.check_equal(torch.nn.Linear(2, 2)), "has no patch_embed")
     fails(lambda: vmamba_cli.check_equal(module, "/nowhere.pth", **cpu), "/nowhere.pth: no such weights file")
-print(f"vmamba_cli {vmamba_cli.version}: all of it holds")
+print(f"vmamba_cli {vmamba_cli.__version__}: all of it holds")
