@@ -97,7 +97,7 @@ def _call(function: Any, *arguments: Any) -> None:
 
 
 class Prediction(NamedTuple):
-    index: int
+    class_index: int
     label: str | None
     probability: float
 
