@@ -14,6 +14,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <initializer_list>
 #include <iostream>
 #include <new>
 
@@ -24,6 +25,7 @@
 #include "build_info.h"
 #include "kernels/error.h"
 #include "lib/support/files.h"
+#include "lib/support/mapped_file.h"
 #include "lib/support/text.h"
 
 // One line per command, in the order of --help; add_NAME is defined in app/NAME.cpp.
@@ -225,13 +227,12 @@ void limit_spinning(char** argv) {
 }
 
 // Opens descriptors 0 to 2 if they are closed; otherwise a result file could get one of these numbers and logs
-// would be written into it. Reading and writing still fail as on a closed descriptor (O_PATH).
+// would be written into it. Reading and writing still fail as on a closed descriptor (O_PATH), and so does opening
+// /dev/stdin (a device is no input) and /dev/stdout (a folder is no output).
 void hold_standard_descriptors() {
-  int descriptor = 0;
-  do {
-    descriptor = open("/", O_PATH);
-  } while (descriptor >= 0 && descriptor <= STDERR_FILENO);
-  if (descriptor >= 0) close(descriptor);
+  for (const int number : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
+    if (fcntl(number, F_GETFD) < 0 && (number != STDIN_FILENO || open("/dev/null", O_PATH) < 0))
+      open("/", O_PATH);
 }
 
 // On a signal that ends the program, removes unfinished output files. Ignored signals (nohup) stay ignored. A
@@ -255,31 +256,36 @@ void remove_unfinished_on_signals() {
   signal(SIGXFSZ, SIG_IGN);
 }
 
-// Ends the program where exceptions cannot be thrown. Async-signal-safe.
-[[noreturn]] void end_by_machine(std::string_view text) noexcept {
+// Ends the program where exceptions cannot be thrown: writes these texts. Async-signal-safe.
+[[noreturn]] void end_by_machine(std::initializer_list<std::string_view> texts) noexcept {
   remove_unfinished();
-  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, text.data(), text.size());
+  for (const std::string_view text : texts) {
+    [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, text.data(), text.size());
+  }
   _exit(3);
 }
 
 // Reading mapped weights raises SIGBUS if the file was truncated or its disk fails.
 void end_on_bus_errors() {
   struct sigaction action {};
-  action.sa_handler = [](int) {
-    end_by_machine(
-        "vmamba-cli: a file of weights was cut off while it was in use, or its disk failed: is it still being "
-        "written?\n");
+  action.sa_flags = SA_SIGINFO;
+  action.sa_sigaction = [](int, siginfo_t* fault, void*) {
+    const std::string_view file = mapped_file_at(fault->si_addr);
+    end_by_machine({"vmamba-cli: ", file.empty() ? "a mapped file" : file,
+                    ": was cut off while it was in use, or its disk failed: is it still being written?\n"});
   };
   sigaction(SIGBUS, &action, nullptr);
 }
+
+constexpr std::string_view no_threads =
+    "a thread could not be started: give fewer (--threads N), or more processes and memory (ulimit -u, ulimit -v, "
+    "OMP_STACKSIZE)";
 
 // libgomp calls exit(1) if it cannot start threads, which would read as "different".
 bool returned = false;  // from run()
 void end_if_not_returned() {
   if (!returned)
-    end_by_machine(
-        "vmamba-cli: a library ended the program; OpenMP does where it cannot start its threads: give fewer "
-        "(--threads N), or more memory and processes (ulimit -v, ulimit -u, OMP_STACKSIZE)\n");
+    end_by_machine({"vmamba-cli: OpenMP or another library ended the program: ", no_threads, "\n"});
 }
 
 int fail_stdout() {
@@ -290,6 +296,11 @@ int fail_stdout() {
 }  // namespace vmamba
 
 namespace {
+
+int unexpected_error(const std::exception& error) {
+  if (std::ferror(stdout)) return vmamba::fail_stdout();  // fmt::print throws on errors
+  return vmamba::fail(3, fmt::format("unexpected error, please report it: {}", error.what()));
+}
 
 int run_to_exit_code(int argc, char** argv) {
   using vmamba::fail;
@@ -304,9 +315,12 @@ int run_to_exit_code(int argc, char** argv) {
     return std::ferror(stdout) ? vmamba::fail_stdout() : fail(3, error.what());
   } catch (const std::bad_alloc&) {
     return fail(3, "out of memory");
+  } catch (const std::system_error& error) {
+    if (error.code() == std::errc::resource_unavailable_try_again)
+      return fail(3, std::string(vmamba::no_threads));
+    return unexpected_error(error);
   } catch (const std::exception& error) {
-    if (std::ferror(stdout)) return vmamba::fail_stdout();  // fmt::print throws on errors
-    return fail(3, fmt::format("unexpected error, please report it: {}", error.what()));
+    return unexpected_error(error);
   }
 }
 

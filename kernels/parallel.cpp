@@ -2,9 +2,9 @@
 
 #include <sched.h>
 
-#include <fstream>
 #include <thread>
 
+#include "kernels/cgroup.h"
 #include "kernels/error.h"
 
 namespace vmamba {
@@ -16,11 +16,8 @@ int usable_threads() {
   int threads = sched_getaffinity(0, sizeof allowed, &allowed) == 0
                     ? CPU_COUNT(&allowed)
                     : static_cast<int>(std::thread::hardware_concurrency());
-  std::ifstream quota_file("/sys/fs/cgroup/cpu.max");
-  double quota = 0, period = 0;
-  if (quota_file >> quota >> period && quota > 0 && period > 0) {
-    threads = std::min(threads, static_cast<int>(std::max(1.0, quota / period + 0.5)));
-  }
+  const double quota = std::min(cgroup_processors(), 1e6);
+  threads = std::min(threads, static_cast<int>(std::max(1.0, quota + 0.5)));
   return std::max(threads, 1);
 }
 

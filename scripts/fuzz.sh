@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 minutes=${1:-1}
 shift || true
 source scripts/common.sh
-packages+=(clang llvm)
+packages+=(clang-16 llvm-16 libclang-rt-16-dev libomp-16-dev)
 configure fuzz
 cmake --build --preset fuzz --target vmamba_fuzz vmamba_libfuzzer >&2
 mapfile -t known < <(build/fuzz/vmamba_fuzz --list)

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <string>
 
+#include "kernels/cgroup.h"
 #include "kernels/error.h"
 
 namespace vmamba::cpu {
@@ -16,11 +17,7 @@ size_t free_memory() {
   for (std::string name, unit; file >> name >> free && std::getline(file, unit);) {
     if (name == "MemAvailable:") break;
   }
-  free *= 1024;
-  size_t limit = 0, used = 0;
-  std::ifstream limit_file("/sys/fs/cgroup/memory.max"), used_file("/sys/fs/cgroup/memory.current");
-  if (limit_file >> limit && used_file >> used) free = std::min(free, limit - std::min(limit, used));
-  return free;
+  return std::min<uint64_t>(free * 1024, cgroup_free_memory());
 }
 
 void need_memory(size_t bytes) {

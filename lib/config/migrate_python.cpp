@@ -29,9 +29,11 @@ bool word_character(char c) {
 // Words (including numbers), strings and single-character signs, except for "==". Comments and white space are
 // dropped; ends of lines are tokens only outside of brackets.
 std::vector<Token> tokens(std::string_view text, const std::string& where) {
+  constexpr size_t most = 100'000;  // a token takes 56 bytes
   std::vector<Token> found;
   int line = 1, depth = 0;
   for (size_t i = 0; i < text.size();) {
+    if (found.size() > most) fail_input("{}:{}: more than {} words and signs", where, line, most);
     const size_t begin = i;
     const char c = text[i];
     if (c == '\n') {

@@ -81,11 +81,13 @@ class Guard : public YAML::EventHandler {
   explicit Guard(const std::string& where) : where_(where) {}
   void OnDocumentStart(const YAML::Mark&) override {}
   void OnDocumentEnd() override {}
-  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnNull(const YAML::Mark& mark, YAML::anchor_t) override { one_more(mark); }
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t) override {
     fail_input("{}:{}: an alias (*name); aliases are not read, write the value out", where_, mark.line + 1);
   }
-  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnScalar(const YAML::Mark& mark, const std::string&, YAML::anchor_t, const std::string&) override {
+    one_more(mark);
+  }
   void OnSequenceStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t,
                        YAML::EmitterStyle::value) override {
     deeper(mark);
@@ -98,12 +100,18 @@ class Guard : public YAML::EventHandler {
   void OnMapEnd() override { --depth_; }
 
  private:
+  void one_more(const YAML::Mark& mark) {
+    if (++values_ > max_json_values)
+      fail_input("{}:{}: more than {} keys and values", where_, mark.line + 1, max_json_values);
+  }
   void deeper(const YAML::Mark& mark) {
+    one_more(mark);
     if (++depth_ > 32) fail_input("{}:{}: nested deeper than 32 levels", where_, mark.line + 1);
   }
 
   const std::string& where_;
   int depth_ = 0;
+  size_t values_ = 0;
 };
 
 // The sections of one file: the file itself, or one named in its BASE.

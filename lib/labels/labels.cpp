@@ -15,6 +15,11 @@ namespace vmamba {
 namespace {
 
 constexpr size_t max_file_bytes = size_t{64} << 20;
+constexpr size_t max_rows = 1'000'001;  // the most classes that a config may have, and the background
+
+void check_rows(size_t rows, const std::string& where) {
+  if (rows > max_rows) fail_input("{}: names more classes than any model has ({})", where, max_rows - 1);
+}
 
 bool is_wordnet_id(std::string_view word) {
   return word.size() == 9 && word[0] == 'n' &&
@@ -35,21 +40,25 @@ bool is_background(std::string_view name) {
 
 Labels parse_lines(std::string_view text, const std::string& where) {
   std::vector<std::string_view> lines;
-  while (!text.empty()) {
+  for (size_t number = 1, empty = 0; !text.empty(); ++number) {
     const size_t end = std::min(text.find('\n'), text.size());
     std::string_view line = text.substr(0, end);
     text.remove_prefix(std::min(end + 1, text.size()));
     while (!line.empty() && (line.back() == '\r' || line.back() == ' ' || line.back() == '\t'))
       line.remove_suffix(1);
+    if (line.empty()) {  // at the end they do not count
+      if (empty == 0) empty = number;
+      continue;
+    }
+    if (empty != 0) fail_input("{}:{}: an empty line; every line names a class", where, empty);
     lines.push_back(line);
+    check_rows(lines.size(), where);
   }
-  while (!lines.empty() && lines.back().empty()) lines.pop_back();
   const auto has_id = [](std::string_view line) { return id_length(line) != std::string_view::npos; };
   const bool with_ids = std::any_of(lines.begin(), lines.end(), has_id) &&
                         std::all_of(lines.begin() + is_background(lines[0]), lines.end(), has_id);
   Labels labels;
   for (size_t i = 0; i < lines.size(); ++i) {
-    if (lines[i].empty()) fail_input("{}:{}: an empty line; every line names a class", where, i + 1);
     const size_t split = with_ids ? id_length(lines[i]) : std::string_view::npos;
     const bool is_split = split != std::string_view::npos;
     if (with_ids) labels.ids.emplace_back(is_split ? lines[i].substr(0, split) : "");
@@ -107,9 +116,13 @@ class LiteralReader {
     at_ = names;
     std::vector<Entry> found;
     if (next() == '{')
-      each('}', [&] { found.push_back(member()); });
+      each('}', [&] {
+        found.push_back(member());
+        check_rows(found.size(), where_);
+      });
     else
       each(']', [&] {
+        check_rows(found.size() + 1, where_);
         Entry entry{.number = static_cast<int64_t>(found.size()), .at = at_};
         if (!name_of(entry)) fail(entry.at, "wanted a class's name, or [id, name]");
         found.push_back(std::move(entry));

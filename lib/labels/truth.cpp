@@ -19,15 +19,22 @@ struct Line {
   std::string_view text;
 };
 
-std::vector<Line> lines_of(std::string_view text) {
-  std::vector<Line> lines;
+struct Lines {
+  std::vector<Line> first;
+  size_t count = 0;
+};
+
+// The lines that are not empty: the first `kept`, and their number.
+Lines lines_of(std::string_view text, size_t kept) {
+  Lines lines;
   for (int number = 1; !text.empty(); ++number) {
     const size_t end = std::min(text.find('\n'), text.size());
     std::string_view line = text.substr(0, end);
     text.remove_prefix(std::min(end + 1, text.size()));
     const size_t begin = line.find_first_not_of(" \t\r");
     if (begin == std::string_view::npos) continue;
-    lines.push_back({number, line.substr(begin, line.find_last_not_of(" \t\r") + 1 - begin)});
+    if (lines.count++ < kept)
+      lines.first.push_back({number, line.substr(begin, line.find_last_not_of(" \t\r") + 1 - begin)});
   }
   return lines;
 }
@@ -82,9 +89,8 @@ std::vector<int> sorted_by_id(const Labels& labels, size_t count) {
   return classes;
 }
 
-Truth parse_numbers(const std::vector<Line>& lines, const std::string& where,
-                    const std::vector<std::string_view>& files, const Labels& labels, int num_classes) {
-  check_order(where, lines.size(), files);
+Truth parse_numbers(const std::vector<Line>& lines, const std::string& where, const Labels& labels,
+                    int num_classes) {
   std::vector<int64_t> numbers;
   for (const Line& line : lines) numbers.push_back(*parse_number<int64_t>(line.text));
   // ILSVRC2012_validation_ground_truth.txt uses the devkit's order of the classes.
@@ -126,7 +132,8 @@ Truth parse_numbers(const std::vector<Line>& lines, const std::string& where,
 
 Truth parse_real(std::string_view text, const std::string& where, const std::vector<std::string_view>& files,
                  int num_classes) {
-  const JsonDocument json(text, where);
+  constexpr size_t classes_an_image = 64;  // on average; more than any data set has
+  const JsonDocument json(text, where, {}, classes_an_image * files.size() + 1000);
   const std::vector<int> rows = json.children(0);
   for (const int row : rows)
     if (json[row].type != JsonType::array)
@@ -259,12 +266,15 @@ Truth parse_truth(std::string_view text, const std::string& where, const std::ve
                   const Labels& labels, int num_classes) {
   check(!files.empty(), "a truth about no files");
   if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);  // a byte order mark
-  const std::vector<Line> lines = lines_of(text);
+  // One more than there are images and a header: a line too many is found, and a long file takes no memory.
+  const auto [lines, count] = lines_of(text, files.size() + 2);
   if (lines.empty()) fail_input("{}: empty: wanted a class for each of {} images", where, files.size());
   if (lines[0].text.starts_with('[')) return parse_real(text, where, files, num_classes);
   if (std::all_of(lines.begin(), lines.end(),
-                  [](const Line& line) { return parse_number<int64_t>(line.text).has_value(); }))
-    return parse_numbers(lines, where, files, labels, num_classes);
+                  [](const Line& line) { return parse_number<int64_t>(line.text).has_value(); })) {
+    check_order(where, count, files);
+    return parse_numbers(lines, where, labels, num_classes);
+  }
   return parse_table(lines, where, files, labels, num_classes);
 }
 

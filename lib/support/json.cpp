@@ -12,7 +12,6 @@ namespace vmamba {
 namespace {
 
 constexpr int max_depth = 64;
-constexpr size_t max_values = 1'000'000;
 
 int line_of(std::string_view text, size_t offset) {
   return 1 +
@@ -47,8 +46,8 @@ struct CountingIterator {
 
 class Builder : public nlohmann::json_sax<nlohmann::json> {
  public:
-  Builder(std::string_view text, const std::string& where, std::vector<JsonValue>& values)
-      : taken(text.data()), text_(text), where_(where), values_(values) {}
+  Builder(std::string_view text, const std::string& where, std::vector<JsonValue>& values, size_t max_values)
+      : taken(text.data()), text_(text), where_(where), values_(values), max_values_(max_values) {}
 
   const char* taken;  // first byte not yet read by the parser
 
@@ -102,7 +101,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   }
 
   JsonValue& add(JsonType type) {
-    if (values_.size() >= max_values) fail_input("{}: more than {} values", where_, max_values);
+    if (values_.size() >= max_values_) fail_input("{}: more than {} values", where_, max_values_);
     const int parent = open_.empty() ? -1 : open_.back();
     JsonValue value{.type = type, .parent = parent, .begin = next_token()};
     if (parent >= 0 && values_[static_cast<size_t>(parent)].type == JsonType::object) {
@@ -160,6 +159,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   std::string_view text_;
   const std::string& where_;
   std::vector<JsonValue>& values_;
+  const size_t max_values_;
   std::vector<int> open_;
   std::vector<std::set<std::string>> keys_;
   std::string key_;
@@ -188,7 +188,7 @@ std::string_view to_string(JsonType type) {
   return "?";
 }
 
-JsonDocument::JsonDocument(std::string_view text, std::string where, JsonOrigins origins)
+JsonDocument::JsonDocument(std::string_view text, std::string where, JsonOrigins origins, size_t max_values)
     : text_(text), where_(std::move(where)), origins_(std::move(origins)) {
   if (text.find_first_not_of(" \t\r\n") == std::string_view::npos) {
     fail_input("{}: empty, expected a JSON object", where_);
@@ -197,7 +197,7 @@ JsonDocument::JsonDocument(std::string_view text, std::string where, JsonOrigins
   if (body.starts_with("\xEF\xBB\xBF")) {
     fail_input("{}:1: begins with a byte order mark; save it as UTF-8 without one", where_);
   }
-  Builder builder(body, where_, values_);
+  Builder builder(body, where_, values_, max_values);
   nlohmann::json::sax_parse(CountingIterator{body.data(), &builder.taken},
                             CountingIterator{body.data() + body.size(), nullptr}, &builder);
   for (int i = 1; i < size(); ++i) {

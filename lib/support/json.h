@@ -31,10 +31,14 @@ struct JsonValue {
 // For a text generated from another file: the position there of each root member: "a.yaml:7: MODEL.NAME".
 using JsonOrigins = std::map<std::string, std::string, std::less<>>;
 
+// More than a config or an index has. A value takes 200 bytes, a hundred times its shortest text.
+inline constexpr size_t max_json_values = 20'000;
+
 class JsonDocument {
  public:
   // Throws InputError "WHERE:LINE: …".
-  JsonDocument(std::string_view text, std::string where, JsonOrigins origins = {});
+  JsonDocument(std::string_view text, std::string where, JsonOrigins origins = {},
+               size_t max_values = max_json_values);
   JsonDocument(const JsonDocument&) = delete;
   JsonDocument& operator=(const JsonDocument&) = delete;
 

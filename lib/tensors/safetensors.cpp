@@ -1,9 +1,7 @@
 // safetensors: u64 length n, n bytes of JSON {name: {dtype, shape, data_offsets: [begin, end]}}, data. Reading maps the
 // file and checks every size before use.
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -20,6 +18,7 @@
 #include "kernels/error.h"
 #include "lib/support/files.h"
 #include "lib/support/json.h"
+#include "lib/support/mapped_file.h"
 #include "lib/support/text.h"
 #include "lib/tensors/state_dict.h"
 
@@ -27,40 +26,23 @@ namespace vmamba {
 namespace fs = std::filesystem;
 namespace {
 
-// --- Memory-mapped file.
-
-struct Mapping {
-  const unsigned char* data = nullptr;
-  size_t size = 0;
-
-  explicit Mapping(const fs::path& path) {
-    struct stat status {};
-    if (::stat(path.c_str(), &status) != 0) fail_input("{}: {}", path.string(), std::strerror(errno));
-    if (S_ISDIR(status.st_mode)) fail_input("{} is a folder, not a file of weights", path.string());
-    if (!S_ISREG(status.st_mode)) fail_input("{} is not a regular file", path.string());
-    check_not_replaced(path, status);
-    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (file < 0) fail_input("{} can't be opened: {}", path.string(), std::strerror(errno));
-    if (::fstat(file, &status) != 0 || status.st_size <= 0) {
-      ::close(file);
-      fail_input("{} is empty", path.string());
-    }
-    size = static_cast<size_t>(status.st_size);
-    void* memory = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
-    const int error = errno;
-    ::close(file);
-    if (memory == MAP_FAILED) fail_machine("{} can't be mapped: {}", path.string(), std::strerror(error));
-    data = static_cast<const unsigned char*>(memory);
-  }
-  ~Mapping() { ::munmap(const_cast<unsigned char*>(data), size); }
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
-};
+std::shared_ptr<const MappedFile> mapped(const fs::path& path) {
+  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+  struct stat status {};
+  if (file.number < 0 || ::fstat(file.number, &status) != 0)
+    fail_input("{}: {}", path.string(), std::strerror(errno));
+  if (S_ISDIR(status.st_mode)) fail_input("{} is a folder, not a file of weights", path.string());
+  if (!S_ISREG(status.st_mode)) fail_input("{} is not a regular file", path.string());
+  check_not_replaced(path, status);
+  if (status.st_size <= 0) fail_input("{} is empty", path.string());
+  return std::make_shared<const MappedFile>(file.number, static_cast<size_t>(status.st_size), path);
+}
 
 // --- The header and its tensors.
 
 constexpr uint64_t max_header_bytes = 100'000'000;  // the format's limit
-constexpr size_t max_rank = 64;
+constexpr size_t max_entries = 16'384;  // tensors and metadata: a parsed one can be many times its text
+constexpr size_t max_rank = 8;
 constexpr size_t max_name = 500;
 
 struct HeaderEntry {
@@ -95,7 +77,9 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
   bool string(std::string& value) override {
-    if (depth_ == 2 && in_metadata_ && !list_) return metadata.emplace(key_, value).second || duplicate(key_);
+    if (depth_ == 2 && in_metadata_ && !list_) {
+      return metadata.emplace(key_, value).second ? no_more_than_allowed() : duplicate(key_);
+    }
     if (depth_ == 2 && !list_ && key_ == "dtype") {
       entries.back().dtype = value;
       return true;
@@ -135,8 +119,9 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
       in_metadata_ = value == "__metadata__";
       keys_.clear();
       key_ = value;
-      if (!in_metadata_) entries.push_back({.name = value});
-      return true;
+      if (in_metadata_) return true;
+      entries.push_back({.name = value});
+      return no_more_than_allowed();
     }
     key_ = value;
     if (in_metadata_) return true;
@@ -160,6 +145,11 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
   }
   bool duplicate(const std::string& name) {
     return fail(fmt::format("the name {} stands twice", printable(name)));
+  }
+  bool no_more_than_allowed() {
+    return entries.size() + metadata.size() <= max_entries ||
+           fail(fmt::format("more than {} tensors and entries of metadata: no model of this kind",
+                            max_entries));
   }
   bool scalar(const std::string& what) {
     if (depth_ == 0) return fail(fmt::format("is {}, not an object", what));
@@ -224,18 +214,18 @@ StoredTensor entry_tensor(const std::string& where, const HeaderEntry& entry, si
   return tensor;
 }
 
-StateDict parse_safetensors(const fs::path& path, const std::shared_ptr<const Mapping>& mapping) {
+StateDict parse_safetensors(const fs::path& path, const std::shared_ptr<const MappedFile>& mapping) {
   const std::string where = path.string();
-  if (mapping->size < 8) fail_input("{}: {} bytes are no file of weights", where, mapping->size);
-  const uint64_t header_size = read_u64(mapping->data);
-  const bool begins = mapping->size > 8 && mapping->data[8] == '{';
-  if (header_size > max_header_bytes || (!begins && header_size > mapping->size - 8)) {
+  if (mapping->size() < 8) fail_input("{}: {} bytes are no file of weights", where, mapping->size());
+  const uint64_t header_size = read_u64(mapping->data());
+  const bool begins = mapping->size() > 8 && mapping->data()[8] == '{';
+  if (header_size > max_header_bytes || (!begins && header_size > mapping->size() - 8)) {
     fail_input("{}: neither a safetensors file nor one of torch.save", where);
   }
-  if (header_size > mapping->size - 8) {
-    fail_input("{}: cut off: a header of {} bytes in a file of {}", where, header_size, mapping->size);
+  if (header_size > mapping->size() - 8) {
+    fail_input("{}: cut off: a header of {} bytes in a file of {}", where, header_size, mapping->size());
   }
-  const auto* header = reinterpret_cast<const char*>(mapping->data + 8);
+  const auto* header = reinterpret_cast<const char*>(mapping->data() + 8);
   HeaderReader reader;
   if (header_size == 0 || header[0] != '{')
     fail_input("{}: no safetensors file: the header is no JSON object", where);
@@ -243,8 +233,8 @@ StateDict parse_safetensors(const fs::path& path, const std::shared_ptr<const Ma
     fail_input("{}: safetensors header: {}", where, reader.error);
   }
 
-  const unsigned char* data = mapping->data + 8 + header_size;
-  const size_t data_size = mapping->size - 8 - static_cast<size_t>(header_size);
+  const unsigned char* data = mapping->data() + 8 + header_size;
+  const size_t data_size = mapping->size() - 8 - static_cast<size_t>(header_size);
   StateDict result;
   result.where = where;
   result.metadata = std::move(reader.metadata);
@@ -280,7 +270,7 @@ StateDict parse_safetensors(const fs::path& path, const std::shared_ptr<const Ma
 }  // namespace
 
 StateDict read_safetensors(const fs::path& path) {
-  return parse_safetensors(path, std::make_shared<const Mapping>(path));
+  return parse_safetensors(path, mapped(path));
 }
 
 namespace {
@@ -356,12 +346,12 @@ StateDict read_shards(const fs::path& index_path, const JsonDocument& index, int
 }
 
 StateDict read_any(const fs::path& path, const std::string& key) {
-  const auto mapping = std::make_shared<const Mapping>(path);
-  const std::string_view bytes(reinterpret_cast<const char*>(mapping->data), mapping->size);
+  const auto mapping = mapped(path);
+  const std::string_view bytes(reinterpret_cast<const char*>(mapping->data()), mapping->size());
   const auto holds = [&](size_t at, std::string_view text) {
     return bytes.size() > at && bytes.substr(at).starts_with(text);
   };
-  const bool safetensors = holds(8, "{") && read_u64(mapping->data) <= max_header_bytes;
+  const bool safetensors = holds(8, "{") && read_u64(mapping->data()) <= max_header_bytes;
   if (!safetensors) {
     // A zip archive, a pickle, or a tar archive.
     if (holds(0, "PK") || holds(0, "\x80") || holds(257, "ustar")) return read_pth(path, key);

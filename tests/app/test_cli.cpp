@@ -129,6 +129,18 @@ TEST_CASE("standard output that is full or closed is told; what goes elsewhere d
   CHECK(run_cli(to_file, {.closed = {1}}).exit_code == 2);
 }
 
+TEST_CASE("closed standard input is no file") {
+  // A folder in its place would be searched for images.
+  for (const char* option : {"--labels", "--truth"}) {
+    const std::vector<std::string> arguments{
+        "eval", data("images").string(), option, "/dev/stdin", "--device", "cpu"};
+    check_error(run_cli(arguments, {.closed = {0}}), 2, {"/dev/stdin", "is not a file"});
+  }
+  check_error(
+      run_cli({"classify", "/dev/stdin", "--device", "cpu", "-q"}, {.closed = {0}, .timeout_seconds = 30}), 2,
+      {"/dev/stdin", "is not a file"});
+}
+
 TEST_CASE("logs that cannot be written change no result and no exit code") {
   const TemporaryDirectory folder;
   const fs::path model = data("models/ft_v05");

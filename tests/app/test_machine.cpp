@@ -56,10 +56,52 @@ TEST_CASE("threads that cannot be made are the machine's fault, not a difference
     const CliResult result = run_cli(of_model(arguments), {.environment = {"OMP_STACKSIZE=100000G"}});
     CHECK(result.exit_code == 3);
     CHECK(result.out == "");
-    CHECK(result.err.find("vmamba-cli: a library ended the program; OpenMP") != std::string::npos);
+    CHECK(result.err.find("vmamba-cli: OpenMP or another library ended the program: a thread could not be "
+                          "started") != std::string::npos);
     CHECK(fs::is_empty(folder.path()));
   }
 }
+
+#ifndef __SANITIZE_ADDRESS__  // whose runtime has threads of its own
+TEST_CASE("a limit on processes is the machine's fault, or enough") {
+  // The limit does not hold for root, and it counts all processes of the user.
+  std::vector<std::string> limited{"--reuid=54321", "--regid=54321", "--clear-groups", "--", "prlimit"};
+  const std::string as_another = "/usr/bin/setpriv";
+  limited.push_back("true");
+  if (run_cli(limited, {.program = as_another}).exit_code != 0) {
+    MESSAGE("skipped: setpriv cannot change the user, or prlimit is missing");
+    return;
+  }
+  for (const char* command : {"classify", "check-equal", "bench"}) {
+    int failed = 0, done = 0;
+    for (int processes = 1; processes <= 8; ++processes) {
+      CAPTURE(command);
+      CAPTURE(processes);
+      limited.back() = "--nproc=" + std::to_string(processes);
+      std::vector<std::string> arguments = limited;
+      arguments.insert(arguments.end(), {"--", cli(), command, "-q", "--threads", "2"});
+      if (command == std::string("classify")) arguments.push_back(data("chelsea.png"));
+      if (command == std::string("check-equal")) arguments.push_back("--seed");
+      if (command == std::string("bench"))
+        arguments.insert(arguments.end(), {"--iterations", "1", "--streams", "2"});
+      const CliResult result = run_cli(of_model(arguments), {.program = as_another});
+      INFO(result.err);
+      if (result.exit_code == 0) {
+        ++done;
+        continue;
+      }
+      ++failed;
+      CHECK(result.exit_code == 3);
+      CHECK(result.out == "");
+      const bool told =
+          contains(result.err, "a thread could not be started") || contains(result.err, "no thread for");
+      CHECK(told);
+    }
+    CHECK(done > 0);
+    CHECK(failed > 0);
+  }
+}
+#endif
 
 #ifndef __SANITIZE_ADDRESS__  // whose shadow memory does not fit into any of these limits
 TEST_CASE("with too little memory there is one line and exit code 3, or the result") {
@@ -88,7 +130,7 @@ TEST_CASE("with too little memory there is one line and exit code 3, or the resu
 
 TEST_CASE("weights that are cut off while they are mapped end the program with one line") {
   const TemporaryDirectory folder;
-  const std::string weights = folder / "w.safetensors", image = folder / "image", out = folder / "out";
+  const std::string weights = folder / "w\x1b.safetensors", image = folder / "image", out = folder / "out";
   fs::copy_file(model / "weights.safetensors", weights);
   REQUIRE(mkfifo(image.c_str(), 0600) == 0);
   CliResult result;
@@ -107,7 +149,7 @@ TEST_CASE("weights that are cut off while they are mapped end the program with o
       REQUIRE(ioctl(pipe.number, FIONREAD, &left) == 0);
   }
   child.join();
-  check_error(result, 3, {"a file of weights was cut off while it was in use"});
+  check_error(result, 3, {folder.path().string(), "/w\\x1b.safetensors: was cut off while it was in use"});
   CHECK(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()) == 2);
 }
 

@@ -89,6 +89,7 @@ TEST_CASE("labels that do not fit are refused by place") {
   CHECK_THROWS_WITH_AS(parse_labels("a\nb\n", "it", 3), "it: names 2 classes, the model has 3", InputError);
   CHECK_THROWS_WITH_AS(parse_labels("", "it", 1), "it: names 0 classes, the model has 1", InputError);
   CHECK_THROWS_WITH_AS(parse_labels("a\n\nb", "it", 3), doctest::Contains("it:2: an empty line"), InputError);
+  CHECK(parse_labels("a\nb\n\n \n", "it", 2).names.size() == 2);
   CHECK_THROWS_WITH_AS(parse_labels(R"({"0": "a", "2": "b"})", "it", 2), doctest::Contains("class 2 among 2"),
                        InputError);
   CHECK_THROWS_WITH_AS(parse_labels(R"({"0": "a", "00": "b"})", "it", 2), doctest::Contains("second name"),
@@ -120,6 +121,21 @@ TEST_CASE("labels that do not fit are refused by place") {
                              "['a'}"})
     CHECK_THROWS_AS_MESSAGE(parse_labels(broken, "it", 1), InputError, broken);
   CHECK_THROWS_AS(parse_labels(std::string(100000, '['), "it", 1), InputError);
+}
+
+TEST_CASE("rows that nothing needs take no memory") {
+  std::string lines, list = "['a'";
+  for (int i = 0; i < 1'000'002; ++i) lines += "a\n", list += ",''";
+  for (const std::string& text : {lines, list + "]"})
+    CHECK_THROWS_WITH_AS(parse_labels(text, "it", 3), "it: names more classes than any model has (1000000)",
+                         InputError);
+  std::string real = "[[0";
+  for (int i = 0; i < 2000; ++i) real += ",0";
+  CHECK_THROWS_WITH_AS(parse_truth(real + "]]", "it", {"a"}, {}, 3), "it: more than 1064 values", InputError);
+  CHECK_THROWS_WITH_AS(parse_truth("0\n0\n0\n0\n0\n0\n", "it", {"a"}, {}, 3),
+                       "it: says what 6 images show, the folder has 1", InputError);
+  CHECK_THROWS_WITH_AS(parse_truth("NAME,CLASS\na,0\na,0\na,0\n", "it", {"a"}, {}, 3),
+                       "it:3: \"a\" stands in line 2 already", InputError);
 }
 
 TEST_CASE("the largest logits first, equal ones by class") {

@@ -172,9 +172,9 @@ def main():
     print(f"undisturbed: {len(wanted)} answers in {whole:.1f} s", flush=True)
 
     def kills(name, results):
-        for _ in range(random.randint(1, 12)):
+        for _ in range(random.randint(1, 24)):
             process = soak.start(soak.eval_command(results))
-            time.sleep(random.random() ** 2 * whole / 3 + 0.02)
+            time.sleep(random.random() ** 2 * whole / 6 + 0.02)
             process.send_signal(name)
             code, _, _ = soak.end(process, name.name, (0, 1, -name))
             if code != -name:

@@ -172,9 +172,18 @@ TEST_CASE("safetensors: lies of the header are refused, each with its reason") {
   refuse("{", 0, {"byte"});
   refuse("{\"\xff\xfe\":1}", 0, {"byte"});
   refuse(R"({"a":)" + std::string(2'000'000, '['), 0, {"tensor a", "a list"});
-  std::string many_dims = R"({"a":{"dtype":"U8","shape":[1)";
-  for (int i = 0; i < 100; ++i) many_dims += ",1";
-  refuse(many_dims + R"(],"data_offsets":[0,1]}})", 1, {"more than 64"});
+  const std::string eight = R"({"a":{"dtype":"U8","shape":[1,1,1,1,1,1,1,1)",
+                    rest = R"(],"data_offsets":[0,1]}})";
+  CHECK(refusal(folder / "f", with_header(eight + rest, 1)).empty());
+  refuse(eight + ",1" + rest, 1, {"shape of tensor a", "more than 8"});
+  // Of each a file of 1 MB would take many.
+  std::string tensors, metadata;
+  for (int i = 0; i <= 16'384; ++i) {
+    tensors += fmt::format(R"({}"{}":{{"dtype":"U8","shape":[],"data_offsets":[0,0]}})", i ? "," : "", i);
+    metadata += fmt::format(R"({}"{}":"")", i ? "," : "", i);
+  }
+  refuse("{" + tensors + "}", 0, {"more than 16384 tensors"});
+  refuse(R"({"__metadata__":{)" + metadata + "}}", 0, {"more than 16384 tensors"});
 }
 
 TEST_CASE("safetensors: what is no file of weights is said in one line") {
