@@ -10,9 +10,10 @@ mkdir -p "$work"
 work=$(realpath "$work")
 mirror=${VMAMBA_DEBIAN_MIRROR:-http://deb.debian.org/debian}
 photo=tests/data/chelsea.png
+commit=$(git rev-parse HEAD)
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
 export SOURCE_DATE_EPOCH
-export CCACHE_DIR=$work/ccache # the wheel has the objects of the first build
+export CCACHE_DIR=$work/ccache CCACHE_BASEDIR=$work # the wheel has the objects of the first build
 rm -rf "$CCACHE_DIR"
 
 run() {
@@ -27,6 +28,7 @@ fail() {
 for copy in first other/folder; do
   rm -rf "${work:?}/$copy"
   run git clone -q . "$work/$copy"
+  git -C "$work/$copy" checkout -q "$commit"
   (
     [[ $copy == first ]] || export CCACHE_DISABLE=1
     cd "$work/$copy"
