@@ -27,7 +27,7 @@ struct Options {
   ModelOptions model;
   std::vector<std::string> inputs;
   std::string input_tensor, format = "text", output, save_logits, save_input, shard_text, log, summary;
-  std::string decode{to_string(DeviceType::cpu)};
+  std::string decode = "auto";
   std::vector<std::string> merge;
   const CLI::App* parser = nullptr;
   Shard shard;

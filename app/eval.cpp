@@ -35,7 +35,7 @@ namespace fs = std::filesystem;
 struct Options {
   ModelOptions model;
   std::string directory, truth, format = "text", output, confusion, report, results, shard_text, summary;
-  std::string decode{to_string(DeviceType::cpu)};
+  std::string decode = "auto";
   std::vector<std::string> merge;
   const CLI::App* parser = nullptr;
   Shard shard;

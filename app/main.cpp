@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -281,19 +282,22 @@ constexpr std::string_view no_threads =
     "a thread could not be started: give fewer (--threads N), or more processes and memory (ulimit -u, ulimit -v, "
     "OMP_STACKSIZE)";
 
-// libgomp calls exit(1) if it cannot start threads, which would read as "different".
-bool returned = false;  // from run()
-void end_if_not_returned() {
-  if (!returned)
-    end_by_machine({"vmamba-cli: OpenMP or another library ended the program: ", no_threads, "\n"});
-}
-
 int fail_stdout() {
   return fail(3, "standard output could not be written: it is closed, or its disk is full");
 }
 
 }  // namespace
 }  // namespace vmamba
+
+// Takes the place of the C library's for other libraries; the return of main() does not come here. libgomp calls exit(1)
+// where it cannot start threads, which would read as "different", and may do so in several threads at once.
+extern "C" __attribute__((visibility("default"))) void exit(int) noexcept {
+  static std::atomic_flag first;
+  if (first.test_and_set())
+    for (;;) pause();
+  vmamba::end_by_machine(
+      {"vmamba-cli: OpenMP or another library ended the program: ", vmamba::no_threads, "\n"});
+}
 
 namespace {
 
@@ -331,8 +335,5 @@ int main(int argc, char** argv) {
   vmamba::limit_spinning(argv);
   vmamba::remove_unfinished_on_signals();
   vmamba::end_on_bus_errors();
-  std::atexit(vmamba::end_if_not_returned);
-  const int exit_code = run_to_exit_code(argc, argv);
-  vmamba::returned = true;
-  return exit_code;
+  return run_to_exit_code(argc, argv);
 }

@@ -3,8 +3,8 @@
 cmake_minimum_required(VERSION 3.25)
 
 set(table kernels/choices.h)
-# Files of other programs' words: what old configs said, how PyTorch's pickles name a storage.
-set(other_words lib/config/migrate.h lib/config/migrate_python.cpp lib/config/migrate_rules.h lib/config/migrate.cpp lib/config/migrate_yaml.cpp app/migrate_config.cpp lib/tensors/pickle.cpp)
+# Files of other programs' words: what old configs said, how PyTorch's pickles name a storage, and Linux a control group.
+set(other_words lib/config/migrate.h lib/config/migrate_python.cpp lib/config/migrate_rules.h lib/config/migrate.cpp lib/config/migrate_yaml.cpp app/migrate_config.cpp lib/tensors/pickle.cpp kernels/cgroup.cpp)
 
 # Strings in a row of the table: "oflex", "float16", "fp16", …
 file(STRINGS ${SOURCE}/${table} rows REGEX "^    (\\{(DType|Precision|DeviceType|ScanBackend)::|stored_as)")

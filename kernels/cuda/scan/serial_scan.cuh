@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks)
         p.x + image * p.x_stride + min(first_channel + (t + 4 * i) * 8, p.channels - 8)));
   const char* const projections =
       ptx::in_registers(reinterpret_cast<const char*>(p.projections + image * p.projections_stride + 8 * t));
-  // Byte offsets inside an image are below 2^32.
+  // In bytes; an offset inside an image may take 33 bits.
   const uint32_t x_pitch = p.x_stride * 2, p_pitch = p.projections_stride * 2, y_pitch = p.channels * 4;
   char* const y = ptx::in_registers(reinterpret_cast<char*>(
       (maps ? p.directions + (int64_t{blockIdx.z} * p.batch + blockIdx.y) * length * p.channels
