@@ -5,6 +5,11 @@ include(CMakePackageConfigHelpers)
 # Libraries that an archive brings along; DT_RPATH also serves what they need themselves.
 set_target_properties(vmamba-cli PROPERTIES INSTALL_RPATH "$ORIGIN/../${CMAKE_INSTALL_LIBDIR}/vmamba-cli")
 set_target_properties(vmamba PROPERTIES INSTALL_RPATH "$ORIGIN/vmamba-cli")
+if(SKBUILD)  # beside the pip packages of CUDA
+  foreach(target vmamba-cli vmamba)
+    set_property(TARGET ${target} APPEND PROPERTY INSTALL_RPATH "$ORIGIN/../../nvidia/cublas/lib")
+  endforeach()
+endif()
 foreach(target vmamba-cli vmamba)
   target_link_options(${target} PRIVATE -Wl,--disable-new-dtags)
 endforeach()
@@ -20,9 +25,14 @@ file(RELATIVE_PATH VMAMBA_PC_PREFIX /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /p
 configure_file(cmake/vmamba.pc.in generated/vmamba.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/generated/vmamba.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 
+file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/generated/links)
 foreach(folder configs weights)
   if(IS_DIRECTORY ${PROJECT_SOURCE_DIR}/${folder})
     install(DIRECTORY ${folder} DESTINATION ${CMAKE_INSTALL_DATADIR}/vmamba-cli)
+    # Where the documents' links lead.
+    file(RELATIVE_PATH target /${CMAKE_INSTALL_DOCDIR} /${CMAKE_INSTALL_DATADIR}/vmamba-cli/${folder})
+    file(CREATE_LINK ${target} ${PROJECT_BINARY_DIR}/generated/links/${folder} SYMBOLIC)
+    install(FILES ${PROJECT_BINARY_DIR}/generated/links/${folder} DESTINATION ${CMAKE_INSTALL_DOCDIR})
   endif()
 endforeach()
 install(PROGRAMS scripts/dump_reference.py DESTINATION ${CMAKE_INSTALL_DATADIR}/vmamba-cli)

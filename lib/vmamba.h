@@ -52,7 +52,7 @@ typedef struct vmamba_options {
 
 typedef struct vmamba_model vmamba_model;
 
-/* "0.1.0" */
+/* MAJOR.MINOR.PATCH */
 VMAMBA_API const char* vmamba_version(void);
 VMAMBA_API void vmamba_free(char* text);
 

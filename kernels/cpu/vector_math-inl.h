@@ -62,6 +62,9 @@ HWY_INLINE void store_some(V v, float* p, int64_t count) {
 // interleaving several hides it. The functions below take a V or a Pack.
 template <int n>
 struct Pack {
+#if HWY_ARCH_ARM  // an implicit one lacks the target that the constructor of V must be inlined for
+  HWY_INLINE Pack() {}
+#endif
   V v[n];
 };
 template <class P>

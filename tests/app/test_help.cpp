@@ -103,5 +103,5 @@ TEST_CASE("progress of comparisons and measurements") {
   check_shown("check-equal --find-precision --dtype bfloat16 --batch-size 96 --margin 16", " runs at most, ");
   check_shown("check-equal --matrix --images" + images.substr(0, images.size() / 2), " runs at most, ");
   check_shown("check-equal --repeat 50 --images" + images.substr(0, images.size() / 2), " of 50 runs, ");
-  check_shown("bench --batch-size 1,2 --seconds 0.3", " of 2 measurements, ");
+  check_shown("bench --batch-size 1,2 --seconds 1", " of 2 measurements, ");
 }

@@ -16,6 +16,26 @@ foreach(file bash-completion/completions/vmamba-cli zsh/site-functions/_vmamba-c
     message(FATAL_ERROR "not installed: share/${file}")
   endif()
 endforeach()
+# Links lead to what is installed too.
+set(documents ${PREFIX}/share/doc/vmamba-cli)
+file(GLOB files ${documents}/*.md ${documents}/docs/*.md ${documents}/weights/*.md)
+set(seen 0)
+foreach(file IN LISTS files)
+  file(READ ${file} text)
+  string(REGEX REPLACE "[][;]" "@" text "${text}")  # which lists are split at
+  string(REGEX MATCHALL "@\\([^)#: ]+[)#]" links "${text}")
+  get_filename_component(folder ${file} DIRECTORY)
+  foreach(link IN LISTS links)
+    string(REGEX REPLACE "^@.(.*).$" "\\1" link "${link}")
+    math(EXPR seen "${seen} + 1")
+    if(NOT EXISTS ${folder}/${link})
+      message(FATAL_ERROR "${file}: ${link} is not installed")
+    endif()
+  endforeach()
+endforeach()
+if(seen LESS 40)
+  message(FATAL_ERROR "only ${seen} links in the installed documents")
+endif()
 
 # Only the interface is exported.
 file(GLOB_RECURSE library ${PREFIX}/lib*/libvmamba.so)
