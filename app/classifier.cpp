@@ -184,6 +184,48 @@ void add_batch_size_option(CLI::App& command, int& batch_size) {
       ->type_name("N");
 }
 
+void add_input_options(CLI::App& command, std::vector<std::string>& inputs, bool& nul) {
+  command.add_option(
+      "INPUT", inputs,
+      "Image files, folders (searched recursively), archives (tar, zip), - for paths on stdin");
+  command.add_flag("-0,--null", nul, "The list of paths on stdin is separated by NUL (find -print0)");
+}
+
+void check_inputs(std::vector<std::string>& inputs, bool nul, const std::string& input_tensor,
+                  const std::string& shard, const std::string& none) {
+  if (nul && std::ranges::find(inputs, "-") == inputs.end()) inputs.emplace_back("-");
+  if (inputs.empty() && input_tensor.empty())
+    fail_input("{}: name image files, folders, archives, - (paths on stdin), or --input-tensor FILE", none);
+  if (!inputs.empty() && !input_tensor.empty())
+    fail_input("--input-tensor stands for images: leave out one of the two");
+  if (!shard.empty() && !input_tensor.empty()) fail_input("--shard: shares out images, not --input-tensor");
+}
+
+HostTensor input_in(const StateDict& file, int in_chans) {
+  HostTensor input = file.at("input").to_float32();
+  if (input.dims.size() != 4 || input.dims[0] < 1 || input.dims[1] != in_chans)
+    fail_input("{}: tensor input is {}, wanted (B, {}, H, W)", file.where, shape_string(input.dims),
+               in_chans);
+  return input;
+}
+
+HostTensor entries(const HostTensor& input, int64_t begin, int64_t n) {
+  const size_t entry = input.values.size() / static_cast<size_t>(input.dims[0]);
+  HostTensor part{{n, input.dims[1], input.dims[2], input.dims[3]}, {}};
+  const float* values = input.values.data() + static_cast<size_t>(begin) * entry;
+  part.values.assign(values, values + static_cast<size_t>(n) * entry);
+  return part;
+}
+
+std::optional<std::vector<std::string>> files_in(const StateDict& file, size_t rows) {
+  const auto noted = file.metadata.find("files");
+  const Json list = noted == file.metadata.end() ? Json() : Json::parse(noted->second, nullptr, false);
+  if (!list.is_array() || list.size() != rows ||
+      !std::ranges::all_of(list, [](const Json& name) { return name.is_string(); }))
+    return std::nullopt;
+  return list.get<std::vector<std::string>>();
+}
+
 void add_decode_option(CLI::App& command, std::string& decode) {
   command
       .add_option("--decode", decode, "cpu, or auto (JPEGs on the GPU if the model runs there; same pixels)")

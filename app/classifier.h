@@ -34,6 +34,17 @@ Classifier make_classifier(const ModelOptions& options, int batch_size);
 // can. If `weights_sum` is not null, it receives the SHA-256 of the weights.
 void load_runners(Classifier& classifier, std::string* weights_sum = nullptr);
 void add_batch_size_option(CLI::App& command, int& batch_size);  // --batch-size
+// INPUT… and -0, of the commands that take any images.
+void add_input_options(CLI::App& command, std::vector<std::string>& inputs, bool& nul);
+// -0 alone reads the list on stdin. InputError where there are neither images nor a tensor (`none` says so), both, or a shard
+// of a tensor.
+void check_inputs(std::vector<std::string>& inputs, bool nul, const std::string& input_tensor,
+                  const std::string& shard, const std::string& none);
+// Tensor `input` (B, in_chans, H, W), and n of its entries.
+HostTensor input_in(const StateDict& file, int in_chans);
+HostTensor entries(const HostTensor& input, int64_t begin, int64_t n);
+// The names that metadata `files` has; none if it is not a list of so many.
+std::optional<std::vector<std::string>> files_in(const StateDict& file, size_t rows);
 // --decode cpu|auto, of the commands that read images.
 void add_decode_option(CLI::App& command, std::string& decode);
 // Whether the devices decode JPEGs; the pixels are the same.

@@ -243,39 +243,25 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
 // One name per entry: the one that --save-* recorded in the file, else the file name and the entry's index.
 std::vector<std::string> names_of_entries(const StateDict& file, int64_t count) {
   std::vector<std::string> names;
-  const auto noted = file.metadata.find("files");
-  const Json list = noted == file.metadata.end() ? Json() : Json::parse(noted->second, nullptr, false);
-  const bool fits = list.is_array() && list.size() == static_cast<size_t>(count) &&
-                    std::all_of(list.begin(), list.end(), [](const Json& name) { return name.is_string(); });
-  for (int64_t i = 0; i < count; ++i)
-    names.push_back(fits ? list[static_cast<size_t>(i)].get<std::string>()
-                         : fmt::format("{}#{}", file.where, i));
-  return names;
+  for (int64_t i = 0; i < count; ++i) names.push_back(fmt::format("{}#{}", file.where, i));
+  return files_in(file, static_cast<size_t>(count)).value_or(names);
 }
 
 void classify_tensor(const Options& options, Classifier& classifier, Outputs& outputs, std::ostream& out) {
   const StateDict file = read_state_dict(options.input_tensor);
   if (classifier.choices.size() > 1)
     fail_input("--device {}: --input-tensor runs on one device: name one", options.model.device);
-  const HostTensor input = file.at("input").to_float32();
-  if (input.dims.size() != 4 || input.dims[0] < 1 || input.dims[1] != classifier.config.in_chans)
-    fail_input("{}: tensor input is {}, wanted (B, {}, H, W)", file.where, shape_string(input.dims),
-               classifier.config.in_chans);
+  const HostTensor input = input_in(file, classifier.config.in_chans);
   load_runners(classifier);
   Runner& runner = *classifier.runners[0];
   outputs.results.emplace(options, classifier, out);
   const std::vector<std::string> names = names_of_entries(file, input.dims[0]);
-  const size_t entry = input.values.size() / static_cast<size_t>(input.dims[0]);
   const size_t classes = static_cast<size_t>(classifier.config.num_classes);
   for (int64_t begin = 0; begin < input.dims[0]; begin += classifier.batch_size) {
     const int64_t count = std::min<int64_t>(classifier.batch_size, input.dims[0] - begin);
-    const std::vector<float> logits = run_in_pieces(
-        to_string(runner.kernels().device()), classifier.batch_size, count, [&](int64_t piece, int64_t n) {
-          HostTensor part{{n, input.dims[1], input.dims[2], input.dims[3]}, {}};
-          const float* values = input.values.data() + static_cast<size_t>(begin + piece) * entry;
-          part.values.assign(values, values + static_cast<size_t>(n) * entry);
-          return runner.run(part);
-        });
+    const std::vector<float> logits =
+        run_in_pieces(to_string(runner.kernels().device()), classifier.batch_size, count,
+                      [&](int64_t piece, int64_t n) { return runner.run(entries(input, begin + piece, n)); });
     for (int64_t i = 0; i < count; ++i)
       add_classified(outputs, names[static_cast<size_t>(begin + i)],
                      std::span(logits).subspan(static_cast<size_t>(i) * classes, classes), options.top_k);
@@ -304,13 +290,7 @@ int run_classify(Options& options) {
     for (const char* other : {"--output", "--format", "--save-logits", "--save-input", "--input-tensor"})
       if (options.parser->get_option(other)->count() > 0)
         fail_input("--results: the results go there, as JSON lines: leave out {}", other);
-  if (options.inputs.empty() && options.input_tensor.empty())
-    fail_input(
-        "nothing to classify: name image files, folders, archives, - (paths on stdin), or --input-tensor FILE");
-  if (!options.inputs.empty() && !options.input_tensor.empty())
-    fail_input("--input-tensor stands for images: leave out one of the two");
-  if (!options.shard_text.empty() && !options.input_tensor.empty())
-    fail_input("--shard: shares out images, not --input-tensor");
+  check_inputs(options.inputs, options.nul, options.input_tensor, options.shard_text, "nothing to classify");
   SummaryFile summary(options.summary);
   Outputs outputs;
   open_outputs(options, outputs);
@@ -348,11 +328,7 @@ int run_classify(Options& options) {
 Command add_classify(CLI::App& app) {
   CLI::App* parser = app.add_subcommand("classify", "Name the most likely classes of images");
   auto options = std::make_shared<Options>();
-  parser->add_option(
-      "INPUT", options->inputs,
-      "Image files, folders (searched recursively), archives (tar, zip), - for paths on stdin");
-  parser->add_flag("-0,--null", options->nul,
-                   "The list of paths on stdin is separated by NUL (find -print0)");
+  add_input_options(*parser, options->inputs, options->nul);
   parser->add_option("--topk", options->top_k, "Number of classes per image")
       ->check(CLI::Range(1, 1 << 20).description(""))
       ->type_name("K")
@@ -388,11 +364,7 @@ Command add_classify(CLI::App& app) {
   add_summary_option(*parser, options->summary);
   options->parser = parser;
   add_model_options(*parser, options->model, {.labels = true, .devices = true});
-  return {parser, [options] {
-            if (options->nul && std::ranges::find(options->inputs, "-") == options->inputs.end())
-              options->inputs.emplace_back("-");
-            return run_classify(*options);
-          }};
+  return {parser, [options] { return run_classify(*options); }};
 }
 
 }  // namespace vmamba

@@ -56,15 +56,6 @@ std::vector<Feature> choose_features(std::vector<std::string> names, const Confi
   return features;
 }
 
-HostTensor read_input(const std::string& path, const Config& config) {
-  const StateDict file = read_state_dict(path);
-  HostTensor input = file.at("input").to_float32();
-  if (input.dims.size() != 4 || input.dims[0] < 1 || input.dims[1] != config.in_chans)
-    fail_input("{}: tensor input is {}, wanted (B, {}, H, W)", file.where, shape_string(input.dims),
-               config.in_chans);
-  return input;
-}
-
 }  // namespace
 
 FeatureRun::FeatureRun(const ModelOptions& options, const std::vector<std::string>& names, int batch_size,
@@ -73,7 +64,7 @@ FeatureRun::FeatureRun(const ModelOptions& options, const std::vector<std::strin
   config_ = load_model_config(options, model);
   StateDict weights = read_weights(model);
   adopt_backbone(config_, weights, wanted_outputs(names));
-  if (!input_tensor.empty()) input_ = read_input(input_tensor, config_);
+  if (!input_tensor.empty()) input_ = input_in(read_state_dict(input_tensor), config_.in_chans);
   if (!input_ && config_.in_chans != 3)
     fail_input("images have 3 channels, the config's in_chans is {}: give --input-tensor FILE",
                config_.in_chans);
@@ -106,13 +97,7 @@ void FeatureRun::run_pieces(int64_t count, const std::function<void(int64_t, int
 void FeatureRun::run_tensor(const Rows& rows) {
   const HostTensor& input = *input_;
   provenance_.input_sha256 = input_sha256(input);
-  const size_t entry = input.values.size() / static_cast<size_t>(input.dims[0]);
-  const auto run = [&](int64_t begin, int64_t n) {
-    HostTensor part{{n, input.dims[1], input.dims[2], input.dims[3]}, {}};
-    const float* values = input.values.data() + static_cast<size_t>(begin) * entry;
-    part.values.assign(values, values + static_cast<size_t>(n) * entry);
-    runner_->run(part, taps_.get());
-  };
+  const auto run = [&](int64_t begin, int64_t n) { runner_->run(entries(input, begin, n), taps_.get()); };
   run_pieces(input.dims[0], run, rows);
   tally.images = static_cast<size_t>(input.dims[0]);
 }

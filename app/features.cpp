@@ -88,7 +88,7 @@ class FeatureFile {
   size_t not_finite_ = 0;  // rows of any feature
 };
 
-void check_options(const Options& options) {
+void check_options(Options& options) {
   const bool npy = has_ending(options.output, ".npy");
   if (options.output.empty()) fail_input("nowhere to write to: give -o F.safetensors or -o F.npy");
   if (!npy && !has_ending(options.output, ".safetensors"))
@@ -96,12 +96,7 @@ void check_options(const Options& options) {
   if (npy && options.at.find(',') != std::string::npos)
     fail_input("-o {}: a .npy file holds one tensor: name one in --at, or a .safetensors file",
                options.output);
-  if (options.inputs.empty() && options.input_tensor.empty())
-    fail_input("no input: name image files, folders, archives, - (paths on stdin), or --input-tensor FILE");
-  if (!options.inputs.empty() && !options.input_tensor.empty())
-    fail_input("--input-tensor stands for images: leave out one of the two");
-  if (!options.shard_text.empty() && !options.input_tensor.empty())
-    fail_input("--shard: shares out images, not --input-tensor");
+  check_inputs(options.inputs, options.nul, options.input_tensor, options.shard_text, "no input");
 }
 
 int run_features(Options& options) {
@@ -153,11 +148,7 @@ Command add_features(CLI::App& app) {
   CLI::App* parser =
       app.add_subcommand("features", "Write the outputs of stages, blocks or a backbone, one row per image");
   auto options = std::make_shared<Options>();
-  parser->add_option(
-      "INPUT", options->inputs,
-      "Image files, folders (searched recursively), archives (tar, zip), - for paths on stdin");
-  parser->add_flag("-0,--null", options->nul,
-                   "The list of paths on stdin is separated by NUL (find -print0)");
+  add_input_options(*parser, options->inputs, options->nul);
   parser
       ->add_option("--at", options->at,
                    "Names from info --format taps; layers.I is a stage's output, outnormI that of a backbone "
@@ -180,11 +171,7 @@ Command add_features(CLI::App& app) {
   add_shard_option(*parser, options->shard_text);
   add_summary_option(*parser, options->summary);
   add_model_options(*parser, options->model);
-  return {parser, [options] {
-            if (options->nul && std::ranges::find(options->inputs, "-") == options->inputs.end())
-              options->inputs.emplace_back("-");
-            return run_features(*options);
-          }};
+  return {parser, [options] { return run_features(*options); }};
 }
 
 }  // namespace vmamba

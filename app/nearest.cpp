@@ -63,18 +63,15 @@ Among read_among(const StateDict& file, const std::string& at) {
     fail_input(
         "{}: tensor {} is {} {}, wanted (n, channels) in float32, as features --at classifier.pool writes it",
         file.where, in_quotes(among.name), to_string(tensor.dtype), shape_string(tensor.dims));
-  const auto noted = file.metadata.find("files");
-  const Json list = noted == file.metadata.end() ? Json() : Json::parse(noted->second, nullptr, false);
-  const bool named = list.is_array() && list.size() == among.rows() &&
-                     std::ranges::all_of(list, [](const Json& name) { return name.is_string(); });
-  if (noted != file.metadata.end() && !named)
+  const auto named = files_in(file, among.rows());
+  if (file.metadata.contains("files") && !named)
     fail_input("{}: its metadata \"files\" is not a list of {} names", file.where, among.rows());
   size_t without = 0;
   for (size_t i = 0; i < among.rows(); ++i) {
     const std::vector<float> row = among.row(i);
     among.lengths.push_back(std::sqrt(dot(row, row)));
     without += !has_direction(among.lengths.back());
-    among.files.push_back(named ? list[i].get<std::string>() : fmt::format("#{}", i));
+    among.files.push_back(named ? (*named)[i] : fmt::format("#{}", i));
   }
   if (without == among.rows()) fail_input("{}: no row has a cosine: all are zero or not finite", file.where);
   if (without > 0)

@@ -96,6 +96,15 @@ CliResult run_cli(const std::vector<std::string>& arguments, const CliRun& run) 
   return result;
 }
 
+CliResult run_model(const std::filesystem::path& model, const std::string& command,
+                    const std::vector<std::string>& arguments, const CliRun& run) {
+  std::vector<std::string> all{
+      command,    "--config", model / "config.json", "--weights", model / "weights.safetensors",
+      "--device", "cpu"};
+  all.insert(all.end(), arguments.begin(), arguments.end());
+  return run_cli(all, run);
+}
+
 void check_error(const CliResult& result, int exit_code, const std::vector<std::string>& words) {
   INFO("stderr: ", result.err);
   CHECK(result.exit_code == exit_code);

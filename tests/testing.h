@@ -24,6 +24,9 @@ struct CliRun {
 };
 // Runs vmamba-cli with these arguments, without a shell.
 CliResult run_cli(const std::vector<std::string>& arguments, const CliRun& run = {});
+// `command` with the model in this folder (config.json, weights.safetensors), on the CPU.
+CliResult run_model(const std::filesystem::path& model, const std::string& command,
+                    const std::vector<std::string>& arguments, const CliRun& run = {});
 
 // Checks that the command failed as documented: this exit code, nothing on stdout, and on stderr one line
 // "vmamba-cli: …" (besides log lines) that contains all of `words`. Reports failures through doctest.

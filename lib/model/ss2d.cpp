@@ -52,9 +52,9 @@ View scan(const Forward& f, const Ss2dWeights& op, const ScanStep& step) {
   SelectiveScan2d s = projected(f, op, step);
   const ArenaScope scope(f.arena);
   bool wanted = false;
-  for (int k = 0; k < count; ++k) wanted = wanted || f.wants(step.tap_prefix, direction_name(step.first + k));
-  if (f.looks_inside() && wanted)
-    s.directions = f.arena.take(s.y.dtype, {count, batch, height, width, channels});
+  for (int k = 0; f.looks_inside() && k < count; ++k)
+    wanted = wanted || f.wants(step.tap_prefix, direction_name(step.first + k));
+  if (wanted) s.directions = f.arena.take(s.y.dtype, {count, batch, height, width, channels});
   f.kernels.selective_scan_2d(s);
   if (s.directions)
     for (int k = 0; k < count; ++k)

@@ -28,12 +28,8 @@ const fs::path model = data("models/s1_ln2d");
 const fs::path cat_jpeg = data("images/cat_420.jpg");
 const std::string cat = data("chelsea.png").string(), coffee = data("coffee.png").string();
 
-CliResult classify(std::vector<std::string> arguments, const CliRun& run = {}) {
-  const std::vector<std::string> with_model{
-      "classify", "--config", model / "config.json", "--weights", model / "weights.safetensors",
-      "--device", "cpu"};
-  arguments.insert(arguments.begin(), with_model.begin(), with_model.end());
-  return run_cli(arguments, run);
+CliResult classify(const std::vector<std::string>& arguments, const CliRun& run = {}) {
+  return run_model(model, "classify", arguments, run);
 }
 
 std::vector<std::string> lines(const std::string& text) {

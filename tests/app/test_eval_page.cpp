@@ -20,12 +20,8 @@ namespace {
 
 const fs::path model = data("models/s1_ln2d");
 
-CliResult run(const std::string& command, std::vector<std::string> arguments) {
-  const std::vector<std::string> with_model{
-      command,    "--config", model / "config.json", "--weights", model / "weights.safetensors",
-      "--device", "cpu"};
-  arguments.insert(arguments.begin(), with_model.begin(), with_model.end());
-  return run_cli(arguments);
+CliResult run(const std::string& command, const std::vector<std::string>& arguments) {
+  return run_model(model, command, arguments);
 }
 
 // Ten classes of three images each.

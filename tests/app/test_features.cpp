@@ -20,12 +20,8 @@ namespace {
 const fs::path model = data("models/s1_ln2d");
 const std::string cat = data("chelsea.png").string(), coffee = data("coffee.png").string();
 
-CliResult run(const std::string& command, std::vector<std::string> arguments, const CliRun& how = {}) {
-  const std::vector<std::string> with_model{
-      command,    "--config", model / "config.json", "--weights", model / "weights.safetensors",
-      "--device", "cpu"};
-  arguments.insert(arguments.begin(), with_model.begin(), with_model.end());
-  return run_cli(arguments, how);
+CliResult run(const std::string& command, const std::vector<std::string>& arguments, const CliRun& how = {}) {
+  return run_model(model, command, arguments, how);
 }
 
 double largest_difference(const HostTensor& a, const HostTensor& b) {

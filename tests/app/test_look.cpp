@@ -17,13 +17,9 @@ namespace {
 
 const std::string cat = data("chelsea.png").string();
 
-CliResult run(const std::string& model, const std::string& command, std::vector<std::string> arguments) {
-  const fs::path files = data("models/" + model);
-  const std::vector<std::string> with_model{
-      command,    "--config", files / "config.json", "--weights", files / "weights.safetensors",
-      "--device", "cpu"};
-  arguments.insert(arguments.begin(), with_model.begin(), with_model.end());
-  return run_cli(arguments);
+CliResult run(const std::string& model, const std::string& command,
+              const std::vector<std::string>& arguments) {
+  return run_model(data("models/" + model), command, arguments);
 }
 
 double mean_of_pixel(const HostTensor& map, int64_t row, int64_t column) {
