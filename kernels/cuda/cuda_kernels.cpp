@@ -285,6 +285,7 @@ class CudaKernels final : public Kernels {
                                 .y = linear.y};
     const LinearChoice choice = choose_linear(product, stream_.device());
     if (choice.kernel == LinearKernel::small_m) return small_m_linear(choice.tile, product, stream_);
+    if (choice.kernel == LinearKernel::norm_sm90a) return norm_linear_sm90a(product, 1, stream_);
     Kernels::do_norm_linear(op);
   }
 
@@ -343,10 +344,38 @@ class CudaKernels final : public Kernels {
     }
     cuda::layer_norm(summed, maps, stream_);
   }
+  bool fuses(const SelectiveScan2dNormLinear& op) const override {
+    const ScanPlan plan = plan_scan(op.scan, stream_.device());
+    return can_norm_linear_sm90a(norm_product(op), plan.maps ? direction_count(op.scan.order) : 1,
+                                 stream_.device());
+  }
+  void do_selective_scan_2d_norm_linear(const SelectiveScan2dNormLinear& op) override {
+    const DeviceScope scope(context_);
+    LinearProduct product = norm_product(op);
+    int maps = 1;
+    if (float* directions = scanned_directions(op.scan)) {
+      product.x.data = directions;
+      maps = direction_count(op.scan.order);
+    }
+    norm_linear_sm90a(product, maps, stream_);
+  }
 
  private:
   // The stem's kernel multiplies by m16n8k16, which sm_75 does not have.
   bool stems(const Conv2d& op) const { return stream_.device().major >= 8 && cuda::can_stem(op); }
+
+  static LinearProduct norm_product(const SelectiveScan2dNormLinear& op) {
+    const auto& [scan, norm, linear] = op;
+    return {.x = norm.x,
+            .gamma = norm.gamma,
+            .beta = norm.beta,
+            .epsilon = norm.epsilon,
+            .w = linear.w,
+            .bias = linear.bias,
+            .act = linear.act,
+            .residual = linear.residual,
+            .y = linear.y};
+  }
 
   // Scans into scan.y and returns null, or into a map for each direction, which the caller must sum.
   float* scanned_directions(const SelectiveScan2d& scan) {

@@ -104,9 +104,8 @@ __device__ inline void prefetch_l2(const T* from) {
 }
 
 // --- Barriers of `threads` threads of a block, and of a cluster. Cluster instructions: nothing below sm_90.
-template <int id, int threads>
-__device__ inline void barrier_sync() {
-  asm volatile("barrier.sync %0, %1;" ::"n"(id), "n"(threads) : "memory");
+__device__ inline void barrier_sync(int id, int threads) {
+  asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 __device__ inline int cluster_nctarank() {  // blocks of this cluster
   uint32_t blocks = 1;
@@ -135,6 +134,25 @@ __device__ inline void st_shared_cluster(int rank, float4* to, float4 value) {
                "f"(value.z), "f"(value.w)
                : "memory");
 #endif
+}
+
+// Four 8 × 8 matrices of 16 bits whose rows are 16 bytes: lane l gives the address of row l % 8 of matrix l / 8.
+__device__ inline void ldmatrix_x4(uint32_t (&to)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+// Not merged with another load of the same place.
+__device__ inline uint32_t ld_volatile_shared(const void* from) {
+  uint32_t value;
+  asm volatile("ld.volatile.shared.u32 %0, [%1];" : "=r"(value) : "r"(shared_address(from)) : "memory");
+  return value;
+}
+__device__ inline void stmatrix_x4(void* row, const uint32_t (&from)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)),
+               "r"(from[0]), "r"(from[1]), "r"(from[2]), "r"(from[3])
+               : "memory");
 }
 
 // Makes this thread's stores to shared memory visible to the copy engine and to wgmma. sm_90.
@@ -176,6 +194,14 @@ __device__ inline void cp_async_bulk_tensor_2d(void* to, const void* map, uint64
       "%4}], "
       "[%2];" ::"r"(shared_address(to)),
       "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1)
+      : "memory");
+}
+__device__ inline void cp_async_bulk_tensor_3d(void* to, const void* map, uint64_t* barrier, int c0, int c1,
+                                               int c2) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%3, %4, %5}], [%2];" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2)
       : "memory");
 }
 // At (c0, 0, 0, 0, c4).
