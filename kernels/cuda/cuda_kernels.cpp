@@ -250,6 +250,16 @@ class CudaKernels final : public Kernels {
         cuda::plain_linear(op, stream_);
       return;
     }
+    if (act == Activation::gelu && !residual && x.is_dense() && y.is_dense()) {
+      const auto one_row = [](const View& map) { return map.reshaped({1, 1, map.rows(), map.channels()}); };
+      const Conv2d conv{.x = one_row(x),
+                        .w = w.reshaped({w.dim(0), 1, 1, w.dim(1)}),
+                        .bias = bias,
+                        .stride = 1,
+                        .padding = 0,
+                        .y = one_row(y)};
+      if (can_conv_sm90a(conv, stream_.device())) return conv_sm90a(conv, nullptr, act, stream_);
+    }
     if (!residual) {
       do_linear({.x = x, .w = w, .bias = bias, .y = y});
       cuda::activate({.x = y, .act = act, .y = y}, stream_);
@@ -295,7 +305,7 @@ class CudaKernels final : public Kernels {
     if (y.elements() == 0) return;
     const int64_t patch = w.elements() / w.dim(0);
     if (stems(op)) return cuda::stem({.conv = op}, stream_);
-    if (can_conv_sm90a(op, stream_.device())) return conv_sm90a(op, nullptr, stream_);
+    if (can_conv_sm90a(op, stream_.device())) return conv_sm90a(op, nullptr, Activation::none, stream_);
     if (patch % 8 != 0) return cuda::direct_conv2d(op, stream_);
     const View weights = w.reshaped({w.dim(0), patch}), out = y.reshaped({y.rows(), y.channels()});
     const size_t row_bytes = static_cast<size_t>(patch) * size_of(x.dtype);
@@ -316,7 +326,7 @@ class CudaKernels final : public Kernels {
     if (stems(op.conv))
       cuda::stem(op, stream_);
     else if (can_conv_norm_sm90a(op, stream_.device()))
-      conv_sm90a(op.conv, &op.norm, stream_);
+      conv_sm90a(op.conv, &op.norm, Activation::none, stream_);
     else
       Kernels::do_conv2d_norm(op);
   }

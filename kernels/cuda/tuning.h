@@ -123,6 +123,7 @@ constexpr int64_t least_rows = 24'000;  // scaled: a tile of 64 for each warpgro
 // LayerNorm, fc1, GELU and fc2 in one kernel.
 namespace mlp_sm90a {
 constexpr int warpgroups = 3;
+constexpr int max_stages = 8, min_stages = 4;  // of streamed weights
 constexpr int64_t least_rows = 50'000;  // scaled; below, the weights are copied too often
 }  // namespace mlp_sm90a
 

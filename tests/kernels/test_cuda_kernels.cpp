@@ -322,12 +322,12 @@ TEST_CASE("cuda: mlp") {
   const auto kernels = gpu();
   if (!kernels) return;
   const auto oracle = make_scalar_kernels();
-  constexpr int64_t rows = 60'001, distinct = 777,
-                    channels = 96;  // the oracle computes each distinct row once
+  constexpr int64_t rows = 60'001, distinct = 777;  // the oracle computes each distinct row once
   for (const DType dtype : {DType::float16, DType::bfloat16})
-    for (const int64_t hidden : {384, 128})
+    for (const auto& [channels, hidden] :
+         {std::array<int64_t, 2>{96, 384}, {96, 128}, {128, 512}, {192, 768}, {192, 64}})
       for (const bool with_bias : {false, true}) {
-        INFO(words(to_string(dtype), hidden, with_bias));
+        INFO(words(to_string(dtype), channels, hidden, with_bias));
         const Map x = random_map(dtype, {distinct, channels}, -1, 3),
                   w1 = random_map(dtype, {hidden, channels}), w2 = random_map(dtype, {channels, hidden});
         const Map gamma = random_map(DType::float32, {channels}),

@@ -46,6 +46,9 @@ bool can_norm_linear_sm90a(const LinearProduct& product, int maps, const DeviceP
 void norm_linear_sm90a(const LinearProduct& product, int maps, const Stream& stream);
 bool can_mlp_sm90a(const vmamba::Mlp& op, const DeviceProperties& device);
 void mlp_sm90a(const vmamba::Mlp& op, const Stream& stream);
+// Whether mlp_sm90a streams the weights, if it takes the rest.
+bool can_mlp_streamed_sm90a(const vmamba::Mlp& op, const DeviceProperties& device);
+void mlp_streamed_sm90a(const vmamba::Mlp& op, const Stream& stream);
 bool can_gelu_linear_sm90a(const LinearProduct& product, const DeviceProperties& device);
 void gelu_linear_sm90a(const LinearProduct& product, const Stream& stream);
 #else

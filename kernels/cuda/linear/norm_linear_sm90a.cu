@@ -158,6 +158,13 @@ __global__ void __launch_bounds__(threads, 1)
   for (int round = 0; round < rounds; ++round) {
     // With 16 bits a tile's slices are adjacent: x_stages is a multiple of x_slices.
     const int first_x_stage = x_stage;
+    const int row = first_row(round, group) + warp_row + lane / 4;
+    if constexpr (is_float<X>)
+#pragma unroll
+      for (int half_tile = 0; half_tile < 2; ++half_tile)
+        if (row >= 0 && row + half_tile * 8 < p.rows)
+          for (int c = q * 64; c < p.outputs; c += 4 * 64)
+            ptx::prefetch_l2(p.residual.data + (row + half_tile * 8) * p.residual.stride + c);
     uint8_t* const first_tile = x_tiles + (group * p.x_stages + first_x_stage) * p.maps * x_bytes;
     // The rows lane / 4 and lane / 4 + 8 of a warp's 16, as wgmma takes them: of each 16 channels [0] and [1] are 2q, 2q +
     // 1 of both rows, [2] and [3] the same of the next 8 channels.
@@ -263,8 +270,18 @@ __global__ void __launch_bounds__(threads, 1)
     }
     const uint64_t x_descriptors = ptx::wgmma_descriptor(first_tile);
 
-    const int row = first_row(round, group) + warp_row + lane / 4, column_in_32 = q * 8;
+    const int column_in_32 = q * 8;
     for (int first = 0; first < p.outputs; first += chunk) {
+      Pack<Pair<T>, 4> residual[is_float<X> ? chunk / 32 : 1][2];
+      if constexpr (is_float<X>)
+#pragma unroll
+        for (int c = 0; c < chunk; c += 32)
+#pragma unroll
+          for (int half_tile = 0; half_tile < 2; ++half_tile) {
+            const int64_t from = max(0, min(row + half_tile * 8, p.rows - 1));
+            residual[c / 32][half_tile] = load_pack<Pack<Pair<T>, 4>>(
+                p.residual.data + from * p.residual.stride + first + c + column_in_32);
+          }
       float sums[chunk / 2];
       int previous = 0;
 #pragma unroll
@@ -293,16 +310,6 @@ __global__ void __launch_bounds__(threads, 1)
           if (!p.resident) w_parity ^= 1;
         }
       }
-      Pack<Pair<T>, 4> residual[is_float<X> ? chunk / 32 : 1][2];
-      if constexpr (is_float<X>)
-#pragma unroll
-        for (int c = 0; c < chunk; c += 32)
-#pragma unroll
-          for (int half_tile = 0; half_tile < 2; ++half_tile) {
-            const int64_t from = max(0, min(row + half_tile * 8, p.rows - 1));
-            residual[c / 32][half_tile] = load_pack<Pack<Pair<T>, 4>>(
-                p.residual.data + from * p.residual.stride + first + c + column_in_32);
-          }
       ptx::wgmma_wait_group<0>();
       if (!p.resident && lane == 0) ptx::mbarrier_arrive(&s.w_empty[previous]);
 #pragma unroll
@@ -354,9 +361,10 @@ bool with_channels(int64_t channels, bool from_float, F&& f) {
       return go.template operator()<128>();
     case 192:
       return go.template operator()<192>();
+    // As float32 these rows would not fit the registers.
     case 256:
-      return go.template operator()<256>();
-    case 384:  // float32 rows would not fit the registers
+      return !from_float && go.template operator()<256>();
+    case 384:
       return !from_float && go.template operator()<384>();
     default:
       return false;
@@ -376,7 +384,7 @@ std::optional<Tiling> choose_tiling(const LinearProduct& p, int maps, const Devi
                 vectors = (2 * channels + outputs) * static_cast<int64_t>(sizeof(float)),
                 room = device.block_shared_bytes - alignment - vectors -
                        static_cast<int64_t>(sizeof(Shared)) - 64;
-  const int64_t tile_stages = from_float ? 1 : blocks_for(channels, w_slice);  // of x, at least
+  const int64_t tile_stages = from_float ? 2 : blocks_for(channels, w_slice);  // of x, at least
   Tiling t{};
   t.w_stages = static_cast<int>(
       std::min({slices, int64_t{max_w_stages}, (room - tile_stages * stage_bytes) / w_bytes}));
@@ -440,7 +448,7 @@ void norm_linear_sm90a(const LinearProduct& p, int maps, const Stream& stream) {
     with_channels(p.x.channels(), from_float, [&](auto channels) {
       if (!from_float)
         run<T, T, channels>(tiling, p, maps, stream);
-      else if constexpr (channels < 384)
+      else if constexpr (channels < 256)
         run<T, float, channels>(tiling, p, maps, stream);
     });
   };
