@@ -184,15 +184,16 @@ TEST_CASE("cuda: linear, bfloat16") {
   test_linear(DType::bfloat16, false);
 }
 
-// Too large for the kernel of few rows, enough columns for the one that does both on Hopper: a long walk, an
-// odd end, a sum in several slices.
+// Too large for the kernel of few rows, enough columns for those that do both on Hopper: a long walk, an odd end, a sum in
+// several slices, a sum too long for weights in shared memory.
 void test_linear_gelu(DType dtype) {
   const auto kernels = gpu();
   if (!kernels) return;
   struct Case {
     int64_t rows, in, out, gap;
   };
-  for (const Case& c : {Case{2100, 8, 8576, 0}, {131, 96, 12864, 8}, {129, 136, 8576, 0}}) {
+  for (const Case& c :
+       {Case{2100, 8, 8576, 0}, {131, 96, 12864, 8}, {129, 136, 8576, 0}, {3301, 768, 768, 0}}) {
     INFO(words(to_string(dtype), c.rows, c.in, c.out, c.gap));
     const Map x = random_map(dtype, {c.rows, c.in}, -2, 2, c.gap), w = random_map(dtype, {c.out, c.in});
     Map bias = random_map(DType::float32, {c.out});
