@@ -41,8 +41,8 @@ class Team {
 // The threads that loops get where `wanted` are asked for; 0: all that the process may use.
 int threads_to_use(int wanted);
 
-// Whether threads that wait for work sleep at once (OMP_WAIT_POLICY=PASSIVE). Then waking them takes tens of
-// microseconds, on a busy machine milliseconds, and small operations are faster on one thread.
+// Whether threads that wait for work sleep at once (OMP_WAIT_POLICY=PASSIVE). Then waking one takes tens
+// of microseconds, on a busy machine up to milliseconds.
 bool waiting_threads_sleep();
 
 // Calls body(begin, end) or body(begin, end, thread) for one contiguous share of [0, count) a thread;

@@ -92,20 +92,25 @@ const float* values_or_null(const View& view) {
 }
 
 // Whether oneDNN gives the same bits with any number of threads (docs/verification.md, Repeatability).
-bool splits_keep_bits() {
+bool any_threads_same_bits() {
   constexpr auto wanted = static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
   return (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & wanted) == wanted;
 }
 
 class CpuKernels final : public Kernels {
  public:
-  explicit CpuKernels(int threads) : Kernels(Device{}), threads_(threads_to_use(threads)) {
+  explicit CpuKernels(int threads)
+      : Kernels(Device{}), most_threads_(threads_to_use(threads)), threads_(most_threads_) {
     if (amx_available()) amx_.emplace(scratch_);
   }
 
   std::string description() const override {
-    return fmt::format("{}, {} thread{}, {}", processor_name(), threads_, threads_ == 1 ? "" : "s",
+    return fmt::format("{}, {} thread{}, {}", processor_name(), most_threads_, most_threads_ == 1 ? "" : "s",
                        simd_target());
+  }
+  void expect_work(uint64_t multiply_accumulates) override {
+    const bool is_small = multiply_accumulates < work_to_wake_for / static_cast<uint64_t>(most_threads_);
+    threads_ = is_small && waiting_threads_sleep() && any_threads_same_bits() ? 1 : most_threads_;
   }
 
   // --- Memory.
@@ -146,8 +151,7 @@ class CpuKernels final : public Kernels {
     }
     const Out out = output(y);
     const auto* bytes = pixels.as<uint8_t>();
-    const int threads = threads_for(value_work * y.elements());
-    parallel_ranges(threads, y.rows(), 1 << 12, [&](int64_t first, int64_t last) {
+    parallel_ranges(threads_, y.rows(), 1 << 12, [&](int64_t first, int64_t last) {
       for (int64_t row = first; row < last; ++row) {
         for (size_t c = 0; c < 3; ++c)
           out.rows.at(row)[c] = values[bytes[row * 3 + static_cast<int64_t>(c)]][c];
@@ -160,8 +164,7 @@ class CpuKernels final : public Kernels {
     begin();
     const Out out = output(y);
     const int64_t pixels = x.dim(2) * x.dim(3), channels = x.dim(1);
-    const int threads = threads_for(value_work * y.elements());
-    parallel_ranges(threads, y.rows(), 1 << 12, [&](int64_t first, int64_t last) {
+    parallel_ranges(threads_, y.rows(), 1 << 12, [&](int64_t first, int64_t last) {
       for (int64_t row = first; row < last; ++row) {
         const float* from = x.as<float>() + row / pixels * channels * pixels + row % pixels;
         for (int64_t c = 0; c < channels; ++c) out.rows.at(row)[c] = from[c * pixels];
@@ -203,13 +206,12 @@ class CpuKernels final : public Kernels {
       shape.y_stride = shape.out;
     }
     if (!fused) shape.act = Activation::none;
-    const int64_t work = shape.rows * shape.in * shape.out;
     if (amx_) {
-      amx_->use_threads(threads_for(work));
+      amx_->use_threads(threads_);
       amx_->linear(shape, x.dtype, in.data, source(w), values_or_null(bias), result.data);
     } else {
       with_onednn(
-          work, [&] { onednn_.linear(shape, in.data, source(op.w), values_or_null(op.bias), result.data); });
+          [&] { onednn_.linear(shape, in.data, source(op.w), values_or_null(op.bias), result.data); });
     }
     if (!fused) {
       PointwiseArgs args;
@@ -242,14 +244,12 @@ class CpuKernels final : public Kernels {
                           .stride = stride,
                           .padding = padding,
                           .bias = static_cast<bool>(bias)};
-    const int64_t work = w.elements() * shape.batch * shape.out_height * shape.out_width;
     if (amx_) {
-      amx_->use_threads(threads_for(work));
+      amx_->use_threads(threads_);
       amx_->conv2d(shape, x.dtype, in.data, source(w), values_or_null(bias), out.rows.data);
     } else {
-      with_onednn(work, [&] {
-        onednn_.conv2d(shape, in.data, source(op.w), values_or_null(op.bias), out.rows.data);
-      });
+      with_onednn(
+          [&] { onednn_.conv2d(shape, in.data, source(op.w), values_or_null(op.bias), out.rows.data); });
     }
     finish(out);
   }
@@ -268,8 +268,7 @@ class CpuKernels final : public Kernels {
     float* zeros = scratch_.floats(args.channels);
     std::fill_n(zeros, args.channels, 0.0f);
     args.zeros = zeros;
-    const int threads = threads_for(8 * y.elements() * w.dim(0) * w.dim(1));
-    parallel_ranges(threads, x.dim(0) * x.dim(1), 1,
+    parallel_ranges(threads_, x.dim(0) * x.dim(1), 1,
                     [&](int64_t first, int64_t last) { depthwise_lines(args, first, last); });
     finish(out);
   }
@@ -361,8 +360,7 @@ class CpuKernels final : public Kernels {
     const size_t bytes = static_cast<size_t>(x.channels()) * size_of(x.dtype);
     const int64_t x_step = x.row_stride * static_cast<int64_t>(size_of(x.dtype)),
                   y_step = y.row_stride * static_cast<int64_t>(size_of(y.dtype));
-    const int threads = threads_for(value_work * y.elements());
-    parallel_ranges(threads, y.rows(), 64, [&](int64_t first, int64_t last) {
+    parallel_ranges(threads_, y.rows(), 64, [&](int64_t first, int64_t last) {
       for (int64_t row = first; row < last; ++row) {
         const int64_t b = row / (out_height * out_width), h = row / out_width % out_height,
                       w = row % out_width;
@@ -406,9 +404,7 @@ class CpuKernels final : public Kernels {
     args.y = scan.y.as<float>();
     args.round_dt = scan.x.dtype;
     args.round_y = scan.direction_rounding == DirectionRounding::storage ? scan.x.dtype : DType::float32;
-    const int64_t step_work = value_work * args.states + args.rank;
-    run_scan(scan.backend, args, scratch_,
-             threads_for(args.directions_count() * args.direction_values() * step_work));
+    run_scan(scan.backend, args, scratch_, threads_);
   }
 
  private:
@@ -421,16 +417,9 @@ class CpuKernels final : public Kernels {
 
   void begin() { scratch_.reset(); }
 
-  // The threads of an operation that takes as long as a product of `work` multiply-accumulates: all, or one if waking the
-  // others may take longer.
-  int threads_for(int64_t work) const {
-    return sleeping_ && work < work_to_wake_for / threads_ ? 1 : threads_;
-  }
-
   template <class Body>
   void parallel_rows(const View& view, const Body& body) {
-    parallel_ranges(threads_for(value_work * view.elements()), view.rows(),
-                    4096 / std::clamp<int64_t>(view.channels(), 1, 4096), body);
+    parallel_ranges(threads_, view.rows(), 4096 / std::clamp<int64_t>(view.channels(), 1, 4096), body);
   }
   void run_rows(const View& view, const PointwiseArgs& args) {
     parallel_rows(view, [&](int64_t first, int64_t last) { pointwise_rows(args, first, last); });
@@ -439,8 +428,7 @@ class CpuKernels final : public Kernels {
   template <class Body>
   void for_channels(const View& map, const Body& body) {
     const int64_t shares = (map.channels() + 63) / 64;
-    const int threads = threads_for(value_work * map.elements());
-    parallel_ranges(threads, map.dim(0) * shares, 1, [&](int64_t first, int64_t last) {
+    parallel_ranges(threads_, map.dim(0) * shares, 1, [&](int64_t first, int64_t last) {
       for (int64_t item = first; item < last; ++item) {
         const int64_t channel = item % shares * 64;
         body(item / shares, channel, std::min(channel + 64, map.channels()));
@@ -552,8 +540,8 @@ class CpuKernels final : public Kernels {
   }
 
   template <class Body>
-  void with_onednn(int64_t work, const Body& body) {
-    const Team team(any_split_ ? threads_for(work) : threads_);
+  void with_onednn(const Body& body) {
+    const Team team(threads_);
     onednn_.use_threads(team.size);
     try {
       body();
@@ -564,14 +552,12 @@ class CpuKernels final : public Kernels {
     }
   }
 
-  // Measured with two threads on a busy machine (docs/reliability.md), where it is 0.8 ms of one. More threads save more,
-  // and are likelier to find a free processor.
-  static constexpr int64_t work_to_wake_for = 1 << 27;
-  static constexpr int64_t value_work = 32;  // of a value in a pointwise operation
+  // 12 ms on one of two threads. Threads that sleep between a forward's short operations gain nothing then, and lose on a
+  // busy machine (docs/reliability.md). More threads gain more, and are likelier to find a free processor.
+  static constexpr uint64_t work_to_wake_for = uint64_t{1} << 31;
 
-  const int threads_;  // the maximum of every operation
-  const bool sleeping_ = waiting_threads_sleep();
-  const bool any_split_ = splits_keep_bits();
+  const int most_threads_;
+  int threads_;  // the maximum of every operation
   Scratch scratch_;
   OneDnn onednn_;
   std::optional<AmxProducts> amx_;  // instead of oneDNN where the processor has it

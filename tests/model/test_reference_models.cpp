@@ -118,7 +118,7 @@ TEST_CASE("the same logits to the bit wherever OpenMP gives fewer threads, and t
     CAPTURE(input[1]);
     const std::string wanted = logits(input, "OMP_DYNAMIC=false");
     for (const std::string variable : {"OMP_THREAD_LIMIT=1", "OMP_DYNAMIC=true", "OMP_MAX_ACTIVE_LEVELS=0",
-                                       "OMP_WAIT_POLICY=PASSIVE"}) {  // small operations on one thread
+                                       "OMP_WAIT_POLICY=PASSIVE"}) {  // small forwards on one thread
       CAPTURE(variable);
       CHECK(logits(input, variable) == wanted);
     }
