@@ -23,6 +23,7 @@
 #include "app/model_options.h"
 #include "app/program.h"
 #include "app/progress.h"
+#include "kernels/cgroup.h"
 #include "kernels/devices.h"
 #include "kernels/error.h"
 #include "lib/config/names.h"
@@ -610,6 +611,9 @@ int run_bench(const Options& options) {
     models.push_back(std::move(model));
   }
 
+  if (machine_is_busy())
+    spdlog::warn(
+        "the machine is busy: other processes use a quarter of the processors or more; times are longer");
   std::vector<Row> rows;
   bool all_measured = true;
   size_t measurements = 0, done = 0;

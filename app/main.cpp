@@ -14,7 +14,6 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
 #include <initializer_list>
 #include <iostream>
 #include <new>
@@ -24,6 +23,7 @@
 #include "app/help.h"
 #include "app/progress.h"
 #include "build_info.h"
+#include "kernels/cgroup.h"
 #include "kernels/error.h"
 #include "lib/support/files.h"
 #include "lib/support/mapped_file.h"
@@ -203,24 +203,13 @@ bool runs_by_itself() {
          started.st_ino == running.st_ino;
 }
 
-// Whether other processes use a quarter of the processors or more, now and over the last minute (so that the other end
-// of a pipe, just started, does not count). Then spinning threads would slow down the threads they wait for.
-// /proc/loadavg: averages of 1, 5 and 15 minutes, then the number that run now, this one too.
-bool is_busy() {
-  std::ifstream file("/proc/loadavg");
-  double minute = 0, longer = 0;
-  int running = 1;
-  file >> minute >> longer >> longer >> running;
-  return 4 * std::min(minute, running - 1.0) >= static_cast<double>(sysconf(_SC_NPROCESSORS_ONLN));
-}
-
 // libgomp's threads spin while they wait for the others at the end of a parallel region: 300,000 iterations by
 // default, up to 20 ms. 2,000 iterations are as fast on an idle machine; on a busy one threads that sleep at once are
 // several times as fast (docs/reliability.md). libgomp reads the setting when it is loaded, so the program
 // re-executes itself.
 void limit_spinning(char** argv) {
   if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT") || !runs_by_itself()) return;
-  if (is_busy())
+  if (machine_is_busy())
     setenv("OMP_WAIT_POLICY", "PASSIVE", 1);
   else
     setenv("GOMP_SPINCOUNT", "2000", 1);

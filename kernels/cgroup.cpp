@@ -1,6 +1,7 @@
 #include "kernels/cgroup.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
@@ -61,6 +62,18 @@ uint64_t cgroup_free_memory(const CgroupFiles& files) {
         limit < 0x1p60)  // version 1 has 2^63 for none
       least = std::min(least, static_cast<uint64_t>(std::max(limit - used, 0.0)));
   return least;
+}
+
+double processors_others_use(const std::filesystem::path& load) {
+  std::ifstream file(load);
+  double minute = 0, longer = 0;
+  int running = 1;
+  file >> minute >> longer >> longer >> running;
+  return std::max(std::min(minute, running - 1.0), 0.0);
+}
+
+bool machine_is_busy() {
+  return 4 * processors_others_use() >= static_cast<double>(sysconf(_SC_NPROCESSORS_ONLN));
 }
 
 }  // namespace vmamba

@@ -1,4 +1,5 @@
-// What the control groups of the process leave to it, of version 2 and of version 1, here and in the groups above.
+// What the control groups of the process leave to it, of version 2 and of version 1, here and in the groups above; and
+// what other processes do.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -12,5 +13,12 @@ struct CgroupFiles {
 
 double cgroup_processors(const CgroupFiles& files = {});     // infinity without a quota
 uint64_t cgroup_free_memory(const CgroupFiles& files = {});  // bytes; UINT64_MAX without a limit
+
+// Processors that other processes use, now and over the last minute (so that the other end of a pipe, just started,
+// does not count), as long as this process has one thread. The file: averages of 1, 5 and 15 minutes, then the number
+// that run now, this one too.
+double processors_others_use(const std::filesystem::path& load = "/proc/loadavg");
+// Whether that is a quarter of the processors or more: then spinning threads slow down those that they wait for.
+bool machine_is_busy();
 
 }  // namespace vmamba

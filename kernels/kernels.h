@@ -199,6 +199,8 @@ class Kernels {
   // out of range, corrupt data): what y holds there is unspecified. Only where decodes_jpegs().
   std::vector<int64_t> decode_jpegs(const DecodeJpegs& op);
   virtual bool decodes_jpegs() const { return false; }
+  // The work of a forward that follows, by which the device may choose how many threads it gets. Never changes results.
+  virtual void expect_work(uint64_t /*multiply_accumulates*/) {}
   virtual void synchronize() {}  // returns when all queued work is done
   // Calls `work` and records what it queues instead of running it; null if the device cannot record (CPU).
   virtual std::unique_ptr<CapturedWork> capture(const std::function<void()>& work);

@@ -91,15 +91,26 @@ const float* values_or_null(const View& view) {
   return view.as<float>();
 }
 
+// Whether oneDNN gives the same bits with any number of threads (docs/verification.md, Repeatability).
+bool any_threads_same_bits() {
+  constexpr auto wanted = static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
+  return (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & wanted) == wanted;
+}
+
 class CpuKernels final : public Kernels {
  public:
-  explicit CpuKernels(int threads) : Kernels(Device{}), threads_(threads_to_use(threads)) {
-    if (amx_available()) amx_.emplace(threads_, scratch_);
+  explicit CpuKernels(int threads)
+      : Kernels(Device{}), most_threads_(threads_to_use(threads)), threads_(most_threads_) {
+    if (amx_available()) amx_.emplace(scratch_);
   }
 
   std::string description() const override {
-    return fmt::format("{}, {} thread{}, {}", processor_name(), threads_, threads_ == 1 ? "" : "s",
+    return fmt::format("{}, {} thread{}, {}", processor_name(), most_threads_, most_threads_ == 1 ? "" : "s",
                        simd_target());
+  }
+  void expect_work(uint64_t multiply_accumulates) override {
+    const bool is_small = multiply_accumulates < work_to_wake_for / static_cast<uint64_t>(most_threads_);
+    threads_ = is_small && waiting_threads_sleep() && any_threads_same_bits() ? 1 : most_threads_;
   }
 
   // --- Memory.
@@ -196,6 +207,7 @@ class CpuKernels final : public Kernels {
     }
     if (!fused) shape.act = Activation::none;
     if (amx_) {
+      amx_->use_threads(threads_);
       amx_->linear(shape, x.dtype, in.data, source(w), values_or_null(bias), result.data);
     } else {
       with_onednn(
@@ -233,6 +245,7 @@ class CpuKernels final : public Kernels {
                           .padding = padding,
                           .bias = static_cast<bool>(bias)};
     if (amx_) {
+      amx_->use_threads(threads_);
       amx_->conv2d(shape, x.dtype, in.data, source(w), values_or_null(bias), out.rows.data);
     } else {
       with_onednn(
@@ -539,7 +552,12 @@ class CpuKernels final : public Kernels {
     }
   }
 
-  const int threads_;  // the maximum of every operation
+  // 12 ms on one of two threads. Threads that sleep between a forward's short operations gain nothing then, and lose on a
+  // busy machine (docs/reliability.md). More threads gain more, and are likelier to find a free processor.
+  static constexpr uint64_t work_to_wake_for = uint64_t{1} << 31;
+
+  const int most_threads_;
+  int threads_;  // the maximum of every operation
   Scratch scratch_;
   OneDnn onednn_;
   std::optional<AmxProducts> amx_;  // instead of oneDNN where the processor has it

@@ -218,7 +218,9 @@ ArchiveReader::ArchiveReader(fs::path path, Reads reads) : path_(std::move(path)
     fail_input("{}: is not a file: an archive cannot be read from it", path_.string());
   check_not_replaced(path_, status);
   file_->size = status.st_size;
-  file_->block.resize(reads == Reads::large ? size_t{1} << 20 : size_t{1} << 14);
+  constexpr int64_t small = 1 << 14, large = 1 << 20;
+  file_->block.resize(
+      static_cast<size_t>(reads == Reads::large ? std::clamp(file_->size, small, large) : small));
   const Utf8Locale locale;
   file_->handle = archive_read_new();
   if (file_->handle == nullptr) throw std::bad_alloc();

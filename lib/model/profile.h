@@ -38,6 +38,7 @@ class ProfilingKernels final : public Kernels, public Taps {
   size_t available_memory() const override { return kernels_->available_memory(); }
   void copy(const View& from, const View& to) override { kernels_->copy(from, to); }
   void upload(const View& from, const View& to) override { kernels_->upload(from, to); }
+  void expect_work(uint64_t macs) override { kernels_->expect_work(macs); }
   void synchronize() override { kernels_->synchronize(); }
   void mark() override { kernels_->mark(); }
   std::vector<float> elapsed_ms() override { return kernels_->elapsed_ms(); }

@@ -138,6 +138,7 @@ void Runner::replay(Taps* taps) {
   const auto found = buffers_.find(last_);
   check(found != buffers_.end(), "replay before the first run");
   Buffers& buffers = found->second;
+  kernels_->expect_work(buffers.multiply_accumulates);
   const auto work = [&] { model_->forward(*kernels_, *arena_, buffers.nhwc, buffers.logits, taps); };
   if (taps == nullptr && buffers.warm && !buffers.graph) buffers.graph = kernels_->capture(work);
   if (taps == nullptr && buffers.graph)
@@ -151,16 +152,19 @@ void Runner::replay(Taps* taps) {
 Runner::Buffers& Runner::prepare(const Shape& shape, bool observed) {
   const auto [batch, height, width] = shape;
   auto found = buffers_.find(shape);
+  uint64_t multiply_accumulates = 0;
   if (found == buffers_.end() || (observed && !found->second.arena_fits_taps)) {
     model_->prepare(*kernels_, height, width);
     EveryTap every;
     const std::unique_ptr<Kernels> dry = make_dry_kernels(kernels_->device());
     grow_arena(dry_arena_bytes(*model_, *dry, batch, height, width, observed ? &every : nullptr));
+    multiply_accumulates = dry->multiply_accumulates();
   }
   if (found == buffers_.end()) {
     Buffers buffers;
     buffers.nhwc = Tensor(*kernels_, model_->storage(), {batch, height, width, config_.in_chans});
     buffers.logits = Tensor(*kernels_, computed_in(model_->storage()), {batch, config_.num_classes});
+    buffers.multiply_accumulates = multiply_accumulates;
     found = buffers_.emplace(shape, std::move(buffers)).first;
   }
   found->second.arena_fits_taps |= observed;

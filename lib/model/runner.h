@@ -67,7 +67,8 @@ class Runner {
  private:
   struct Buffers {
     Tensor nhwc, logits;  // (B, H, W, in_chans) in the storage dtype; (B, num_classes)
-    bool warm = false;    // has run without taps: lazily created resources exist, so it can be captured
+    uint64_t multiply_accumulates = 0;
+    bool warm = false;  // has run without taps: lazily created resources exist, so it can be captured
     bool arena_fits_taps = false;
     std::unique_ptr<CapturedWork> graph;
   };

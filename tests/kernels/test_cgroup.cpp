@@ -63,3 +63,17 @@ TEST_CASE("version 1, and a container whose group is the mount point") {
   groups.file("memory/docker/1/memory.usage_in_bytes", "1100\n");
   CHECK(cgroup_free_memory(groups.files) == 0);
 }
+
+TEST_CASE("other processes use the processors if they do so now and have for a minute") {
+  const testing::TemporaryDirectory folder;
+  const auto used = [&](const std::string& text) {
+    write_file(folder / "loadavg", text);
+    return processors_others_use(folder / "loadavg");
+  };
+  CHECK(used("3.50 1.00 0.50 3/120 4711\n") == 2);
+  CHECK(used("0.25 1.00 0.50 9/120 4711\n") == 0.25);
+  CHECK(used("3.50 1.00 0.50 1/120 4711\n") == 0);
+  CHECK(used("0.00 0.00 0.00 0/120 4711\n") == 0);
+  CHECK(used("unknown\n") == 0);
+  CHECK(processors_others_use("/nowhere") == 0);
+}

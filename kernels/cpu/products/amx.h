@@ -22,7 +22,9 @@ bool amx_available();
 
 class AmxProducts {
  public:
-  AmxProducts(int threads, ScratchMemory& memory) : threads_(threads), memory_(memory) {}
+  explicit AmxProducts(ScratchMemory& memory) : memory_(memory) {}
+  // Threads of the products that follow.
+  void use_threads(int threads) { threads_ = threads; }
 
   // y = act(x · wᵀ + bias) (+ y). x (M, in), w (out, in), y (M, out). dtype: what x was widened from.
   void linear(const LinearShape& shape, DType dtype, const float* x, const WeightSource& w, const float* bias,
@@ -44,7 +46,7 @@ class AmxProducts {
   const Packed& packed(const WeightSource& w, int64_t out, int64_t in);
   Packed pack(const WeightSource& w, int64_t out, int64_t in) const;
 
-  int threads_;
+  int threads_ = 1;
   ScratchMemory& memory_;
   std::map<const void*, Packed> packed_;  // by the address of the stored weights
   Packed passing_;                        // weights that are not kept, valid for one call

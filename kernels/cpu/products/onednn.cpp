@@ -8,13 +8,6 @@ namespace vmamba::cpu {
 
 OneDnn::OneDnn() : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {}
 
-void OneDnn::use_threads(int threads) {
-  if (threads == threads_) return;
-  threads_ = threads;
-  linears_.clear();  // a primitive assumes the number of threads that it was made for
-  convs_.clear();
-}
-
 dnnl::memory OneDnn::packed(const Operation& operation, const WeightSource& w) {
   const auto found = packed_.find(w.data);
   if (w.kept && found != packed_.end()) {

@@ -1,11 +1,12 @@
-// Matrix products and convolutions by oneDNN, in float32. A primitive is made once per shape, weights are
-// packed once per tensor and layout.
+// Matrix products and convolutions by oneDNN, in float32. A primitive is made once per shape and number of
+// threads, weights are packed once per tensor and layout.
 #pragma once
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "kernels/cpu/products/products.h"
@@ -22,7 +23,7 @@ class OneDnn {
   void linear(const LinearShape& shape, const float* x, const WeightSource& w, const float* bias, float* y);
   void conv2d(const ConvShape& shape, const float* x, const WeightSource& w, const float* bias, float* y);
   // Threads of the products that follow; the caller makes OpenMP's teams exactly that large.
-  void use_threads(int threads);
+  void use_threads(int threads) { threads_ = threads; }
   // Drops what was packed from weights stored in [begin, begin + bytes).
   void forget(const void* begin, size_t bytes);
 
@@ -46,8 +47,9 @@ class OneDnn {
   dnnl::engine engine_;
   dnnl::stream stream_;
   int threads_ = 0;
-  std::map<LinearShape, Operation> linears_;
-  std::map<ConvShape, Operation> convs_;
+  // By threads, too: a primitive assumes the number that it was made for.
+  std::map<std::pair<int, LinearShape>, Operation> linears_;
+  std::map<std::pair<int, ConvShape>, Operation> convs_;
   // Packed weights by the address of the stored ones; one tensor may be packed in several layouts.
   std::map<const void*, std::vector<dnnl::memory>> packed_;
 };

@@ -35,8 +35,9 @@ OneDnn::Operation OneDnn::make_conv2d(const ConvShape& shape) const {
 
 void OneDnn::conv2d(const ConvShape& shape, const float* x, const WeightSource& w, const float* bias,
                     float* y) {
-  auto found = convs_.find(shape);
-  if (found == convs_.end()) found = convs_.emplace(shape, make_conv2d(shape)).first;
+  const std::pair key(threads_, shape);
+  auto found = convs_.find(key);
+  if (found == convs_.end()) found = convs_.emplace(key, make_conv2d(shape)).first;
   run(found->second, x, w, bias, y);
 }
 

@@ -42,8 +42,9 @@ OneDnn::Operation OneDnn::make_linear(const LinearShape& shape) const {
 
 void OneDnn::linear(const LinearShape& shape, const float* x, const WeightSource& w, const float* bias,
                     float* y) {
-  auto found = linears_.find(shape);
-  if (found == linears_.end()) found = linears_.emplace(shape, make_linear(shape)).first;
+  const std::pair key(threads_, shape);
+  auto found = linears_.find(key);
+  if (found == linears_.end()) found = linears_.emplace(key, make_linear(shape)).first;
   run(found->second, x, w, bias, y);
 }
 
