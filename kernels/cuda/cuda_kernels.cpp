@@ -308,6 +308,7 @@ class CudaKernels final : public Kernels {
     if (y.elements() == 0) return;
     const int64_t patch = w.elements() / w.dim(0);
     if (stems(op)) return cuda::stem({.conv = op}, stream_);
+    if (can_conv_sm90a(op, stream_.device())) return conv_sm90a(op, nullptr, stream_);
     if (patch % 8 != 0) return cuda::direct_conv2d(op, stream_);
     const View weights = w.reshaped({w.dim(0), patch}), out = y.reshaped({y.rows(), y.channels()});
     const size_t row_bytes = static_cast<size_t>(patch) * size_of(x.dtype);
@@ -327,6 +328,8 @@ class CudaKernels final : public Kernels {
     const DeviceScope scope(context_);
     if (stems(op.conv))
       cuda::stem(op, stream_);
+    else if (can_conv_norm_sm90a(op, stream_.device()))
+      conv_sm90a(op.conv, &op.norm, stream_);
     else
       Kernels::do_conv2d_norm(op);
   }

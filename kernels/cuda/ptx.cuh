@@ -186,6 +186,18 @@ __device__ inline void cp_async_bulk_tensor_5d(void* to, const void* map, uint64
       "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(0), "r"(c4)
       : "memory");
 }
+// `map` for im2col: what tap (tap_x, tap_y) multiplies in the pixels of the result from the one on whose first tap is at
+// (x, y) of `image`.
+__device__ inline void cp_async_bulk_tensor_4d_im2col(void* to, const void* map, uint64_t* barrier,
+                                                      int channel, int x, int y, int image, int tap_x,
+                                                      int tap_y) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%3, %4, %5, %6}], [%2], {%7, %8};" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(barrier)), "r"(channel), "r"(x), "r"(y), "r"(image),
+      "h"(static_cast<uint16_t>(tap_x)), "h"(static_cast<uint16_t>(tap_y))
+      : "memory");
+}
 
 // --- Tensor cores of a warpgroup (128 threads). sm_90a only.
 template <int registers>
@@ -213,11 +225,21 @@ __device__ inline void wgmma_wait_group() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
 
-// sums (64,n) = (accumulate ? sums : 0) + a (64,16) · b (n,16)ᵀ, n 128 or 192, by the number of sums a
+// sums (64,n) = (accumulate ? sums : 0) + a (64,16) · b (n,16)ᵀ, n 96, 128 or 192, by the number of sums a
 // thread.
 #define VMAMBA_SUMS_8(i)                                                                     \
   "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3]), "+f"(sums[i + 4]), \
       "+f"(sums[i + 5]), "+f"(sums[i + 6]), "+f"(sums[i + 7])
+#define VMAMBA_WGMMA_N96(type)                                                                       \
+  asm volatile(                                                                                      \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %50, 0;\n"                                                   \
+      "wgmma.mma_async.sync.aligned.m64n96k16.f32." type "." type                                    \
+      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
+      "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "   \
+      "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47}, %48, %49, p, 1, 1, 0, 0;\n}\n"             \
+      : VMAMBA_SUMS_8(0), VMAMBA_SUMS_8(8), VMAMBA_SUMS_8(16), VMAMBA_SUMS_8(24), VMAMBA_SUMS_8(32), \
+        VMAMBA_SUMS_8(40)                                                                            \
+      : "l"(a), "l"(b), "r"(accumulate))
 #define VMAMBA_WGMMA_N128(type)                                                                      \
   asm volatile(                                                                                      \
       "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"                                                   \
@@ -243,6 +265,13 @@ __device__ inline void wgmma_wait_group() {
         VMAMBA_SUMS_8(40), VMAMBA_SUMS_8(48), VMAMBA_SUMS_8(56), VMAMBA_SUMS_8(64), VMAMBA_SUMS_8(72), \
         VMAMBA_SUMS_8(80), VMAMBA_SUMS_8(88)                                                           \
       : "l"(a), "l"(b), "r"(accumulate))
+template <class T>
+__device__ inline void wgmma_m64k16(float (&sums)[48], uint64_t a, uint64_t b, int accumulate) {
+  if constexpr (std::is_same_v<T, half>)
+    VMAMBA_WGMMA_N96("f16");
+  else
+    VMAMBA_WGMMA_N96("bf16");
+}
 template <class T>
 __device__ inline void wgmma_m64k16(float (&sums)[64], uint64_t a, uint64_t b, int accumulate) {
   if constexpr (std::is_same_v<T, half>)
@@ -296,6 +325,7 @@ __device__ inline void wgmma_m64k16(float (&sums)[48], uint32_t a0, uint32_t a1,
 #undef VMAMBA_WGMMA_RS_N64
 #undef VMAMBA_WGMMA_N192
 #undef VMAMBA_WGMMA_N128
+#undef VMAMBA_WGMMA_N96
 #undef VMAMBA_SUMS_8
 
 }  // namespace vmamba::cuda::ptx

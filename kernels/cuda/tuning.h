@@ -74,6 +74,11 @@ constexpr int64_t patch_bytes(int64_t l2_bytes) {
 constexpr int64_t least_patches = 4096;
 }  // namespace conv
 
+namespace conv_sm90a {
+constexpr int max_stages = 8, min_stages = 3;
+constexpr int64_t least_tiles = 66;  // of 192 pixels; scaled
+}  // namespace conv_sm90a
+
 // --- Matrix products.
 namespace gemm {
 constexpr size_t workspace_bytes = size_t{32} << 20;  // NVIDIA's recommendation for Hopper

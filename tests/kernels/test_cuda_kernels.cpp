@@ -424,6 +424,73 @@ TEST_CASE("cuda: conv2d") {
       }
 }
 
+TEST_CASE("cuda: conv2d and conv2d_norm of many pixels") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  const auto oracle = make_scalar_kernels();
+  struct Case {
+    int64_t batch, height, width, in, out, kernel;
+    int stride, padding;
+  };
+  constexpr int64_t distinct = 3;  // images; the oracle computes each once
+  for (const DType dtype : {DType::float16, DType::bfloat16})
+    for (const Case& c : {Case{96, 23, 21, 48, 96, 3, 2, 1},
+                          {98, 24, 22, 96, 192, 3, 2, 1},
+                          {100, 22, 24, 64, 128, 3, 2, 1},
+                          {50, 23, 22, 192, 384, 3, 2, 1},
+                          {104, 22, 25, 16, 128, 2, 2, 0},
+                          {90, 13, 11, 80, 96, 3, 1, 1},
+                          {140, 15, 15, 32, 192, 5, 1, 0}})
+      for (const bool with_bias : {false, true})
+        for (const bool with_norm : {false, true}) {
+          INFO(words(to_string(dtype), c.batch, c.height, c.width, c.in, c.out, c.kernel, with_bias,
+                     with_norm));
+          const int64_t height = (c.height + 2 * c.padding - c.kernel) / c.stride + 1;
+          const int64_t width = (c.width + 2 * c.padding - c.kernel) / c.stride + 1;
+          const Map x = random_map(dtype, {distinct, c.height, c.width, c.in});
+          const Map w = random_map(dtype, {c.out, c.kernel, c.kernel, c.in});
+          Map bias = random_map(DType::float32, {c.out});
+          for (int64_t o = 0; o < c.out; ++o) bias.set(0, o, round_to(dtype, bias.at(0, o)));
+          const Map gamma = random_map(DType::float32, {c.out}), beta = random_map(DType::float32, {c.out});
+          const auto run = [&](Kernels& k, const std::array<View, 5>& in, const View& out) {
+            const Conv2d conv{.x = in[0],
+                              .w = in[1],
+                              .bias = with_bias ? in[2] : View(),
+                              .stride = c.stride,
+                              .padding = c.padding,
+                              .y = out};
+            if (with_norm)
+              k.conv2d_norm({.conv = conv, .norm = {.x = out, .gamma = in[3], .beta = in[4], .y = out}});
+            else
+              k.conv2d(conv);
+          };
+          const Map y(dtype, {distinct, height, width, c.out});
+          run(*oracle, {x.view, w.view, bias.view, gamma.view, beta.view}, y.view);
+          Map all(dtype, {c.batch, c.height, c.width, c.in}), wanted(dtype, {c.batch, height, width, c.out});
+          const auto repeat = [&](const Map& from, Map& to) {
+            for (int64_t row = 0; row < to.view.rows(); ++row)
+              for (int64_t channel = 0; channel < to.view.channels(); ++channel)
+                to.set(row, channel, from.at(row % from.view.rows(), channel));
+          };
+          repeat(x, all);
+          repeat(y, wanted);
+          const Map empty(dtype, {c.batch, height, width, c.out});
+          const Copy on_x(*kernels, all), on_w(*kernels, w), on_bias(*kernels, bias),
+              on_gamma(*kernels, gamma), on_beta(*kernels, beta), first(*kernels, empty),
+              second(*kernels, empty);
+          run(*kernels, {on_x, on_w, on_bias, on_gamma, on_beta}, first);
+          Closeness allowed = tolerance(dtype);
+          if (with_norm) {  // the oracle rounds between convolution and norm
+            allowed.of_value *= 3;
+            allowed.of_largest *= 4;
+          }
+          const Map got = first.fetched();
+          check_close(got, wanted, allowed);
+          run(*kernels, {on_x, on_w, on_bias, on_gamma, on_beta}, second);
+          CHECK(second.fetched().memory == got.memory);
+        }
+}
+
 TEST_CASE("cuda: conv2d_norm") {
   const auto kernels = gpu();
   if (!kernels) return;
