@@ -1,4 +1,4 @@
-// y = conv2d(x, w) + bias, or its LayerNorm, as one matrix product over patches that are never stored (implicit GEMM),
+// y = act(conv2d(x, w) + bias), or its LayerNorm, as one matrix product over patches that are never stored (implicit GEMM),
 // with wgmma (compute capability 9.0 exactly), in 16 bits: x (B,H,W,C), w (O,k,k,C), y (B,Ho,Wo,O) of T, bias, gamma and
 // beta (O) float32. What the convolution gives is rounded to T before LayerNorm, as when each is a kernel of its own.
 //
@@ -28,6 +28,7 @@ template <class T>
 struct Conv {
   const float *bias, *gamma, *beta;  // bias may be null; gamma null: no LayerNorm
   float epsilon;
+  bool gelu;
   T* y;
   int rows, outputs;  // of y
   int channels, kernel, stride, padding;
@@ -52,6 +53,8 @@ __global__ void __launch_bounds__(threads, 1)
             slices = taps * slices_a_tap;
   uint8_t* const w_tiles = dynamic_shared + (-ptx::shared_address(dynamic_shared) & (alignment - 1));
   uint8_t* const x_tiles = w_tiles + (p.resident ? slices : p.stages) * w_bytes;
+  float* const bias = reinterpret_cast<float*>(x_tiles + p.stages * x_bytes);
+  float *const gamma = bias + p.outputs, *const beta = gamma + p.outputs;
 
   const int group = threadIdx.x / group_threads;
   if (threadIdx.x == 0) {
@@ -61,6 +64,12 @@ __global__ void __launch_bounds__(threads, 1)
       ptx::mbarrier_init(&s.empty[i], warpgroups * group_threads / 32);
     }
     ptx::fence_mbarrier_init();
+  }
+  for (int i = threadIdx.x; i < p.outputs; i += threads) {
+    bias[i] = p.bias == nullptr ? 0 : p.bias[i];
+    if (p.gamma == nullptr) continue;
+    gamma[i] = p.gamma[i];
+    beta[i] = p.beta[i];
   }
   wait_for_previous();
   __syncthreads();
@@ -144,16 +153,14 @@ __global__ void __launch_bounds__(threads, 1)
     const auto sum = [&](int c, int e, int half_tile) -> float& {
       return sums[c / 2 + e / 2 * 4 + half_tile * 2 + e % 2];
     };
-    if (p.bias != nullptr) {
 #pragma unroll
-      for (int c = 0; c < columns; c += 32) {
-        float shift[8];
-        load(p.bias + column + c + column_in_32, shift);
+    for (int c = 0; c < columns; c += 32) {
+      float shift[8];
+      load(bias + column + c + column_in_32, shift);
 #pragma unroll
-        for (int half_tile = 0; half_tile < 2; ++half_tile)
+      for (int half_tile = 0; half_tile < 2; ++half_tile)
 #pragma unroll
-          for (int e = 0; e < 8; ++e) sum(c, e, half_tile) += shift[e];
-      }
+        for (int e = 0; e < 8; ++e) sum(c, e, half_tile) += shift[e];
     }
     float mean[2] = {}, scale[2] = {1, 1};
     if (p.gamma != nullptr) {
@@ -175,10 +182,10 @@ __global__ void __launch_bounds__(threads, 1)
     T* const y = p.y + int64_t{row} * p.outputs + column + column_in_32;
 #pragma unroll
     for (int c = 0; c < columns; c += 32) {
-      float gamma[8], beta[8];
+      float by[8], plus[8];
       if (p.gamma != nullptr) {
-        load(p.gamma + c + column_in_32, gamma);
-        load(p.beta + c + column_in_32, beta);
+        load(gamma + c + column_in_32, by);
+        load(beta + c + column_in_32, plus);
       }
 #pragma unroll
       for (int half_tile = 0; half_tile < 2; ++half_tile) {
@@ -187,8 +194,9 @@ __global__ void __launch_bounds__(threads, 1)
         for (int e = 0; e < 8; ++e) {
           values[e] = sum(c, e, half_tile);
           if (p.gamma != nullptr)
-            values[e] = fmaf((values[e] - mean[half_tile]) * scale[half_tile], gamma[e], beta[e]);
+            values[e] = fmaf((values[e] - mean[half_tile]) * scale[half_tile], by[e], plus[e]);
         }
+        if (p.gelu) fast_gelu(values);
         if (row + half_tile * 8 < p.rows) store(y + int64_t{half_tile} * 8 * p.outputs + c, values);
       }
     }
@@ -213,18 +221,20 @@ std::optional<Tiling> choose_tiling(const Conv2d& op, const DeviceProperties& de
   if (t.row_tiles * int64_t{t.column_tiles} < tuning::scaled(least_tiles, device.multiprocessors)) return {};
   const int64_t slices = op.w.dim(1) * op.w.dim(2) * blocks_for(channels, slice),
                 w_bytes = columns * row_bytes,
-                room = device.block_shared_bytes - alignment - static_cast<int64_t>(sizeof(Shared)) - 64;
+                vectors = outputs * (t.column_tiles == 1 ? 3 : 1) * static_cast<int64_t>(sizeof(float)),
+                room = device.block_shared_bytes - alignment - vectors -
+                       static_cast<int64_t>(sizeof(Shared)) - 64;
   t.resident = t.column_tiles == 1 && slices * w_bytes + min_stages * x_bytes <= room;
   t.stages = static_cast<int>(std::min<int64_t>(
       max_stages, t.resident ? (room - slices * w_bytes) / x_bytes : room / (x_bytes + w_bytes)));
   if (t.stages < min_stages) return {};
-  t.shared_bytes =
-      static_cast<size_t>(alignment + t.stages * x_bytes + (t.resident ? slices : t.stages) * w_bytes);
+  t.shared_bytes = static_cast<size_t>(alignment + vectors + t.stages * x_bytes +
+                                       (t.resident ? slices : t.stages) * w_bytes);
   return t;
 }
 
 template <class T, int columns>
-void run(const Tiling& t, const Conv2d& op, const LayerNorm* norm, const Stream& stream) {
+void run(const Tiling& t, const Conv2d& op, const LayerNorm* norm, Activation act, const Stream& stream) {
   const auto& [x, w, bias, stride, padding, y] = op;
   const int kernel = static_cast<int>(w.dim(1));
   const auto patch = static_cast<cuuint64_t>(w.elements() / w.dim(0)), row = 2 * patch;
@@ -235,6 +245,7 @@ void run(const Tiling& t, const Conv2d& op, const LayerNorm* norm, const Stream&
                   norm == nullptr ? nullptr : norm->gamma.as<float>(),
                   norm == nullptr ? nullptr : norm->beta.as<float>(),
                   norm == nullptr ? 0 : norm->epsilon,
+                  act == Activation::gelu,
                   y.as<T>(),
                   static_cast<int>(y.rows()),
                   static_cast<int>(y.channels()),
@@ -271,12 +282,12 @@ bool can_conv_norm_sm90a(const Conv2dNorm& op, const DeviceProperties& device) {
          choose_tiling(op.conv, device)->column_tiles == 1;
 }
 
-void conv_sm90a(const Conv2d& op, const LayerNorm* norm, const Stream& stream) {
+void conv_sm90a(const Conv2d& op, const LayerNorm* norm, Activation act, const Stream& stream) {
   const Tiling tiling = choose_tiling(op, stream.device()).value();
   const auto go = [&]<class T>(Type<T>) {
-    tiling.columns == 192   ? run<T, 192>(tiling, op, norm, stream)
-    : tiling.columns == 128 ? run<T, 128>(tiling, op, norm, stream)
-                            : run<T, 96>(tiling, op, norm, stream);
+    tiling.columns == 192   ? run<T, 192>(tiling, op, norm, act, stream)
+    : tiling.columns == 128 ? run<T, 128>(tiling, op, norm, act, stream)
+                            : run<T, 96>(tiling, op, norm, act, stream);
   };
   op.x.dtype == DType::float16 ? go(Type<half>()) : go(Type<bfloat16>());
 }

@@ -1,5 +1,5 @@
-// Tensor maps: what the copy engine (TMA) of compute capability 9.0 must know of a 16-bit tensor and of the box that
-// it copies, whose rows are 128 bytes with 128-byte swizzle in shared memory.
+// Tensor maps: what the copy engine (TMA) of compute capability 9.0 must know of a tensor and of the box that it
+// copies, whose rows are 128 bytes with 128-byte swizzle in shared memory.
 #pragma once
 #include <cuda.h>
 
@@ -11,7 +11,14 @@
 namespace vmamba::cuda {
 
 inline CUtensorMapDataType tensor_map_type(DType dtype) {
-  return dtype == DType::float16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  switch (dtype) {
+    case DType::float16:
+      return CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+    case DType::bfloat16:
+      return CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+    default:
+      return CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+  }
 }
 
 // Whether the driver can make tensor maps.
