@@ -6,10 +6,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <deque>
 #include <thread>
 #include <utility>
 
 #include "kernels/error.h"
+#include "lib/model/model_weights.h"
 #include "lib/support/text.h"
 #include "lib/verify/provenance.h"
 
@@ -61,39 +63,40 @@ class RunnerModel final : public DeviceModel {
   std::string name() const override { return name_; }
   bool works_ahead() const override { return ahead_; }
 
-  // If memory does not suffice, finish() splits the batch.
-  void stage(ImageBatch& batch) override {
-    const PreprocessConfig& preprocess = runner_.config().preprocess;
-    staged_ = false;
-    if (batch.images > batch_size_) return;
-    try {
-      while (batch.images > 0 && !staged_) {
-        const std::vector<int64_t> unfit = runner_.stage_images(
-            batch.pixels.data(), packed_images(batch), batch.images, preprocess.crop, preprocess.crop);
-        staged_ = unfit.empty();
-        if (!staged_) decode_packed(batch, unfit, preprocess);
-      }
-    } catch (const OutOfMemory&) {
-    }
-  }
-
-  void start(ImageBatch& batch) override {
-    if (!staged_) stage(batch);
-    running_ = std::exchange(staged_, false);
-    try {
-      if (running_) runner_.start_staged();
-    } catch (const OutOfMemory&) {
-      running_ = false;
-    }
+  bool start(ImageBatch& batch) override {
+    if (!queued_.empty() && !queued_.back()) return false;
+    queued_.push_back(queue_batch(batch));
+    return true;
   }
 
   std::vector<float> finish(ImageBatch& batch) override {
-    std::vector<float> logits = running_ ? runner_.finish().values : run(batch);
+    const bool queued = queued_.front();
+    queued_.pop_front();
+    std::vector<float> logits = queued ? runner_.finish().values : run(batch);
     if (!std::exchange(told_, true)) log_step(name_ + ": first batch computed");
     return logits;
   }
 
  private:
+  // False if there is nothing to compute, or if memory does not suffice: then finish() splits the batch.
+  bool queue_batch(ImageBatch& batch) {
+    if (batch.images > batch_size_) return false;
+    const PreprocessConfig& preprocess = runner_.config().preprocess;
+    try {
+      while (batch.images > 0) {
+        const std::vector<int64_t> unfit = runner_.stage_images(
+            batch.pixels.data(), packed_images(batch), batch.images, preprocess.crop, preprocess.crop);
+        if (unfit.empty()) {
+          runner_.start_staged();
+          return true;
+        }
+        decode_packed(batch, unfit, preprocess);
+      }
+    } catch (const OutOfMemory&) {
+    }
+    return false;
+  }
+
   std::vector<float> run(ImageBatch& batch) {
     std::vector<int64_t> packed;
     for (const DecodeJpegs::Packed& image : packed_images(batch)) packed.push_back(image.place);
@@ -108,8 +111,19 @@ class RunnerModel final : public DeviceModel {
   const std::string name_;
   int batch_size_;
   const bool ahead_;
-  bool staged_ = false, running_ = false, told_ = false;
+  std::deque<bool> queued_;  // of each started batch: otherwise finish() computes it
+  bool told_ = false;
 };
+
+// Those of the last stage, and the head's.
+void expect_products(Kernels& kernels, const Classifier& classifier) {
+  const Config& config = classifier.config;
+  const DType storage = storage_dtype(classifier.choices[0].precision);
+  kernels.expect_products(storage, int64_t{49} * classifier.batch_size, config.dims.back(),
+                          config.dims.back());
+  kernels.expect_products(computed_in(storage), classifier.batch_size, config.dims.back(),
+                          config.num_classes);
+}
 
 }  // namespace
 
@@ -132,14 +146,26 @@ Classifier make_classifier(const ModelOptions& options, int batch_size) {
 void load_runners(Classifier& classifier, std::string* weights_sum) {
   const std::vector<RunChoice>& choices = classifier.choices;
   const std::shared_future<StateDict> weights = classifier.weights.share();
+  // Converted while the GPUs' contexts are created.
+  std::shared_future<PreparedWeights> converted;
+  if (!std::ranges::all_of(choices, is_cpu))
+    converted = std::async(std::launch::async, [&classifier, weights] {
+                  return convert_weights(classifier.config, weights.get(),
+                                         storage_dtype(classifier.choices[0].precision));
+                }).share();
   std::vector<std::future<std::unique_ptr<Runner>>> loading;
   for (const RunChoice& choice : choices)
-    loading.push_back(std::async(std::launch::async, [&classifier, &choice, weights] {
-      std::unique_ptr<Kernels> kernels = kernels_for(choice);  // while the weights are read
+    loading.push_back(std::async(std::launch::async, [&classifier, &choice, weights, converted] {
+      std::unique_ptr<Kernels> kernels = kernels_for(choice);
       log_step(to_string(choice.device) + ": kernels ready");
-      weights.wait();
-      log_step("weights read");
-      return std::make_unique<Runner>(classifier.config, weights.get(), std::move(kernels), choice.precision);
+      if (is_cpu(choice))
+        return std::make_unique<Runner>(classifier.config, weights.get(), std::move(kernels),
+                                        choice.precision);
+      if (classifier.batch_size > 1) expect_products(*kernels, classifier);
+      converted.wait();
+      log_step("weights converted");
+      return std::make_unique<Runner>(classifier.config, converted.get(), std::move(kernels),
+                                      choice.precision);
     }));
   if (weights_sum) *weights_sum = weights_sha256(classifier.config, weights.get());
   std::string failures;

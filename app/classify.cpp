@@ -190,6 +190,7 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
   const bool one_file = options.inputs.size() == 1 && options.inputs[0] != "-" &&
                         !std::filesystem::is_directory(options.inputs[0], ignored) &&
                         !has_archive_ending(options.inputs[0]);
+  if (one_file) classifier.batch_size = 1;
   InputPart part{options.shard, {}};
   std::unique_ptr<PositionedResults> log;
   if (!options.log.empty()) {
@@ -203,9 +204,10 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
     outputs.earlier = part.after.has_value();
     if (part.after) spdlog::info("{}: goes on behind input {}", options.log, part.after->input);
   }
-  ImageSource source(input_paths(options.inputs, options.nul ? '\0' : '\n', part), config.preprocess,
-                     classifier.batch_size, one_file ? 1 : decoding_threads(classifier.choices),
-                     outputs.input ? JpegDecoding::here : jpeg_decoding(classifier, options.decode));
+  ImageSource source(
+      input_paths(options.inputs, options.nul ? '\0' : '\n', part), config.preprocess, classifier.batch_size,
+      one_file ? 1 : decoding_threads(classifier.choices),
+      outputs.input || one_file ? JpegDecoding::here : jpeg_decoding(classifier, options.decode));
   if (!log) load_runners(classifier);
   outputs.results.emplace(options, classifier, out, std::move(log));
   Progress progress(0, 0);
@@ -252,6 +254,7 @@ void classify_tensor(const Options& options, Classifier& classifier, Outputs& ou
   if (classifier.choices.size() > 1)
     fail_input("--device {}: --input-tensor runs on one device: name one", options.model.device);
   const HostTensor input = input_in(file, classifier.config.in_chans);
+  classifier.batch_size = static_cast<int>(std::min<int64_t>(classifier.batch_size, input.dims[0]));
   load_runners(classifier);
   Runner& runner = *classifier.runners[0];
   outputs.results.emplace(options, classifier, out);

@@ -85,6 +85,7 @@ void DeviceTeam::work(DeviceModel& model) {
   try {
     for (;;) {
       Job job;
+      bool is_ahead = true;
       if (jobs.empty()) {
         if (!take(job, true)) return;
         jobs.push_back(std::move(job));
@@ -92,7 +93,7 @@ void DeviceTeam::work(DeviceModel& model) {
       }
       if (model.works_ahead() && take(job, false)) {
         jobs.push_back(std::move(job));
-        model.stage(jobs[1].batch);
+        is_ahead = model.start(jobs[1].batch);
       }
       std::vector<float> logits = model.finish(jobs[0].batch);
       {
@@ -102,7 +103,7 @@ void DeviceTeam::work(DeviceModel& model) {
         changed_.notify_all();
       }
       jobs.erase(jobs.begin());
-      if (!jobs.empty()) model.start(jobs[0].batch);
+      if (!is_ahead) model.start(jobs[0].batch);
     }
   } catch (const MachineError& error) {
     give_up(model, error.what(), std::move(jobs));

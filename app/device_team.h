@@ -20,11 +20,13 @@ namespace vmamba {
 class DeviceModel {
  public:
   virtual ~DeviceModel() = default;
-  virtual std::string name() const = 0;                // "cuda:1"
-  virtual bool works_ahead() const = 0;                // can take a batch while it computes the one before
-  virtual void stage(ImageBatch&) = 0;                 // brings the batch that is started next to the device
-  virtual void start(ImageBatch&) = 0;                 // may return before the batch is computed
-  virtual std::vector<float> finish(ImageBatch&) = 0;  // logits of the started batch: one row per image
+  virtual std::string name() const = 0;  // "cuda:1"
+  virtual bool works_ahead() const = 0;  // can start a batch while it computes the one before
+  // May return before the batch is computed. False if it cannot be queued behind the batch before: to be called again after
+  // that one's finish().
+  virtual bool start(ImageBatch&) = 0;
+  // Logits of the batch that was started first: one row per image.
+  virtual std::vector<float> finish(ImageBatch&) = 0;
 };
 
 class DeviceTeam {

@@ -24,6 +24,7 @@
 #include "app/progress.h"
 #include "build_info.h"
 #include "kernels/cgroup.h"
+#include "kernels/devices.h"
 #include "kernels/error.h"
 #include "lib/support/files.h"
 #include "lib/support/mapped_file.h"
@@ -216,6 +217,12 @@ void limit_spinning(char** argv) {
   execv("/proc/self/exe", argv);  // returns only on failure; then libgomp's default remains
 }
 
+// The CUDA driver creates a context in 0.13 s less with two queues than with its default of eight, and each GPU is used
+// through two streams. The driver reads the variable when it is initialised.
+void limit_cuda_queues() {
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "2", 0);
+}
+
 // Opens descriptors 0 to 2 if they are closed; otherwise a result file could get one of these numbers and logs
 // would be written into it. Reading and writing still fail as on a closed descriptor (O_PATH), and so does opening
 // /dev/stdin (a device is no input) and /dev/stdout (a folder is no output).
@@ -321,8 +328,15 @@ int run_to_exit_code(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   vmamba::hold_standard_descriptors();
+  vmamba::limit_cuda_queues();
   vmamba::limit_spinning(argv);
   vmamba::remove_unfinished_on_signals();
   vmamba::end_on_bus_errors();
-  return run_to_exit_code(argc, argv);
+  const int exit_code = run_to_exit_code(argc, argv);
+  if (vmamba::slow_at_exit()) {  // the system frees the memory faster
+    std::cout.flush();
+    std::fflush(nullptr);
+    _exit(exit_code);
+  }
+  return exit_code;
 }

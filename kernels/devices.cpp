@@ -42,6 +42,14 @@ AutomaticDevice automatic_device() {
 #endif
 }
 
+bool slow_at_exit() {
+#ifdef VMAMBA_WITH_CUDA
+  return cuda::has_context();
+#else
+  return false;
+#endif
+}
+
 std::vector<Device> devices_of(DeviceType type) {
   if (type == DeviceType::cpu) return {Device{}};
   std::vector<Device> devices;

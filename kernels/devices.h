@@ -16,6 +16,8 @@ struct AutomaticDevice {
   std::string why_not;  // if the CPU was chosen: why no other device
 };
 AutomaticDevice automatic_device();
+// Whether this process has used a device whose libraries take long to clean up at exit(): a GPU.
+bool slow_at_exit();
 // All devices of this type; may be empty.
 std::vector<Device> devices_of(DeviceType type);
 

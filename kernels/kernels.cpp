@@ -1,6 +1,7 @@
 // The public half of Kernels: checks shapes and dtypes and counts multiply-accumulates, once for all devices.
 #include "kernels/kernels.h"
 
+#include <cstring>
 #include <type_traits>
 
 #include "kernels/error.h"
@@ -37,6 +38,19 @@ bool is_absent_or_vector(const View& view, int64_t length, DType of) {
 }
 
 }  // namespace
+
+void Kernels::queue_copy(const View& from) {
+  View host = from;
+  host.device = Device{};
+  host.data = copies_.emplace_back(from.bytes()).data();
+  copy(from, host);
+}
+
+void Kernels::take_copy(const View& to) {
+  check(!copies_.empty() && copies_.front().size() == to.bytes(), "take_copy: no such copy is queued");
+  std::memcpy(to.data, copies_.front().data(), to.bytes());
+  copies_.pop_front();
+}
 
 std::unique_ptr<CapturedWork> Kernels::capture(const std::function<void()>&) {
   return nullptr;

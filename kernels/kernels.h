@@ -18,6 +18,7 @@
 // (make_kernels, …), list_devices and device() may be called from any thread.
 #pragma once
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <span>
@@ -201,6 +202,9 @@ class Kernels {
   virtual bool decodes_jpegs() const { return false; }
   // The work of a forward that follows, by which the device may choose how many threads it gets. Never changes results.
   virtual void expect_work(uint64_t /*multiply_accumulates*/) {}
+  // Queues a copy of a dense View to the host. take_copy waits for the oldest one that was not taken yet.
+  virtual void queue_copy(const View& from);
+  virtual void take_copy(const View& to);
   virtual void synchronize() {}  // returns when all queued work is done
   // Calls `work` and records what it queues instead of running it; null if the device cannot record (CPU).
   virtual std::unique_ptr<CapturedWork> capture(const std::function<void()>& work);
@@ -217,6 +221,8 @@ class Kernels {
   void cast(const View& x, const View& y);
   void linear(const Linear& linear);
   void norm_linear(const NormLinear& fused);
+  // Products of that kind will follow: the device may load its kernels for them on a thread of its own.
+  virtual void expect_products(DType, int64_t /*rows*/, int64_t /*in*/, int64_t /*out*/) {}
   // Whether the device has a kernel for it that is faster than the operations one after the other; only then may it be
   // called.
   virtual bool fuses(const Mlp&) const { return false; }
@@ -280,6 +286,7 @@ class Kernels {
 
   Device device_;
   bool float64_;
+  std::deque<std::vector<char>> copies_;  // of queue_copy, unless the device has its own
   uint64_t macs_ = 0;
 };
 

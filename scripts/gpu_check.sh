@@ -147,6 +147,7 @@ folder() {
     done
     cmp -s "$logs/cpu.jsonl" "$logs/auto.jsonl" || bad "answers with --decode cpu and auto" "differ"
   done
+  dataloader "$images"
   local device devices=(cuda:0)
   [[ $($cli devices | grep -c '^cuda:') -lt 2 ]] || devices+=(cuda:all)
   for device in "${devices[@]}"; do
@@ -156,6 +157,12 @@ folder() {
       "$(sed -n 's/.*info: \([0-9]* images in .*\)/\1/p' "$logs/classify")"
     cmp -s "$logs/cuda:0.jsonl" "$logs/$device.jsonl" || bad "answers of $device" "not those of cuda:0"
   done
+}
+
+# PyTorch's DataLoader on the same images without a model, where PyTorch is.
+dataloader() {
+  python3 -c 'import torch, torchvision' 2>/dev/null || return 0
+  row "the same images through PyTorch's DataLoader, no model" "$(python3 scripts/reference/dataloader.py "$1")"
 }
 
 # One image in a new process, beside a program that only creates a context: the fastest and the median of ten runs.

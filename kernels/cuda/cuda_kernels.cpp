@@ -140,6 +140,19 @@ class CudaKernels final : public Kernels {
     end_upload();
   }
   bool decodes_jpegs() const override { return true; }
+  void queue_copy(const View& from) override {
+    check(from.is_dense(), "queue_copy: wanted a dense View");
+    const DeviceScope scope(context_);
+    copies_.queue(from.data, from.bytes(), stream_);
+  }
+  void take_copy(const View& to) override {
+    check(to.is_dense(), "take_copy: wanted a dense View");
+    const DeviceScope scope(context_);
+    copies_.take(to.data, to.bytes());
+  }
+  void expect_products(DType dtype, int64_t rows, int64_t in, int64_t out) override {
+    gemm_.expect(context_, dtype, rows, in, out);
+  }
   void synchronize() override {
     const DeviceScope scope(context_);
     CUDA_CALL(cudaStreamSynchronize(stream_));
@@ -242,6 +255,7 @@ class CudaKernels final : public Kernels {
     const LinearProduct product{.x = x, .w = w, .bias = bias, .act = act, .residual = residual, .y = y};
     const LinearChoice choice = choose_linear(product, stream_.device());
     if (choice.kernel == LinearKernel::small_m) return small_m_linear(choice.tile, product, stream_);
+    if (choice.kernel == LinearKernel::few_rows) return few_rows_linear(product, stream_);
     if (choice.kernel == LinearKernel::gelu_sm90a) return gelu_linear_sm90a(product, stream_);
     // cuBLASLt has a GELU epilogue, but of the tanh approximation, whose error of up to 5e-4 grows through
     // the layers to several times what float16 rounds.
@@ -421,6 +435,7 @@ class CudaKernels final : public Kernels {
   bool capturing_ = false;
   Gemm gemm_;
   Staging staging_;
+  QueuedCopies copies_;
   JpegDecoder jpeg_decoder_;
   Scratch patches_scratch_, scan_scratch_, activation_scratch_;
   std::map<void*, size_t> allocations_;
@@ -478,6 +493,10 @@ std::vector<DeviceReport> list_cuda_devices() {
 
 DeviceReport first_usable_cuda_device() {
   return cuda_devices(false).back();
+}
+
+bool has_context() {
+  return context_created;
 }
 
 int cuda_device_count() {

@@ -10,7 +10,8 @@ namespace {
 
 // The values of CUresult are those of cudaError_t.
 void check_driver(CUresult result, const char* call, int device = -1) {
-  if (result != CUDA_SUCCESS) fail_cuda(static_cast<cudaError_t>(result), call, VMAMBA_FILE, __LINE__, device);
+  if (result != CUDA_SUCCESS)
+    fail_cuda(static_cast<cudaError_t>(result), call, VMAMBA_FILE, __LINE__, device);
 }
 
 struct Driver {
@@ -85,6 +86,7 @@ CUcontext primary_context(int index) {
   CUcontext context = nullptr;
   check_driver(driver().device_get(&device, index), "cuDeviceGet", index);
   check_driver(driver().retain(&context, device), "cuDevicePrimaryCtxRetain", index);
+  context_created = true;
   return context;
 }
 

@@ -3,6 +3,7 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <cstddef>
 #include <new>
 #include <string>
@@ -26,6 +27,7 @@ std::string description(const DeviceProperties& device);  // "NVIDIA H200, sm_90
 // The context that the CUDA runtime uses on this device, created where it does not exist yet. It lives until
 // the process ends, as it does for the runtime.
 CUcontext primary_context(int index);
+inline std::atomic<bool> context_created = false;  // by primary_context
 
 // Makes a device current for this thread and scope. Pushes the context rather than calling cudaSetDevice,
 // which, to restore the device before, would create a context on it: a process that uses cuda:1 alone leaves

@@ -29,6 +29,11 @@ inline DeviceMemory device_memory(size_t bytes) {
   CUDA_CALL(cudaMalloc(&memory, bytes));
   return DeviceMemory(memory);
 }
+inline PinnedMemory pinned_memory(size_t bytes) {
+  void* memory = nullptr;
+  CUDA_CALL(cudaHostAlloc(&memory, bytes, cudaHostAllocDefault));
+  return PinnedMemory(memory);
+}
 inline Event event(unsigned flags) {
   cudaEvent_t made = nullptr;
   CUDA_CALL(cudaEventCreateWithFlags(&made, flags));

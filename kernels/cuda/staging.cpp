@@ -11,9 +11,7 @@ using tuning::staging_half_bytes;
 
 Staging::Staging() {
   for (Half& half : halves_) {
-    void* memory = nullptr;
-    CUDA_CALL(cudaHostAlloc(&memory, staging_half_bytes, cudaHostAllocDefault));
-    half.memory.reset(memory);
+    half.memory = pinned_memory(staging_half_bytes);
     half.copied = event(cudaEventDisableTiming);
   }
 }
@@ -45,6 +43,27 @@ void Staging::download(const void* from, void* to, size_t bytes, cudaStream_t st
     CUDA_CALL(cudaEventSynchronize(half.copied.get()));
     std::memcpy(static_cast<char*>(to) + done, half.memory.get(), count);
   }
+}
+
+void QueuedCopies::queue(const void* from, size_t bytes, cudaStream_t stream) {
+  Copy copy;
+  if (!spare_.empty()) {
+    copy = std::move(spare_.back());
+    spare_.pop_back();
+  }
+  if (copy.bytes < bytes) copy = {pinned_memory(bytes), bytes, event(cudaEventDisableTiming)};
+  CUDA_CALL(cudaMemcpyAsync(copy.memory.get(), from, bytes, cudaMemcpyDeviceToHost, stream));
+  CUDA_CALL(cudaEventRecord(copy.copied.get(), stream));
+  queued_.push_back(std::move(copy));
+}
+
+void QueuedCopies::take(void* to, size_t bytes) {
+  if (queued_.empty() || queued_.front().bytes < bytes) fail_unsupported("no such copy is queued");
+  Copy copy = std::move(queued_.front());
+  queued_.pop_front();
+  CUDA_CALL(cudaEventSynchronize(copy.copied.get()));
+  std::memcpy(to, copy.memory.get(), bytes);
+  spare_.push_back(std::move(copy));
 }
 
 }  // namespace vmamba::cuda

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <unordered_map>
+#include <utility>
 
 #include "kernels/error.h"
 #include "kernels/half.h"
@@ -14,6 +15,51 @@ namespace {
 
 constexpr float batch_norm_epsilon = 1e-5f;
 
+// The values of `host` as `dtype`.
+template <class Real>
+std::vector<char> bytes_as(DType dtype, const HostArray<Real>& host) {
+  std::vector<char> bytes(host.values.size() * size_of(dtype));
+  const auto store = [&]<class T>(T, auto converted) {
+    std::ranges::transform(host.values, reinterpret_cast<T*>(bytes.data()), converted);
+  };
+  if (dtype == DType::float64)
+    store(double{}, [](Real value) { return static_cast<double>(value); });
+  else if (dtype == DType::float32)
+    store(float{}, [](Real value) { return static_cast<float>(value); });
+  else if (dtype == DType::float16)
+    store(uint16_t{}, [](Real value) { return float_to_float16(static_cast<float>(value)); });
+  else
+    store(uint16_t{}, [](Real value) { return float_to_bfloat16(static_cast<float>(value)); });
+  return bytes;
+}
+
+// Where the loaded tensors go: to a device one by one, to the host (`converted`), or, from there (`placed`), into one
+// block of a device's memory. Only the first two read the values.
+struct Destination {
+  Kernels* kernels = nullptr;
+  std::vector<std::vector<char>>* converted = nullptr;
+  const std::vector<std::vector<char>>* placed = nullptr;
+  char* next_place = nullptr;
+  size_t next = 0;
+
+  static size_t place_bytes(const std::vector<char>& values) { return (values.size() + 255) / 256 * 256; }
+
+  template <class Real>
+  Tensor take(const HostArray<Real>& host, DType dtype) {
+    if (converted) {
+      converted->push_back(bytes_as(dtype, host));
+      return {};
+    }
+    if (!placed) return upload(*kernels, host, dtype);
+    const std::vector<char>& values = placed->at(next++);
+    Tensor tensor(*kernels, dtype, host.dims, std::exchange(next_place, next_place + place_bytes(values)));
+    check(tensor.view().bytes() == values.size(), "these weights were converted for another model");
+    kernels->copy(View(const_cast<char*>(values.data()), dtype, Device{}, {tensor.view().elements()}),
+                  tensor);
+    return tensor;
+  }
+};
+
 // Real: the host type for reading and preparing the values, corresponds to S.
 template <class Real>
 class Loader {
@@ -21,8 +67,8 @@ class Loader {
   static constexpr DType computed = sizeof(Real) == 8 ? DType::float64 : DType::float32;
   using Host = HostArray<Real>;
 
-  Loader(const Config& config, const StateDict* weights, Kernels& kernels)
-      : weights_(weights), kernels_(kernels) {
+  Loader(const Config& config, const StateDict* weights, Destination& destination)
+      : weights_(weights), destination_(destination) {
     for (ParameterSpec& spec : parameter_specs(config)) {
       const std::string name = spec.name;
       specs_.emplace(name, std::move(spec));
@@ -42,7 +88,7 @@ class Loader {
       return weights_->at(name).to_float32();
   }
 
-  Tensor device(const Host& tensor, DType dtype = computed) const { return upload(kernels_, tensor, dtype); }
+  Tensor device(const Host& tensor, DType dtype = computed) const { return destination_.take(tensor, dtype); }
 
   // The bias of a matrix product or convolution: rounded to its dtype, stored as S.
   Tensor bias(const std::string& name, DType dtype) const {
@@ -104,7 +150,7 @@ class Loader {
   }
 
   const StateDict* weights_;
-  Kernels& kernels_;
+  Destination& destination_;
   std::unordered_map<std::string, ParameterSpec> specs_;
 };
 
@@ -192,8 +238,9 @@ Ss2dWeights load_ss2d(const Loader<Real>& loader, const Config& config, int stag
 }
 
 template <class Real>
-ModelWeights prepare(const Config& config, const StateDict* weights, Kernels& kernels, DType storage) {
-  const Loader<Real> loader(config, weights, kernels);
+ModelWeights prepare(const Config& config, const StateDict* weights, Destination& destination,
+                     DType storage) {
+  const Loader<Real> loader(config, weights, destination);
   const auto dtype_of = [&](const std::string& step) {
     const auto& ops = config.float32_ops;
     return std::find(ops.begin(), ops.end(), step) != ops.end() ? computed_in(storage) : storage;
@@ -255,12 +302,17 @@ ModelWeights prepare(const Config& config, const StateDict* weights, Kernels& ke
   return model;
 }
 
+ModelWeights prepare(const Config& config, const StateDict* weights, Destination destination, DType storage) {
+  return storage == DType::float64 ? prepare<double>(config, weights, destination, storage)
+                                   : prepare<float>(config, weights, destination, storage);
+}
+
 }  // namespace
 
 ScanParameters<double> scan_parameters(const Config& config, const StateDict& weights, int stage,
                                        const std::string& block) {
-  const std::unique_ptr<Kernels> unused = make_dry_kernels(Device{});
-  return load_scan(Loader<double>(config, &weights, *unused), config, stage, block + ".op.");
+  Destination unused;
+  return load_scan(Loader<double>(config, &weights, unused), config, stage, block + ".op.");
 }
 
 template <class Real>
@@ -268,21 +320,14 @@ Tensor upload(Kernels& kernels, const HostArray<Real>& host, DType dtype) {
   Tensor tensor(kernels, dtype, host.dims);
   if (host.values.empty()) return tensor;
   const auto copy = [&](const auto& values) {
-    using Value = std::decay_t<decltype(values[0])>;
-    kernels.copy(View(const_cast<Value*>(values.data()), dtype, Device{}, {host.elements()}), tensor);
+    kernels.copy(View(const_cast<std::decay_t<decltype(values[0])>*>(values.data()), dtype, Device{},
+                      {host.elements()}),
+                 tensor);
   };
-  if (dtype == host.view().dtype) {
+  if (dtype == host.view().dtype)
     copy(host.values);
-  } else if (dtype == DType::float64) {
-    copy(std::vector<double>(host.values.begin(), host.values.end()));
-  } else if (dtype == DType::float32) {
-    copy(std::vector<float>(host.values.begin(), host.values.end()));
-  } else {
-    std::vector<uint16_t> bits(host.values.size());
-    for (size_t i = 0; i < bits.size(); ++i)
-      bits[i] = float_to_half(dtype, static_cast<float>(host.values[i]));
-    copy(bits);
-  }
+  else
+    copy(bytes_as(dtype, host));
   return tensor;
 }
 template Tensor upload(Kernels&, const HostArray<float>&, DType);
@@ -290,8 +335,28 @@ template Tensor upload(Kernels&, const HostArray<double>&, DType);
 
 ModelWeights prepare_weights(const Config& config, const StateDict* weights, Kernels& kernels,
                              DType storage) {
-  return storage == DType::float64 ? prepare<double>(config, weights, kernels, storage)
-                                   : prepare<float>(config, weights, kernels, storage);
+  return prepare(config, weights, {.kernels = &kernels}, storage);
+}
+
+PreparedWeights convert_weights(const Config& config, const StateDict& weights, DType storage) {
+  const StateDict canonical = canonical_weights(config, weights);
+  PreparedWeights prepared;
+  prepared.pos_embed_host =
+      prepare(config, &canonical, {.converted = &prepared.values}, storage).pos_embed_host;
+  return prepared;
+}
+
+ModelWeights place_weights(const Config& config, const PreparedWeights& weights, Kernels& kernels,
+                           DType storage) {
+  size_t bytes = 0;
+  for (const auto& values : weights.values) bytes += Destination::place_bytes(values);
+  Tensor block(kernels, DType::uint8, {static_cast<int64_t>(bytes)});
+  ModelWeights model = prepare(
+      config, nullptr,
+      {.kernels = &kernels, .placed = &weights.values, .next_place = block.view().as<char>()}, storage);
+  model.block = std::move(block);
+  model.pos_embed_host = weights.pos_embed_host;
+  return model;
 }
 
 }  // namespace vmamba

@@ -85,6 +85,7 @@ struct PatchEmbedWeights {
 
 struct ModelWeights {
   Config config;
+  Tensor block;     // the memory of all others, if they were placed
   DType storage{};  // of feature maps
   DType stream{};   // of the residual stream: S if any step is in float32_ops
   PatchEmbedWeights patch_embed;
@@ -98,6 +99,17 @@ struct ModelWeights {
 
 // weights: the result of canonical_weights (lib/model/weights.h); nullptr for a dry run (shapes only).
 ModelWeights prepare_weights(const Config& config, const StateDict* weights, Kernels& kernels, DType storage);
+
+// What prepare_weights uploads, in its order and converted; made without a device, while it is being opened.
+struct PreparedWeights {
+  std::vector<std::vector<char>> values;
+  HostArray<double> pos_embed_host;
+};
+// weights: as in the state dict; InputError as in require_weights.
+PreparedWeights convert_weights(const Config& config, const StateDict& weights, DType storage);
+// prepare_weights with these, which were converted for the same config and storage: one block of memory.
+ModelWeights place_weights(const Config& config, const PreparedWeights& weights, Kernels& kernels,
+                           DType storage);
 
 // What a block's scan reads besides feature maps, as SelectiveScan2d takes it (kernels/kernels.h).
 template <class Real>

@@ -1,6 +1,7 @@
 // Memory and captured graphs of a model that runs on one device.
 #include "lib/model/runner.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "kernels/error.h"
@@ -69,6 +70,13 @@ Runner::Runner(const Config& config, const StateDict& weights, std::unique_ptr<K
       kernels_(std::move(kernels)),
       model_(std::make_unique<Vssm>(config, weights, *kernels_, storage_dtype(precision))) {}
 
+Runner::Runner(const Config& config, const PreparedWeights& weights, std::unique_ptr<Kernels> kernels,
+               Precision precision)
+    : config_(config),
+      precision_(precision),
+      kernels_(std::move(kernels)),
+      model_(std::make_unique<Vssm>(config, weights, *kernels_, storage_dtype(precision))) {}
+
 Runner::~Runner() = default;
 
 HostTensor Runner::run(const HostTensor& input, Taps* taps) {
@@ -79,7 +87,7 @@ HostTensor Runner::run(const HostTensor& input, Taps* taps) {
   const View device = at_least(input_, *kernels_, input.view());
   kernels_->copy(input.view(), device);
   kernels_->nchw_to_nhwc(device, buffers.nhwc);
-  replay(taps);
+  start(taps);
   return finish();
 }
 
@@ -116,21 +124,33 @@ void Runner::start_staged(Taps* taps) {
   check(static_cast<bool>(pixels), "nothing is staged");
   Buffers& buffers = prepare({pixels.dim(0), pixels.dim(1), pixels.dim(2)}, taps != nullptr);
   kernels_->normalize(pixels, config_.preprocess.mean.data(), config_.preprocess.std.data(), buffers.nhwc);
+  start(taps);
+}
+
+void Runner::start(Taps* taps) {
   replay(taps);
+  const View logits = buffers_.at(last_).logits;
+  if (!config_.out_indices) kernels_->queue_copy(logits);
+  started_.push_back(logits);
 }
 
 HostTensor Runner::finish() {
-  const View device = buffers_.at(last_).logits;
+  check(!started_.empty(), "nothing is started");
+  const View device = started_.front();
+  started_.pop_front();
   if (config_.out_indices) {
     kernels_->synchronize();
     return {{device.dim(0), 0}, {}};
   }
   HostTensor logits{{device.dim(0), config_.num_classes}, {}};
   logits.values.resize(static_cast<size_t>(device.elements()));
-  if (device.dtype == DType::float64)
-    kernels_->cast(device, logits.view());
-  else
-    kernels_->copy(device, logits.view());
+  if (device.dtype == DType::float64) {
+    HostArray<double> wide{logits.dims, std::vector<double>(logits.values.size())};
+    kernels_->take_copy(wide.view());
+    std::ranges::copy(wide.values, logits.values.begin());
+  } else {
+    kernels_->take_copy(logits.view());
+  }
   return logits;
 }
 
@@ -175,12 +195,12 @@ Runner::Buffers& Runner::prepare(const Shape& shape, bool observed) {
 // Called for every new shape. Drops all captured graphs: the new shape may reallocate the kernels' scratch memory, to
 // which they hold pointers.
 void Runner::grow_arena(size_t bytes) {
+  kernels_->synchronize();
   for (auto& [shape, buffers] : buffers_) {
     buffers.graph.reset();
     buffers.warm = false;
   }
   if (bytes <= arena_bytes_) return;
-  kernels_->synchronize();
   arena_.reset();
   arena_bytes_ = 0;
   arena_ = std::make_unique<Arena>(*kernels_, bytes);

@@ -1,6 +1,7 @@
 // A model ready to run on one device: kernels, weights, arena and, on CUDA, one captured graph per batch shape. Not
 // thread-safe, like its kernels: used by one thread at a time (kernels/kernels.h).
 #pragma once
+#include <deque>
 #include <map>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
@@ -39,6 +40,9 @@ class Runner {
   // The same with given kernels (the scalar oracle, profiling kernels).
   Runner(const Config& config, const StateDict& weights, std::unique_ptr<Kernels> kernels,
          Precision precision);
+  // The same with weights that were prepared before the kernels were there.
+  Runner(const Config& config, const PreparedWeights& weights, std::unique_ptr<Kernels> kernels,
+         Precision precision);
   ~Runner();
 
   // input (B, in_chans, H, W) float32, already normalised; returns logits (B, num_classes) as float32, (B, 0) of a
@@ -48,14 +52,14 @@ class Runner {
   // pixels: `batch` resized images of height · width · 3 bytes; they are normalised on the device.
   HostTensor run_pixels(const uint8_t* pixels, int64_t batch, int64_t height, int64_t width,
                         Taps* taps = nullptr);
-  // run_pixels in three steps, so that the next images can be uploaded while the device computes.
+  // run_pixels in three steps, so that the next images can be uploaded, and started, while the device computes.
   void stage_pixels(const uint8_t* pixels, int64_t batch, int64_t height, int64_t width);
   // With images that the device decodes in the places of some pixels. Returns the places of those that it cannot:
   // then nothing is staged.
   std::vector<int64_t> stage_images(const uint8_t* pixels, std::span<const DecodeJpegs::Packed> jpegs,
                                     int64_t batch, int64_t height, int64_t width);
   void start_staged(Taps* taps = nullptr);
-  HostTensor finish();  // waits; returns the logits of the last started batch
+  HostTensor finish();  // waits; returns the logits of the batch that was started first
 
   // For benchmarks: queues the last forward again, on the input that is still on the device.
   void replay(Taps* taps = nullptr);
@@ -74,6 +78,7 @@ class Runner {
   };
   using Shape = std::tuple<int64_t, int64_t, int64_t>;  // B, H, W
 
+  void start(Taps* taps);  // queues a forward and the copy of its logits
   Buffers& prepare(const Shape& shape, bool observed);
   void grow_arena(size_t bytes);
 
@@ -88,6 +93,7 @@ class Runner {
   size_t arena_bytes_ = 0;
   std::map<Shape, Buffers> buffers_;
   Shape last_{};
+  std::deque<View> started_;  // logits of the batches that finish() has not returned: their shape and dtype
 };
 
 // The taps of a forward of one image, in the order they are produced, with the shape of each (NHWC).

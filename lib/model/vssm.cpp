@@ -205,6 +205,9 @@ Vssm::Vssm(const Config& config, const StateDict& weights, Kernels& kernels, DTy
   weights_ = std::make_unique<ModelWeights>(prepare_weights(config, &canonical, kernels, storage));
 }
 
+Vssm::Vssm(const Config& config, const PreparedWeights& weights, Kernels& kernels, DType storage)
+    : weights_(std::make_unique<ModelWeights>(place_weights(config, weights, kernels, storage))) {}
+
 Vssm::Vssm(const Config& config, Kernels& dry_kernels, DType storage)
     : weights_(std::make_unique<ModelWeights>(prepare_weights(config, nullptr, dry_kernels, storage))) {}
 

@@ -11,13 +11,15 @@
 
 namespace vmamba {
 
-struct ModelWeights;  // lib/model/model_weights.h
+struct ModelWeights;  // lib/model/model_weights.h, and the next
+struct PreparedWeights;
 
 class Vssm {
  public:
   // Selects the tensors that the config needs from `weights` (InputError as in require_weights,
   // lib/model/weights.h) and prepares them once: dtypes, layouts, A = −exp(A_logs), BatchNorm folded.
   Vssm(const Config& config, const StateDict& weights, Kernels& kernels, DType storage);
+  Vssm(const Config& config, const PreparedWeights& weights, Kernels& kernels, DType storage);
   // Shapes only, for dry runs.
   Vssm(const Config& config, Kernels& dry_kernels, DType storage);
   ~Vssm();

@@ -23,6 +23,9 @@ Tensor::Tensor(Kernels& kernels, DType dtype, const std::vector<int64_t>& dims)
   view_.data = memory_.get();
 }
 
+Tensor::Tensor(Kernels& kernels, DType dtype, const std::vector<int64_t>& dims, void* data)
+    : view_(view_of(data, dtype, kernels.device(), dims)) {}
+
 template <class Real>
 View HostArray<Real>::view() const {
   const View view = view_of(const_cast<Real*>(values.data()),

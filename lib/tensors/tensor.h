@@ -12,6 +12,8 @@ class Tensor {
  public:
   Tensor() = default;
   Tensor(Kernels& kernels, DType dtype, const std::vector<int64_t>& dims);  // uninitialised memory
+  // A part of memory that another Tensor owns: `data` in memory of `kernels`.
+  Tensor(Kernels& kernels, DType dtype, const std::vector<int64_t>& dims, void* data);
   const View& view() const { return view_; }
   operator const View&() const { return view_; }  // NOLINT: a Tensor is accepted wherever a View is
 

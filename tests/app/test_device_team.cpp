@@ -37,17 +37,16 @@ std::vector<std::string> some_files(const TemporaryDirectory& folder) {
 class TestModel final : public DeviceModel {
  public:
   TestModel(const Config& config, bool ahead, int fails_at, std::atomic<int>& failed,
-            std::chrono::milliseconds pause = {})
+            std::chrono::milliseconds pause = {}, int batch_size = 3)
       : runner_(config, read_safetensors(model / "weights.safetensors"), RunChoice{.threads = 1}),
-        inner_(device_model(runner_, 3, ahead)),
+        inner_(device_model(runner_, batch_size, ahead)),
         fails_at_(fails_at),
         failed_(failed),
         pause_(pause) {}
 
   std::string name() const override { return "test"; }
   bool works_ahead() const override { return inner_->works_ahead(); }
-  void stage(ImageBatch& batch) override { inner_->stage(batch); }
-  void start(ImageBatch& batch) override { inner_->start(batch); }
+  bool start(ImageBatch& batch) override { return inner_->start(batch); }
   std::vector<float> finish(ImageBatch& batch) override {
     std::this_thread::sleep_for(pause_);
     if (fails_at_ >= 0 && finished_++ == fails_at_) {
@@ -70,6 +69,7 @@ struct TestDevice {
   bool ahead = false;
   int fails_at = -1;  // never
   int pause_ms = 0;
+  int batch_size = 3;  // smaller: batches are split
 };
 
 // All logits of the files, computed by these devices; the items must come in order.
@@ -81,7 +81,8 @@ std::vector<float> logits_of(const std::vector<std::string>& files, const std::v
   std::vector<std::unique_ptr<DeviceModel>> models;
   for (const TestDevice& device : devices)
     models.push_back(std::make_unique<TestModel>(config, device.ahead, device.fails_at, failed,
-                                                 std::chrono::milliseconds(device.pause_ms)));
+                                                 std::chrono::milliseconds(device.pause_ms),
+                                                 device.batch_size));
   DeviceTeam team(std::move(models), source);
   ImageBatch batch;
   std::vector<float> logits, together;
@@ -117,6 +118,7 @@ TEST_CASE("batches that are started ahead get the logits that they get one by on
   CHECK(one_by_one.size() % 17 == 0);  // 8 · 2 + 1 images
   CHECK(!one_by_one.empty());
   CHECK(logits_of(files, {{.ahead = true, .pause_ms = 20}}) == one_by_one);
+  CHECK(logits_of(files, {{.ahead = true, .pause_ms = 20, .batch_size = 2}}) == one_by_one);
 }
 
 TEST_CASE("several devices give the bytes of one, in order, whichever is faster") {

@@ -129,7 +129,7 @@ void test_linear(DType dtype, bool tf32) {
   const auto kernels = gpu(tf32);
   if (!kernels) return;
   for (const auto [rows, in, out] :
-       {std::array<int64_t, 3>{1, 3, 1}, {7, 16, 33}, {50, 33, 7}, {196, 96, 384}})
+       {std::array<int64_t, 3>{1, 3, 1}, {7, 16, 33}, {3, 520, 70}, {50, 33, 7}, {196, 96, 384}})
     for (const Activation act : activations)
       for (const int variant : {0, 1, 2, 3}) {  // bit 0: bias and gaps; bit 1: residual
         INFO(words(tf32, to_string(dtype), rows, in, out, to_string(act), variant));

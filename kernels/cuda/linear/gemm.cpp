@@ -92,10 +92,7 @@ Gemm::Gemm(bool allow_tf32)
 
 Gemm::~Gemm() = default;
 
-const Gemm::Plan& Gemm::plan(const Key& key) {
-  const auto known = plans_.find(key);
-  if (known != plans_.end()) return known->second;
-
+Gemm::Plan Gemm::made_plan(const Key& key) const {
   Plan plan;
   plan.w = layout(key.dtype, key.in, key.out, key.in);
   plan.x = layout(key.dtype, key.in, key.rows, key.x_stride);
@@ -128,7 +125,27 @@ const Gemm::Plan& Gemm::plan(const Key& key) {
       status != CUBLAS_STATUS_INVALID_VALUE)
     CUBLAS_CALL(status);
   plan.algorithm = result.algo;
-  return plans_.emplace(key, std::move(plan)).first->second;
+  return plan;
+}
+
+const Gemm::Plan& Gemm::plan(const Key& key) {
+  const auto known = plans_.find(key);
+  if (known != plans_.end()) return known->second;
+  if (const auto loading = loading_.find(key.dtype); loading != loading_.end()) loading->second.wait();
+  return plans_.emplace(key, made_plan(key)).first->second;
+}
+
+void Gemm::expect(CUcontext context, DType dtype, int64_t rows, int64_t in, int64_t out) {
+  if (loading_.contains(dtype)) return;
+  constexpr uint32_t aligned = 256;
+  const Key key{rows, in, out, in, 0, out, dtype, dtype, true, false, {aligned, aligned, aligned, aligned}};
+  loading_[dtype] = std::async(std::launch::async, [this, context, key] {
+    try {
+      const DeviceScope scope(context);
+      made_plan(key);
+    } catch (const std::exception&) {  // the product itself will report it
+    }
+  });
 }
 
 bool Gemm::run(const View& x, const View& w, const View& bias, const View& residual, const View& y,

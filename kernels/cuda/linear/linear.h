@@ -18,6 +18,7 @@ struct LinearProduct {
 
 enum class LinearKernel {
   small_m,     // latency-bound: few rows, 16 bits; with norm, activation and residual
+  few_rows,    // a few rows in float32; without activation and residual
   norm_sm90a,  // many rows, short K, with norm, 16 bits, on compute capability 9.0
   gelu_sm90a,  // many rows, short K, GELU, 16 bits, on compute capability 9.0
   cublaslt,    // all others; activation and norm are kernels of their own
@@ -37,6 +38,9 @@ LinearChoice choose_linear(const LinearProduct& product, const DeviceProperties&
 std::optional<SmallMTile> choose_small_m_tile(const LinearProduct& product, const DeviceProperties& device);
 // w, bias, gamma and beta are read before the kernels ahead in the stream have finished.
 void small_m_linear(const SmallMTile& tile, const LinearProduct& product, const Stream& stream);
+
+bool can_few_rows_linear(const LinearProduct& product);
+void few_rows_linear(const LinearProduct& product, const Stream& stream);
 
 // Whether gelu_linear_sm90a takes it and is faster than cuBLASLt and the GELU kernel.
 // mlp_sm90a: the same of a whole MLP. norm_linear_sm90a: of LayerNorm and a product without activation; x may be float32
