@@ -559,14 +559,13 @@ TEST_CASE("layer_norm, channel_affine, activate, add") {
 TEST_CASE("layer_norm of rows far from zero, constant rows and NaN") {
   std::mt19937 random(8);
   Map x = random_map(random, DType::float32, {4, 96}, 999, 1001);
-  for (int64_t c = 0; c < 96; ++c) x.set(1, c, 3.0f);
+  for (int64_t c = 0; c < 96; ++c) x.set(1, c, 1000.1f);
   x.set(2, 95, not_a_number);
   Map got(DType::float32, {4, 96}), wanted(DType::float32, {4, 96});
   make_cpu_kernels(1)->layer_norm({.x = x, .y = got});
   make_scalar_kernels()->layer_norm({.x = x, .y = wanted});
   for (int64_t c = 0; c < 96; ++c) {
-    CHECK(got.at(0, c) ==
-          doctest::Approx(wanted.at(0, c)).epsilon(2e-4));  // the input itself has 2^-14 of ulp
+    CHECK(got.at(0, c) == doctest::Approx(wanted.at(0, c)).epsilon(4e-6));
     CHECK(std::fabs(got.at(1, c)) < 1e-3);
     CHECK(std::isnan(got.at(2, c)));
     CHECK(std::isfinite(got.at(3, c)));
