@@ -7,7 +7,6 @@
 #include <array>
 #include <chrono>
 #include <cstring>
-#include <fstream>
 #include <optional>
 
 #include "kernels/cpu/memory.h"
@@ -18,20 +17,10 @@
 #include "kernels/error.h"
 #include "kernels/half.h"
 #include "kernels/parallel.h"
+#include "kernels/platform.h"
 
 namespace vmamba::cpu {
 namespace {
-
-// --- The machine.
-
-std::string processor_name() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    const size_t colon = line.find(": ");
-    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
-  }
-  return "CPU";
-}
 
 // Memory for the intermediate values of one operation. Grows to what the largest operation needs and is then
 // reused.
