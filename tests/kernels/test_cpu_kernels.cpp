@@ -9,6 +9,7 @@
 #include <cstring>
 #include <limits>
 #include <random>
+#include <thread>
 
 #include "kernels/cpu/cpu_kernels.h"
 #include "kernels/cpu/products/amx.h"
@@ -397,6 +398,32 @@ TEST_CASE("linear at the ends of float32: what is infinite, NaN or nearly so, an
       CHECK(after.at(row, 5) == before.at(row, 5));
     }
   }
+}
+
+// A library may hand a model from thread to thread, as from pool to pool.
+TEST_CASE("products made on one thread and run on another") {
+  std::mt19937 random(5);
+  const Map x = random_map(random, DType::float32, {2, 14, 14, 96}),
+            w = random_map(random, DType::float32, {384, 96}),
+            back = random_map(random, DType::float32, {96, 384}),
+            shift = random_map(random, DType::float32, {96}),
+            image = random_map(random, DType::float32, {2, 30, 30, 3}),
+            stem = random_map(random, DType::float32, {48, 3, 3, 3}),
+            down = random_map(random, DType::float32, {192, 3, 3, 96});
+  const auto kernels = make_cpu_kernels(2);
+  const auto run = [&] {
+    std::vector<Map> y{Map(DType::float32, {2, 14, 14, 384}), Map(DType::float32, {2, 15, 15, 48}),
+                       Map(DType::float32, {2, 7, 7, 192}), x};
+    kernels->linear({.x = x, .w = w, .act = Activation::gelu, .y = y[0]});
+    kernels->linear({.x = y[0], .w = back, .bias = shift, .residual = x, .y = y[3]});
+    kernels->conv2d({.x = image, .w = stem, .stride = 2, .padding = 1, .y = y[1]});
+    kernels->conv2d({.x = x, .w = down, .stride = 2, .padding = 1, .y = y[2]});
+    return y;
+  };
+  const std::vector<Map> wanted = run();
+  std::vector<Map> got;
+  std::thread([&] { got = run(); }).join();
+  for (size_t i = 0; i < wanted.size(); ++i) CHECK(same_bits(got[i], wanted[i]));
 }
 
 TEST_CASE("weights are remembered only as long as they are the same") {

@@ -1,8 +1,6 @@
 // y = act(x · wᵀ + bias) (+ y) as a oneDNN matmul. x (M, in), w (out, in), y (M, out).
 #include "kernels/cpu/products/onednn.h"
 
-#include "kernels/cpu/memory.h"
-
 namespace vmamba::cpu {
 
 OneDnn::Operation OneDnn::make_linear(const LinearShape& shape) const {
@@ -27,7 +25,7 @@ OneDnn::Operation OneDnn::make_linear(const LinearShape& shape) const {
       break;
   }
   if (shape.accumulate) after.append_sum(1);
-  dnnl::primitive_attr attributes;
+  dnnl::primitive_attr attributes = OneDnn::attributes();
   attributes.set_post_ops(after);
 
   const memory::desc x({shape.rows, shape.in}, f32, memory::dims{shape.x_stride, 1});
