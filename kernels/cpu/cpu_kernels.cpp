@@ -173,8 +173,8 @@ class CpuKernels final : public Kernels {
     shape.x_stride = in.stride, shape.y_stride = out.rows.stride;
     shape.act = act;
     shape.bias = static_cast<bool>(bias);
-    // oneDNN's ReLU turns NaN into 0, so ReLU is a separate step.
-    const bool fused = act != Activation::relu;
+    // oneDNN's ReLU turns NaN into a number, and on ARM its sigmoid too, so they are separate steps.
+    const bool fused = act != Activation::relu && act != Activation::sigmoid;
     Rows result = out.rows;
     if (residual && fused) {
       shape.accumulate = true;

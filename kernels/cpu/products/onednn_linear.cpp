@@ -16,11 +16,7 @@ OneDnn::Operation OneDnn::make_linear(const LinearShape& shape) const {
       after.append_eltwise(1, dnnl::algorithm::eltwise_gelu_erf, 0, 0);
       break;
     case Activation::relu:
-      after.append_eltwise(1, dnnl::algorithm::eltwise_relu, 0, 0);
-      break;
-    case Activation::sigmoid:
-      after.append_eltwise(1, dnnl::algorithm::eltwise_logistic, 0, 0);
-      break;
+    case Activation::sigmoid:  // not fused (cpu_kernels.cpp)
     case Activation::none:
       break;
   }
