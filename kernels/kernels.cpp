@@ -286,4 +286,20 @@ void Kernels::do_selective_scan_2d_norm(const SelectiveScan2dNorm& op) {
   do_layer_norm(op.norm);
 }
 
+void Kernels::selective_scan_2d_norm_linear(const SelectiveScan2dNormLinear& op) {
+  const auto& [scan, norm, linear] = op;
+  check_scan(scan);
+  const View &w = linear.w, &y = linear.y;
+  want(is_same(norm.x, scan.y) && norm.act == Activation::none && !norm.gate && w.rank == 2 && w.is_dense() &&
+           w.dim(1) == scan.y.channels() && w.dim(0) == y.channels() && y.rows() == scan.y.rows() &&
+           linear.residual.rows() == y.rows() && linear.residual.channels() == y.channels() && fuses(op),
+       "selective_scan_2d_norm_linear", "what the device fuses", {scan.y, norm.x, w, linear.residual, y});
+  macs_ += static_cast<uint64_t>(y.elements()) * static_cast<uint64_t>(w.dim(1));
+  do_selective_scan_2d_norm_linear(op);
+}
+
+void Kernels::do_selective_scan_2d_norm_linear(const SelectiveScan2dNormLinear&) {
+  check(false, "selective_scan_2d_norm_linear: not fused on this device");
+}
+
 }  // namespace vmamba

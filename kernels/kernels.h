@@ -149,6 +149,13 @@ struct SelectiveScan2dNorm {
   LayerNorm norm;        // norm.x is scan.y
 };
 
+// y = LayerNorm(scan) · wᵀ + bias + residual, where the device fuses it (Kernels::fuses): norm.y and linear.x are absent.
+struct SelectiveScan2dNormLinear {
+  SelectiveScan2d scan;  // scan.y: workspace, contents unspecified on return
+  LayerNorm norm;        // norm.x is scan.y; without act and gate
+  Linear linear;         // linear.residual may be linear.y
+};
+
 // A batch of crops, some of which the device decodes from JPEG (kernels/jpeg.h).
 struct DecodeJpegs {
   struct Packed {
@@ -211,6 +218,7 @@ class Kernels {
   // Whether the device has a kernel for it that is faster than the operations one after the other; only then may it be
   // called.
   virtual bool fuses(const Mlp&) const { return false; }
+  virtual bool fuses(const SelectiveScan2dNormLinear&) const { return false; }
   void mlp(const Mlp& mlp);
   void conv2d(const Conv2d& conv);
   void conv2d_norm(const Conv2dNorm& fused);
@@ -229,6 +237,7 @@ class Kernels {
   void mean_pool(const View& x, const View& y);
   void selective_scan_2d(const SelectiveScan2d& scan);
   void selective_scan_2d_norm(const SelectiveScan2dNorm& fused);
+  void selective_scan_2d_norm_linear(const SelectiveScan2dNormLinear& fused);
 
   // Multiply-accumulates of matrix products, convolutions and scans since construction. Launching captured
   // work does not count again.
@@ -257,6 +266,7 @@ class Kernels {
   virtual void do_mlp(const Mlp& mlp);
   virtual void do_conv2d_norm(const Conv2dNorm& fused);
   virtual void do_selective_scan_2d_norm(const SelectiveScan2dNorm& fused);
+  virtual void do_selective_scan_2d_norm_linear(const SelectiveScan2dNormLinear& fused);
 
  private:
   // Each checks and counts.

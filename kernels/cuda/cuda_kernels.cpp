@@ -250,6 +250,16 @@ class CudaKernels final : public Kernels {
         cuda::plain_linear(op, stream_);
       return;
     }
+    if (act == Activation::gelu && !residual && x.is_dense() && y.is_dense()) {
+      const auto one_row = [](const View& map) { return map.reshaped({1, 1, map.rows(), map.channels()}); };
+      const Conv2d conv{.x = one_row(x),
+                        .w = w.reshaped({w.dim(0), 1, 1, w.dim(1)}),
+                        .bias = bias,
+                        .stride = 1,
+                        .padding = 0,
+                        .y = one_row(y)};
+      if (can_conv_sm90a(conv, stream_.device())) return conv_sm90a(conv, nullptr, act, stream_);
+    }
     if (!residual) {
       do_linear({.x = x, .w = w, .bias = bias, .y = y});
       cuda::activate({.x = y, .act = act, .y = y}, stream_);
@@ -285,6 +295,7 @@ class CudaKernels final : public Kernels {
                                 .y = linear.y};
     const LinearChoice choice = choose_linear(product, stream_.device());
     if (choice.kernel == LinearKernel::small_m) return small_m_linear(choice.tile, product, stream_);
+    if (choice.kernel == LinearKernel::norm_sm90a) return norm_linear_sm90a(product, 1, stream_);
     Kernels::do_norm_linear(op);
   }
 
@@ -294,6 +305,7 @@ class CudaKernels final : public Kernels {
     if (y.elements() == 0) return;
     const int64_t patch = w.elements() / w.dim(0);
     if (stems(op)) return cuda::stem({.conv = op}, stream_);
+    if (can_conv_sm90a(op, stream_.device())) return conv_sm90a(op, nullptr, Activation::none, stream_);
     if (patch % 8 != 0) return cuda::direct_conv2d(op, stream_);
     const View weights = w.reshaped({w.dim(0), patch}), out = y.reshaped({y.rows(), y.channels()});
     const size_t row_bytes = static_cast<size_t>(patch) * size_of(x.dtype);
@@ -313,6 +325,8 @@ class CudaKernels final : public Kernels {
     const DeviceScope scope(context_);
     if (stems(op.conv))
       cuda::stem(op, stream_);
+    else if (can_conv_norm_sm90a(op, stream_.device()))
+      conv_sm90a(op.conv, &op.norm, Activation::none, stream_);
     else
       Kernels::do_conv2d_norm(op);
   }
@@ -340,10 +354,38 @@ class CudaKernels final : public Kernels {
     }
     cuda::layer_norm(summed, maps, stream_);
   }
+  bool fuses(const SelectiveScan2dNormLinear& op) const override {
+    const ScanPlan plan = plan_scan(op.scan, stream_.device());
+    return can_norm_linear_sm90a(norm_product(op), plan.maps ? direction_count(op.scan.order) : 1,
+                                 stream_.device());
+  }
+  void do_selective_scan_2d_norm_linear(const SelectiveScan2dNormLinear& op) override {
+    const DeviceScope scope(context_);
+    LinearProduct product = norm_product(op);
+    int maps = 1;
+    if (float* directions = scanned_directions(op.scan)) {
+      product.x.data = directions;
+      maps = direction_count(op.scan.order);
+    }
+    norm_linear_sm90a(product, maps, stream_);
+  }
 
  private:
   // The stem's kernel multiplies by m16n8k16, which sm_75 does not have.
   bool stems(const Conv2d& op) const { return stream_.device().major >= 8 && cuda::can_stem(op); }
+
+  static LinearProduct norm_product(const SelectiveScan2dNormLinear& op) {
+    const auto& [scan, norm, linear] = op;
+    return {.x = norm.x,
+            .gamma = norm.gamma,
+            .beta = norm.beta,
+            .epsilon = norm.epsilon,
+            .w = linear.w,
+            .bias = linear.bias,
+            .act = linear.act,
+            .residual = linear.residual,
+            .y = linear.y};
+  }
 
   // Scans into scan.y and returns null, or into a map for each direction, which the caller must sum.
   float* scanned_directions(const SelectiveScan2d& scan) {

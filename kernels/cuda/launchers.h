@@ -32,6 +32,21 @@ void direct_conv2d(const Conv2d& op, const Stream& stream);
 // stride 2, padding 1, 48 or 64 outputs). norm.gamma and norm.beta absent: no LayerNorm.
 bool can_stem(const Conv2d& op);
 void stem(const Conv2dNorm& op, const Stream& stream);
+// A convolution without a matrix of patches, with its LayerNorm (norm not null) or act (none or gelu): 16 bits, compute
+// capability 9.0.
+#ifdef VMAMBA_HOPPER
+bool can_conv_sm90a(const Conv2d& op, const DeviceProperties& device);
+bool can_conv_norm_sm90a(const Conv2dNorm& op, const DeviceProperties& device);
+void conv_sm90a(const Conv2d& op, const LayerNorm* norm, Activation act, const Stream& stream);
+#else
+inline bool can_conv_sm90a(const Conv2d&, const DeviceProperties&) {
+  return false;
+}
+inline bool can_conv_norm_sm90a(const Conv2dNorm&, const DeviceProperties&) {
+  return false;
+}
+inline void conv_sm90a(const Conv2d&, const LayerNorm*, Activation, const Stream&) {}
+#endif
 // A product without an activation, for what cuBLASLt refuses.
 void plain_linear(const Linear& op, const Stream& stream);
 

@@ -104,9 +104,8 @@ __device__ inline void prefetch_l2(const T* from) {
 }
 
 // --- Barriers of `threads` threads of a block, and of a cluster. Cluster instructions: nothing below sm_90.
-template <int id, int threads>
-__device__ inline void barrier_sync() {
-  asm volatile("barrier.sync %0, %1;" ::"n"(id), "n"(threads) : "memory");
+__device__ inline void barrier_sync(int id, int threads) {
+  asm volatile("barrier.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 __device__ inline int cluster_nctarank() {  // blocks of this cluster
   uint32_t blocks = 1;
@@ -135,6 +134,25 @@ __device__ inline void st_shared_cluster(int rank, float4* to, float4 value) {
                "f"(value.z), "f"(value.w)
                : "memory");
 #endif
+}
+
+// Four 8 × 8 matrices of 16 bits whose rows are 16 bytes: lane l gives the address of row l % 8 of matrix l / 8.
+__device__ inline void ldmatrix_x4(uint32_t (&to)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+// Not merged with another load of the same place.
+__device__ inline uint32_t ld_volatile_shared(const void* from) {
+  uint32_t value;
+  asm volatile("ld.volatile.shared.u32 %0, [%1];" : "=r"(value) : "r"(shared_address(from)) : "memory");
+  return value;
+}
+__device__ inline void stmatrix_x4(void* row, const uint32_t (&from)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)),
+               "r"(from[0]), "r"(from[1]), "r"(from[2]), "r"(from[3])
+               : "memory");
 }
 
 // Makes this thread's stores to shared memory visible to the copy engine and to wgmma. sm_90.
@@ -178,12 +196,32 @@ __device__ inline void cp_async_bulk_tensor_2d(void* to, const void* map, uint64
       "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1)
       : "memory");
 }
+__device__ inline void cp_async_bulk_tensor_3d(void* to, const void* map, uint64_t* barrier, int c0, int c1,
+                                               int c2) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%3, %4, %5}], [%2];" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "r"(c2)
+      : "memory");
+}
 // At (c0, 0, 0, 0, c4).
 __device__ inline void cp_async_bulk_tensor_5d(void* to, const void* map, uint64_t* barrier, int c0, int c4) {
   asm volatile(
       "cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
       "[%1, {%3, %4, %4, %4, %5}], [%2];" ::"r"(shared_address(to)),
       "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(0), "r"(c4)
+      : "memory");
+}
+// `map` for im2col: what tap (tap_x, tap_y) multiplies in the pixels of the result from the one on whose first tap is at
+// (x, y) of `image`.
+__device__ inline void cp_async_bulk_tensor_4d_im2col(void* to, const void* map, uint64_t* barrier,
+                                                      int channel, int x, int y, int image, int tap_x,
+                                                      int tap_y) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%0], "
+      "[%1, {%3, %4, %5, %6}], [%2], {%7, %8};" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(barrier)), "r"(channel), "r"(x), "r"(y), "r"(image),
+      "h"(static_cast<uint16_t>(tap_x)), "h"(static_cast<uint16_t>(tap_y))
       : "memory");
 }
 
@@ -213,11 +251,29 @@ __device__ inline void wgmma_wait_group() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
 
-// sums (64,n) = (accumulate ? sums : 0) + a (64,16) · b (n,16)ᵀ, n 128 or 192, by the number of sums a
+// sums (64,n) = (accumulate ? sums : 0) + a (64,16) · b (n,16)ᵀ, n 64, 96, 128 or 192, by the number of sums a
 // thread.
 #define VMAMBA_SUMS_8(i)                                                                     \
   "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3]), "+f"(sums[i + 4]), \
       "+f"(sums[i + 5]), "+f"(sums[i + 6]), "+f"(sums[i + 7])
+#define VMAMBA_WGMMA_N64(type)                                                                               \
+  asm volatile(                                                                                              \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"                                                           \
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                                            \
+      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "                   \
+      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, p, 1, 1, 0, 0;\n}\n" \
+      : VMAMBA_SUMS_8(0), VMAMBA_SUMS_8(8), VMAMBA_SUMS_8(16), VMAMBA_SUMS_8(24)                             \
+      : "l"(a), "l"(b), "r"(accumulate))
+#define VMAMBA_WGMMA_N96(type)                                                                       \
+  asm volatile(                                                                                      \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %50, 0;\n"                                                   \
+      "wgmma.mma_async.sync.aligned.m64n96k16.f32." type "." type                                    \
+      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
+      "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "   \
+      "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47}, %48, %49, p, 1, 1, 0, 0;\n}\n"             \
+      : VMAMBA_SUMS_8(0), VMAMBA_SUMS_8(8), VMAMBA_SUMS_8(16), VMAMBA_SUMS_8(24), VMAMBA_SUMS_8(32), \
+        VMAMBA_SUMS_8(40)                                                                            \
+      : "l"(a), "l"(b), "r"(accumulate))
 #define VMAMBA_WGMMA_N128(type)                                                                      \
   asm volatile(                                                                                      \
       "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"                                                   \
@@ -244,6 +300,20 @@ __device__ inline void wgmma_wait_group() {
         VMAMBA_SUMS_8(80), VMAMBA_SUMS_8(88)                                                           \
       : "l"(a), "l"(b), "r"(accumulate))
 template <class T>
+__device__ inline void wgmma_m64k16(float (&sums)[32], uint64_t a, uint64_t b, int accumulate) {
+  if constexpr (std::is_same_v<T, half>)
+    VMAMBA_WGMMA_N64("f16");
+  else
+    VMAMBA_WGMMA_N64("bf16");
+}
+template <class T>
+__device__ inline void wgmma_m64k16(float (&sums)[48], uint64_t a, uint64_t b, int accumulate) {
+  if constexpr (std::is_same_v<T, half>)
+    VMAMBA_WGMMA_N96("f16");
+  else
+    VMAMBA_WGMMA_N96("bf16");
+}
+template <class T>
 __device__ inline void wgmma_m64k16(float (&sums)[64], uint64_t a, uint64_t b, int accumulate) {
   if constexpr (std::is_same_v<T, half>)
     VMAMBA_WGMMA_N128("f16");
@@ -257,7 +327,7 @@ __device__ inline void wgmma_m64k16(float (&sums)[96], uint64_t a, uint64_t b, i
   else
     VMAMBA_WGMMA_N192("bf16");
 }
-// The same with a in registers, each lane its part as mma_m16n8k16 takes it; n 64 or 96.
+// The same with a in registers, each lane its part as mma_m16n8k16 takes it; n 64, 96, 128 or 192.
 #define VMAMBA_WGMMA_RS_N64(type)                                                                                \
   asm volatile(                                                                                                  \
       "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"                                                               \
@@ -276,6 +346,31 @@ __device__ inline void wgmma_m64k16(float (&sums)[96], uint64_t a, uint64_t b, i
       : VMAMBA_SUMS_8(0), VMAMBA_SUMS_8(8), VMAMBA_SUMS_8(16), VMAMBA_SUMS_8(24), VMAMBA_SUMS_8(32),   \
         VMAMBA_SUMS_8(40)                                                                              \
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(accumulate))
+#define VMAMBA_WGMMA_RS_N128(type)                                                                                         \
+  asm volatile(                                                                                                            \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"                                                                         \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                                                         \
+      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "                                 \
+      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, "                                   \
+      "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, "                                   \
+      "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, {%64, %65, %66, %67}, %68, p, 1, 1, 0;\n}\n" \
+      : VMAMBA_SUMS_8(0), VMAMBA_SUMS_8(8), VMAMBA_SUMS_8(16), VMAMBA_SUMS_8(24), VMAMBA_SUMS_8(32),                       \
+        VMAMBA_SUMS_8(40), VMAMBA_SUMS_8(48), VMAMBA_SUMS_8(56)                                                            \
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(accumulate))
+#define VMAMBA_WGMMA_RS_N192(type)                                                                                          \
+  asm volatile(                                                                                                             \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %101, 0;\n"                                                                         \
+      "wgmma.mma_async.sync.aligned.m64n192k16.f32." type "." type                                                          \
+      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "                                  \
+      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, "                                    \
+      "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, "                                    \
+      "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, "                                    \
+      "%66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, "                                    \
+      "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95}, {%96, %97, %98, %99}, %100, p, 1, 1, 0;\n}\n" \
+      : VMAMBA_SUMS_8(0), VMAMBA_SUMS_8(8), VMAMBA_SUMS_8(16), VMAMBA_SUMS_8(24), VMAMBA_SUMS_8(32),                        \
+        VMAMBA_SUMS_8(40), VMAMBA_SUMS_8(48), VMAMBA_SUMS_8(56), VMAMBA_SUMS_8(64), VMAMBA_SUMS_8(72),                      \
+        VMAMBA_SUMS_8(80), VMAMBA_SUMS_8(88)                                                                                \
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(accumulate))
 template <class T>
 __device__ inline void wgmma_m64k16(float (&sums)[32], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
                                     uint64_t b, int accumulate) {
@@ -292,10 +387,30 @@ __device__ inline void wgmma_m64k16(float (&sums)[48], uint32_t a0, uint32_t a1,
   else
     VMAMBA_WGMMA_RS_N96("bf16");
 }
+template <class T>
+__device__ inline void wgmma_m64k16(float (&sums)[64], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                    uint64_t b, int accumulate) {
+  if constexpr (std::is_same_v<T, half>)
+    VMAMBA_WGMMA_RS_N128("f16");
+  else
+    VMAMBA_WGMMA_RS_N128("bf16");
+}
+template <class T>
+__device__ inline void wgmma_m64k16(float (&sums)[96], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                    uint64_t b, int accumulate) {
+  if constexpr (std::is_same_v<T, half>)
+    VMAMBA_WGMMA_RS_N192("f16");
+  else
+    VMAMBA_WGMMA_RS_N192("bf16");
+}
+#undef VMAMBA_WGMMA_RS_N192
+#undef VMAMBA_WGMMA_RS_N128
 #undef VMAMBA_WGMMA_RS_N96
 #undef VMAMBA_WGMMA_RS_N64
 #undef VMAMBA_WGMMA_N192
 #undef VMAMBA_WGMMA_N128
+#undef VMAMBA_WGMMA_N96
+#undef VMAMBA_WGMMA_N64
 #undef VMAMBA_SUMS_8
 
 }  // namespace vmamba::cuda::ptx

@@ -73,6 +73,11 @@ constexpr int64_t patch_bytes(int64_t l2_bytes) {
 constexpr int64_t least_patches = 4096;
 }  // namespace conv
 
+namespace conv_sm90a {
+constexpr int max_stages = 8, min_stages = 3;
+constexpr int64_t least_tiles = 66;  // of 192 pixels; scaled
+}  // namespace conv_sm90a
+
 // --- Matrix products.
 namespace gemm {
 constexpr size_t workspace_bytes = size_t{32} << 20;  // NVIDIA's recommendation for Hopper
@@ -107,9 +112,18 @@ constexpr int max_k = 1024;
 constexpr int wide_columns = 192, narrow_columns = 128;  // of y, a block: wide where N is a multiple
 }  // namespace gelu_sm90a
 
+// LayerNorm and a product in one kernel.
+namespace norm_linear_sm90a {
+constexpr int max_x_stages = 8;  // of each warpgroup
+constexpr int max_w_stages = 16, least_w_stages = 3;
+constexpr int64_t most_outputs = 2048;
+constexpr int64_t least_rows = 24'000;  // scaled: a tile of 64 for each warpgroup
+}  // namespace norm_linear_sm90a
+
 // LayerNorm, fc1, GELU and fc2 in one kernel.
 namespace mlp_sm90a {
 constexpr int warpgroups = 3;
+constexpr int max_stages = 8, min_stages = 4;  // of streamed weights
 constexpr int64_t least_rows = 50'000;  // scaled; below, the weights are copied too often
 }  // namespace mlp_sm90a
 

@@ -17,6 +17,10 @@ std::string untapped_step(std::string_view previous, std::string_view operation)
   const auto sibling = [&](std::string_view name) {
     return std::string(previous.substr(0, previous.rfind('.') + 1)).append(name);
   };
+  if (operation == "mlp") {
+    const size_t block = previous.rfind("op.");
+    return block == previous.npos ? std::string() : std::string(previous.substr(0, block)) + "mlp";
+  }
   if (previous.ends_with("op.x_proj")) return sibling("scan");
   for (const std::string_view before : {"op.scan", "op.out_norm", "op.gated"})
     if (previous.ends_with(before)) return sibling(operation == "linear" ? "out_proj" : "out_norm");
@@ -137,6 +141,15 @@ void ProfilingKernels::do_selective_scan_2d_norm(const SelectiveScan2dNorm& op) 
        {scan.x, scan.projections, scan.dt_weight, scan.dt_bias, scan.A, scan.D, norm.gamma, norm.beta,
         norm.gate},
        norm.y);
+}
+
+void ProfilingKernels::do_selective_scan_2d_norm_linear(const SelectiveScan2dNormLinear& op) {
+  kernels_->selective_scan_2d_norm_linear(op);
+  const auto& [scan, norm, linear] = op;
+  note("selective_scan_2d_norm_linear",
+       {scan.x, scan.projections, scan.dt_weight, scan.dt_bias, scan.A, scan.D, norm.gamma, norm.beta,
+        linear.w, linear.bias, linear.residual},
+       linear.y);
 }
 
 void ProfilingKernels::do_depthwise_conv2d(const DepthwiseConv2d& op) {

@@ -29,6 +29,7 @@ class ProfilingKernels final : public Kernels, public Taps {
   bool wants(std::string_view) override { return false; }
   bool looks_inside() const override { return false; }
   bool fuses(const Mlp& op) const override { return kernels_->fuses(op); }
+  bool fuses(const SelectiveScan2dNormLinear& op) const override { return kernels_->fuses(op); }
   void at(std::string_view name, const View& value) override;
 
   std::string description() const override { return kernels_->description(); }
@@ -60,6 +61,7 @@ class ProfilingKernels final : public Kernels, public Taps {
   void do_mean_pool(const View& x, const View& y) override;
   void do_selective_scan_2d(const SelectiveScan2d& op) override;
   void do_selective_scan_2d_norm(const SelectiveScan2dNorm& op) override;
+  void do_selective_scan_2d_norm_linear(const SelectiveScan2dNormLinear& op) override;
 
  private:
   void note(const char* operation, std::initializer_list<View> operands, const View& result);

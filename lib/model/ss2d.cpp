@@ -175,6 +175,12 @@ void ss2d(const Forward& f, const Config& config, const BlockWeights& block, con
   if (!f.looks_inside() && spec.core != Core::cascade && spec.out_norm == OutNorm::layer_norm) {
     gated = map(op.dtype, channels);
     const SelectiveScan2d s = projected(f, op, step);
+    const SelectiveScan2dNormLinear fused{
+        .scan = s,
+        .norm = {.x = s.y, .gamma = op.out_norm.weight, .beta = op.out_norm.bias},
+        .linear = {.w = op.out_proj.weight, .bias = op.out_proj.bias, .residual = stream, .y = stream}};
+    if (!z && out_act == Activation::none && f.kernels.fuses(fused))
+      return f.kernels.selective_scan_2d_norm_linear(fused);
     f.kernels.selective_scan_2d_norm({.scan = s, .norm = norm_act_gate(s.y, gated)});
   } else {
     const View y = spec.core == Core::cascade ? cascade(f, op, step) : scan(f, op, step);

@@ -184,15 +184,16 @@ TEST_CASE("cuda: linear, bfloat16") {
   test_linear(DType::bfloat16, false);
 }
 
-// Too large for the kernel of few rows, enough columns for the one that does both on Hopper: a long walk, an
-// odd end, a sum in several slices.
+// Too large for the kernel of few rows, enough columns for those that do both on Hopper: a long walk, an odd end, a sum in
+// several slices, a sum too long for weights in shared memory.
 void test_linear_gelu(DType dtype) {
   const auto kernels = gpu();
   if (!kernels) return;
   struct Case {
     int64_t rows, in, out, gap;
   };
-  for (const Case& c : {Case{2100, 8, 8576, 0}, {131, 96, 12864, 8}, {129, 136, 8576, 0}}) {
+  for (const Case& c :
+       {Case{2100, 8, 8576, 0}, {131, 96, 12864, 8}, {129, 136, 8576, 0}, {3301, 768, 768, 0}}) {
     INFO(words(to_string(dtype), c.rows, c.in, c.out, c.gap));
     const Map x = random_map(dtype, {c.rows, c.in}, -2, 2, c.gap), w = random_map(dtype, {c.out, c.in});
     Map bias = random_map(DType::float32, {c.out});
@@ -322,12 +323,12 @@ TEST_CASE("cuda: mlp") {
   const auto kernels = gpu();
   if (!kernels) return;
   const auto oracle = make_scalar_kernels();
-  constexpr int64_t rows = 60'001, distinct = 777,
-                    channels = 96;  // the oracle computes each distinct row once
+  constexpr int64_t rows = 60'001, distinct = 777;  // the oracle computes each distinct row once
   for (const DType dtype : {DType::float16, DType::bfloat16})
-    for (const int64_t hidden : {384, 128})
+    for (const auto& [channels, hidden] :
+         {std::array<int64_t, 2>{96, 384}, {96, 128}, {128, 512}, {192, 768}, {192, 64}})
       for (const bool with_bias : {false, true}) {
-        INFO(words(to_string(dtype), hidden, with_bias));
+        INFO(words(to_string(dtype), channels, hidden, with_bias));
         const Map x = random_map(dtype, {distinct, channels}, -1, 3),
                   w1 = random_map(dtype, {hidden, channels}), w2 = random_map(dtype, {channels, hidden});
         const Map gamma = random_map(DType::float32, {channels}),
@@ -364,6 +365,117 @@ TEST_CASE("cuda: mlp") {
         kernels->mlp(op);
         check_close(stream.fetched(), wanted, tolerance(dtype));
       }
+}
+
+TEST_CASE("cuda: norm_linear of many rows") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  const auto oracle = make_scalar_kernels();
+  constexpr int64_t distinct = 333;  // rows; the oracle computes each once
+  for (const DType dtype : {DType::float16, DType::bfloat16})
+    for (const auto& [rows, in, out] : {std::array<int64_t, 3>{60'001, 96, 96},
+                                        {25'000, 96, 192},
+                                        {26'003, 128, 256},
+                                        {51'111, 192, 192},
+                                        {25'001, 192, 768},
+                                        {27'001, 256, 512},
+                                        {24'999, 384, 384},
+                                        {53'000, 384, 768}})
+      for (const bool with_bias : {false, true}) {
+        INFO(words(to_string(dtype), rows, in, out, with_bias));
+        const Map x = random_map(dtype, {distinct, in}, -1, 3), w = random_map(dtype, {out, in});
+        const Map gamma = random_map(DType::float32, {in}), beta = random_map(DType::float32, {in}),
+                  bias = random_map(DType::float32, {out});
+        const Map normed(dtype, {distinct, in}), y(dtype, {distinct, out});
+        const auto run = [&](Kernels& k, const std::array<View, 6>& of, const View& result) {
+          k.norm_linear(
+              {.norm = {.x = of[0], .gamma = of[1], .beta = of[2], .y = of[3]},
+               .linear = {.x = of[3], .w = of[4], .bias = with_bias ? of[5] : View(), .y = result}});
+        };
+        run(*oracle, {x.view, gamma.view, beta.view, normed.view, w.view, bias.view}, y.view);
+        Map all(dtype, {rows, in}, 8), wanted(dtype, {rows, out});
+        for (int64_t row = 0; row < rows; ++row) {
+          for (int64_t c = 0; c < in; ++c) all.set(row, c, x.at(row % distinct, c));
+          for (int64_t c = 0; c < out; ++c) wanted.set(row, c, y.at(row % distinct, c));
+        }
+        const Map room(dtype, {rows, in}), empty(dtype, {rows, out});
+        const Copy on_x(*kernels, all), on_w(*kernels, w), on_gamma(*kernels, gamma), on_beta(*kernels, beta),
+            on_bias(*kernels, bias), on_room(*kernels, room), first(*kernels, empty), second(*kernels, empty);
+        Closeness allowed =
+            tolerance(dtype);  // values near a border are rounded to the other side by the norm
+        allowed.of_value *= 3;
+        allowed.of_largest *= 4;
+        run(*kernels, {on_x, on_gamma, on_beta, on_room, on_w, on_bias}, first);
+        const Map got = first.fetched();
+        check_close(got, wanted, allowed);
+        run(*kernels, {on_x, on_gamma, on_beta, on_room, on_w, on_bias}, second);
+        CHECK(second.fetched().memory == got.memory);
+      }
+}
+
+TEST_CASE("cuda: selective_scan_2d_norm_linear") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  struct Case {
+    int64_t batch, height, width, channels, out;
+    ScanOrder order;
+    ScanBackend backend;
+  };
+  int fused = 0;
+  for (const DType dtype : {DType::float16, DType::bfloat16})
+    for (const Case& c : {Case{70, 20, 19, 96, 96, ScanOrder::cross, ScanBackend::oflex},
+                          {128, 14, 14, 192, 192, ScanOrder::cross, ScanBackend::oflex},
+                          {128, 14, 14, 192, 96, ScanOrder::cross, ScanBackend::mamba},
+                          {128, 14, 14, 128, 128, ScanOrder::bidi, ScanBackend::mamba},
+                          {131, 13, 15, 256, 128, ScanOrder::cross, ScanBackend::oflex}}) {
+      INFO(words(to_string(dtype), c.batch, c.height, c.width, c.channels, c.out, to_string(c.backend)));
+      const int64_t k = direction_count(c.order), rank = 6;
+      const Map x = random_map(dtype, {c.batch, c.height, c.width, c.channels}),
+                projections = random_map(dtype, {c.batch, c.height, c.width, k * (rank + 2)}),
+                dt_weight = random_map(dtype, {k, c.channels, rank}),
+                dt_bias = random_map(DType::float32, {k, c.channels}, -5, 1),
+                A = random_map(DType::float32, {k, c.channels, 1}, -2, -0.1f),
+                D = random_map(DType::float32, {k, c.channels}),
+                gamma = random_map(DType::float32, {c.channels}),
+                beta = random_map(DType::float32, {c.channels}), w = random_map(dtype, {c.out, c.channels}),
+                bias = random_map(DType::float32, {c.out}),
+                residual = random_map(dtype, {c.batch, c.height, c.width, c.out});
+      const Map y(DType::float32, {c.batch, c.height, c.width, c.channels}),
+          normed(dtype, {c.batch, c.height, c.width, c.channels});
+      const Copy on_x(*kernels, x), on_projections(*kernels, projections), on_dt_weight(*kernels, dt_weight),
+          on_dt_bias(*kernels, dt_bias), on_A(*kernels, A), on_D(*kernels, D), on_gamma(*kernels, gamma),
+          on_beta(*kernels, beta), on_w(*kernels, w), on_bias(*kernels, bias), in_place(*kernels, residual),
+          apart(*kernels, residual), on_y(*kernels, y), on_normed(*kernels, normed);
+      const SelectiveScan2d scan{.x = on_x,
+                                 .projections = on_projections,
+                                 .dt_weight = on_dt_weight,
+                                 .dt_bias = on_dt_bias,
+                                 .A = on_A,
+                                 .D = on_D,
+                                 .order = c.order,
+                                 .backend = c.backend,
+                                 .direction_rounding = c.backend == ScanBackend::mamba
+                                                           ? DirectionRounding::storage
+                                                           : DirectionRounding::none,
+                                 .y = on_y};
+      const View out = in_place;
+      const SelectiveScan2dNormLinear op{.scan = scan,
+                                         .norm = {.x = on_y, .gamma = on_gamma, .beta = on_beta},
+                                         .linear = {.w = on_w, .bias = on_bias, .residual = out, .y = out}};
+      if (!kernels->fuses(op)) continue;
+      ++fused;
+      kernels->selective_scan_2d_norm_linear(op);
+      // The parts, each compared with the oracle elsewhere.
+      kernels->selective_scan_2d_norm(
+          {.scan = scan, .norm = {.x = on_y, .gamma = on_gamma, .beta = on_beta, .y = on_normed}});
+      const View alone = apart;
+      kernels->linear({.x = on_normed, .w = on_w, .bias = on_bias, .residual = alone, .y = alone});
+      Closeness allowed = tolerance(dtype);  // values near a border are rounded to the other side by the norm
+      allowed.of_value *= 3;
+      allowed.of_largest *= 4;
+      check_close(in_place.fetched(), apart.fetched(), allowed);
+    }
+  if (fused == 0) MESSAGE("skipped: not fused on this device");
 }
 
 TEST_CASE("cuda: a bias is remembered only as long as it is the same") {
@@ -422,6 +534,73 @@ TEST_CASE("cuda: conv2d") {
                             .y = y});
                 });
       }
+}
+
+TEST_CASE("cuda: conv2d and conv2d_norm of many pixels") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  const auto oracle = make_scalar_kernels();
+  struct Case {
+    int64_t batch, height, width, in, out, kernel;
+    int stride, padding;
+  };
+  constexpr int64_t distinct = 3;  // images; the oracle computes each once
+  for (const DType dtype : {DType::float16, DType::bfloat16})
+    for (const Case& c : {Case{96, 23, 21, 48, 96, 3, 2, 1},
+                          {98, 24, 22, 96, 192, 3, 2, 1},
+                          {100, 22, 24, 64, 128, 3, 2, 1},
+                          {50, 23, 22, 192, 384, 3, 2, 1},
+                          {104, 22, 25, 16, 128, 2, 2, 0},
+                          {90, 13, 11, 80, 96, 3, 1, 1},
+                          {140, 15, 15, 32, 192, 5, 1, 0}})
+      for (const bool with_bias : {false, true})
+        for (const bool with_norm : {false, true}) {
+          INFO(words(to_string(dtype), c.batch, c.height, c.width, c.in, c.out, c.kernel, with_bias,
+                     with_norm));
+          const int64_t height = (c.height + 2 * c.padding - c.kernel) / c.stride + 1;
+          const int64_t width = (c.width + 2 * c.padding - c.kernel) / c.stride + 1;
+          const Map x = random_map(dtype, {distinct, c.height, c.width, c.in});
+          const Map w = random_map(dtype, {c.out, c.kernel, c.kernel, c.in});
+          Map bias = random_map(DType::float32, {c.out});
+          for (int64_t o = 0; o < c.out; ++o) bias.set(0, o, round_to(dtype, bias.at(0, o)));
+          const Map gamma = random_map(DType::float32, {c.out}), beta = random_map(DType::float32, {c.out});
+          const auto run = [&](Kernels& k, const std::array<View, 5>& in, const View& out) {
+            const Conv2d conv{.x = in[0],
+                              .w = in[1],
+                              .bias = with_bias ? in[2] : View(),
+                              .stride = c.stride,
+                              .padding = c.padding,
+                              .y = out};
+            if (with_norm)
+              k.conv2d_norm({.conv = conv, .norm = {.x = out, .gamma = in[3], .beta = in[4], .y = out}});
+            else
+              k.conv2d(conv);
+          };
+          const Map y(dtype, {distinct, height, width, c.out});
+          run(*oracle, {x.view, w.view, bias.view, gamma.view, beta.view}, y.view);
+          Map all(dtype, {c.batch, c.height, c.width, c.in}), wanted(dtype, {c.batch, height, width, c.out});
+          const auto repeat = [&](const Map& from, Map& to) {
+            for (int64_t row = 0; row < to.view.rows(); ++row)
+              for (int64_t channel = 0; channel < to.view.channels(); ++channel)
+                to.set(row, channel, from.at(row % from.view.rows(), channel));
+          };
+          repeat(x, all);
+          repeat(y, wanted);
+          const Map empty(dtype, {c.batch, height, width, c.out});
+          const Copy on_x(*kernels, all), on_w(*kernels, w), on_bias(*kernels, bias),
+              on_gamma(*kernels, gamma), on_beta(*kernels, beta), first(*kernels, empty),
+              second(*kernels, empty);
+          run(*kernels, {on_x, on_w, on_bias, on_gamma, on_beta}, first);
+          Closeness allowed = tolerance(dtype);
+          if (with_norm) {  // the oracle rounds between convolution and norm
+            allowed.of_value *= 3;
+            allowed.of_largest *= 4;
+          }
+          const Map got = first.fetched();
+          check_close(got, wanted, allowed);
+          run(*kernels, {on_x, on_w, on_bias, on_gamma, on_beta}, second);
+          CHECK(second.fetched().memory == got.memory);
+        }
 }
 
 TEST_CASE("cuda: conv2d_norm") {

@@ -4,10 +4,11 @@
 // A persistent block keeps the weights of `columns` columns of y in shared memory and iterates over M in
 // tiles of 64 rows. One warp copies tiles of x into a ring of stages (TMA); three warpgroups of 128 threads
 // use the tensor cores in turn, a tile each, so that two compute GELU and store while the third multiplies.
-#include <cuda.h>
+#include <optional>
 
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/linear/linear.h"
+#include "kernels/cuda/tensor_map.h"
 #include "kernels/cuda/tuning.h"
 #include "kernels/cuda/values.cuh"
 
@@ -144,27 +145,6 @@ __global__ void __launch_bounds__(threads, 1)
 }
 
 // --- Launcher.
-using Encode = decltype(&cuTensorMapEncodeTiled);
-Encode encode_function() {
-  static const auto function = reinterpret_cast<Encode>(driver_function("cuTensorMapEncodeTiled"));
-  return function;
-}
-
-template <int rank>
-CUtensorMap tensor_map(const View& view, const cuuint64_t (&dims)[rank],
-                       const cuuint64_t (&strides)[rank - 1], const cuuint32_t (&box)[rank]) {
-  cuuint32_t steps[rank];
-  std::fill(steps, steps + rank, 1);
-  const CUtensorMapDataType type =
-      view.dtype == DType::float16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-  CUtensorMap map;
-  CUDA_CALL(static_cast<cudaError_t>(  // the values of CUresult are those of cudaError_t
-      encode_function()(&map, type, rank, view.data, dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                        CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                        CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)));
-  return map;
-}
-
 struct Tiling {
   int columns;  // of y, a block
   int slices, tiles, w_bytes, stages, column_blocks, walkers;
@@ -211,7 +191,7 @@ void run(const Tiling& t, const LinearProduct& p, const Stream& stream) {
 bool can_gelu_linear_sm90a(const LinearProduct& p, const DeviceProperties& device) {
   return device.major == 9 && device.minor == 0 && p.act == Activation::gelu && !p.gamma && !p.residual &&
          size_of(p.x.dtype) == 2 && p.y.dtype == p.x.dtype && packs_of(p.x, 8) && packs_of(p.w, 8) &&
-         packs_of(p.y, 8) && choose_tiling(p, device) && encode_function() != nullptr;
+         packs_of(p.y, 8) && choose_tiling(p, device) && has_tensor_maps();
 }
 
 void gelu_linear_sm90a(const LinearProduct& p, const Stream& stream) {

@@ -18,6 +18,7 @@ struct LinearProduct {
 
 enum class LinearKernel {
   small_m,     // latency-bound: few rows, 16 bits; with norm, activation and residual
+  norm_sm90a,  // many rows, short K, with norm, 16 bits, on compute capability 9.0
   gelu_sm90a,  // many rows, short K, GELU, 16 bits, on compute capability 9.0
   cublaslt,    // all others; activation and norm are kernels of their own
 };
@@ -38,13 +39,23 @@ std::optional<SmallMTile> choose_small_m_tile(const LinearProduct& product, cons
 void small_m_linear(const SmallMTile& tile, const LinearProduct& product, const Stream& stream);
 
 // Whether gelu_linear_sm90a takes it and is faster than cuBLASLt and the GELU kernel.
-// mlp_sm90a: the same of a whole MLP.
+// mlp_sm90a: the same of a whole MLP. norm_linear_sm90a: of LayerNorm and a product without activation; x may be float32
+// then, of `maps` adjacent dense maps to be summed, and there is a residual.
 #ifdef VMAMBA_HOPPER
+bool can_norm_linear_sm90a(const LinearProduct& product, int maps, const DeviceProperties& device);
+void norm_linear_sm90a(const LinearProduct& product, int maps, const Stream& stream);
 bool can_mlp_sm90a(const vmamba::Mlp& op, const DeviceProperties& device);
 void mlp_sm90a(const vmamba::Mlp& op, const Stream& stream);
+// Whether mlp_sm90a streams the weights, if it takes the rest.
+bool can_mlp_streamed_sm90a(const vmamba::Mlp& op, const DeviceProperties& device);
+void mlp_streamed_sm90a(const vmamba::Mlp& op, const Stream& stream);
 bool can_gelu_linear_sm90a(const LinearProduct& product, const DeviceProperties& device);
 void gelu_linear_sm90a(const LinearProduct& product, const Stream& stream);
 #else
+inline bool can_norm_linear_sm90a(const LinearProduct&, int, const DeviceProperties&) {
+  return false;
+}
+inline void norm_linear_sm90a(const LinearProduct&, int, const Stream&) {}
 inline bool can_mlp_sm90a(const vmamba::Mlp&, const DeviceProperties&) {
   return false;
 }

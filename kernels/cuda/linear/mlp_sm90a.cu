@@ -93,6 +93,9 @@ __global__ void __launch_bounds__(threads, 1) mlp_sm90a_kernel(const Mlp<T> p) {
   for (int tile = tiles - 1 - static_cast<int>(blockIdx.x) * warpgroups - threadIdx.x / group_threads;
        tile >= 0; tile -= static_cast<int>(gridDim.x) * warpgroups) {
     const int64_t row = int64_t{tile} * tile_rows + row_in_tile;
+    if (const int64_t next = row - int64_t{tile_rows} * gridDim.x * warpgroups; next >= 0 && q < 2)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) ptx::prefetch_l2(p.x.data + (next + 8 * i) * p.x.stride + 64 * q);
     // This lane's channels of row `row` (i = 0) or row + 8 (i = 1).
     const auto load_x = [&](int i, int a) {
       return load_pack<Raw>(p.x.data + min(row + 8 * i, p.rows - 1) * p.x.stride + 32 * a + 8 * q);
@@ -229,17 +232,19 @@ bool same_rows(const View& a, const View& b) {
 bool can_mlp_sm90a(const vmamba::Mlp& op, const DeviceProperties& device) {
   const auto& [norm, fc1, fc2] = op;
   const int64_t hidden = fc1.w.dim(0), rows = norm.x.rows();
-  return device.major == 9 && device.minor == 0 && norm.x.channels() == channels &&
-         size_of(norm.x.dtype) == 2 && fc1.w.dtype == norm.x.dtype && fc2.w.dtype == norm.x.dtype &&
-         fc2.y.dtype == norm.x.dtype && fc1.act == Activation::gelu && fc2.act == Activation::none &&
-         same_rows(fc2.residual, norm.x) && hidden % (2 * chunk) == 0 &&
-         shared_bytes(hidden) <= static_cast<size_t>(device.block_shared_bytes) &&
+  return device.major == 9 && device.minor == 0 && size_of(norm.x.dtype) == 2 &&
+         fc1.w.dtype == norm.x.dtype && fc2.w.dtype == norm.x.dtype && fc2.y.dtype == norm.x.dtype &&
+         fc1.act == Activation::gelu && fc2.act == Activation::none && same_rows(fc2.residual, norm.x) &&
+         (can_mlp_streamed_sm90a(op, device) ||
+          (norm.x.channels() == channels && hidden % (2 * chunk) == 0 &&
+           shared_bytes(hidden) <= static_cast<size_t>(device.block_shared_bytes))) &&
          rows >= tuning::scaled(least_rows, device.multiprocessors) && rows < (int64_t{1} << 31) &&
          packs_of(norm.x, 8) && packs_of(fc2.y, 8) && packs_of(fc1.w, 8) && packs_of(fc2.w, 8);
 }
 
 void mlp_sm90a(const vmamba::Mlp& op, const Stream& stream) {
   const auto& [norm, fc1, fc2] = op;
+  if (norm.x.channels() != channels) return mlp_streamed_sm90a(op, stream);
   const auto go = [&]<class T>(Type<T>) {
     const Mlp<T> p{rows_of<const T>(norm.x),
                    norm.gamma.as<float>(),

@@ -33,7 +33,7 @@ struct SharedLayout {
 
 // Both warps of a block wait here for each other, and see what the other stored before.
 __device__ inline void meet_other_warp() {
-  ptx::barrier_sync<1, 32 * block_warps>();
+  ptx::barrier_sync(1, 32 * block_warps);
 }
 
 __device__ inline void write_to(float* y, const float (&values)[1]) {
