@@ -173,12 +173,13 @@ took "classify under qemu"
 # which takes more than six minutes under qemu.
 run env OMP_WAIT_POLICY=PASSIVE "${emulator[@]}" "$arm/vmamba_tests" --test-case-exclude=linear
 took "tests under qemu"
-for model in "$work"/first/tests/data/models/*; do
+models=("$work"/first/tests/data/models/*)
+for model in "${models[@]}"; do
   for backend in torch mamba oflex; do
     "$arm/vmamba-cli" check-equal --config "$model/config.json" --weights "$model/weights.safetensors" --reference "$model/io.safetensors" \
       --device cpu --dtype float32 --selective-scan-backend "$backend" --atol 1e-5 --rtol 1e-5 -q >"$work/out" ||
       fail "aarch64: ${model##*/}, $backend: $(cat "$work/out")"
   done
 done
-took "check-equal of the $(ls "$work/first/tests/data/models" | wc -l) reference models with every scan backend under qemu"
+took "check-equal of the ${#models[@]} reference models with every scan backend under qemu"
 echo "package_check: all of it holds; kept in $work"
