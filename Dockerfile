@@ -1,3 +1,4 @@
+# Never run (docs/packages.md).
 # docker build -t vmamba-cli .                       the CPU
 # docker build -t vmamba-cli:cuda --target cuda .    the CPU and NVIDIA GPUs: docker run --gpus all …
 # docker run --rm -v "$PWD:/data" vmamba-cli classify photo.jpg

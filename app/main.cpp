@@ -1,17 +1,12 @@
 // The command line: parses it, runs one command, and turns every error into one line and an exit code:
 // 0 done, 1 the answer is no, 2 wrong usage or input, 3 the device or the machine failed.
-#include <fcntl.h>
-#include <poll.h>
 #include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
-#include <sys/auxv.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
@@ -26,6 +21,7 @@
 #include "kernels/cgroup.h"
 #include "kernels/devices.h"
 #include "kernels/error.h"
+#include "kernels/platform.h"
 #include "lib/support/files.h"
 #include "lib/support/mapped_file.h"
 #include "lib/support/text.h"
@@ -194,63 +190,23 @@ int run(int argc, char** argv) {
   return fail(2, "no command given; see " + help_command(app));
 }
 
-// Whether /proc/self/exe is this program; under ld.so or valgrind it is not.
-bool runs_by_itself() {
-  const auto* program = reinterpret_cast<const char*>(getauxval(AT_EXECFN));
-  struct stat started {};
-  struct stat running {};
-  return program && getauxval(AT_BASE) && stat(program, &started) == 0 &&
-         stat("/proc/self/exe", &running) == 0 && started.st_dev == running.st_dev &&
-         started.st_ino == running.st_ino;
-}
-
 // libgomp's threads spin while they wait for the others at the end of a parallel region: 300,000 iterations by
 // default, up to 20 ms. 2,000 iterations are as fast on an idle machine; on a busy one threads that sleep at once are
 // several times as fast (docs/reliability.md). libgomp reads the setting when it is loaded, so the program
 // re-executes itself.
 void limit_spinning(char** argv) {
-  if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT") || !runs_by_itself()) return;
+  if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT")) return;
   if (machine_is_busy())
     setenv("OMP_WAIT_POLICY", "PASSIVE", 1);
   else
     setenv("GOMP_SPINCOUNT", "2000", 1);
-  execv("/proc/self/exe", argv);  // returns only on failure; then libgomp's default remains
+  restart_program(argv);  // where it returns, libgomp's default remains
 }
 
 // The CUDA driver creates a context in 0.13 s less with two queues than with its default of eight, and each GPU is used
 // through two streams. The driver reads the variable when it is initialised.
 void limit_cuda_queues() {
   setenv("CUDA_DEVICE_MAX_CONNECTIONS", "2", 0);
-}
-
-// Opens descriptors 0 to 2 if they are closed; otherwise a result file could get one of these numbers and logs
-// would be written into it. Reading and writing still fail as on a closed descriptor (O_PATH), and so does opening
-// /dev/stdin (a device is no input) and /dev/stdout (a folder is no output).
-void hold_standard_descriptors() {
-  for (const int number : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO})
-    if (fcntl(number, F_GETFD) < 0 && (number != STDIN_FILENO || open("/dev/null", O_PATH) < 0))
-      open("/", O_PATH);
-}
-
-// On a signal that ends the program, removes unfinished output files. Ignored signals (nohup) stay ignored. A
-// closed pipe ends the program only if it is stdout; a closed stderr only loses the log.
-void remove_unfinished_on_signals() {
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE, SIGXCPU, SIGALRM, SIGVTALRM, SIGUSR1,
-                           SIGUSR2, SIGABRT, SIGSEGV, SIGILL, SIGFPE}) {
-    struct sigaction action {};
-    if (sigaction(signal, nullptr, &action) != 0 || action.sa_handler != SIG_DFL) continue;
-    action.sa_handler = [](int number) {
-      pollfd results{STDOUT_FILENO, 0, 0};
-      if (number == SIGPIPE && (poll(&results, 1, 0) != 1 || !(results.revents & (POLLERR | POLLHUP))))
-        return;
-      ::signal(number, SIG_DFL);  // restores the default action
-      remove_unfinished();
-      raise(number);
-    };
-    sigaction(signal, &action, nullptr);
-  }
-  // Writing beyond the file size limit then fails with an error, like a full disk.
-  signal(SIGXFSZ, SIG_IGN);
 }
 
 // Ends the program where exceptions cannot be thrown: writes these texts. Async-signal-safe.
@@ -263,15 +219,10 @@ void remove_unfinished_on_signals() {
 }
 
 // Reading mapped weights raises SIGBUS if the file was truncated or its disk fails.
-void end_on_bus_errors() {
-  struct sigaction action {};
-  action.sa_flags = SA_SIGINFO;
-  action.sa_sigaction = [](int, siginfo_t* fault, void*) {
-    const std::string_view file = mapped_file_at(fault->si_addr);
-    end_by_machine({"vmamba-cli: ", file.empty() ? "a mapped file" : file,
-                    ": was cut off while it was in use, or its disk failed: is it still being written?\n"});
-  };
-  sigaction(SIGBUS, &action, nullptr);
+void end_by_bus_error(const void* address) noexcept {
+  const std::string_view file = mapped_file_at(address);
+  end_by_machine({"vmamba-cli: ", file.empty() ? "a mapped file" : file,
+                  ": was cut off while it was in use, or its disk failed: is it still being written?\n"});
 }
 
 constexpr std::string_view no_threads =
@@ -330,8 +281,8 @@ int main(int argc, char** argv) {
   vmamba::hold_standard_descriptors();
   vmamba::limit_cuda_queues();
   vmamba::limit_spinning(argv);
-  vmamba::remove_unfinished_on_signals();
-  vmamba::end_on_bus_errors();
+  vmamba::before_ending_signals(vmamba::remove_unfinished);
+  vmamba::on_bus_errors(vmamba::end_by_bus_error);
   const int exit_code = run_to_exit_code(argc, argv);
   if (vmamba::slow_at_exit()) {  // the system frees the memory faster
     std::cout.flush();

@@ -3,11 +3,9 @@
 
 #include <sys/utsname.h>
 
-#include <algorithm>
-
 #include "build_info.h"
 #include "kernels/error.h"
-#include "lib/support/files.h"
+#include "kernels/platform.h"
 #include "lib/support/text.h"
 
 namespace vmamba {
@@ -15,13 +13,8 @@ namespace {
 
 // The command line, quoted for a shell.
 std::string command_line() {
-  std::string words = read_file("/proc/self/cmdline"), text;
-  for (size_t begin = 0; begin < words.size();) {
-    const size_t end = std::min(words.find('\0', begin), words.size());
-    const std::string word = words.substr(begin, end - begin);
-    begin = end + 1;
-    text += (text.empty() ? "" : " ") + shell_quoted(word);
-  }
+  std::string text;
+  for (const std::string& word : command_words()) text += (text.empty() ? "" : " ") + shell_quoted(word);
   return text;
 }
 

@@ -1,26 +1,20 @@
 #include "kernels/parallel.h"
 
-#include <sched.h>
 #include <strings.h>
 
 #include <cstdlib>
-#include <thread>
 
 #include "kernels/cgroup.h"
 #include "kernels/error.h"
+#include "kernels/platform.h"
 
 namespace vmamba {
 namespace {
 
 // Processors that the process may use: its affinity mask, capped by the CPU quota of its cgroup.
 int usable_threads() {
-  cpu_set_t allowed;
-  int threads = sched_getaffinity(0, sizeof allowed, &allowed) == 0
-                    ? CPU_COUNT(&allowed)
-                    : static_cast<int>(std::thread::hardware_concurrency());
   const double quota = std::min(cgroup_processors(), 1e6);
-  threads = std::min(threads, static_cast<int>(std::max(1.0, quota + 0.5)));
-  return std::max(threads, 1);
+  return std::min(allowed_processors(), static_cast<int>(std::max(1.0, quota + 0.5)));
 }
 
 // The threads that OpenMP starts if `wanted` are asked for, counted in a parallel region.

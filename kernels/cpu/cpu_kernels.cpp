@@ -7,7 +7,6 @@
 #include <array>
 #include <chrono>
 #include <cstring>
-#include <fstream>
 #include <optional>
 
 #include "kernels/cpu/memory.h"
@@ -18,20 +17,10 @@
 #include "kernels/error.h"
 #include "kernels/half.h"
 #include "kernels/parallel.h"
+#include "kernels/platform.h"
 
 namespace vmamba::cpu {
 namespace {
-
-// --- The machine.
-
-std::string processor_name() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    const size_t colon = line.find(": ");
-    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
-  }
-  return "CPU";
-}
 
 // Memory for the intermediate values of one operation. Grows to what the largest operation needs and is then
 // reused.
@@ -195,8 +184,8 @@ class CpuKernels final : public Kernels {
     shape.x_stride = in.stride, shape.y_stride = out.rows.stride;
     shape.act = act;
     shape.bias = static_cast<bool>(bias);
-    // oneDNN's ReLU turns NaN into 0, so ReLU is a separate step.
-    const bool fused = act != Activation::relu;
+    // oneDNN's ReLU turns NaN into a number, and on ARM its sigmoid too, so they are separate steps.
+    const bool fused = act != Activation::relu && act != Activation::sigmoid;
     Rows result = out.rows;
     if (residual && fused) {
       shape.accumulate = true;

@@ -3,21 +3,15 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <fstream>
-#include <string>
 
 #include "kernels/cgroup.h"
 #include "kernels/error.h"
+#include "kernels/platform.h"
 
 namespace vmamba::cpu {
 
 size_t free_memory() {
-  std::ifstream file("/proc/meminfo");
-  size_t free = 0;
-  for (std::string name, unit; file >> name >> free && std::getline(file, unit);) {
-    if (name == "MemAvailable:") break;
-  }
-  return std::min<uint64_t>(free * 1024, cgroup_free_memory());
+  return std::min<uint64_t>(available_memory(), cgroup_free_memory());
 }
 
 void need_memory(size_t bytes) {
@@ -41,8 +35,7 @@ void* aligned_memory(size_t bytes) {
   const size_t rounded = (std::max<size_t>(bytes, 1) + alignment - 1) / alignment * alignment;
   void* memory = std::aligned_alloc(alignment, rounded);
   if (!memory) throw OutOfMemory(fmt::format("out of memory: {} bytes wanted; use a smaller batch", bytes));
-  if (alignment == huge_page)
-    madvise(memory, rounded, MADV_HUGEPAGE);  // column scans have strides of many pages
+  if (alignment == huge_page) want_huge_pages(memory, rounded);  // column scans have strides of many pages
   return memory;
 }
 

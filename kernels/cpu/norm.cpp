@@ -1,5 +1,7 @@
-// LayerNorm over rows of C channels: y = act((x − mean) / √(variance + epsilon) · gamma + beta) · gate. Three
-// passes per row: mean, variance of x − mean, output; the row stays in the L1 cache.
+// LayerNorm over rows of C channels: y = act((x − mean) / √(variance + epsilon) · gamma + beta) · gate. Four
+// passes per row, which stays in the L1 cache: mean, mean of x − mean, variance, output. A float32 sum of large values
+// leaves the mean wrong by ulps of theirs, whatever the number of lanes; x − mean is exact near the mean, so its
+// own mean is what the first one lacks.
 #include <cmath>
 
 #include "kernels/cpu/targets.h"
@@ -36,20 +38,26 @@ void LayerNormRows(const NormArgs& args, int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const float* x = args.x.at(row);
       float* y = args.y.at(row);
-      const V mean = constant(
+      const V rounded_mean = constant(
           scale * sum_of(channels, [&](int64_t c, int64_t count) { return load_some(x + c, count); }));
-      const float variance =
-          scale * sum_of(channels, [&](int64_t c, int64_t count) {
-            const V v = hn::Sub(load_some(x + c, count), mean);
-            // Lanes beyond the row hold 0 − mean.
-            const V kept =
-                count < lanes ? hn::IfThenElseZero(hn::FirstN(F(), static_cast<size_t>(count)), v) : v;
-            return hn::Mul(kept, kept);
-          });
+      const auto difference = [&](int64_t c, int64_t count) {
+        return hn::Sub(load_some(x + c, count), rounded_mean);
+      };
+      // Without the lanes beyond the row, which hold 0 − mean.
+      const auto kept = [](V v, int64_t count) {
+        return count < lane_count() ? hn::IfThenElseZero(hn::FirstN(F(), static_cast<size_t>(count)), v) : v;
+      };
+      const V rest = constant(scale * sum_of(channels, [&](int64_t c, int64_t count) {
+                                return kept(difference(c, count), count);
+                              }));
+      const float variance = scale * sum_of(channels, [&](int64_t c, int64_t count) {
+                               const V v = kept(hn::Sub(difference(c, count), rest), count);
+                               return hn::Mul(v, v);
+                             });
       const V factor = constant(1.0f / std::sqrt(variance + args.epsilon));
       for (int64_t c = 0; c < channels; c += lanes) {
         const int64_t count = channels - c;
-        V v = hn::Mul(hn::Sub(load_some(x + c, count), mean), factor);
+        V v = hn::Mul(hn::Sub(difference(c, count), rest), factor);
         if (args.gamma) v = hn::MulAdd(v, load_some(args.gamma + c, count), load_some(args.beta + c, count));
         v = activated<act()>(v);
         if (args.gate.data) v = hn::Mul(v, load_some(args.gate.at(row) + c, count));

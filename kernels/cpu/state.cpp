@@ -1,10 +1,8 @@
-// Clock and caches of the CPU, from Linux's sysfs and procfs.
-#include <unistd.h>
-
-#include <algorithm>
+// Clock and cache of the CPU; the clock from Linux's sysfs.
 #include <fstream>
 
 #include "kernels/cpu/cpu_kernels.h"
+#include "kernels/platform.h"
 
 namespace vmamba::cpu {
 namespace {
@@ -22,8 +20,7 @@ DeviceState device_state() {
   state.clock_mhz = megahertz("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq");
   state.most_clock_mhz = megahertz("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq");
   if (!state.clock_mhz) state.unknown = "this machine does not tell the CPU's clock";
-  state.cache_bytes = static_cast<size_t>(
-      std::max({sysconf(_SC_LEVEL3_CACHE_SIZE), sysconf(_SC_LEVEL2_CACHE_SIZE), long{1} << 20}));
+  state.cache_bytes = cache_bytes();
   return state;
 }
 

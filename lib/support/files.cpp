@@ -1,9 +1,7 @@
 // File lookup, reading, and atomic writing.
 #include "lib/support/files.h"
 
-#include <dlfcn.h>
 #include <fcntl.h>
-#include <link.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/random.h>
@@ -18,6 +16,8 @@
 #include <cstring>
 #include <mutex>
 #include <utility>
+
+#include "kernels/platform.h"
 
 namespace vmamba {
 namespace fs = std::filesystem;
@@ -57,24 +57,10 @@ void remove_unfinished() noexcept {
     if (entry.there.exchange(false)) ::unlink(entry.path.data());
 }
 
-namespace {
-
-// The file that contains this code: the program, or the shared library.
-fs::path own_file() {
-  Dl_info info{};
-  void* found = nullptr;
-  if (dladdr1(reinterpret_cast<const void*>(&remove_unfinished), &info, &found, RTLD_DL_LINKMAP) != 0) {
-    const char* library = static_cast<const link_map*>(found)->l_name;
-    if (library != nullptr && *library != '\0') return library;
-  }
-  return "/proc/self/exe";
-}
-
-}  // namespace
-
 std::optional<fs::path> find_shipped(const fs::path& relative) {
   std::error_code error;
-  fs::path folder = fs::canonical(own_file(), error).parent_path();
+  fs::path folder =
+      fs::canonical(file_of_code(reinterpret_cast<const void*>(&remove_unfinished)), error).parent_path();
   // bin/ of an installation, a folder of libraries or one of its architecture, or the build's own folder.
   for (int up = 0; !error && up < 3; ++up, folder = folder.parent_path()) {
     std::error_code absent;
@@ -195,7 +181,7 @@ void check_not_replaced(const fs::path& path, const struct stat& status) {
 int create_temporary(const fs::path& folder, mode_t mode, std::string& path) {
   for (int attempt = 0; attempt < 100; ++attempt) {
     uint64_t random = 0;
-    if (getrandom(&random, sizeof random, 0) != sizeof random) return -1;
+    if (getentropy(&random, sizeof random) != 0) return -1;
     path = (folder / fmt::format(".vmamba-{:016x}.part", random)).string();
     const int descriptor = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
     if (descriptor >= 0 || errno != EEXIST) return descriptor;

@@ -1,12 +1,17 @@
 // What onednn_linear.cpp and onednn_conv.cpp share: running a primitive and packing its weights.
 #include "kernels/cpu/products/onednn.h"
 
-#include "kernels/cpu/memory.h"
 #include "kernels/error.h"
 
 namespace vmamba::cpu {
 
 OneDnn::OneDnn() : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {}
+
+dnnl::primitive_attr OneDnn::attributes() {
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  return attributes;
+}
 
 dnnl::memory OneDnn::packed(const Operation& operation, const WeightSource& w) {
   const auto found = packed_.find(w.data);
@@ -35,6 +40,14 @@ void OneDnn::run(Operation& operation, const float* x, const WeightSource& w, co
   operation.x.set_data_handle(const_cast<float*>(x));
   operation.y.set_data_handle(y);
   if (bias) operation.bias.set_data_handle(const_cast<float*>(bias));
+  const size_t needed = operation.scratchpad.get_desc().get_size();
+  if (needed > scratchpad_bytes_) {
+    scratchpad_.reset();
+    scratchpad_bytes_ = 0;
+    scratchpad_.reset(static_cast<char*>(aligned_memory(needed)));
+    scratchpad_bytes_ = needed;
+  }
+  operation.scratchpad.set_data_handle(scratchpad_.get());
   operation.arguments[DNNL_ARG_WEIGHTS] = packed(operation, w);
   operation.primitive.execute(stream_, operation.arguments);
   stream_.wait();

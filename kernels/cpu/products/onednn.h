@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/cpu/memory.h"
 #include "kernels/cpu/products/products.h"
 #include "kernels/cpu/vector_kernels.h"
 
@@ -29,16 +30,17 @@ class OneDnn {
 
  private:
   // A primitive and its arguments. They are made once per shape, without memory: each run sets their
-  // addresses.
+  // addresses. The scratchpad is ours: oneDNN's own belongs to the thread that made the primitive.
   struct Operation {
     dnnl::primitive primitive;
     dnnl::memory::desc w, w_stored;  // the packed layout, and that of a WeightSource
-    dnnl::memory x, bias, y;
-    std::unordered_map<int, dnnl::memory> arguments;  // x, bias, y, and the packed weights of the last run
+    dnnl::memory x, bias, y, scratchpad;
+    std::unordered_map<int, dnnl::memory> arguments;  // these, and the packed weights of the last run
   };
   template <class Description>
   Operation make_operation(const dnnl::primitive& primitive, const Description& chosen,
                            const dnnl::memory::desc& w_stored, bool bias) const;
+  static dnnl::primitive_attr attributes();
   Operation make_linear(const LinearShape& shape) const;
   Operation make_conv2d(const ConvShape& shape) const;
   void run(Operation& operation, const float* x, const WeightSource& w, const float* bias, float* y);
@@ -52,6 +54,8 @@ class OneDnn {
   std::map<std::pair<int, ConvShape>, Operation> convs_;
   // Packed weights by the address of the stored ones; one tensor may be packed in several layouts.
   std::map<const void*, std::vector<dnnl::memory>> packed_;
+  std::unique_ptr<char, Free> scratchpad_;  // as large as the largest operation needs
+  size_t scratchpad_bytes_ = 0;
 };
 
 template <class Description>
@@ -63,6 +67,7 @@ OneDnn::Operation OneDnn::make_operation(const dnnl::primitive& primitive, const
   };
   operation.x = argument(DNNL_ARG_SRC, chosen.src_desc());
   operation.y = argument(DNNL_ARG_DST, chosen.dst_desc());
+  operation.scratchpad = argument(DNNL_ARG_SCRATCHPAD, chosen.scratchpad_desc());
   if (bias) operation.bias = argument(DNNL_ARG_BIAS, chosen.bias_desc());
   return operation;
 }

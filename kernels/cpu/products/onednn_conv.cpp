@@ -1,8 +1,6 @@
 // y (B, Ho, Wo, O): convolution of x (B, H, W, I) with w (O, kh, kw, I) and zero padding, by oneDNN.
 #include "kernels/cpu/products/onednn.h"
 
-#include "kernels/cpu/memory.h"
-
 namespace vmamba::cpu {
 
 OneDnn::Operation OneDnn::make_conv2d(const ConvShape& shape) const {
@@ -29,7 +27,7 @@ OneDnn::Operation OneDnn::make_conv2d(const ConvShape& shape) const {
   using Description = dnnl::convolution_forward::desc;
   const auto description = shape.bias ? Description(kind, direct, x, any, bias, y, strides, near, beyond)
                                       : Description(kind, direct, x, any, y, strides, near, beyond);
-  const dnnl::convolution_forward::primitive_desc chosen(description, engine_);
+  const dnnl::convolution_forward::primitive_desc chosen(description, attributes(), engine_);
   return make_operation(dnnl::convolution_forward(chosen), chosen, w_stored, shape.bias);
 }
 

@@ -1,8 +1,6 @@
 // y = act(x · wᵀ + bias) (+ y) as a oneDNN matmul. x (M, in), w (out, in), y (M, out).
 #include "kernels/cpu/products/onednn.h"
 
-#include "kernels/cpu/memory.h"
-
 namespace vmamba::cpu {
 
 OneDnn::Operation OneDnn::make_linear(const LinearShape& shape) const {
@@ -18,16 +16,12 @@ OneDnn::Operation OneDnn::make_linear(const LinearShape& shape) const {
       after.append_eltwise(1, dnnl::algorithm::eltwise_gelu_erf, 0, 0);
       break;
     case Activation::relu:
-      after.append_eltwise(1, dnnl::algorithm::eltwise_relu, 0, 0);
-      break;
-    case Activation::sigmoid:
-      after.append_eltwise(1, dnnl::algorithm::eltwise_logistic, 0, 0);
-      break;
+    case Activation::sigmoid:  // not fused (cpu_kernels.cpp)
     case Activation::none:
       break;
   }
   if (shape.accumulate) after.append_sum(1);
-  dnnl::primitive_attr attributes;
+  dnnl::primitive_attr attributes = OneDnn::attributes();
   attributes.set_post_ops(after);
 
   const memory::desc x({shape.rows, shape.in}, f32, memory::dims{shape.x_stride, 1});
