@@ -74,6 +74,8 @@ constexpr int64_t patch_bytes(int64_t l2_bytes) {
 constexpr int64_t least_patches = 4096;
 }  // namespace conv
 
+// Convolutions without a matrix of patches, against im2col and cuBLASLt: the four of VMamba-T 642 → 273 µs with the norms
+// of two. Not tuned: 192 pixels × 192 channels make whole waves of the three downsamples on 132 multiprocessors.
 namespace conv_sm90a {
 constexpr int max_stages = 8, min_stages = 3;
 constexpr int64_t least_tiles = 66;  // of 192 pixels; scaled
@@ -119,7 +121,8 @@ constexpr int max_k = 1024;
 constexpr int wide_columns = 192, narrow_columns = 128;  // of y, a block: wide where N is a multiple
 }  // namespace gelu_sm90a
 
-// LayerNorm and a product in one kernel.
+// LayerNorm and a product in one kernel, against two: in_proj 56² 79 → 44 µs, 28² 42 → 28, 14² 30 → 27; out_norm of four maps
+// and out_proj 56² 224 → 185, but with one stage of x 28² 112 → 116.
 namespace norm_linear_sm90a {
 constexpr int max_x_stages = 8;  // of each warpgroup
 constexpr int max_w_stages = 16, least_w_stages = 3;
@@ -127,11 +130,11 @@ constexpr int64_t most_outputs = 2048;
 constexpr int64_t least_rows = 24'000;  // scaled: a tile of 64 for each warpgroup
 }  // namespace norm_linear_sm90a
 
-// LayerNorm, fc1, GELU and fc2 in one kernel.
+// LayerNorm, fc1, GELU and fc2 in one kernel, against three: 56² 307 → 185 µs; with streamed weights 28² 171 → 147.
 namespace mlp_sm90a {
 constexpr int warpgroups = 3;
 constexpr int max_stages = 8, min_stages = 4;  // of streamed weights
-constexpr int64_t least_rows = 50'000;  // scaled; below, the weights are copied too often
+constexpr int64_t least_rows = 50'000;         // scaled; below, the weights are copied too often
 }  // namespace mlp_sm90a
 
 // --- Selective scan.
