@@ -611,9 +611,10 @@ int run_bench(const Options& options) {
     models.push_back(std::move(model));
   }
 
-  if (machine_is_busy())
+  if (waiting_threads_sleep())
     spdlog::warn(
-        "the machine is busy: other processes use a quarter of the processors or more; times are longer");
+        "threads that wait sleep (OMP_WAIT_POLICY=PASSIVE, which the program sets itself on a busy machine): forwards on "
+        "the CPU take longer");
   std::vector<Row> rows;
   bool all_measured = true;
   size_t measurements = 0, done = 0;

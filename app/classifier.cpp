@@ -308,13 +308,14 @@ std::vector<std::unique_ptr<DeviceModel>> device_models(const Classifier& classi
 ClassifiedBatches::ClassifiedBatches(const Classifier& classifier, ImageSource& source)
     : DeviceTeam(device_models(classifier), source) {}
 
-void warn_not_finite(size_t count, size_t images) {
-  if (count > 0)
-    spdlog::warn(
-        "{} of {} images have logits that are not finite; {} overflows above {}: try --dtype {} or {}, or "
-        "--forward-core-version v0",
-        count, images, to_string(DType::float16), row_of(DType::float16).largest, to_string(DType::bfloat16),
-        to_string(DType::float32));
+void warn_not_finite(const Classifier& classifier, size_t count, size_t images) {
+  if (count == 0) return;
+  std::string advice;
+  if (storage_dtype(classifier.choices[0].precision) == DType::float16)
+    advice = fmt::format("; {} overflows above {}: try --dtype {} or {}, or --forward-core-version v0",
+                         to_string(DType::float16), row_of(DType::float16).largest,
+                         to_string(DType::bfloat16), to_string(DType::float32));
+  spdlog::warn("{} of {} images have logits that are not finite{}", count, images, advice);
 }
 
 Json report_json(const Classifier& classifier) {

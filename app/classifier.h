@@ -71,7 +71,7 @@ class ClassifiedBatches : public DeviceTeam {
 RunReport run_report(const Classifier& classifier);
 
 // Warns that `count` images have non-finite logits and suggests a remedy; silent if `count` is 0.
-void warn_not_finite(size_t count, size_t images);
+void warn_not_finite(const Classifier& classifier, size_t count, size_t images);
 
 // The device, dtype and backend actually used, for the reports.
 Json report_json(const Classifier& classifier);

@@ -320,7 +320,7 @@ int run_classify(Options& options) {
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   if (tally.images > 1)
     spdlog::info("{} images in {:.2f} s, loading included", tally.images, seconds.count());
-  warn_not_finite(outputs.not_finite, tally.images);
+  warn_not_finite(classifier, outputs.not_finite, tally.images);
   const int exit_code = tally.exit_code();
   summary.write({"classify", options.shard, tally.images, tally.failed, 0, seconds.count(), exit_code});
   return exit_code;

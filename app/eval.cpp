@@ -703,7 +703,7 @@ int run_eval(Options& options) {
   const size_t answered = static_cast<size_t>(total.images) - outcome.from_earlier;
   spdlog::info("{} images in {:.1f} s, {:.1f} a second", answered, outcome.seconds,
                outcome.seconds > 0 ? static_cast<double>(answered) / outcome.seconds : 0);
-  warn_not_finite(outcome.not_finite, answered);
+  warn_not_finite(classifier, outcome.not_finite, answered);
   if (total.no_answer > 0)
     spdlog::warn("{} of {} images have NaN among their logits and are counted as wrong", total.no_answer,
                  total.images);
@@ -733,7 +733,7 @@ Command add_eval(CLI::App& app) {
       ->type_name("FILE");
   add_batch_size_option(*parser, options->batch_size);
   parser->add_option("--limit", options->limit, "Only N images, spread evenly over the classes")
-      ->check(CLI::Range(size_t{1}, std::numeric_limits<size_t>::max()).description("a number from 1"))
+      ->check(CLI::Range(size_t{1}, std::numeric_limits<size_t>::max()).description(""))
       ->type_name("N");
   add_decode_option(*parser, options->decode);
   parser->add_option("--format", options->format, "text (a summary), json or csv (class by class)")

@@ -299,7 +299,7 @@ Command add_look(CLI::App& app) {
   parser
       ->add_option("--class", options->of_class, "Class of the activation map, from 0 (default: the answer)")
       ->type_name("N")
-      ->check(CLI::Range(0, std::numeric_limits<int>::max()).description("a number from 0"));
+      ->check(CLI::Range(0, std::numeric_limits<int>::max()).description(""));
   parser->add_option("--report", options->page, "Write an HTML page with all maps over the image")
       ->type_name("F.html");
   parser->add_option("--png", options->png, "Write all maps as one picture")->type_name("F.png");

@@ -1,9 +1,11 @@
 #include "kernels/cgroup.h"
 
 #include <fmt/format.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <limits>
 #include <string>
@@ -74,6 +76,11 @@ double processors_others_use(const std::filesystem::path& load) {
 
 bool machine_is_busy() {
   return 4 * processors_others_use() >= static_cast<double>(sysconf(_SC_NPROCESSORS_ONLN));
+}
+
+bool waiting_threads_sleep() {
+  const char* policy = std::getenv("OMP_WAIT_POLICY");
+  return policy != nullptr && strcasecmp(policy, "passive") == 0;
 }
 
 }  // namespace vmamba

@@ -20,5 +20,8 @@ uint64_t cgroup_free_memory(const CgroupFiles& files = {});  // bytes; UINT64_MA
 double processors_others_use(const std::filesystem::path& load = "/proc/loadavg");
 // Whether that is a quarter of the processors or more: then spinning threads slow down those that they wait for.
 bool machine_is_busy();
+// Whether threads that wait for work sleep at once (OMP_WAIT_POLICY=PASSIVE). Then waking one takes tens
+// of microseconds, on a busy machine up to milliseconds.
+bool waiting_threads_sleep();
 
 }  // namespace vmamba

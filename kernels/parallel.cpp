@@ -1,9 +1,5 @@
 #include "kernels/parallel.h"
 
-#include <strings.h>
-
-#include <cstdlib>
-
 #include "kernels/cgroup.h"
 #include "kernels/error.h"
 #include "kernels/platform.h"
@@ -32,11 +28,6 @@ int threads_that_come(int wanted) {
 int threads_to_use(int wanted) {
   check(wanted >= 0, "threads: wanted 0 (all) or more, got {}", wanted);
   return threads_that_come(wanted > 0 ? wanted : usable_threads());
-}
-
-bool waiting_threads_sleep() {
-  const char* policy = std::getenv("OMP_WAIT_POLICY");
-  return policy != nullptr && strcasecmp(policy, "passive") == 0;
 }
 
 }  // namespace vmamba

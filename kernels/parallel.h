@@ -41,10 +41,6 @@ class Team {
 // The threads that loops get where `wanted` are asked for; 0: all that the process may use.
 int threads_to_use(int wanted);
 
-// Whether threads that wait for work sleep at once (OMP_WAIT_POLICY=PASSIVE). Then waking one takes tens
-// of microseconds, on a busy machine up to milliseconds.
-bool waiting_threads_sleep();
-
 // Calls body(begin, end) or body(begin, end, thread) for one contiguous share of [0, count) a thread;
 // `thread`: its number, below `threads`. (omp_get_thread_num() may be that of a caller's own region.) Less
 // than `grain` items a thread stay on one thread: waking the others would cost more. What an item computes

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <climits>
 #include <fstream>
 #include <thread>
 #if defined(__APPLE__)
@@ -105,7 +106,15 @@ std::vector<std::string> command_words() {
 }
 
 void restart_program(char** argv) {
-  if (runs_by_itself()) execv(own_program, argv);
+  if (!runs_by_itself()) return;
+  // By its path, so that the process keeps its name; by the link if the file was removed meanwhile.
+  char path[PATH_MAX];
+  const ssize_t length = readlink(own_program, path, sizeof path - 1);
+  if (length > 0) {
+    path[length] = '\0';
+    execv(path, argv);
+  }
+  execv(own_program, argv);
 }
 
 int allowed_processors() {

@@ -2,6 +2,7 @@
 // this folder. An operation widens its 16-bit operands into scratch memory, computes in float32, and rounds
 // the result into y. Notation and shapes as in kernels.h.
 #include "kernels/cpu/cpu_kernels.h"
+#include "kernels/cgroup.h"
 
 #include <algorithm>
 #include <array>
@@ -89,17 +90,21 @@ bool any_threads_same_bits() {
 class CpuKernels final : public Kernels {
  public:
   explicit CpuKernels(int threads)
-      : Kernels(Device{}), most_threads_(threads_to_use(threads)), threads_(most_threads_) {
+      : Kernels(Device{}),
+        chooses_(threads == 0),
+        most_threads_(threads_to_use(threads)),
+        threads_(most_threads_) {
     if (amx_available()) amx_.emplace(scratch_);
   }
 
   std::string description() const override {
-    return fmt::format("{}, {} thread{}, {}", processor_name(), most_threads_, most_threads_ == 1 ? "" : "s",
+    return fmt::format("{}, {} thread{}{}, {}", processor_name(), most_threads_,
+                       most_threads_ == 1 ? "" : "s", may_use_one() ? " (1 for small forwards)" : "",
                        simd_target());
   }
   void expect_work(uint64_t multiply_accumulates) override {
     const bool is_small = multiply_accumulates < work_to_wake_for / static_cast<uint64_t>(most_threads_);
-    threads_ = is_small && waiting_threads_sleep() && any_threads_same_bits() ? 1 : most_threads_;
+    threads_ = is_small && may_use_one() ? 1 : most_threads_;
   }
 
   // --- Memory.
@@ -545,6 +550,11 @@ class CpuKernels final : public Kernels {
   // busy machine (docs/reliability.md). More threads gain more, and are likelier to find a free processor.
   static constexpr uint64_t work_to_wake_for = uint64_t{1} << 31;
 
+  bool may_use_one() const {
+    return chooses_ && most_threads_ > 1 && waiting_threads_sleep() && any_threads_same_bits();
+  }
+
+  const bool chooses_;  // the number of threads was not given
   const int most_threads_;
   int threads_;  // the maximum of every operation
   Scratch scratch_;

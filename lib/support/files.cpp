@@ -11,10 +11,12 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <charconv>
 #include <climits>
 #include <cstdio>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 #include "kernels/platform.h"
@@ -148,6 +150,26 @@ fs::path followed(fs::path path) {
   return path;
 }
 
+// The number N of /dev/stdout, /dev/fd/N and the like.
+std::optional<int> descriptor_named(const fs::path& path) {
+  if (path == "/dev/stdout") return STDOUT_FILENO;
+  if (path == "/dev/stderr") return STDERR_FILENO;
+  const std::string name = path.filename().string();
+  int number = 0;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
+  const bool is_number = error == std::errc() && end == name.data() + name.size() && number >= 0;
+  if (!is_number || (path.parent_path() != "/dev/fd" && path.parent_path() != "/proc/self/fd")) return {};
+  return number;
+}
+
+// As open() of this name, but writes go on where others through the same descriptor ended.
+int another_descriptor(int number) {
+  const int flags = fcntl(number, F_GETFL);
+  if (flags >= 0 && (flags & O_ACCMODE) != O_RDONLY) return fcntl(number, F_DUPFD_CLOEXEC, 3);
+  errno = EBADF;
+  return -1;
+}
+
 }  // namespace
 
 OutputClaim::OutputClaim(const fs::path& path) {
@@ -219,8 +241,9 @@ OutputFile::OutputFile(fs::path path)
   struct stat status {};
   const bool there = stat(path_.c_str(), &status) == 0;
   if (there && S_ISDIR(status.st_mode)) fail_input("{}: cannot be written: it is a folder", path_.string());
-  if (there && !S_ISREG(status.st_mode)) {
-    descriptor_ = open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+  const std::optional<int> descriptor = descriptor_named(path_);
+  if (there && (descriptor || !S_ISREG(status.st_mode))) {
+    descriptor_ = descriptor ? another_descriptor(*descriptor) : open(path_.c_str(), O_WRONLY | O_CLOEXEC);
     if (descriptor_ < 0) failed(errno);
   } else {
     if (there && access(path_.c_str(), W_OK) != 0) failed(errno);

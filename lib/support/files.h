@@ -78,7 +78,8 @@ int create_temporary(const std::filesystem::path& folder, mode_t mode, std::stri
 // An output file that appears complete or not at all: it is written to a temporary beside its path and renamed by
 // commit(). Without commit() the temporary is removed, by the destructor or, on a signal that ends the program, by
 // remove_unfinished(). An existing file keeps its owner and permissions, and a symbolic link is kept, also one that
-// leads to a file not yet there. Anything but a regular file (/dev/stdout, a pipe) is written directly.
+// leads to a file not yet there. Anything but a regular file (a pipe), and an open descriptor by its name (/dev/stdout,
+// /dev/fd/3), is written directly.
 class OutputFile {
  public:
   explicit OutputFile(std::filesystem::path path);  // InputError if it cannot be created

@@ -170,6 +170,22 @@ TEST_CASE("what a reader must know is told: program, caches, memory; what is not
   check_error(bench({"--export", folder / "none/raw.json"}), 2, {"none"});
 }
 
+TEST_CASE("sleeping threads are told, and a given number of threads is used for small forwards too") {
+  for (const auto& [policy, threads] : {std::pair("PASSIVE", "0"), {"PASSIVE", "2"}, {"ACTIVE", "0"}}) {
+    CAPTURE(policy);
+    CAPTURE(threads);
+    const CliResult result = run_cli({"bench", "--config", data("models/ft_v05/config.json"), "--device",
+                                      "cpu", "--threads", threads, "--warm-up", "0", "--iterations", "1"},
+                                     {.environment = {std::string("OMP_WAIT_POLICY=") + policy}});
+    INFO(result.err);
+    CHECK(result.exit_code == 0);
+    CHECK((result.err.find("threads that wait sleep") != std::string::npos) ==
+          (policy == std::string("PASSIVE")));
+    if (policy == std::string("ACTIVE") || threads == std::string("2"))
+      CHECK(result.out.find("1 for small forwards") == std::string::npos);
+  }
+}
+
 TEST_CASE("devices of a list must be usable and stand there once") {
   check_error(run_cli({"bench", "--device", "cpu,cpu"}), 2, {"cpu,cpu", "named twice"});
   check_error(run_cli({"bench", "--device", "cpu,cuda:99", "--iterations", "1"}), 3, {"CUDA"});

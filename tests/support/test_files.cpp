@@ -8,7 +8,9 @@
 
 #include <array>
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <thread>
 #include <vector>
 
@@ -41,6 +43,7 @@ int ended_by(int signal, const TemporaryDirectory& folder) {
     dup2(input[0], 0);
     const rlimit no_core{0, 0};
     setrlimit(RLIMIT_CORE, &no_core);
+    unsetenv("OMP_WAIT_POLICY"), unsetenv("GOMP_SPINCOUNT");  // the program restarts itself
     execv(arguments[0], const_cast<char**>(arguments.data()));
     _exit(127);
   }
@@ -48,6 +51,9 @@ int ended_by(int signal, const TemporaryDirectory& folder) {
   for (int waited = 0; entries(folder.path()) == 0 && waited < 3000; ++waited)
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   CHECK(entries(folder.path()) == 1);
+  std::string name;
+  std::getline(std::ifstream("/proc/" + std::to_string(child) + "/comm") >> std::ws, name);
+  CHECK(name == "vmamba-cli");
   kill(child, signal);
   int status = 0;
   waitpid(child, &status, 0);
@@ -95,6 +101,22 @@ TEST_CASE("a link stays a link and its target is replaced") {
   write_file(folder / "link", "new");
   CHECK(fs::is_symlink(folder / "link"));
   CHECK(read_file(folder / "target") == "new");
+}
+
+TEST_CASE("an open descriptor is written by its name where others left off") {
+  const TemporaryDirectory folder;
+  const int descriptor = open((folder / "all").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+  REQUIRE(descriptor >= 0);
+  for (const char* text : {"head ", "", " foot"}) {
+    write_all(descriptor, text, "all");
+    if (*text == '\0') write_file("/dev/fd/" + std::to_string(descriptor), "body");
+  }
+  close(descriptor);
+  CHECK(read_file(folder / "all") == "head body foot");
+  const int read_only = open((folder / "all").c_str(), O_RDONLY | O_CLOEXEC);
+  CHECK_THROWS_WITH_AS(write_file("/proc/self/fd/" + std::to_string(read_only), "x"),
+                       doctest::Contains("cannot be written: Bad file descriptor"), InputError);
+  close(read_only);
 }
 
 TEST_CASE("errors name the file") {
