@@ -75,7 +75,11 @@ double processors_others_use(const std::filesystem::path& load) {
 }
 
 bool machine_is_busy() {
-  return 4 * processors_others_use() >= static_cast<double>(sysconf(_SC_NPROCESSORS_ONLN));
+  for (int look = 0; look < 3; ++look) {
+    if (look > 0) usleep(1000);
+    if (4 * processors_others_use() < static_cast<double>(sysconf(_SC_NPROCESSORS_ONLN))) return false;
+  }
+  return true;
 }
 
 bool waiting_threads_sleep() {

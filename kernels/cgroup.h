@@ -18,7 +18,8 @@ uint64_t cgroup_free_memory(const CgroupFiles& files = {});  // bytes; UINT64_MA
 // does not count), as long as this process has one thread. The file: averages of 1, 5 and 15 minutes, then the number
 // that run now, this one too.
 double processors_others_use(const std::filesystem::path& load = "/proc/loadavg");
-// Whether that is a quarter of the processors or more: then spinning threads slow down those that they wait for.
+// Whether that is a quarter of the processors or more, in three looks within 2 ms (a process that only wakes up for a moment does
+// not count): then spinning threads slow down those that they wait for.
 bool machine_is_busy();
 // Whether threads that wait for work sleep at once (OMP_WAIT_POLICY=PASSIVE). Then waking one takes tens
 // of microseconds, on a busy machine up to milliseconds.
