@@ -41,7 +41,6 @@ struct Shared {
   uint64_t weights, full[max_stages], empty[max_stages];
 };
 
-// The rows of w in shared memory are in the order that lets a thread store 16 bytes: as in gelu_linear_sm90a.cu.
 template <class T, int columns>
 __global__ void __launch_bounds__(threads, 1)
     conv_sm90a_kernel(const __grid_constant__ CUtensorMap x_map, const __grid_constant__ CUtensorMap w_map,
@@ -171,8 +170,7 @@ __global__ void __launch_bounds__(threads, 1)
 #pragma unroll
           for (int i = 0; i < columns / 2; ++i)
             if (i / 2 % 2 == half_tile) total += f(sums[i]);
-          total += __shfl_xor_sync(0xffffffffu, total, 1);
-          return (total + __shfl_xor_sync(0xffffffffu, total, 2)) * (1.0f / columns);
+          return quad_sum(total) * (1.0f / columns);
         };
         const float m = mean[half_tile] = sum_of([](float& v) { return v = to_float(from_float<T>(v)); });
         scale[half_tile] = rsqrtf(sum_of([&](float v) { return (v - m) * (v - m); }) + p.epsilon);
@@ -237,10 +235,8 @@ template <class T, int columns>
 void run(const Tiling& t, const Conv2d& op, const LayerNorm* norm, Activation act, const Stream& stream) {
   const auto& [x, w, bias, stride, padding, y] = op;
   const int kernel = static_cast<int>(w.dim(1));
-  const auto patch = static_cast<cuuint64_t>(w.elements() / w.dim(0)), row = 2 * patch;
   const CUtensorMap x_map = im2col_map(x, kernel, stride, padding, slice, tile_rows);
-  const CUtensorMap w_map = tensor_map<5>(w, {patch, 2, 4, 4, static_cast<cuuint64_t>(w.dim(0) / 32)},
-                                          {row, 8 * row, 2 * row, 32 * row}, {slice, 2, 4, 4, columns / 32});
+  const CUtensorMap w_map = weights_map(w, columns);
   const Conv<T> p{bias.as<float>(),
                   norm == nullptr ? nullptr : norm->gamma.as<float>(),
                   norm == nullptr ? nullptr : norm->beta.as<float>(),

@@ -299,14 +299,7 @@ class CudaKernels final : public Kernels {
     const auto& [norm, linear] = op;
     const DeviceScope scope(context_);
     if (linear.y.elements() == 0) return;
-    const LinearProduct product{.x = norm.x,
-                                .gamma = norm.gamma,
-                                .beta = norm.beta,
-                                .epsilon = norm.epsilon,
-                                .w = linear.w,
-                                .bias = linear.bias,
-                                .act = linear.act,
-                                .y = linear.y};
+    const LinearProduct product = product_of(norm, linear);
     const LinearChoice choice = choose_linear(product, stream_.device());
     if (choice.kernel == LinearKernel::small_m) return small_m_linear(choice.tile, product, stream_);
     if (choice.kernel == LinearKernel::norm_sm90a) return norm_linear_sm90a(product, 1, stream_);
@@ -370,12 +363,12 @@ class CudaKernels final : public Kernels {
   }
   bool fuses(const SelectiveScan2dNormLinear& op) const override {
     const ScanPlan plan = plan_scan(op.scan, stream_.device());
-    return can_norm_linear_sm90a(norm_product(op), plan.maps ? direction_count(op.scan.order) : 1,
-                                 stream_.device());
+    return can_norm_linear_sm90a(product_of(op.norm, op.linear),
+                                 plan.maps ? direction_count(op.scan.order) : 1, stream_.device());
   }
   void do_selective_scan_2d_norm_linear(const SelectiveScan2dNormLinear& op) override {
     const DeviceScope scope(context_);
-    LinearProduct product = norm_product(op);
+    LinearProduct product = product_of(op.norm, op.linear);
     int maps = 1;
     if (float* directions = scanned_directions(op.scan)) {
       product.x.data = directions;
@@ -388,8 +381,7 @@ class CudaKernels final : public Kernels {
   // The stem's kernel multiplies by m16n8k16, which sm_75 does not have.
   bool stems(const Conv2d& op) const { return stream_.device().major >= 8 && cuda::can_stem(op); }
 
-  static LinearProduct norm_product(const SelectiveScan2dNormLinear& op) {
-    const auto& [scan, norm, linear] = op;
+  static LinearProduct product_of(const LayerNorm& norm, const Linear& linear) {
     return {.x = norm.x,
             .gamma = norm.gamma,
             .beta = norm.beta,

@@ -251,166 +251,73 @@ __device__ inline void wgmma_wait_group() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
 
-// sums (64,n) = (accumulate ? sums : 0) + a (64,16) · b (n,16)ᵀ, n 64, 96, 128 or 192, by the number of sums a
-// thread.
+// sums (64,n) = (accumulate ? sums : 0) + a (64,16) · b (n,16)ᵀ, n 64, 96, 128 or 192 by the number of sums a thread.
+// a is in shared memory, or in registers, each lane its part as mma_m16n8k16 takes it.
 #define VMAMBA_SUMS_8(i)                                                                     \
   "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3]), "+f"(sums[i + 4]), \
       "+f"(sums[i + 5]), "+f"(sums[i + 6]), "+f"(sums[i + 7])
-#define VMAMBA_WGMMA_N64(type)                                                                               \
-  asm volatile(                                                                                              \
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"                                                           \
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                                            \
-      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "                   \
-      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, p, 1, 1, 0, 0;\n}\n" \
-      : VMAMBA_SUMS_8(0), VMAMBA_SUMS_8(8), VMAMBA_SUMS_8(16), VMAMBA_SUMS_8(24)                             \
-      : "l"(a), "l"(b), "r"(accumulate))
-#define VMAMBA_WGMMA_N96(type)                                                                       \
-  asm volatile(                                                                                      \
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %50, 0;\n"                                                   \
-      "wgmma.mma_async.sync.aligned.m64n96k16.f32." type "." type                                    \
-      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
-      "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "   \
-      "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47}, %48, %49, p, 1, 1, 0, 0;\n}\n"             \
-      : VMAMBA_SUMS_8(0), VMAMBA_SUMS_8(8), VMAMBA_SUMS_8(16), VMAMBA_SUMS_8(24), VMAMBA_SUMS_8(32), \
-        VMAMBA_SUMS_8(40)                                                                            \
-      : "l"(a), "l"(b), "r"(accumulate))
-#define VMAMBA_WGMMA_N128(type)                                                                      \
-  asm volatile(                                                                                      \
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"                                                   \
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                                   \
-      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
-      "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "   \
-      "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, "   \
-      "%56, %57, %58, %59, %60, %61, %62, %63}, %64, %65, p, 1, 1, 0, 0;\n}\n"                       \
-      : VMAMBA_SUMS_8(0), VMAMBA_SUMS_8(8), VMAMBA_SUMS_8(16), VMAMBA_SUMS_8(24), VMAMBA_SUMS_8(32), \
-        VMAMBA_SUMS_8(40), VMAMBA_SUMS_8(48), VMAMBA_SUMS_8(56)                                      \
-      : "l"(a), "l"(b), "r"(accumulate))
-#define VMAMBA_WGMMA_N192(type)                                                                        \
-  asm volatile(                                                                                        \
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %98, 0;\n"                                                     \
-      "wgmma.mma_async.sync.aligned.m64n192k16.f32." type "." type                                     \
-      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "   \
-      "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "     \
-      "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, "     \
-      "%56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, "     \
-      "%74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, "     \
-      "%92, %93, %94, %95}, %96, %97, p, 1, 1, 0, 0;\n}\n"                                             \
-      : VMAMBA_SUMS_8(0), VMAMBA_SUMS_8(8), VMAMBA_SUMS_8(16), VMAMBA_SUMS_8(24), VMAMBA_SUMS_8(32),   \
-        VMAMBA_SUMS_8(40), VMAMBA_SUMS_8(48), VMAMBA_SUMS_8(56), VMAMBA_SUMS_8(64), VMAMBA_SUMS_8(72), \
-        VMAMBA_SUMS_8(80), VMAMBA_SUMS_8(88)                                                           \
-      : "l"(a), "l"(b), "r"(accumulate))
-template <class T>
-__device__ inline void wgmma_m64k16(float (&sums)[32], uint64_t a, uint64_t b, int accumulate) {
-  if constexpr (std::is_same_v<T, half>)
-    VMAMBA_WGMMA_N64("f16");
-  else
-    VMAMBA_WGMMA_N64("bf16");
-}
-template <class T>
-__device__ inline void wgmma_m64k16(float (&sums)[48], uint64_t a, uint64_t b, int accumulate) {
-  if constexpr (std::is_same_v<T, half>)
-    VMAMBA_WGMMA_N96("f16");
-  else
-    VMAMBA_WGMMA_N96("bf16");
-}
-template <class T>
-__device__ inline void wgmma_m64k16(float (&sums)[64], uint64_t a, uint64_t b, int accumulate) {
-  if constexpr (std::is_same_v<T, half>)
-    VMAMBA_WGMMA_N128("f16");
-  else
-    VMAMBA_WGMMA_N128("bf16");
-}
-template <class T>
-__device__ inline void wgmma_m64k16(float (&sums)[96], uint64_t a, uint64_t b, int accumulate) {
-  if constexpr (std::is_same_v<T, half>)
-    VMAMBA_WGMMA_N192("f16");
-  else
-    VMAMBA_WGMMA_N192("bf16");
-}
-// The same with a in registers, each lane its part as mma_m16n8k16 takes it; n 64, 96, 128 or 192.
-#define VMAMBA_WGMMA_RS_N64(type)                                                                                \
-  asm volatile(                                                                                                  \
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"                                                               \
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                                                \
-      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "             \
-      "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}\n" \
-      : VMAMBA_SUMS_8(0), VMAMBA_SUMS_8(8), VMAMBA_SUMS_8(16), VMAMBA_SUMS_8(24)                                 \
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(accumulate))
-#define VMAMBA_WGMMA_RS_N96(type)                                                                      \
-  asm volatile(                                                                                        \
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %53, 0;\n"                                                     \
-      "wgmma.mma_async.sync.aligned.m64n96k16.f32." type "." type                                      \
-      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "   \
-      "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "     \
-      "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47}, {%48, %49, %50, %51}, %52, p, 1, 1, 0;\n}\n" \
-      : VMAMBA_SUMS_8(0), VMAMBA_SUMS_8(8), VMAMBA_SUMS_8(16), VMAMBA_SUMS_8(24), VMAMBA_SUMS_8(32),   \
-        VMAMBA_SUMS_8(40)                                                                              \
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(accumulate))
-#define VMAMBA_WGMMA_RS_N128(type)                                                                                         \
-  asm volatile(                                                                                                            \
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"                                                                         \
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                                                         \
-      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "                                 \
-      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, "                                   \
-      "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, "                                   \
-      "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, {%64, %65, %66, %67}, %68, p, 1, 1, 0;\n}\n" \
-      : VMAMBA_SUMS_8(0), VMAMBA_SUMS_8(8), VMAMBA_SUMS_8(16), VMAMBA_SUMS_8(24), VMAMBA_SUMS_8(32),                       \
-        VMAMBA_SUMS_8(40), VMAMBA_SUMS_8(48), VMAMBA_SUMS_8(56)                                                            \
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(accumulate))
-#define VMAMBA_WGMMA_RS_N192(type)                                                                                          \
-  asm volatile(                                                                                                             \
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %101, 0;\n"                                                                         \
-      "wgmma.mma_async.sync.aligned.m64n192k16.f32." type "." type                                                          \
-      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, "                                  \
-      "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, "                                    \
-      "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, "                                    \
-      "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, "                                    \
-      "%66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, "                                    \
-      "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95}, {%96, %97, %98, %99}, %100, p, 1, 1, 0;\n}\n" \
-      : VMAMBA_SUMS_8(0), VMAMBA_SUMS_8(8), VMAMBA_SUMS_8(16), VMAMBA_SUMS_8(24), VMAMBA_SUMS_8(32),                        \
-        VMAMBA_SUMS_8(40), VMAMBA_SUMS_8(48), VMAMBA_SUMS_8(56), VMAMBA_SUMS_8(64), VMAMBA_SUMS_8(72),                      \
-        VMAMBA_SUMS_8(80), VMAMBA_SUMS_8(88)                                                                                \
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(accumulate))
-template <class T>
-__device__ inline void wgmma_m64k16(float (&sums)[32], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                    uint64_t b, int accumulate) {
-  if constexpr (std::is_same_v<T, half>)
-    VMAMBA_WGMMA_RS_N64("f16");
-  else
-    VMAMBA_WGMMA_RS_N64("bf16");
-}
-template <class T>
-__device__ inline void wgmma_m64k16(float (&sums)[48], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                    uint64_t b, int accumulate) {
-  if constexpr (std::is_same_v<T, half>)
-    VMAMBA_WGMMA_RS_N96("f16");
-  else
-    VMAMBA_WGMMA_RS_N96("bf16");
-}
-template <class T>
-__device__ inline void wgmma_m64k16(float (&sums)[64], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                    uint64_t b, int accumulate) {
-  if constexpr (std::is_same_v<T, half>)
-    VMAMBA_WGMMA_RS_N128("f16");
-  else
-    VMAMBA_WGMMA_RS_N128("bf16");
-}
-template <class T>
-__device__ inline void wgmma_m64k16(float (&sums)[96], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                    uint64_t b, int accumulate) {
-  if constexpr (std::is_same_v<T, half>)
-    VMAMBA_WGMMA_RS_N192("f16");
-  else
-    VMAMBA_WGMMA_RS_N192("bf16");
-}
-#undef VMAMBA_WGMMA_RS_N192
-#undef VMAMBA_WGMMA_RS_N128
-#undef VMAMBA_WGMMA_RS_N96
-#undef VMAMBA_WGMMA_RS_N64
-#undef VMAMBA_WGMMA_N192
-#undef VMAMBA_WGMMA_N128
-#undef VMAMBA_WGMMA_N96
-#undef VMAMBA_WGMMA_N64
+#define VMAMBA_SUMS_32 VMAMBA_SUMS_8(0), VMAMBA_SUMS_8(8), VMAMBA_SUMS_8(16), VMAMBA_SUMS_8(24)
+#define VMAMBA_SUMS_48 VMAMBA_SUMS_32, VMAMBA_SUMS_8(32), VMAMBA_SUMS_8(40)
+#define VMAMBA_SUMS_64 VMAMBA_SUMS_48, VMAMBA_SUMS_8(48), VMAMBA_SUMS_8(56)
+#define VMAMBA_SUMS_96 \
+  VMAMBA_SUMS_64, VMAMBA_SUMS_8(64), VMAMBA_SUMS_8(72), VMAMBA_SUMS_8(80), VMAMBA_SUMS_8(88)
+#define VMAMBA_PLACES_32                                                   \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define VMAMBA_PLACES_48 \
+  VMAMBA_PLACES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define VMAMBA_PLACES_64 \
+  VMAMBA_PLACES_48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define VMAMBA_PLACES_96                                                                 \
+  VMAMBA_PLACES_64                                                                       \
+      ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79" \
+      ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define VMAMBA_WGMMA_START(type, n, count, predicate) \
+  "{\n.reg .pred p;\nsetp.ne.b32 p, %" #predicate     \
+  ", 0;\n"                                            \
+  "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" VMAMBA_PLACES_##count "}, "
+#define VMAMBA_WGMMA_SS(type, n, count, i0, i1, i2)                                             \
+  asm volatile(VMAMBA_WGMMA_START(type, n, count, i2) "%" #i0 ", %" #i1 ", p, 1, 1, 0, 0;\n}\n" \
+               : VMAMBA_SUMS_##count                                                            \
+               : "l"(a), "l"(b), "r"(accumulate))
+#define VMAMBA_WGMMA_RS(type, n, count, i0, i1, i2, i3, i4, i5)                                         \
+  asm volatile(VMAMBA_WGMMA_START(type, n, count, i5) "{%" #i0 ", %" #i1 ", %" #i2 ", %" #i3 "}, %" #i4 \
+                                                      ", p, 1, 1, 0;\n}\n"                              \
+               : VMAMBA_SUMS_##count                                                                    \
+               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(accumulate))
+// i0 … i5: the numbers of the operands behind the sums.
+#define VMAMBA_WGMMA(n, count, i0, i1, i2, i3, i4, i5)                                               \
+  template <class T>                                                                                 \
+  __device__ inline void wgmma_m64k16(float(&sums)[count], uint64_t a, uint64_t b, int accumulate) { \
+    if constexpr (std::is_same_v<T, half>)                                                           \
+      VMAMBA_WGMMA_SS("f16", n, count, i0, i1, i2);                                                  \
+    else                                                                                             \
+      VMAMBA_WGMMA_SS("bf16", n, count, i0, i1, i2);                                                 \
+  }                                                                                                  \
+  template <class T>                                                                                 \
+  __device__ inline void wgmma_m64k16(float(&sums)[count], uint32_t a0, uint32_t a1, uint32_t a2,    \
+                                      uint32_t a3, uint64_t b, int accumulate) {                     \
+    if constexpr (std::is_same_v<T, half>)                                                           \
+      VMAMBA_WGMMA_RS("f16", n, count, i0, i1, i2, i3, i4, i5);                                      \
+    else                                                                                             \
+      VMAMBA_WGMMA_RS("bf16", n, count, i0, i1, i2, i3, i4, i5);                                     \
+  }
+VMAMBA_WGMMA(64, 32, 32, 33, 34, 35, 36, 37)
+VMAMBA_WGMMA(96, 48, 48, 49, 50, 51, 52, 53)
+VMAMBA_WGMMA(128, 64, 64, 65, 66, 67, 68, 69)
+VMAMBA_WGMMA(192, 96, 96, 97, 98, 99, 100, 101)
+#undef VMAMBA_WGMMA
+#undef VMAMBA_WGMMA_RS
+#undef VMAMBA_WGMMA_SS
+#undef VMAMBA_WGMMA_START
+#undef VMAMBA_PLACES_96
+#undef VMAMBA_PLACES_64
+#undef VMAMBA_PLACES_48
+#undef VMAMBA_PLACES_32
+#undef VMAMBA_SUMS_96
+#undef VMAMBA_SUMS_64
+#undef VMAMBA_SUMS_48
+#undef VMAMBA_SUMS_32
 #undef VMAMBA_SUMS_8
 
 }  // namespace vmamba::cuda::ptx

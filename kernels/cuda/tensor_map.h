@@ -44,6 +44,17 @@ CUtensorMap tensor_map(const View& view, const cuuint64_t (&dims)[rank],
   return map;
 }
 
+// Of weights w (N, …), dense, as rows of w.elements() / N: a box is 64 values of K of `rows` rows. In shared memory the rows are
+// in another order, hence the columns of the sums: wgmma gives a thread the columns 8j + 2q, 8j + 2q + 1 (q = lane % 4) of
+// each 8; to store 16 bytes at once, it must hold 8 neighbouring columns of each 32. So row 8j + 2q + e of 32 is w's row
+// 8q + 2j + e: dimensions e, q, j of 2, 4 and 4 entries with strides of 1, 8 and 2 rows.
+inline CUtensorMap weights_map(const View& w, int rows) {
+  const auto n = static_cast<cuuint64_t>(w.dim(0)), k = static_cast<cuuint64_t>(w.elements()) / n,
+             row = 2 * k;
+  return tensor_map<5>(w, {k, 2, 4, 4, n / 32}, {row, 8 * row, 2 * row, 32 * row},
+                       {64, 2, 4, 4, static_cast<cuuint32_t>(rows / 32)});
+}
+
 // Of x (B,H,W,C), dense: a box is `channels` channels of what one tap of a convolution with square kernels multiplies in
 // `pixels` consecutive pixels of its result. Zeros outside x.
 inline CUtensorMap im2col_map(const View& x, int kernel, int stride, int padding, int channels, int pixels) {

@@ -192,6 +192,12 @@ __device__ inline float activated(Activation act, float x) {
   return x;
 }
 
+// Over the four lanes that hold a row of wgmma's sums.
+__device__ inline float quad_sum(float value) {
+  value += __shfl_xor_sync(0xffffffffu, value, 1);
+  return value + __shfl_xor_sync(0xffffffffu, value, 2);
+}
+
 template <class T>
 constexpr bool is_float = std::is_same_v<T, float>;
 

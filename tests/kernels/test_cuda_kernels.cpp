@@ -39,6 +39,13 @@ Map random_map(DType dtype, std::initializer_list<int64_t> dims, float low = -1,
   return vmamba::testing::random_map(random_bits, dtype, dims, low, high, gap);
 }
 
+// As model weights are: values of the dtype, stored as float32.
+Map random_bias(DType dtype, int64_t count) {
+  Map bias = random_map(DType::float32, {count});
+  for (int64_t i = 0; i < count; ++i) bias.set(0, i, round_to(dtype, bias.at(0, i)));
+  return bias;
+}
+
 // A map's copy in the memory of `kernels`, gaps included.
 class Copy {
  public:
@@ -196,8 +203,7 @@ void test_linear_gelu(DType dtype) {
        {Case{2100, 8, 8576, 0}, {131, 96, 12864, 8}, {129, 136, 8576, 0}, {3301, 768, 768, 0}}) {
     INFO(words(to_string(dtype), c.rows, c.in, c.out, c.gap));
     const Map x = random_map(dtype, {c.rows, c.in}, -2, 2, c.gap), w = random_map(dtype, {c.out, c.in});
-    Map bias = random_map(DType::float32, {c.out});
-    for (int64_t i = 0; i < c.out; ++i) bias.set(0, i, round_to(dtype, bias.at(0, i)));
+    const Map bias = random_bias(dtype, c.out);
     compare(
         *kernels, {&x, &w, &bias}, Map(dtype, {c.rows, c.out}, c.gap), tolerance(dtype),
         [&](Kernels& k, const std::vector<View>& in, const View& y) {
@@ -241,8 +247,7 @@ void test_linear_of_few_rows(DType dtype) {
   for (const Case& c : cases) {
     INFO(words(to_string(dtype), c.rows, c.in, c.out, to_string(c.act), c.bias, c.residual, c.gap));
     const Map x = random_map(dtype, {c.rows, c.in}, -1, 1, c.gap), w = random_map(dtype, {c.out, c.in});
-    Map bias = random_map(DType::float32, {c.out});
-    for (int64_t i = 0; i < c.out; ++i) bias.set(0, i, round_to(dtype, bias.at(0, i)));
+    const Map bias = random_bias(dtype, c.out);
     Closeness allowed = tolerance(dtype);
     if (c.act == Activation::gelu) allowed.absolute = 2e-5f;  // of the formula in 16 bits
     if (c.residual && c.act != Activation::none)              // cuBLASLt's result is rounded before the sum
@@ -300,8 +305,7 @@ TEST_CASE("cuda: norm_linear") {
         const Map x = random_map(dtype, {c.rows, c.in}, c.offset - 1, c.offset + 3),
                   w = random_map(dtype, {c.out, c.in});
         const Map gamma = random_map(DType::float32, {c.in}), beta = random_map(DType::float32, {c.in});
-        Map bias = random_map(DType::float32, {c.out});
-        for (int64_t i = 0; i < c.out; ++i) bias.set(0, i, round_to(dtype, bias.at(0, i)));
+        const Map bias = random_bias(dtype, c.out);
         const Map room(dtype, {c.rows, c.in});
         Closeness allowed = tolerance(dtype);
         if (dtype != DType::float32) {  // the oracle rounds the norm, one kernel for both x · gamma
@@ -522,8 +526,7 @@ TEST_CASE("cuda: conv2d") {
         const int64_t width = (c.width + 2 * c.padding - c.kernel) / c.stride + 1;
         const Map x = random_map(dtype, {c.batch, c.height, c.width, c.in});
         const Map w = random_map(dtype, {c.out, c.kernel, c.kernel, c.in});
-        Map bias = random_map(DType::float32, {c.out});
-        for (int64_t o = 0; o < c.out; ++o) bias.set(0, o, round_to(dtype, bias.at(0, o)));
+        const Map bias = random_bias(dtype, c.out);
         compare(*kernels, {&x, &w, &bias}, Map(dtype, {c.batch, height, width, c.out}), tolerance(dtype),
                 [&](Kernels& k, const std::vector<View>& in, const View& y) {
                   k.conv2d({.x = in[0],
@@ -561,8 +564,7 @@ TEST_CASE("cuda: conv2d and conv2d_norm of many pixels") {
           const int64_t width = (c.width + 2 * c.padding - c.kernel) / c.stride + 1;
           const Map x = random_map(dtype, {distinct, c.height, c.width, c.in});
           const Map w = random_map(dtype, {c.out, c.kernel, c.kernel, c.in});
-          Map bias = random_map(DType::float32, {c.out});
-          for (int64_t o = 0; o < c.out; ++o) bias.set(0, o, round_to(dtype, bias.at(0, o)));
+          const Map bias = random_bias(dtype, c.out);
           const Map gamma = random_map(DType::float32, {c.out}), beta = random_map(DType::float32, {c.out});
           const auto run = [&](Kernels& k, const std::array<View, 5>& in, const View& out) {
             const Conv2d conv{.x = in[0],
@@ -625,8 +627,7 @@ TEST_CASE("cuda: conv2d_norm") {
           const int64_t width = (c.width + 2 * c.padding - c.kernel) / c.stride + 1;
           const Map x = random_map(dtype, {c.batch, c.height, c.width, c.in});
           const Map w = random_map(dtype, {c.out, c.kernel, c.kernel, c.in});
-          Map bias = random_map(DType::float32, {c.out});
-          for (int64_t o = 0; o < c.out; ++o) bias.set(0, o, round_to(dtype, bias.at(0, o)));
+          const Map bias = random_bias(dtype, c.out);
           const Map gamma = random_map(DType::float32, {c.out}), beta = random_map(DType::float32, {c.out});
           Closeness allowed = tolerance(dtype);
           allowed.of_value *= 3;  // the oracle rounds between convolution, norm and activation

@@ -23,11 +23,6 @@ constexpr int slice = 64;  // of K: 128 bytes, a row of the swizzled layout
 constexpr int row_bytes = slice * 2, x_bytes = tile_rows * row_bytes;
 constexpr int tile_alignment = 1024;  // of the swizzled layout
 
-// The order of w's rows in shared memory, hence of the columns of `sums`: wgmma gives a thread the columns 8j
-// + 2q, 8j + 2q + 1 (q = lane % 4) of each 8; to store 16 bytes at once, it must hold 8 neighbouring columns
-// of y in each 32. So row 8j + 2q + e of 32 is w's row 8q + 2j + e: dimensions e, q, j of 2, 4 and 4 entries
-// with strides of 1, 8 and 2 rows, which the tensor map of w describes.
-
 struct Shared {
   uint64_t weights, full[max_stages], empty[max_stages], turn[warpgroups];
 };
@@ -173,11 +168,10 @@ std::optional<Tiling> choose_tiling(const LinearProduct& p, const DeviceProperti
 
 template <class T, int columns>
 void run(const Tiling& t, const LinearProduct& p, const Stream& stream) {
-  const auto in = static_cast<cuuint64_t>(p.x.channels()), row = 2 * in;
-  const CUtensorMap x_map = tensor_map<2>(p.x, {in, static_cast<cuuint64_t>(p.x.rows())},
-                                          {static_cast<cuuint64_t>(p.x.row_stride) * 2}, {slice, tile_rows});
-  const CUtensorMap w_map = tensor_map<5>(p.w, {in, 2, 4, 4, static_cast<cuuint64_t>(p.y.channels() / 32)},
-                                          {row, 8 * row, 2 * row, 32 * row}, {slice, 2, 4, 4, columns / 32});
+  const CUtensorMap x_map =
+      tensor_map<2>(p.x, {static_cast<cuuint64_t>(p.x.channels()), static_cast<cuuint64_t>(p.x.rows())},
+                    {static_cast<cuuint64_t>(p.x.row_stride) * 2}, {slice, tile_rows});
+  const CUtensorMap w_map = weights_map(p.w, columns);
   launch(gelu_linear_sm90a_kernel<T, columns>,
          {.grid = static_cast<unsigned>(t.walkers * t.column_blocks),
           .block = threads,

@@ -8,6 +8,7 @@
 // product are laid out as wgmma takes its left operand.
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/linear/linear.h"
+#include "kernels/cuda/linear/mlp_sm90a.cuh"
 #include "kernels/cuda/tuning.h"
 #include "kernels/cuda/values.cuh"
 
@@ -88,7 +89,7 @@ __global__ void __launch_bounds__(threads, 1) mlp_sm90a_kernel(const Mlp<T> p) {
   const int lane = threadIdx.x % 32, q = lane % 4;
   const int row_in_tile = threadIdx.x % group_threads / 32 * 16 + lane / 4;
   const int tiles = static_cast<int>((p.rows + tile_rows - 1) / tile_rows);
-  using Raw = Pack<Pair<T>, 4>;
+  using Raw = EightChannels<T>;
   // From the end: what the operation before wrote last is still in L2.
   for (int tile = tiles - 1 - static_cast<int>(blockIdx.x) * warpgroups - threadIdx.x / group_threads;
        tile >= 0; tile -= static_cast<int>(gridDim.x) * warpgroups) {
@@ -107,22 +108,7 @@ __global__ void __launch_bounds__(threads, 1) mlp_sm90a_kernel(const Mlp<T> p) {
       Raw x[packs];
 #pragma unroll
       for (int a = 0; a < packs; ++a) x[a] = load_x(i, a);
-      const auto sum_of = [&](auto&& f) {
-        float sum = 0;
-#pragma unroll
-        for (int a = 0; a < packs; ++a)
-#pragma unroll
-          for (int pair = 0; pair < 4; ++pair) {
-            const float2 values = to_float2(x[a].values[pair]);
-            sum += f(values.x) + f(values.y);
-          }
-        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-        return sum + __shfl_xor_sync(0xffffffffu, sum, 2);
-      };
-      constexpr float inverse = 1.0f / channels;
-      const float mean = sum_of([](float value) { return value; }) * inverse;
-      const float scale =
-          rsqrtf(sum_of([&](float value) { return (value - mean) * (value - mean); }) * inverse + p.epsilon);
+      const auto [mean, scale] = row_moments<T>(x, p.epsilon);
 #pragma unroll
       for (int a = 0; a < packs; ++a) {
         float g[8], b[8];
@@ -155,24 +141,7 @@ __global__ void __launch_bounds__(threads, 1) mlp_sm90a_kernel(const Mlp<T> p) {
     float sums[channels / 2];
     // sums += GELU(hidden + bias) · fc2ᵀ.
     const auto multiply_fc2 = [&](float(&hidden)[chunk / 2], uint32_t(&activated)[chunk / 16][4], int first) {
-#pragma unroll
-      for (int j = 0; j < chunk / 8; j += 2) {
-        float values[8];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const float2 shift = *reinterpret_cast<const float2*>(fc1_bias + first + 8 * (j + i) + 2 * q);
-          values[4 * i] = hidden[4 * (j + i)] + shift.x;
-          values[4 * i + 1] = hidden[4 * (j + i) + 1] + shift.y;
-          values[4 * i + 2] = hidden[4 * (j + i) + 2] + shift.x;
-          values[4 * i + 3] = hidden[4 * (j + i) + 3] + shift.y;
-        }
-        fast_gelu(values);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const Pair<T> pair = from_float2<T>(values[2 * i], values[2 * i + 1]);
-          memcpy(&activated[j / 2][i], &pair, 4);
-        }
-      }
+      activate_hidden<T>(hidden, fc1_bias + first, q, activated);
       const uint64_t w = ptx::wgmma_descriptor(fc2 + first / slice * channels * row_bytes);
       ptx::wgmma_fence();
 #pragma unroll
@@ -204,13 +173,7 @@ __global__ void __launch_bounds__(threads, 1) mlp_sm90a_kernel(const Mlp<T> p) {
 #pragma unroll
       for (int a = 0; a < packs; ++a) {
         float values[8];
-        load(fc2_bias + 32 * a + 8 * q, values);
-#pragma unroll
-        for (int pair = 0; pair < 4; ++pair) {
-          const float2 added = to_float2(residual[i][a].values[pair]);
-          values[2 * pair] = sums[16 * a + 4 * pair + 2 * i] + values[2 * pair] + added.x;
-          values[2 * pair + 1] = sums[16 * a + 4 * pair + 2 * i + 1] + values[2 * pair + 1] + added.y;
-        }
+        add_residual<T>(sums, i, a, q, fc2_bias, residual[i][a], values);
         if (row + 8 * i < p.rows) store(p.y.data + (row + 8 * i) * p.y.stride + 32 * a + 8 * q, values);
       }
   }

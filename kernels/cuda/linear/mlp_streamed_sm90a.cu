@@ -9,6 +9,7 @@
 
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/linear/linear.h"
+#include "kernels/cuda/linear/mlp_sm90a.cuh"
 #include "kernels/cuda/tensor_map.h"
 #include "kernels/cuda/tuning.h"
 #include "kernels/cuda/values.cuh"
@@ -107,7 +108,7 @@ __global__ void __launch_bounds__(threads, 1)
   uint8_t* const x_tile = x_tiles + group * slices * slice_bytes;
   const uint64_t x_descriptor = ptx::wgmma_descriptor(x_tile), w_descriptors = ptx::wgmma_descriptor(w_tiles);
   uint32_t parity = 0;
-  using Raw = Pack<Pair<T>, 4>;
+  using Raw = EightChannels<T>;
   constexpr int packs = channels / 32;  // of 8 neighbouring channels of a row, held by a thread
   for (int tile = first_tile; tile >= 0; tile -= step) {
     const int row = tile * tile_rows + group * group_rows + row_in_group;
@@ -123,21 +124,7 @@ __global__ void __launch_bounds__(threads, 1)
       Raw x[packs];
 #pragma unroll
       for (int a = 0; a < packs; ++a) x[a] = load_x(i, a);
-      const auto mean_of = [&](auto&& f) {
-        float sum = 0;
-#pragma unroll
-        for (int a = 0; a < packs; ++a)
-#pragma unroll
-          for (int pair = 0; pair < 4; ++pair) {
-            const float2 values = to_float2(x[a].values[pair]);
-            sum += f(values.x) + f(values.y);
-          }
-        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-        return (sum + __shfl_xor_sync(0xffffffffu, sum, 2)) * (1.0f / channels);
-      };
-      const float mean = mean_of([](float value) { return value; });
-      const float scale =
-          rsqrtf(mean_of([&](float value) { return (value - mean) * (value - mean); }) + p.epsilon);
+      const auto [mean, scale] = row_moments<T>(x, p.epsilon);
 #pragma unroll
       for (int a = 0; a < packs; ++a) {
         const int channel = 32 * a + 8 * q, tile_row = row_in_group + 8 * i;
@@ -201,24 +188,7 @@ __global__ void __launch_bounds__(threads, 1)
       const int fc1_stage = multiply_fc1();
       ptx::wgmma_wait_group<0>();
       release(fc1_stage);
-#pragma unroll
-      for (int j = 0; j < chunk / 8; j += 2) {
-        float values[8];
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const float2 shift = *reinterpret_cast<const float2*>(fc1_bias + c * chunk + 8 * (j + i) + 2 * q);
-          values[4 * i] = hidden[4 * (j + i)] + shift.x;
-          values[4 * i + 1] = hidden[4 * (j + i) + 1] + shift.y;
-          values[4 * i + 2] = hidden[4 * (j + i) + 2] + shift.x;
-          values[4 * i + 3] = hidden[4 * (j + i) + 3] + shift.y;
-        }
-        fast_gelu(values);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const Pair<T> pair = from_float2<T>(values[2 * i], values[2 * i + 1]);
-          memcpy(&activated[j / 2][i], &pair, 4);
-        }
-      }
+      activate_hidden<T>(hidden, fc1_bias + c * chunk, q, activated);
       const int fc2_stage = multiply_fc2(c > 0);
       ptx::wgmma_wait_group<0>();
       release(fc2_stage);
@@ -232,13 +202,7 @@ __global__ void __launch_bounds__(threads, 1)
 #pragma unroll
       for (int a = 0; a < packs; ++a) {
         float values[8];
-        load(fc2_bias + 32 * a + 8 * q, values);
-#pragma unroll
-        for (int pair = 0; pair < 4; ++pair) {
-          const float2 added = to_float2(residual[a].values[pair]);
-          values[2 * pair] = sums[16 * a + 4 * pair + 2 * i] + values[2 * pair] + added.x;
-          values[2 * pair + 1] = sums[16 * a + 4 * pair + 2 * i + 1] + values[2 * pair + 1] + added.y;
-        }
+        add_residual<T>(sums, i, a, q, fc2_bias, residual[a], values);
         if (row + 8 * i < p.rows) store(p.y.data + (row + 8 * i) * p.y.stride + 32 * a + 8 * q, values);
       }
     }
@@ -276,13 +240,9 @@ void mlp_streamed_sm90a(const vmamba::Mlp& op, const Stream& stream) {
   const int64_t hidden = fc1.w.dim(0);
   const Tiling tiling = choose_tiling(norm.x.channels(), hidden, stream.device()).value();
   const auto go = [&]<class T, int channels>(Type<T>, std::integral_constant<int, channels>) {
-    const auto in = static_cast<cuuint64_t>(channels), out = static_cast<cuuint64_t>(hidden),
-               fc2_row = 2 * out;
+    const auto in = static_cast<cuuint64_t>(channels), out = static_cast<cuuint64_t>(hidden);
     const CUtensorMap fc1_map = tensor_map<2>(fc1.w, {in, out}, {2 * in}, {slice, chunk});
-    // The rows of fc2.w in the order that lets a thread store 16 bytes, as in gelu_linear_sm90a.cu.
-    const CUtensorMap fc2_map =
-        tensor_map<5>(fc2.w, {out, 2, 4, 4, in / 32}, {fc2_row, 8 * fc2_row, 2 * fc2_row, 32 * fc2_row},
-                      {chunk, 2, 4, 4, channels / 32});
+    const CUtensorMap fc2_map = weights_map(fc2.w, channels);
     const Mlp<T> p{rows_of<const T>(norm.x), norm.gamma.as<float>(),
                    norm.beta.as<float>(),    fc1.bias.as<float>(),
                    fc2.bias.as<float>(),     norm.epsilon,

@@ -239,8 +239,7 @@ __global__ void __launch_bounds__(threads, 1)
               const float2 v = value(k, j);
               sum += f(v.x) + f(v.y);
             }
-          sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-          return (sum + __shfl_xor_sync(0xffffffffu, sum, 2)) * (1.0f / channels);
+          return quad_sum(sum) * (1.0f / channels);
         };
         const float m = mean[r] = mean_of([](float v) { return v; });
         scale[r] = rsqrtf(mean_of([&](float v) { return (v - m) * (v - m); }) + p.epsilon);
@@ -399,13 +398,10 @@ std::optional<Tiling> choose_tiling(const LinearProduct& p, int maps, const Devi
 template <class T, class X, int channels>
 void run(const Tiling& t, const LinearProduct& p, int maps, const Stream& stream) {
   const auto rows = static_cast<cuuint64_t>(p.x.rows()), x_row = p.x.row_stride * sizeof(X);
-  constexpr auto in = static_cast<cuuint64_t>(channels), w_row = 2 * in;
-  constexpr int chunk = chunk_of(channels, is_float<X>);
-  const CUtensorMap x_map = tensor_map<3>(p.x, {in, rows, static_cast<cuuint64_t>(maps)},
-                                          {x_row, rows * x_row}, {row_bytes / sizeof(X), tile_rows, 1});
-  const CUtensorMap w_map =
-      tensor_map<5>(p.w, {in, 2, 4, 4, static_cast<cuuint64_t>(p.w.dim(0) / 32)},
-                    {w_row, 8 * w_row, 2 * w_row, 32 * w_row}, {w_slice, 2, 4, 4, chunk / 32});
+  const CUtensorMap x_map =
+      tensor_map<3>(p.x, {static_cast<cuuint64_t>(channels), rows, static_cast<cuuint64_t>(maps)},
+                    {x_row, rows * x_row}, {row_bytes / sizeof(X), tile_rows, 1});
+  const CUtensorMap w_map = weights_map(p.w, chunk_of(channels, is_float<X>));
   const auto tiles = static_cast<int>(blocks_for(p.x.rows(), tile_rows));
   const NormLinear<T> parameters{p.gamma.as<float>(),
                                  p.beta.as<float>(),
