@@ -47,7 +47,7 @@ Tolerance looser(Tolerance one, Tolerance other) {
 
 Tolerance overridden(Tolerance table, std::optional<double> absolute, std::optional<double> relative) {
   if (!absolute && !relative) return table;
-  return {absolute.value_or(table.absolute), relative.value_or(table.relative)};
+  return {absolute.value_or(0), relative.value_or(0)};
 }
 
 bool ErrorModel::fits(const std::vector<int64_t>& dims) const {
