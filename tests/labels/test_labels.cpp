@@ -155,6 +155,11 @@ TEST_CASE("the largest logits first, equal ones by class") {
   CHECK(broken[2].index == 0);
   CHECK(!all_finite(std::vector<float>{1, INFINITY}));
   CHECK(all_finite(logits));
+  CHECK(have_answer(logits));
+  CHECK(have_answer(std::vector<float>{1, -INFINITY}));
+  for (const std::vector<float>& none :
+       {std::vector<float>{1, NAN}, {INFINITY, 1}, {-INFINITY, -INFINITY}, {}})
+    CHECK_FALSE(have_answer(none));
 }
 
 TEST_CASE("folders are classes by id, by name, or by order") {
