@@ -7,6 +7,7 @@
 
 #include "app/classifier.h"
 #include "app/commands.h"
+#include "app/option_values.h"
 #include "app/program.h"
 #include "kernels/error.h"
 #include "lib/config/names.h"
@@ -299,7 +300,7 @@ Command add_look(CLI::App& app) {
   parser
       ->add_option("--class", options->of_class, "Class of the activation map, from 0 (default: the answer)")
       ->type_name("N")
-      ->check(CLI::Range(0, std::numeric_limits<int>::max()).description(""));
+      ->check(whole_number(0));
   parser->add_option("--report", options->page, "Write an HTML page with all maps over the image")
       ->type_name("F.html");
   parser->add_option("--png", options->png, "Write all maps as one picture")->type_name("F.png");

@@ -115,6 +115,17 @@ std::string unexpected(const CLI::App& app) {
     for (const CLI::App* command : app.get_subcommands({})) known.push_back(command->get_name());
   }
   const std::string_view meant = nearest(word, {known.begin(), known.end()});
+  if (is_option && meant.empty() && !chosen.empty()) {
+    const std::string name = word.substr(0, word.find('='));
+    std::vector<std::string_view> commands;
+    for (const CLI::App* command : app.get_subcommands({}))
+      if (name == "--save-features" ? command->get_name() == "features"
+                                    : command->get_option_no_throw(name) != nullptr)
+        commands.push_back(command->get_name());
+    if (!commands.empty())
+      return fmt::format("{}: no option of {}, but of {}; see vmamba-cli {} --help", printable(name),
+                         chosen.front()->get_name(), alternatives(commands), commands.front());
+  }
   return fmt::format("{} {}{}; see {}",
                      is_option        ? "unknown option"
                      : chosen.empty() ? "unknown command"
