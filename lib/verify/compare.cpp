@@ -58,8 +58,10 @@ bool ErrorModel::fits(const std::vector<int64_t>& dims) const {
 
 double ErrorModel::variance(int64_t element, double value) const {
   const auto width = static_cast<int64_t>(channels.size());
-  const double of_place = static_cast<double>(rows[static_cast<size_t>(element / width)]) *
-                          channels[static_cast<size_t>(element % width)];
+  const double of_place = !elements.empty()
+                              ? elements[static_cast<size_t>(element)]
+                              : static_cast<double>(rows[static_cast<size_t>(element / width)]) *
+                                    channels[static_cast<size_t>(element % width)];
   const double of_stored = of_value * std::max(std::abs(value), smallest);
   return of_place * of_place + of_stored * of_stored;
 }

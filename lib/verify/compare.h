@@ -30,9 +30,9 @@ Tolerance looser(Tolerance one, Tolerance other);
 Tolerance overridden(Tolerance table, std::optional<double> absolute, std::optional<double> relative);
 
 // Standard deviation of the rounding error of each element (lib/verify/tolerance.h): a factor per row (pixel) times a
-// factor per channel, plus a term proportional to the value.
+// factor per channel, or where it was measured one by one, `elements`; plus a term proportional to the value.
 struct ErrorModel {
-  std::vector<float> rows, channels;
+  std::vector<float> rows, channels, elements;
   double of_value = 0,
          smallest = 0;  // applied to max(|value|, smallest): below it the spacing of float16 is constant
   bool fits(const std::vector<int64_t>& dims) const;

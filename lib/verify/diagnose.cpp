@@ -551,11 +551,13 @@ std::vector<std::string> diagnose(const CheckResult& result, const DiagnosisInpu
   } else if (const Cause inside = overflow_in_norm(result, e, beyond->name)) {
     add(inside);
   } else if (e.a) {  // both sides have the same state dict
+    const bool few = beyond->outside > 0 && beyond->outside * 200 < beyond->elements;
     if (!rounding && !overflows)
       add(fmt::format(
-          "{} differs by itself, from the same input and weights, by more than rounding explains: "
-          "one of the two runs computes this step wrongly",
-          beyond->name));
+          "{} differs by itself, from the same input and weights, by more than rounding explains{}: "
+          "one of the two runs computes this step wrongly{}",
+          beyond->name, few ? fmt::format(" in {} of {} elements", beyond->outside, beyond->elements) : "",
+          few ? ", or these elements amplify rounding more than a few probes show" : ""));
   } else if (!rounding) {
     add(mistaken_step(result, e, *beyond));
   }

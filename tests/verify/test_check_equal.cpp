@@ -365,6 +365,22 @@ TEST_CASE("stress: what float32 cannot hold inside a norm is an overflow, not a 
   CHECK(contains(beyond_both, "infinite in a, NaN in b"));
 }
 
+TEST_CASE("scans of long memory and of large delta are no wrong steps") {
+  const std::vector<std::string> backends{"--a", "selective_scan_backend=torch", "--b",
+                                          "selective_scan_backend=mamba"},
+      dtypes{"--a", "dtype=float64", "--b", "dtype=float32"};
+  for (const char* model : {"posembed_resized", "gmlp"})
+    for (const std::vector<std::string>& sides : {backends, dtypes}) {
+      CAPTURE(model);
+      CHECK(report(model, sides, 0)["equal"] == true);
+      std::vector<std::string> stressed = sides;
+      stressed.push_back("--stress");
+      const CliResult result = check_equal(model, stressed);
+      CHECK(contains(result.out, "noise * 1000              equal"));
+      CHECK_FALSE(contains(result.out, "wrongly"));
+    }
+}
+
 TEST_CASE("backends differ by the order of sums") {
   const json found =
       report("vanilla_v0_odd_size",
