@@ -592,6 +592,8 @@ int run_two_sides(Options& options, const Mode& mode) {
                                         side_options(options, mode, "--b", options.b)};
   refuse_overridden(options, chosen);
   if (mode.letter == 'i') {
+    if (options.a.empty() && options.b.empty())
+      fail_input("--init-order: compares two configs: give --a config=… or --b config=…, or both");
     const auto config_of = [](const SideOptions& side) {
       return load_model_config(side.model, find_model(side.model));
     };
@@ -645,6 +647,9 @@ int run_two_sides(Options& options, const Mode& mode) {
   if (every_dtype || (v0_and_v1 && b.side.choice.precision == Precision::float32))
     cases[0].result.notes.emplace_back(
         "in float32 v0 and v1 are one function by construction: they differ in what they round to 16 bits");
+  if (a.made_of == b.made_of && a.side.choice == b.side.choice)
+    for (NamedResult& each : cases)
+      each.result.notes.emplace_back("a and b are the same: no option distinguishes them");
   write_html(options, cases, provenance);
   const CheckResult& result = cases[0].result;
   if (every_dtype)
@@ -785,6 +790,7 @@ Command add_check_equal(CLI::App& app) {
       ->type_name("N")
       ->group(modes);
   parser->add_option("--save-taps", options->save_taps, "Write b's input, taps and logits, for --reference")
+      ->check(safetensors_name)
       ->type_name("FILE")
       ->group(modes);
   parser

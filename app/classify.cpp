@@ -355,10 +355,12 @@ Command add_classify(CLI::App& app) {
   parser->add_option("-o,--output", options->output, "File for the results, instead of stdout")
       ->type_name("FILE");
   parser->add_option("--save-logits", options->save_logits, "Write tensor logits (n, classes), float32")
+      ->check(safetensors_name)
       ->type_name("F.safetensors");
   parser
       ->add_option("--save-input", options->save_input,
                    "Write tensor input (n, 3, H, W), float32, normalised")
+      ->check(safetensors_name)
       ->type_name("F.safetensors");
   parser
       ->add_option("--input-tensor", options->input_tensor,

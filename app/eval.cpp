@@ -19,6 +19,7 @@
 #include "app/result_lines.h"
 #include "app/scheduler_options.h"
 #include "kernels/error.h"
+#include "lib/images/archives.h"
 #include "lib/labels/accuracy.h"
 #include "lib/labels/predictions.h"
 #include "lib/report/confusion.h"
@@ -673,6 +674,10 @@ int merge_results(const Options& options) {
 int run_eval(Options& options) {
   if (!options.merge.empty()) return merge_results(options);
   if (options.directory.empty()) fail_input("nothing to evaluate: name a folder or archives, or --merge");
+  std::error_code ignored;
+  if (fs::is_regular_file(options.directory, ignored) && !has_archive_ending(options.directory))
+    fail_input("{}: is a file: give a folder with a folder of images for each class, or an archive",
+               options.directory);
   options.shard = choose_shard(options.shard_text, {&options.output, &options.confusion, &options.report,
                                                     &options.results, &options.summary});
   SummaryFile summary(options.summary);

@@ -257,11 +257,17 @@ int run_look(const Options& options) {
   if (!config.out_indices) {
     Labels labels;
     if (!files.labels.empty()) labels = read_labels(files.labels, config.num_classes);
-    look.class_map =
-        class_map(without_batch(taps.values()[2]), weights, logits.values, options.of_class, labels);
-    look.facts.emplace_back(
-        options.of_class < 0 ? "answer" : "class",
-        fmt::format("{}, {:.2f} %", look.class_map->name, 100 * look.class_map->probability));
+    const bool answered = have_answer(logits.values);
+    constexpr const char* none = "none: the logits are NaN or infinite";
+    if (answered || options.of_class >= 0)
+      look.class_map =
+          class_map(without_batch(taps.values()[2]), weights, logits.values, options.of_class, labels);
+    if (!answered) look.facts.emplace_back("answer", none);
+    if (look.class_map)
+      look.facts.emplace_back(
+          options.of_class < 0 ? "answer" : "class",
+          look.class_map->name +
+              (answered ? fmt::format(", {:.2f} %", 100 * look.class_map->probability) : ""));
   }
   look.ran_on = {{"ran", to_string(runner.report())}};
   Provenance provenance{this_program(), 1, {}, {}, {}, sha256(bytes)};
@@ -307,6 +313,7 @@ Command add_look(CLI::App& app) {
   parser
       ->add_option("--save-maps", options->maps,
                    "Write tensors weight, contribution, magnitude and class_map")
+      ->check(safetensors_name)
       ->type_name("F.safetensors");
   parser->add_option("--format", options->format, "text or json")
       ->check(CLI::IsMember({"text", "json"}).description(""))

@@ -1,10 +1,14 @@
-// Checks of the numbers that options take.
+// Checks of the values that options take.
 #pragma once
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <filesystem>
 #include <limits>
 #include <string>
+#include <string_view>
 
 #include "lib/support/text.h"
 
@@ -30,6 +34,15 @@ auto real_number(std::string wanted, Good good) {
     if (number && std::isfinite(*number) && good(*number)) return {};
     return fmt::format("{} is not a finite number {}", printable(text), wanted);
   };
+}
+
+// A check that a file that will hold safetensors is not named as one of another format of tensors.
+inline std::string safetensors_name(const std::string& path) {
+  constexpr auto others =
+      std::to_array<std::string_view>({".npy", ".npz", ".pth", ".pt", ".ckpt", ".bin", ".onnx"});
+  const std::string ending = lower_case(std::filesystem::path(path).extension().string());
+  if (std::ranges::find(others, ending) == others.end()) return {};
+  return fmt::format("{} would hold safetensors: name a .safetensors file", printable(path));
 }
 
 }  // namespace vmamba

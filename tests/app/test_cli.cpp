@@ -60,6 +60,25 @@ TEST_CASE("an option of another command is told with that command") {
               {"no option of classify, but of eval"});
 }
 
+TEST_CASE("an option before its command, one given twice, and names of another format") {
+  check_error(run_cli({"--device", "cpu", "classify", "x.png"}), 2,
+              {"--device: stands before its command: write vmamba-cli classify --device"});
+  check_error(run_cli({"classify", "x.png", "--topk", "1", "--topk", "2"}), 2,
+              {"--topk: given 2 times, wanted once"});
+  const std::string config = data("models/ft_v05/config.json"),
+                    weights = data("models/ft_v05/weights.safetensors");
+  for (const std::vector<std::string>& command :
+       std::vector<std::vector<std::string>>{{"classify", "x.png", "--save-logits", "l.npy"},
+                                             {"classify", "x.png", "--save-input", "l.npy"},
+                                             {"look", "x.png", "--save-maps", "l.npy"},
+                                             {"check-equal", "--save-taps", "l.npy"},
+                                             {"init-weights", "--config", config, "-o", "l.npy"},
+                                             {"convert-weights", weights, "l.npy"}})
+    check_error(run_cli(command), 2, {"l.npy would hold safetensors: name a .safetensors file"});
+  check_error(run_cli({"eval", weights, "--device", "cpu"}), 2,
+              {"weights.safetensors: is a file: give a folder"});
+}
+
 TEST_CASE("numbers are decimal, and the error says which they may be") {
   check_error(run_cli({"eval", "x", "--limit", "1.5"}), 2, {"--limit: 1.5 is not a whole number from 1;"});
   for (const char* number : {"010", "0x10", "+3", "1e3", "true", "-1", "99999999999"})

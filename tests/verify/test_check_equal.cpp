@@ -480,7 +480,7 @@ TEST_CASE("repeat, matrix, precision search, initialisation order") {
   };
   const json divergence = init_order({"--b", "config=" + data("models/ft_v05/config.json").string()}, 1);
   CHECK(divergence["step"].get<int>() >= 1);
-  CHECK(init_order({}, 0)["step"].is_null());
+  CHECK(init_order({"--b", "config=" + data("models/s1_ln2d/config.json").string()}, 0)["step"].is_null());
 }
 
 TEST_CASE("the page holds what it shows and asks nothing of the network") {
@@ -525,6 +525,8 @@ TEST_CASE("refusals") {
   refused({"--save-taps", "x", "--images", image, "--batch-size", "2"}, {"--batch-size", "one batch"});
   refused({"--reference", reference, "--batch-size", "2"}, {"--batch-size"});
   refused({"--init-order", "--b", "dtype=float16"}, {"--weights", "--init-order"});
+  check_error(run_cli({"check-equal", "--init-order"}), 2, {"--init-order: compares two configs"});
+  CHECK(contains(check_equal("s1_ln2d", {"--a", "dtype=float32"}).out, "note: a and b are the same"));
   refused({"--images", image, "--input-tensor", reference}, {"exclude each other"});
   refused({"-o", "x"}, {"--output", "a comparison of a and b"});
   refused({"--labels", "x"}, {"--labels"});
