@@ -274,8 +274,9 @@ std::string html_report(const std::vector<NamedResult>& cases, const Provenance&
   const auto name = [](const Diff* diff) { return diff ? diff->name : std::string("none"); };
   row("first to differ", name(result.first_differing()));
   row("first outside", name(result.first_outside()));
-  row("labels", fmt::format("top-1 agrees for {} of {} images, top-5 for {}", result.agreement.top1,
-                            result.agreement.images, result.agreement.top5));
+  row("labels",
+      fmt::format("top-1 agrees for {} of {}, top-5 for {}", result.agreement.top1,
+                  counted(static_cast<size_t>(result.agreement.images), "image"), result.agreement.top5));
   if (result.labels) row("data set", agreement_summary(*result.labels));
   if (result.truth) row("truth", fmt::format("{}", fmt::join(truth_verdict(*result.truth), "; ")));
   page += "</dl>\n<ul class=\"causes\">\n";

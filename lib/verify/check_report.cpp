@@ -8,6 +8,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "lib/support/text.h"
 #include "lib/verify/agreement_report.h"
 #include "lib/verify/diagnose.h"
 #include "lib/verify/truth_report.h"
@@ -244,8 +245,9 @@ std::string verdict(const CheckResult& result, bool all) {
     line("first outside its tolerance: {}", outside->name);
   text += own_places(result);
   if (result.agreement.images > 0)
-    line("top-1 agrees for {} of {} images, top-5 for {} of {}", result.agreement.top1,
-         result.agreement.images, result.agreement.top5, result.agreement.images);
+    line("top-1 agrees for {} of {}, top-5 for {} of {}", result.agreement.top1,
+         counted(static_cast<size_t>(result.agreement.images), "image"), result.agreement.top5,
+         result.agreement.images);
   if (result.labels && !result.labels->minimum) line("{}", agreement_summary(*result.labels));
   if (result.labels) text += text_report(*result.labels);
   for (const std::string& cause : result.causes) line("cause: {}", cause);
@@ -407,8 +409,9 @@ std::string text_report(const PrecisionSearch& search) {
   if (search.float32_ops.empty())
     text += "no step needs float32\n";
   else
-    text += fmt::format("with them  {}\n{} steps need float32 (found in {} runs): {}\n", off(search.after),
-                        search.float32_ops.size(), search.runs, fmt::join(search.float32_ops, ", "));
+    text += fmt::format("with them  {}\n{} in float32 needed (found in {} runs): {}\n", off(search.after),
+                        counted(search.float32_ops.size(), "step"), search.runs,
+                        fmt::join(search.float32_ops, ", "));
   return text + fmt::format("held out   {}: {}: {}\n", search.held_out.within() ? "held" : "violated",
                             search.held_out_input, off(search.held_out));
 }

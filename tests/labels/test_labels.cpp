@@ -252,7 +252,7 @@ TEST_CASE("ReaL: several classes are right of an image, or none is known") {
   CHECK(truth.classes == std::vector<std::vector<int>>{{}, {2, 0}});
   CHECK_THROWS_WITH_AS(parse_truth("[[1], [3]]", "t", files, {}, 3), doctest::Contains("from 0 to 2"),
                        InputError);
-  CHECK_THROWS_WITH_AS(parse_truth("[[1]]", "t", files, {}, 3), doctest::Contains("1 images show"),
+  CHECK_THROWS_WITH_AS(parse_truth("[[1]]", "t", files, {}, 3), doctest::Contains("1 image shows"),
                        InputError);
   CHECK_THROWS_WITH_AS(parse_truth("[1, 2]", "t", files, {}, 3), doctest::Contains("wanted a list"),
                        InputError);
