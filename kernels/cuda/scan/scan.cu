@@ -135,8 +135,7 @@ ScanPlan plan_scan(const SelectiveScan2d& s, const DeviceProperties& device) {
   namespace chunks = tuning::chunked_scan;
   const int64_t blocks = s.x.dim(0) * ((s.x.dim(3) + chunks::block_channels - 1) / chunks::block_channels),
                 warps = blocks * ((pixels + 4 * chunks::steps - 1) / (4 * chunks::steps));
-  const bool alone = pixels * chunks::block_channels * 4 > device.block_shared_bytes / 2;
-  return {ScanKernel::chunked, wants_maps || blocks < (alone ? 2 : 1) * device.multiprocessors ||
+  return {ScanKernel::chunked, wants_maps || blocks < device.multiprocessors ||
                                    warps < chunks::maps_below * device.multiprocessors};
 }
 
