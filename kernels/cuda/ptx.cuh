@@ -136,23 +136,14 @@ __device__ inline void st_shared_cluster(int rank, float4* to, float4 value) {
 #endif
 }
 
-// Four 8 × 8 matrices of 16 bits whose rows are 16 bytes: lane l gives the address of row l % 8 of matrix l / 8.
-__device__ inline void ldmatrix_x4(uint32_t (&to)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(shared_address(row))
-               : "memory");
-}
 // Not merged with another load of the same place.
-__device__ inline uint32_t ld_volatile_shared(const void* from) {
-  uint32_t value;
-  asm volatile("ld.volatile.shared.u32 %0, [%1];" : "=r"(value) : "r"(shared_address(from)) : "memory");
-  return value;
-}
-__device__ inline void stmatrix_x4(void* row, const uint32_t (&from)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)),
-               "r"(from[0]), "r"(from[1]), "r"(from[2]), "r"(from[3])
+__device__ inline uint4 ld_volatile_shared(const void* from) {
+  uint4 v;
+  asm volatile("ld.volatile.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(shared_address(from))
                : "memory");
+  return v;
 }
 
 // Makes this thread's stores to shared memory visible to the copy engine and to wgmma. sm_90.

@@ -121,7 +121,7 @@ constexpr int max_k = 1024;
 constexpr int wide_columns = 192, narrow_columns = 128;  // of y, a block: wide where N is a multiple
 }  // namespace gelu_sm90a
 
-// LayerNorm and a product in one kernel, against two: in_proj 56² 79 → 44 µs, 28² 42 → 28, 14² 30 → 27; out_norm of four maps
+// LayerNorm and a product in one kernel, against two: in_proj 56² 79 → 44 µs, 28² 42 → 28, 14² 30 → 26; out_norm of four maps
 // and out_proj 56² 224 → 185, but with one stage of x 28² 112 → 116.
 namespace norm_linear_sm90a {
 constexpr int max_x_stages = 8;  // of each warpgroup
@@ -151,6 +151,9 @@ constexpr int one_state_warps = 12, many_states_warps = 8;  // of a block, at mo
 // Blocks have fewer warps where so many of them, with y in shared memory, fit a multiprocessor.
 constexpr int small_block_warps = 4;
 constexpr int small_blocks_one_state = 4, small_blocks_many_states = 2;
+// The directions run side by side, each into its own map, below this many warps a multiprocessor. VMamba-T at batch 8 with
+// that and small blocks for maps: 0.960 → 0.889 ms.
+constexpr int64_t maps_below = 8;
 constexpr int max_cluster = 8;  // blocks; the portable limit. Batch 1, 56²: 23.4 → 14.8 µs against one block
 }  // namespace chunked_scan
 
@@ -166,6 +169,9 @@ constexpr int least_blocks = 8;  // a multiprocessor, that registers must allow
 // batch 128: 131 → 87 µs; 16 states: 1,286 → 520); below maps_below the directions must run side by side,
 // each into its own map, to fill the GPU. The thresholds are where the measured times cross.
 constexpr double one_state_from = 2.5, many_states_from = 0.6, maps_below = 8;
+// With one state they also run side by side where y takes more than this many times the L2 cache: additions to what has left
+// the cache cost more than a norm of four maps (VMamba-B, batch 128: 18.20 → 18.05 ms).
+constexpr int64_t maps_from_l2s = 2;
 // Warps of 32 channels and a direction a multiprocessor from which on a thread takes two channels: they share
 // the step's overhead, and half as many warps still hide each other's latencies (28²: 156 → 147 µs).
 constexpr double two_channels_from = 16;

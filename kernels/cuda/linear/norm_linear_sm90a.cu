@@ -5,7 +5,7 @@
 //
 // The copy engine reads x into a ring of stages for each of three warpgroups. A warpgroup takes tiles of 64 rows: it
 // normalises one in registers and multiplies it by the weights, `chunk` columns of y at a time. wgmma takes the normalised
-// rows from registers if x is float32; else they are stored where x was, so that long rows leave registers for the sums.
+// rows from registers if x is float32; else they replace x in shared memory.
 // The weights stay in shared memory where they fit; else the three warpgroups share a ring of them.
 #include <optional>
 
@@ -50,6 +50,60 @@ struct Shared {
   uint64_t w_full[max_w_stages], w_empty[max_w_stages];
 };
 
+// A thread's half of a row in a tile of 16 bits. A long row would not fit the registers: each pass reads it again.
+template <class T, int channels>
+__device__ void normalise_in_place(uint8_t* tile, int row, int half_row, const float* gamma,
+                                   const float* beta, float epsilon) {
+  constexpr int packs = channels / 16;  // of 8 channels
+  const auto place = [&](int i) {
+    const int pack = half_row * packs + i;
+    return tile + pack / 8 * x_bytes + row * row_bytes + (pack % 8 ^ row % 8) * 16;
+  };
+  constexpr bool fits = channels <= 192;
+  uint4 held[fits ? packs : 1];
+  if constexpr (fits)
+#pragma unroll
+    for (int i = 0; i < packs; ++i) held[i] = *reinterpret_cast<const uint4*>(place(i));
+  const auto read = [&](int i, float(&values)[8]) {
+    uint4 raw;
+    if constexpr (fits)
+      raw = held[i];
+    else
+      raw = ptx::ld_volatile_shared(place(i));
+    Pair<T> pairs[4];
+    memcpy(pairs, &raw, 16);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const float2 pair = to_float2(pairs[e]);
+      values[2 * e] = pair.x;
+      values[2 * e + 1] = pair.y;
+    }
+  };
+  const auto mean_of = [&](auto&& f) {
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < packs; ++i) {
+      float v[8];
+      read(i, v);
+      sum += ((f(v[0]) + f(v[1])) + (f(v[2]) + f(v[3]))) + ((f(v[4]) + f(v[5])) + (f(v[6]) + f(v[7])));
+    }
+    return (sum + __shfl_xor_sync(0xffffffffu, sum, 16)) * (1.0f / channels);
+  };
+  const float mean = mean_of([](float v) { return v; });
+  const float scale = rsqrtf(mean_of([&](float v) { return (v - mean) * (v - mean); }) + epsilon);
+#pragma unroll
+  for (int i = 0; i < packs; ++i) {
+    const int channel = (half_row * packs + i) * 8;
+    float v[8], g[8], b[8];
+    read(i, v);
+    load(gamma + channel, g);
+    load(beta + channel, b);
+#pragma unroll
+    for (int e = 0; e < 8; ++e) v[e] = fmaf((v[e] - mean) * scale, g[e], b[e]);
+    store(reinterpret_cast<T*>(place(i)), v);
+  }
+}
+
 template <class T, class X, int channels>
 __global__ void __launch_bounds__(threads, 1)
     norm_linear_sm90a_kernel(const __grid_constant__ CUtensorMap x_map,
@@ -57,8 +111,6 @@ __global__ void __launch_bounds__(threads, 1)
   constexpr int chunk = chunk_of(channels, is_float<X>), w_bytes = chunk * row_bytes;
   constexpr int x_slice = row_bytes / static_cast<int>(sizeof(X));
   constexpr int x_slices = (channels + x_slice - 1) / x_slice, w_slices = (channels + w_slice - 1) / w_slice;
-  // A row's floats would not fit the registers: each pass over it reads shared memory again.
-  constexpr bool rereads = channels > 256;
   extern __shared__ uint8_t dynamic_shared[];
   __shared__ Shared s;
   uint8_t* const w_tiles = dynamic_shared + (-ptx::shared_address(dynamic_shared) & (alignment - 1));
@@ -166,104 +218,71 @@ __global__ void __launch_bounds__(threads, 1)
           for (int c = q * 64; c < p.outputs; c += 4 * 64)
             ptx::prefetch_l2(p.residual.data + (row + half_tile * 8) * p.residual.stride + c);
     uint8_t* const first_tile = x_tiles + (group * p.x_stages + first_x_stage) * p.maps * x_bytes;
-    // The rows lane / 4 and lane / 4 + 8 of a warp's 16, as wgmma takes them: of each 16 channels [0] and [1] are 2q, 2q +
-    // 1 of both rows, [2] and [3] the same of the next 8 channels.
-    uint32_t normed[channels / 16][4];
-    {
-      float values[is_float<X> ? channels / 16 : 1][4][2];
+    // Of float32 the rows lane / 4 and lane / 4 + 8 of a warp's 16, as wgmma takes them: of each 16 channels [0] and [1] are
+    // 2q, 2q + 1 of both rows, [2] and [3] the same of the next 8 channels.
+    uint32_t normed[is_float<X> ? channels / 16 : 1][4];
+    if constexpr (is_float<X>) {
+      float values[channels / 16][4][2];
 #pragma unroll
       for (int slice = 0; slice < x_slices; ++slice) {
         ptx::mbarrier_wait_parity(&s.x_full[group][x_stage], x_parity);
         const uint8_t* const tile = x_tiles + (group * p.x_stages + x_stage) * p.maps * x_bytes;
-        constexpr int steps = x_slice / 16;
 #pragma unroll
-        for (int i = 0; i < steps; ++i) {
-          const int k = slice * steps + i;
-          if (k >= channels / 16) break;
-          if constexpr (is_float<X>) {
+        for (int i = 0; i < x_slice / 16; ++i)
 #pragma unroll
-            for (int j = 0; j < 4; ++j) {
-              const int row = warp_row + lane / 4 + j % 2 * 8, column = i * 16 + j / 2 * 8 + 2 * q;
-              const auto of = [&](int map) {
-                return *reinterpret_cast<const float2*>(tile + map * x_bytes + row * row_bytes +
-                                                        ((column / 4 ^ row % 8) * 16 + column % 4 * 4));
-              };
-              float2 sum = of(0);
-              if (p.maps == 4) {
-                const float2 one = of(1), two = of(2), three = of(3);
-                sum = {(sum.x + two.x) + (one.x + three.x), (sum.y + two.y) + (one.y + three.y)};
-              } else if (p.maps == 2) {
-                const float2 one = of(1);
-                sum = {sum.x + one.x, sum.y + one.y};
-              }
-              values[k][j][0] = sum.x;
-              values[k][j][1] = sum.y;
+          for (int j = 0; j < 4; ++j) {
+            const int tile_row = warp_row + lane / 4 + j % 2 * 8, column = i * 16 + j / 2 * 8 + 2 * q;
+            const auto of = [&](int map) {
+              return *reinterpret_cast<const float2*>(tile + map * x_bytes + tile_row * row_bytes +
+                                                      ((column / 4 ^ tile_row % 8) * 16 + column % 4 * 4));
+            };
+            float2 sum = of(0);
+            if (p.maps == 4) {
+              const float2 one = of(1), two = of(2), three = of(3);
+              sum = {(sum.x + two.x) + (one.x + three.x), (sum.y + two.y) + (one.y + three.y)};
+            } else if (p.maps == 2) {
+              const float2 one = of(1);
+              sum = {sum.x + one.x, sum.y + one.y};
             }
-          } else if constexpr (!rereads) {
-            const int row = warp_row + lane % 16;
-            ptx::ldmatrix_x4(normed[k], tile + row * row_bytes + ((i * 2 + lane / 16) ^ row % 8) * 16);
+            values[slice * (x_slice / 16) + i][j][0] = sum.x;
+            values[slice * (x_slice / 16) + i][j][1] = sum.y;
           }
-        }
-        if constexpr (is_float<X>) {
-          __syncwarp();
-          if (lane == 0) ptx::mbarrier_arrive(&s.x_empty[group][x_stage]);
-        }
+        __syncwarp();
+        if (lane == 0) ptx::mbarrier_arrive(&s.x_empty[group][x_stage]);
         next_x_stage();
       }
-      const auto value = [&](int k, int j) {
-        if constexpr (is_float<X>) {
-          return float2{values[k][j][0], values[k][j][1]};
-        } else {
-          uint32_t raw;
-          if constexpr (rereads) {
-            const int row = warp_row + lane / 4 + j % 2 * 8;
-            raw = ptx::ld_volatile_shared(first_tile + k / 4 * x_bytes + row * row_bytes +
-                                          ((k % 4 * 2 + j / 2) ^ row % 8) * 16 + 4 * q);
-          } else {
-            raw = normed[k][j];
-          }
-          Pair<T> pair;
-          memcpy(&pair, &raw, 4);
-          return to_float2(pair);
-        }
-      };
       float mean[2], scale[2];
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
+      for (int half_tile = 0; half_tile < 2; ++half_tile) {
         const auto mean_of = [&](auto&& f) {
           float sum = 0;
 #pragma unroll
           for (int k = 0; k < channels / 16; ++k)
 #pragma unroll
-            for (int j = r; j < 4; j += 2) {
-              const float2 v = value(k, j);
-              sum += f(v.x) + f(v.y);
-            }
+            for (int j = half_tile; j < 4; j += 2) sum += f(values[k][j][0]) + f(values[k][j][1]);
           return quad_sum(sum) * (1.0f / channels);
         };
-        const float m = mean[r] = mean_of([](float v) { return v; });
-        scale[r] = rsqrtf(mean_of([&](float v) { return (v - m) * (v - m); }) + p.epsilon);
+        const float m = mean[half_tile] = mean_of([](float v) { return v; });
+        scale[half_tile] = rsqrtf(mean_of([&](float v) { return (v - m) * (v - m); }) + p.epsilon);
       }
 #pragma unroll
-      for (int k = 0; k < channels / 16; ++k) {
+      for (int k = 0; k < channels / 16; ++k)
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          const int channel = k * 16 + j / 2 * 8 + 2 * q, r = j % 2;
+          const int channel = k * 16 + j / 2 * 8 + 2 * q, half_tile = j % 2;
           const float2 g = *reinterpret_cast<const float2*>(gamma + channel),
-                       b = *reinterpret_cast<const float2*>(beta + channel), v = value(k, j);
-          const Pair<T> pair = from_float2<T>(fmaf((v.x - mean[r]) * scale[r], g.x, b.x),
-                                              fmaf((v.y - mean[r]) * scale[r], g.y, b.y));
+                       b = *reinterpret_cast<const float2*>(beta + channel);
+          const Pair<T> pair =
+              from_float2<T>(fmaf((values[k][j][0] - mean[half_tile]) * scale[half_tile], g.x, b.x),
+                             fmaf((values[k][j][1] - mean[half_tile]) * scale[half_tile], g.y, b.y));
           memcpy(&normed[k][j], &pair, 4);
         }
-        if constexpr (!is_float<X>) {
-          const int row = warp_row + lane % 16;
-          ptx::stmatrix_x4(
-              first_tile + k / 4 * x_bytes + row * row_bytes + ((k % 4 * 2 + lane / 16) ^ row % 8) * 16,
-              normed[k]);
-        }
+    } else {
+      for (int slice = 0; slice < x_slices; ++slice) {
+        ptx::mbarrier_wait_parity(&s.x_full[group][x_stage], x_parity);
+        next_x_stage();
       }
-    }
-    if constexpr (!is_float<X>) {
+      normalise_in_place<T, channels>(first_tile, warp_row + lane % 16, lane / 16, gamma, beta, p.epsilon);
       ptx::fence_proxy_async();
       ptx::barrier_sync(1 + group, group_threads);
     }

@@ -576,17 +576,19 @@ void chunked_scan_as(const Scan<T>& p, const Stream& stream) {
            size_t{2} * p.states * 8 * sizeof(float2);
   };
   const bool shared_y = !split && bytes_for(one_state_warps) + y_bytes <= most_shared;
+  const dim3 grid(blocks_for(p.channels, block_channels), p.batch, split ? p.count : 1);
+  const int64_t blocks = int64_t{grid.x} * grid.y * grid.z;
+  const int multiprocessors = stream.device().multiprocessors;
   // Several small blocks on a multiprocessor hide each other's barriers; a block whose y leaves no room for
-  // others takes all warps.
+  // others, or that has no others, takes all warps.
   int most = one_state ? one_state_warps : many_states_warps;
-  if (!split && (one_state ? small_blocks_one_state : small_blocks_many_states) * y_bytes < most_shared)
+  if (split ? one_state && blocks > multiprocessors
+            : (one_state ? small_blocks_one_state : small_blocks_many_states) * y_bytes < most_shared)
     most = small_block_warps;
   const int supertiles = (tiles + most - 1) / most, warps = (tiles + supertiles - 1) / supertiles;
-  const dim3 grid(blocks_for(p.channels, block_channels), p.batch, split ? p.count : 1);
   if constexpr (one_state) {
-    // Few blocks and long sequences: as many blocks a sequence as give each multiprocessor at most one.
-    const int64_t blocks = int64_t{grid.x} * grid.y * grid.z;
-    const int room = static_cast<int>(stream.device().multiprocessors / blocks);
+    // Few blocks and long sequences: as many blocks a sequence as give each multiprocessor at most two.
+    const int room = static_cast<int>(2 * multiprocessors / blocks);
     const int most_parts = std::max(1, std::min(max_cluster, room)),
               part_warps = (tiles + most_parts - 1) / most_parts;
     const auto clustered = chunked_scan_kernel<T, true, aligned, false, true>;

@@ -124,14 +124,19 @@ ScanPlan plan_scan(const SelectiveScan2d& s, const DeviceProperties& device) {
   const bool one_state = s.A.dim(2) == 1, wants_maps = s.directions || s.backend == ScanBackend::mamba;
   const double warps_per_multiprocessor =
       static_cast<double>(s.x.dim(0) * ((s.x.dim(3) + 31) / 32)) / device.multiprocessors;
+  const int64_t pixels = s.x.dim(1) * s.x.dim(2);
   if (warps_per_multiprocessor >= (one_state ? tune::one_state_from : tune::many_states_from) &&
-      can_scan_serial(s, device))
+      can_scan_serial(s, device)) {
+    const bool leaves_l2 = one_state && s.x.elements() * 4 > tune::maps_from_l2s * device.l2_bytes;
     // unidi: no direction is another's reverse, so two can't share a block from both ends.
-    return {ScanKernel::serial,
-            wants_maps || warps_per_multiprocessor < tune::maps_below || s.order == ScanOrder::unidi};
-  // Few blocks: the directions run side by side.
-  const bool few = s.x.dim(0) * ((s.x.dim(3) + 15) / 16) < device.multiprocessors;
-  return {ScanKernel::chunked, wants_maps || few};
+    return {ScanKernel::serial, wants_maps || warps_per_multiprocessor < tune::maps_below || leaves_l2 ||
+                                    s.order == ScanOrder::unidi};
+  }
+  namespace chunks = tuning::chunked_scan;
+  const int64_t blocks = s.x.dim(0) * ((s.x.dim(3) + chunks::block_channels - 1) / chunks::block_channels),
+                warps = blocks * ((pixels + 4 * chunks::steps - 1) / (4 * chunks::steps));
+  return {ScanKernel::chunked, wants_maps || blocks < device.multiprocessors ||
+                                   warps < chunks::maps_below * device.multiprocessors};
 }
 
 void selective_scan_2d(const ScanPlan& plan, const SelectiveScan2d& scan, float* directions,

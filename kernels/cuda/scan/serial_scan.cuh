@@ -98,6 +98,7 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks)
       (maps ? p.directions + (int64_t{blockIdx.z} * p.batch + blockIdx.y) * length * p.channels
             : p.y + image * p.channels) +
       c));
+  __builtin_assume(__isGlobal(y));
 
   // Starts copying the next tile, over all rounds: lane (g, t) a quarter of steps g and g + 8. Steps beyond the
   // end of the sequence are clamped to the map.
