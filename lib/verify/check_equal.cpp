@@ -168,12 +168,13 @@ HostTensor compare_chunk(const Side* side_a, const TapValues& a, const HostTenso
         chunk.own = std::move(restarted.diffs);
       };
       if (!logits_only) restart();
-      // Scans are far from linear; between different weights their condition explains nothing.
+      // Scans are far from linear; between different weights their condition explains nothing. Their inputs are a's taps,
+      // which must have b's shapes.
       std::set<std::string, std::less<>> scans;
-      if (!side_a || side_a->weights == side_b.weights)
+      const bool shapes_agree = std::ranges::all_of(chunk.own, &std::string::empty, &Diff::problem);
+      if (shapes_agree && (!side_a || side_a->weights == side_b.weights))
         for (const Diff& diff : chunk.own)
-          if (is_scan(diff.name) && diff.problem.empty() && !diff.within() && !diff.nonfinite())
-            scans.insert(diff.name);
+          if (is_scan(diff.name) && !diff.within() && !diff.nonfinite()) scans.insert(diff.name);
       if (!scans.empty()) {
         for (auto& [name, model] : judge.probe->closer(handed, input.a, scans)) own[name] = std::move(model);
         restart();

@@ -256,7 +256,7 @@ HostTensor input_of_norm(std::string_view tap, const Config& config, const TapVa
 // exceeds float32, the result may well be finite: 1 / √∞ is 0.
 Cause overflow_in_norm(const CheckResult& result, const DiagnosisInput& e, const std::string& tap) {
   const HostTensor input = input_of_norm(tap, e.b->config, *e.taps_a);
-  if (input.dims.size() != 4) return {};
+  if (input.dims.size() != 4 || input.elements() == 0) return {};
   const auto in_float32 = [](const RunReport& report) {
     const PrecisionRow* row = precision_of(report);
     return row && computed_in(row->storage) == DType::float32;

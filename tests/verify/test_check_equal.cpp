@@ -381,6 +381,22 @@ TEST_CASE("scans of long memory and of large delta are no wrong steps") {
     }
 }
 
+TEST_CASE("a reference whose scan is off and whose scan's input has another shape is told by the shape") {
+  const TemporaryDirectory folder;
+  REQUIRE(check_equal("s1_ln2d", {"--save-taps", folder / "t.safetensors", "--all"}).exit_code == 0);
+  vmamba::StateDict changed;
+  for (const auto& [name, tensor] : vmamba::read_safetensors(folder / "t.safetensors").tensors) {
+    vmamba::HostTensor values = tensor.to_float32();
+    if (name == "layers.0.blocks.0.op.conv2d") values.dims = {2, values.elements() / 2};
+    if (name == "layers.0.blocks.0.op.scan") values.dims = {values.elements()};
+    if (name == "layers.0.blocks.0.op.scan.k1") values.values[7] += 1;
+    changed.add(name, values);
+  }
+  vmamba::write_safetensors(folder / "changed.safetensors", changed);
+  const json found = report("s1_ln2d", {"--reference", folder / "changed.safetensors"}, 1);
+  CHECK(found["first_outside"] == "layers.0.blocks.0.op.conv2d");
+}
+
 TEST_CASE("backends differ by the order of sums") {
   const json found =
       report("vanilla_v0_odd_size",
