@@ -303,6 +303,8 @@ int run_classify(Options& options) {
       if (options.parser->get_option(other)->count() > 0)
         fail_input("--results: the results go there, as JSON lines: leave out {}", other);
   check_inputs(options.inputs, options.nul, options.input_tensor, options.shard_text, "nothing to classify");
+  if (!options.input_tensor.empty() && options.parser->get_option("--decode")->count() > 0)
+    fail_input("--decode: is of images, not of --input-tensor");
   SummaryFile summary(options.summary);
   Outputs outputs;
   open_outputs(options, outputs);

@@ -21,8 +21,11 @@ struct Options {
   std::vector<std::string> inputs;
   std::string at, output, layout = "nchw", input_tensor, shard_text, summary;
   Shard shard;
+  const CLI::App* parser = nullptr;
   bool nul = false, normalize = false;
   int batch_size = 0;
+
+  bool layout_given() const { return parser->get_option("--layout")->count() > 0; }
 };
 
 bool has_ending(const std::string& path, std::string_view ending) {
@@ -112,6 +115,9 @@ int run_features(Options& options) {
   if (has_ending(options.output, ".npy") && features.size() > 1)
     fail_input("-o {}: a .npy file holds one tensor: name one of the {} outputs in --at", options.output,
                features.size());
+  if (options.layout_given() &&
+      std::ranges::none_of(features, [](const Feature& feature) { return feature.dims.size() == 3; }))
+    fail_input("--layout: none of {} is a map", options.at.empty() ? features[0].name : options.at);
   const FeatureRun::Rows add = [&](const std::vector<HostTensor>& values) { file.add(values); };
   if (options.input_tensor.empty())
     run.run_images(options.inputs, options.nul ? '\0' : '\n', options.shard, add);
@@ -149,6 +155,7 @@ Command add_features(CLI::App& app) {
   CLI::App* parser =
       app.add_subcommand("features", "Write the outputs of stages, blocks or a backbone, one row per image");
   auto options = std::make_shared<Options>();
+  options->parser = parser;
   add_input_options(*parser, options->inputs, options->nul);
   parser
       ->add_option("--at", options->at,

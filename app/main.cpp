@@ -163,12 +163,13 @@ int run(int argc, char** argv) {
   app.option_defaults()->always_capture_default(false);
   std::string log_level = "info";
   bool quiet = false;
-  app.add_option("--log-level", log_level,
-                 "What is logged to stderr: trace, debug, info, warning, error or off")
-      ->check(CLI::IsMember({"trace", "debug", "info", "warning", "error", "off"}).description(""))
-      ->type_name("LEVEL")
-      ->capture_default_str();
-  app.add_flag("-q,--quiet", quiet, "Log errors only");
+  CLI::Option* level =
+      app.add_option("--log-level", log_level,
+                     "What is logged to stderr: trace, debug, info, warning, error or off")
+          ->check(CLI::IsMember({"trace", "debug", "info", "warning", "error", "off"}).description(""))
+          ->type_name("LEVEL")
+          ->capture_default_str();
+  app.add_flag("-q,--quiet", quiet, "Log errors only")->excludes(level);
   bool no_progress = false;
   app.add_flag("--no-progress", no_progress, "Do not show how far a command is");
 

@@ -129,7 +129,9 @@ struct NamedInput {
 class ArgumentInputs {
  public:
   ArgumentInputs(std::vector<std::string> arguments, char end, const InputPart& part)
-      : arguments_(std::move(arguments)), part_(part), input_(end) {}
+      : arguments_(std::move(arguments)), part_(part), input_(end) {
+    if (std::ranges::count(arguments_, "-") > 1) fail_input("-: given twice; standard input is one list");
+  }
 
   std::optional<NamedInput> next(const std::atomic<bool>& stop) {
     for (;;) {

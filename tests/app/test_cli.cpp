@@ -63,6 +63,10 @@ TEST_CASE("an option of another command is told with that command") {
 TEST_CASE("an option before its command, one given twice, and names of another format") {
   check_error(run_cli({"--device", "cpu", "classify", "x.png"}), 2,
               {"--device: stands before its command: write vmamba-cli classify --device"});
+  check_error(run_cli({"-q", "--log-level", "info", "devices"}), 2, {"--quiet", "--log-level"});
+  check_error(run_cli({"classify", "-", "-"}), 2, {"-: given twice"});
+  check_error(run_cli({"classify", "--input-tensor", "x.safetensors", "--decode", "cpu"}), 2,
+              {"--decode: is of images"});
   check_error(run_cli({"classify", "x.png", "--topk", "1", "--topk", "2"}), 2,
               {"--topk: given 2 times, wanted once"});
   const std::string config = data("models/ft_v05/config.json"),

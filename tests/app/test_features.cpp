@@ -205,6 +205,14 @@ TEST_CASE("a backbone has no logits: what compares them says so") {
   CHECK(entries(folder.path()) == 0);
 }
 
+TEST_CASE("--layout is of maps") {
+  const TemporaryDirectory folder;
+  check_error(run("features", {cat, "-o", folder / "f.npy", "--layout", "nhwc"}), 2,
+              {"--layout: none of classifier.pool is a map"});
+  CHECK(run("features", {cat, "-o", folder / "f.safetensors", "--layout", "nhwc", "--at", "layers.0,logits"})
+            .exit_code == 0);
+}
+
 TEST_CASE("what features refuses, and that nothing is left behind") {
   const TemporaryDirectory folder;
   const std::string out = folder / "f.safetensors";
