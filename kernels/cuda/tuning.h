@@ -72,6 +72,8 @@ constexpr int64_t patch_bytes(int64_t l2_bytes) {
   return l2_bytes / 15 * 14;
 }
 constexpr int64_t least_patches = 4096;
+// Of float32, in shared memory, without lowering how many blocks a multiprocessor holds.
+constexpr int64_t image_weight_bytes = 24 << 10;
 }  // namespace conv
 
 // Convolutions without a matrix of patches, against im2col and cuBLASLt: the four of VMamba-T 642 → 273 µs with the norms
