@@ -21,6 +21,7 @@
 #include "app/commands.h"
 #include "app/image_size.h"
 #include "app/model_options.h"
+#include "app/option_values.h"
 #include "app/program.h"
 #include "app/progress.h"
 #include "kernels/cgroup.h"
@@ -296,7 +297,7 @@ std::string rate(double per_second) {
 
 template <class T>
 std::string known(const std::optional<T>& value) {
-  return value ? fmt::format("{}", *value) : "?";
+  return value ? fmt::format("{}", *value) : "-";
 }
 
 std::string mebibytes(size_t bytes) {
@@ -306,7 +307,14 @@ std::string mebibytes(size_t bytes) {
 constexpr size_t text_columns = 5;
 Cells result_cells(const std::vector<Row>& rows) {
   Cells cells{{"model", "device", "dtype", "backend", "forward core", "batch", "streams", "image", "runs",
-               "median ms", "p90 ms", "p99 ms", "spread", "images/s", "GMAC/s", "MHz", "device MiB"}};
+               "median ms", "p90 ms", "p99 ms", "spread", "images/s", "GMAC/s"}};
+  // Columns that no row has are left out; of the clock, the line of its device above the table says why.
+  const bool clocks =
+      std::ranges::any_of(rows, [](const Row& row) { return row.states[0].clock_mhz.has_value(); });
+  const bool memories =
+      std::ranges::any_of(rows, [](const Row& row) { return row.states[0].memory_in_use.has_value(); });
+  if (clocks) cells[0].push_back("MHz");
+  if (memories) cells[0].push_back("device MiB");
   for (const Row& row : rows) {
     const std::optional<size_t>& memory = row.states[0].memory_in_use;
     cells.push_back({row.model, row.run.device, row.run.dtype, row.run.selective_scan_backend,
@@ -314,8 +322,9 @@ Cells result_cells(const std::vector<Row>& rows) {
                      fmt::format("{}x{}", row.height, row.width), std::to_string(row.ms.size()),
                      fmt::format("{:.3f}", row.percentile(50)), fmt::format("{:.3f}", row.percentile(90)),
                      fmt::format("{:.3f}", row.percentile(99)), fmt::format("{:.1f} %", 100 * row.spread()),
-                     fmt::format("{:.1f}", row.images_per_second()), rate(row.gmacs_per_second()),
-                     known(row.states[0].clock_mhz), memory ? mebibytes(*memory) : "?"});
+                     fmt::format("{:.1f}", row.images_per_second()), rate(row.gmacs_per_second())});
+    if (clocks) cells.back().push_back(known(row.states[0].clock_mhz));
+    if (memories) cells.back().push_back(memory ? mebibytes(*memory) : "-");
   }
   return cells;
 }
@@ -368,10 +377,10 @@ std::string clocks_text(const std::vector<Row>& rows, Device device) {
   if (device.type == DeviceType::cpu) return text + "\n";
   return text + fmt::format(", memory {} MHz, at most {} °C and {} W, throttled by {}; driver {}\n",
                             known(memory), known(celsius), known(watts),
-                            !reasons_known      ? "?"
+                            !reasons_known      ? "-"
                             : throttled.empty() ? "nothing"
                                                 : throttled,
-                            driver.empty() ? "?" : driver);
+                            driver.empty() ? "-" : driver);
 }
 
 Cells profile_cells(const Row& row) {
@@ -684,7 +693,7 @@ Command add_bench(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   add_model_options(*parser, options->model, {.devices = true});
   parser->get_option("--config")->join(',');
-  const auto whole = CLI::Range(1, 1 << 20).description("");
+  const auto whole = whole_number(1, 1 << 20);
   parser->add_option("--batch-size,--batch", options->batch_sizes, "Images per batch; may be a list")
       ->type_name("N")
       ->delimiter(',')
@@ -696,7 +705,7 @@ Command add_bench(CLI::App& app) {
       ->delimiter(',');
   parser->add_option("--warm-up", options->warm_up, "Forwards before the measured ones")
       ->type_name("N")
-      ->check(CLI::Range(0, 1 << 20).description(""))
+      ->check(whole_number(0, 1 << 20))
       ->capture_default_str();
   parser
       ->add_option("--iterations", options->iterations, "Number of measured forwards (default: by --seconds)")
@@ -706,14 +715,14 @@ Command add_bench(CLI::App& app) {
       ->add_option("--seconds", options->seconds,
                    "Measure for about this long, but at least 10 forwards (50 on CUDA)")
       ->type_name("S")
-      ->check(CLI::Range(0.0, 86400.0).description(""))
+      ->check(real_number("from 0 to 86400", [](double x) { return x >= 0 && x <= 86400; }))
       ->excludes("--iterations")
       ->capture_default_str();
   parser
       ->add_option("--streams", options->streams,
                    "Concurrent runs per device, each with its own stream and thread")
       ->type_name("N")
-      ->check(CLI::Range(1, 64).description(""))
+      ->check(whole_number(1, 64))
       ->capture_default_str();
   parser
       ->add_option("--cache", options->cache,

@@ -2,7 +2,6 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
-#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -10,6 +9,7 @@
 #include "app/commands.h"
 #include "app/data_set.h"
 #include "app/model_options.h"
+#include "app/option_values.h"
 #include "app/program.h"
 #include "app/progress.h"
 #include "app/scheduler_options.h"
@@ -592,6 +592,8 @@ int run_two_sides(Options& options, const Mode& mode) {
                                         side_options(options, mode, "--b", options.b)};
   refuse_overridden(options, chosen);
   if (mode.letter == 'i') {
+    if (options.a.empty() && options.b.empty())
+      fail_input("--init-order: compares two configs: give --a config=… or --b config=…, or both");
     const auto config_of = [](const SideOptions& side) {
       return load_model_config(side.model, find_model(side.model));
     };
@@ -645,6 +647,9 @@ int run_two_sides(Options& options, const Mode& mode) {
   if (every_dtype || (v0_and_v1 && b.side.choice.precision == Precision::float32))
     cases[0].result.notes.emplace_back(
         "in float32 v0 and v1 are one function by construction: they differ in what they round to 16 bits");
+  if (a.made_of == b.made_of && a.side.choice == b.side.choice)
+    for (NamedResult& each : cases)
+      each.result.notes.emplace_back("a and b are the same: no option distinguishes them");
   write_html(options, cases, provenance);
   const CheckResult& result = cases[0].result;
   if (every_dtype)
@@ -701,13 +706,7 @@ Command add_check_equal(CLI::App& app) {
       ->group(what);
   const auto number = [&](const std::string& name, auto& value, const std::string& wanted, const auto& good,
                           const std::string& help) {
-    return parser->add_option(name, value, help)
-        ->check([good, wanted](const std::string& text) {
-          double x = 0;
-          const bool is_number = CLI::detail::lexical_cast(text, x) && std::isfinite(x);
-          return is_number && good(x) ? std::string() : text + " is not a finite number " + wanted;
-        })
-        ->type_name("X");
+    return parser->add_option(name, value, help)->check(real_number(wanted, good))->type_name("X");
   };
   const auto not_negative = [](double x) { return x >= 0; };
   number("--atol", options->check.absolute, "from 0", not_negative,
@@ -748,7 +747,7 @@ Command add_check_equal(CLI::App& app) {
   parser
       ->add_option("--batch-size", options->check.batch_size,
                    "Images per batch, and the number of noise images (--find-precision: 4)")
-      ->check(CLI::Range(1, 4096).description(""))
+      ->check(whole_number(1, 4096))
       ->type_name("N")
       ->capture_default_str()
       ->group(input);
@@ -787,10 +786,11 @@ Command add_check_equal(CLI::App& app) {
   parser
       ->add_option("--repeat", options->repeat,
                    "Run b N times and check that the bits are the same every time")
-      ->check(CLI::Range(2, 1'000'000).description(""))
+      ->check(whole_number(2, 1'000'000))
       ->type_name("N")
       ->group(modes);
   parser->add_option("--save-taps", options->save_taps, "Write b's input, taps and logits, for --reference")
+      ->check(safetensors_name)
       ->type_name("FILE")
       ->group(modes);
   parser

@@ -10,8 +10,13 @@
 #include <thread>
 #include <utility>
 
+#include "app/option_values.h"
+#include "app/program.h"
 #include "kernels/error.h"
 #include "lib/model/model_weights.h"
+#include "lib/support/files.h"
+#include "lib/support/json.h"
+#include "lib/support/sha256.h"
 #include "lib/support/text.h"
 #include "lib/verify/provenance.h"
 
@@ -143,7 +148,7 @@ Classifier make_classifier(const ModelOptions& options, int batch_size) {
   return classifier;
 }
 
-void load_runners(Classifier& classifier, std::string* weights_sum) {
+void load_runners(Classifier& classifier, Kept kept) {
   const std::vector<RunChoice>& choices = classifier.choices;
   const std::shared_future<StateDict> weights = classifier.weights.share();
   // Converted while the GPUs' contexts are created.
@@ -167,7 +172,7 @@ void load_runners(Classifier& classifier, std::string* weights_sum) {
       return std::make_unique<Runner>(classifier.config, converted.get(), std::move(kernels),
                                       choice.precision);
     }));
-  if (weights_sum) *weights_sum = weights_sha256(classifier.config, weights.get());
+  if (kept == Kept::yes) classifier.weights_sum = weights_sha256(classifier.config, weights.get());
   std::string failures;
   for (size_t i = 0; i < choices.size(); ++i) try {
       classifier.runners.push_back(loading[i].get());
@@ -206,7 +211,7 @@ void add_batch_size_option(CLI::App& command, int& batch_size) {
   command
       .add_option("--batch-size", batch_size,
                   "Images per batch (default: 8 to 32 on the CPU, 64 to 256 on CUDA, by image size)")
-      ->check(CLI::Range(1, 1 << 16).description(""))
+      ->check(whole_number(1, 1 << 16))
       ->type_name("N");
 }
 
@@ -249,7 +254,28 @@ std::optional<std::vector<std::string>> files_in(const StateDict& file, size_t r
   if (!list.is_array() || list.size() != rows ||
       !std::ranges::all_of(list, [](const Json& name) { return name.is_string(); }))
     return std::nullopt;
-  return list.get<std::vector<std::string>>();
+  auto names = list.get<std::vector<std::string>>();
+  const auto bytes = file.metadata.find("files_bytes");
+  if (bytes == file.metadata.end()) return names;
+  const Json hex = Json::parse(bytes->second, nullptr, false);
+  if (!hex.is_array() || hex.size() != rows) return std::nullopt;
+  for (size_t i = 0; i < rows; ++i)
+    if (hex[i].is_string()) names[i] = bytes_of_hex(hex[i].get<std::string>());
+  return names;
+}
+
+std::map<std::string, std::string> files_metadata(const std::vector<std::string>& files) {
+  Json names = Json::array(), bytes = Json::array();
+  bool any = false;
+  for (const std::string& file : files) {
+    const Json name = named("file", file);
+    names.push_back(name["file"]);
+    bytes.push_back(name.value("file_bytes", Json()));
+    any = any || bytes.back().is_string();
+  }
+  std::map<std::string, std::string> metadata{{"files", dump_json(names)}};
+  if (any) metadata["files_bytes"] = dump_json(bytes);
+  return metadata;
 }
 
 void add_decode_option(CLI::App& command, std::string& decode) {
@@ -315,12 +341,24 @@ void warn_not_finite(const Classifier& classifier, size_t count, size_t images) 
     advice = fmt::format("; {} overflows above {}: try --dtype {} or {}, or --forward-core-version v0",
                          to_string(DType::float16), row_of(DType::float16).largest,
                          to_string(DType::bfloat16), to_string(DType::float32));
-  spdlog::warn("{} of {} images have logits that are not finite{}", count, images, advice);
+  spdlog::warn("{} of {} with logits that are not finite{}", count, counted(images, "image"), advice);
 }
 
 Json report_json(const Classifier& classifier) {
   Json json{{"model", classifier.config.name}, {"weights", classifier.files.weights.string()}};
   json.update(Json(run_report(classifier)));
+  if (classifier.weights_sum.empty()) return json;
+  const std::filesystem::path& labels = classifier.files.labels;
+  json["weights_sha256"] = classifier.weights_sum;
+  json["config_sha256"] = config_sha256(classifier.config);
+  json["labels_sha256"] = labels.empty() ? Json() : Json(sha256(read_file(labels)));
+  return json;
+}
+
+Json made_by(const Classifier& classifier) {
+  Json json = to_json(this_program());
+  json["threads"] = classifier.choices[0].threads;
+  json["batch"] = classifier.batch_size;
   return json;
 }
 

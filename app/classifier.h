@@ -2,6 +2,7 @@
 #pragma once
 #include <functional>
 #include <future>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -25,14 +26,17 @@ struct Classifier {
   std::future<StateDict> weights;  // read in the background until load_runners
   // set by load_runners
   std::vector<std::unique_ptr<Runner>> runners;  // one per usable device
+  std::string weights_sum;                       // SHA-256, if the results are kept
   Labels labels;                                 // empty if there are none
 };
 int default_batch_size(const std::vector<RunChoice>& choices, const Config& config);
 // batch_size 0: the default.
 Classifier make_classifier(const ModelOptions& options, int batch_size);
+// Whether results are kept in a form that says what they were made of.
+enum class Kept : uint8_t { no, yes };
 // Loads each device's kernels and weights on its own thread. A device that cannot be used is named in a warning if others
-// can. If `weights_sum` is not null, it receives the SHA-256 of the weights.
-void load_runners(Classifier& classifier, std::string* weights_sum = nullptr);
+// can.
+void load_runners(Classifier& classifier, Kept kept);
 void add_batch_size_option(CLI::App& command, int& batch_size);  // --batch-size
 // INPUT… and -0, of the commands that take any images.
 void add_input_options(CLI::App& command, std::vector<std::string>& inputs, bool& nul);
@@ -43,7 +47,10 @@ void check_inputs(std::vector<std::string>& inputs, bool nul, const std::string&
 // Tensor `input` (B, in_chans, H, W), and n of its entries.
 HostTensor input_in(const StateDict& file, int in_chans);
 HostTensor entries(const HostTensor& input, int64_t begin, int64_t n);
-// The names that metadata `files` has; none if it is not a list of so many.
+// Metadata of saved rows: `files`, a JSON list of their names, and where one is not UTF-8, `files_bytes`, a list of its
+// bytes in hexadecimal and null for the others.
+std::map<std::string, std::string> files_metadata(const std::vector<std::string>& files);
+// The names in this metadata; none if it is not a list of so many.
 std::optional<std::vector<std::string>> files_in(const StateDict& file, size_t rows);
 // --decode cpu|auto, of the commands that read images.
 void add_decode_option(CLI::App& command, std::string& decode);
@@ -73,8 +80,10 @@ RunReport run_report(const Classifier& classifier);
 // Warns that `count` images have non-finite logits and suggests a remedy; silent if `count` is 0.
 void warn_not_finite(const Classifier& classifier, size_t count, size_t images);
 
-// The device, dtype and backend actually used, for the reports.
+// The device, dtype and backend actually used, for the reports; of kept results also SHA-256 of weights, config and labels.
 Json report_json(const Classifier& classifier);
+// The program and how it was started: what results do not depend on.
+Json made_by(const Classifier& classifier);
 
 // Escaped for a terminal, not shortened.
 std::string shown(const std::string& text);

@@ -8,6 +8,7 @@
 #include "app/classifier.h"
 #include "app/commands.h"
 #include "app/input_tally.h"
+#include "app/option_values.h"
 #include "app/progress.h"
 #include "app/result_lines.h"
 #include "app/scheduler_options.h"
@@ -33,12 +34,16 @@ struct Options {
   Shard shard;
   bool nul = false;  // paths of a list end with NUL instead of a newline
   int top_k = 5, batch_size = 0;
+
+  Kept kept() const { return format == "json" || !summary.empty() ? Kept::yes : Kept::no; }
 };
+
+constexpr std::string_view no_answer = "no answer: its logits are NaN or infinite";
 
 struct Result {
   std::string file;
-  std::string error;  // empty on success
-  std::vector<Prediction> top;
+  std::string error;            // empty on success
+  std::vector<Prediction> top;  // empty on success: no answer
   InputPosition position;
 };
 
@@ -71,13 +76,15 @@ class Results {
     if (!out_.flush()) fail_machine("the results could not be written");  // to stdout: a file says so itself
   }
 
-  void finish(size_t images, size_t failed, size_t inputs) {
+  void finish(const InputTally& tally, size_t without_answer, size_t inputs) {
     if (log_) {
       log_->finish(inputs);
     } else if (format_ == "json") {
       Json document = report_json(classifier_);
-      document["images"] = images;
-      document["failed"] = failed;
+      document["made_by"] = made_by(classifier_);
+      document["images"] = tally.images;
+      document["failed"] = tally.failed;
+      document["no_answer"] = without_answer;
       document["results"] = std::move(results_);
       out_ << dump_json(document, 2) << '\n';
     }
@@ -95,7 +102,7 @@ class Results {
       line["error"] = result.error;
       return line;
     }
-    Json top = Json::array();
+    Json top = Json::array();  // empty: no answer
     for (const Prediction& prediction : result.top) {
       Json entry{{"class", prediction.index}, {"label", label(prediction.index)}};
       if (!classifier_.labels.ids.empty()) entry["id"] = classifier_.labels.ids[prediction.index];
@@ -109,7 +116,8 @@ class Results {
 
   void add_csv(const Result& result) {
     const std::string file = csv_field(result.file);
-    if (!result.error.empty()) out_ << file << ",,,,,," << csv_field(result.error) << '\n';
+    if (result.top.empty())
+      out_ << file << ",,,,,," << csv_field(result.error.empty() ? no_answer : result.error) << '\n';
     for (size_t i = 0; i < result.top.size(); ++i) {
       const Prediction& prediction = result.top[i];
       const std::string name =
@@ -121,6 +129,7 @@ class Results {
 
   void add_text(const Result& result) {
     out_ << shown(result.file) << '\n';
+    if (result.top.empty()) out_ << "  " << no_answer << '\n';
     for (const Prediction& prediction : result.top) {
       const std::string name = classifier_.labels.empty() ? fmt::format("class {}", prediction.index)
                                                           : shown(classifier_.labels.names[prediction.index]);
@@ -141,9 +150,9 @@ struct Outputs {
   std::optional<RowSpool> logits, input;
   std::optional<Results> results;
   std::vector<int64_t> input_dims;  // of one input: channels, height, width
-  Json files = Json::array();       // the classified images, for the metadata of saved tensors
+  std::vector<std::string> files;   // the classified images, for the metadata of saved tensors
   InputTally tally;
-  size_t not_finite = 0;
+  size_t not_finite = 0, without_answer = 0;
   size_t inputs = 0;     // files and archives, of all shards
   bool earlier = false;  // --results went on from an earlier run
 };
@@ -167,18 +176,18 @@ void add_classified(Outputs& outputs, const std::string& file, std::span<const f
   outputs.not_finite += !all_finite(logits);
   if (outputs.logits) outputs.logits->add(logits);
   if (outputs.logits || outputs.input) outputs.files.push_back(file);
-  outputs.results->add({file, {}, top_k(logits, k), position});
+  const bool answered = have_answer(logits);
+  outputs.without_answer += !answered;
+  outputs.results->add({file, {}, answered ? top_k(logits, k) : std::vector<Prediction>(), position});
 }
 
 std::unique_ptr<PositionedResults> open_log(const Options& options, Classifier& classifier) {
-  std::string weights_sum;
-  load_runners(classifier, &weights_sum);
+  load_runners(classifier, Kept::yes);
   Json subject;
   subject["classify"] = Json::parse(dump_json(Json(options.inputs)));
   subject["topk"] = options.top_k;
   subject["shard"] = to_string(options.shard);
-  return std::make_unique<PositionedResults>(options.log,
-                                             result_header(std::move(subject), classifier, weights_sum));
+  return std::make_unique<PositionedResults>(options.log, result_header(std::move(subject), classifier));
 }
 
 void classify_images(const Options& options, Classifier& classifier, Outputs& outputs, std::ostream& out) {
@@ -208,7 +217,7 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
       input_paths(options.inputs, options.nul ? '\0' : '\n', part), config.preprocess, classifier.batch_size,
       one_file ? 1 : decoding_threads(classifier.choices),
       outputs.input || one_file ? JpegDecoding::here : jpeg_decoding(classifier, options.decode));
-  if (!log) load_runners(classifier);
+  if (!log) load_runners(classifier, options.kept());
   outputs.results.emplace(options, classifier, out, std::move(log));
   Progress progress(0, 0);
   size_t done = 0;
@@ -255,7 +264,7 @@ void classify_tensor(const Options& options, Classifier& classifier, Outputs& ou
     fail_input("--device {}: --input-tensor runs on one device: name one", options.model.device);
   const HostTensor input = input_in(file, classifier.config.in_chans);
   classifier.batch_size = static_cast<int>(std::min<int64_t>(classifier.batch_size, input.dims[0]));
-  load_runners(classifier);
+  load_runners(classifier, options.kept());
   Runner& runner = *classifier.runners[0];
   outputs.results.emplace(options, classifier, out);
   const std::vector<std::string> names = names_of_entries(file, input.dims[0]);
@@ -311,18 +320,19 @@ int run_classify(Options& options) {
     tally.report_skipped();  // of a shard that has no other image
   else
     tally.require_images();
-  if (outputs.results) outputs.results->finish(tally.images, tally.failed, outputs.inputs);
-  const std::map<std::string, std::string> metadata{{"files", dump_json(outputs.files)}};
+  if (outputs.results) outputs.results->finish(tally, outputs.without_answer, outputs.inputs);
+  const std::map<std::string, std::string> metadata = files_metadata(outputs.files);
   if (outputs.logits) outputs.logits->write({{"logits", {classifier.config.num_classes}}}, metadata);
   if (outputs.input) outputs.input->write({{"input", outputs.input_dims}}, metadata);
   if (outputs.file) outputs.file->commit();
 
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   if (tally.images > 1)
-    spdlog::info("{} images in {:.2f} s, loading included", tally.images, seconds.count());
+    spdlog::info("{} in {:.2f} s, loading included", counted(tally.images, "image"), seconds.count());
   warn_not_finite(classifier, outputs.not_finite, tally.images);
-  const int exit_code = tally.exit_code();
-  summary.write({"classify", options.shard, tally.images, tally.failed, 0, seconds.count(), exit_code});
+  const int exit_code = std::max(tally.exit_code(), outputs.without_answer > 0 ? 1 : 0);
+  summary.write({"classify", options.shard, tally.images, tally.failed, 0, seconds.count(), exit_code,
+                 report_json(classifier)});
   return exit_code;
 }
 
@@ -333,7 +343,7 @@ Command add_classify(CLI::App& app) {
   auto options = std::make_shared<Options>();
   add_input_options(*parser, options->inputs, options->nul);
   parser->add_option("--topk", options->top_k, "Number of classes per image")
-      ->check(CLI::Range(1, 1 << 20).description(""))
+      ->check(whole_number(1, 1 << 20))
       ->type_name("K")
       ->capture_default_str();
   add_batch_size_option(*parser, options->batch_size);
@@ -345,10 +355,12 @@ Command add_classify(CLI::App& app) {
   parser->add_option("-o,--output", options->output, "File for the results, instead of stdout")
       ->type_name("FILE");
   parser->add_option("--save-logits", options->save_logits, "Write tensor logits (n, classes), float32")
+      ->check(safetensors_name)
       ->type_name("F.safetensors");
   parser
       ->add_option("--save-input", options->save_input,
                    "Write tensor input (n, 3, H, W), float32, normalised")
+      ->check(safetensors_name)
       ->type_name("F.safetensors");
   parser
       ->add_option("--input-tensor", options->input_tensor,

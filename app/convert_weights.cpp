@@ -6,6 +6,7 @@
 
 #include "app/commands.h"
 #include "app/model_options.h"
+#include "app/option_values.h"
 #include "kernels/error.h"
 #include "lib/support/files.h"
 #include "lib/support/text.h"
@@ -39,7 +40,9 @@ Command add_convert_weights(CLI::App& app) {
       "convert-weights",
       "Convert a PyTorch checkpoint (.pth, .pt) or safetensors to safetensors with current names");
   command->add_option("INPUT", options->input, "The file to read; nothing in it is executed")->required();
-  command->add_option("OUTPUT", options->output, "The safetensors file to write")->required();
+  command->add_option("OUTPUT", options->output, "The safetensors file to write")
+      ->required()
+      ->check(safetensors_name);
   command
       ->add_option_function<std::string>(
           "--dtype", [options](const std::string& text) { options->dtype = parse_dtype(text); },

@@ -13,11 +13,13 @@
 #include "app/classifier.h"
 #include "app/commands.h"
 #include "app/data_set.h"
+#include "app/option_values.h"
 #include "app/program.h"
 #include "app/progress.h"
 #include "app/result_lines.h"
 #include "app/scheduler_options.h"
 #include "kernels/error.h"
+#include "lib/images/archives.h"
 #include "lib/labels/accuracy.h"
 #include "lib/labels/predictions.h"
 #include "lib/report/confusion.h"
@@ -202,13 +204,14 @@ void write_text(std::ostream& out, const Outcome& outcome, const DataSet& data,
   else
     line("top-5", total.top5);
   if (total.no_answer > 0)
-    out << fmt::format("no answer   {:6.2f} %   {} of {}, whose logits are NaN\n",
+    out << fmt::format("no answer   {:6.2f} %   {} of {}, whose logits are NaN or infinite\n",
                        100 * share(total.no_answer, total.images), total.no_answer, total.images);
   if (!data.truth_form.empty()) out << fmt::format("truth       {}\n", data.truth_form);
-  if (data.not_counted > 0) out << fmt::format("not counted {} images without a class\n", data.not_counted);
+  if (data.not_counted > 0)
+    out << fmt::format("not counted {} without a class\n", counted(data.not_counted, "image"));
   if (data.several) return;
-  out << fmt::format("{:<12}{:6.2f} %   over {} classes\n", "class mean",
-                     100 * outcome.accuracy.mean_class_top1(), with_images);
+  out << fmt::format("{:<12}{:6.2f} %   over {}\n", "class mean", 100 * outcome.accuracy.mean_class_top1(),
+                     counted(static_cast<size_t>(with_images), "class", "classes"));
   std::vector<size_t> hardest;
   for (size_t i = 0; i < classes.size(); ++i)
     if (classes[i].images > 0 && classes[i].top1 < classes[i].images) hardest.push_back(i);
@@ -230,10 +233,11 @@ Json to_json(const Interval& interval) {
   return {interval.low, interval.high};
 }
 
-void write_json(std::ostream& out, const Outcome& outcome, const Json& report, const DataSet& data,
-                const std::vector<std::string>& names) {
+void write_json(std::ostream& out, const Outcome& outcome, const Json& report, const Json& made_by,
+                const DataSet& data, const std::vector<std::string>& names) {
   const ClassCounts& total = outcome.accuracy.total();
   Json document = report;
+  document["made_by"] = made_by;
   document["images"] = total.images;
   document["failed"] = outcome.failed;
   if (!data.unread.empty()) document["folders_not_listed"] = data.unread;
@@ -280,12 +284,12 @@ void write_csv(std::ostream& out, const Outcome& outcome, const std::vector<std:
 }
 
 // Of a shard also all that a merged report is made of, and what the partition depends on.
-Json log_header(const Options& options, const Classifier& classifier, const std::string& weights_sum,
-                const DataSet& data, const std::string& inputs_sum) {
+Json log_header(const Options& options, const Classifier& classifier, const DataSet& data,
+                const std::string& inputs_sum) {
   std::error_code error;
   Json header = named("eval", fs::weakly_canonical(options.directory, error).string());
   if (!data.truth_sum.empty()) header["truth_sha256"] = data.truth_sum;
-  header = result_header(std::move(header), classifier, weights_sum);
+  header = result_header(std::move(header), classifier);
   if (options.shard_text.empty()) return header;
   header["shard"] = to_string(options.shard);
   header["inputs_sha256"] = inputs_sum;
@@ -351,15 +355,14 @@ void add_answer(Outcome& outcome, bool several, const std::string& file, const s
     outcome.answers.add({file, right, answer.top[0], answer.probability, image});
 }
 
-Outcome evaluate(const Options& options, Classifier& classifier, const std::string& weights_sum,
-                 const DataSet& data) {
+Outcome evaluate(const Options& options, Classifier& classifier, const DataSet& data) {
   const size_t classes = static_cast<size_t>(classifier.config.num_classes);
   std::vector<Chosen> chosen = choose(data, options.limit);
   const std::string inputs_sum = options.shard_text.empty() ? "" : inputs_sha256(data, chosen);
   std::erase_if(chosen, [&](const Chosen& one) { return !options.shard.has(one.position); });
   std::optional<ResultLog> log;
   if (!options.results.empty())
-    log.emplace(options.results, log_header(options, classifier, weights_sum, data, inputs_sum),
+    log.emplace(options.results, log_header(options, classifier, data, inputs_sum),
                 options.shard_text.empty() ? Json() : list_of(data, chosen), classifier.config.num_classes);
 
   Outcome outcome{Accuracy(classifier.config.num_classes)};
@@ -404,7 +407,7 @@ Outcome evaluate(const Options& options, Classifier& classifier, const std::stri
       if (item.error.empty()) {
         Answer answer;
         const auto row = std::span(logits).subspan(place++ * classes, classes);
-        const auto best = any_nan(row) ? std::vector<Prediction>() : top_k(row, 5);
+        const auto best = have_answer(row) ? top_k(row, 5) : std::vector<Prediction>();
         for (const Prediction& prediction : best) answer.top.push_back(prediction.index);
         if (!best.empty()) answer.probability = best[0].probability;
         count(picture, answer);
@@ -453,7 +456,8 @@ struct Outputs {
     if (options.confusion.empty()) return;
     const fs::path png = fs::path(options.confusion).replace_extension(".png");
     if (png == options.confusion)
-      fail_input("--confusion {}: name the CSV; its picture is written beside it as .png", options.confusion);
+      fail_input("--confusion {}: give --confusion {}; the picture is written beside it as .png",
+                 options.confusion, fs::path(options.confusion).replace_extension(".csv").string());
     confusion.emplace(options.confusion);
     picture.emplace(png);
   }
@@ -465,9 +469,9 @@ void write_page(Outputs& outputs, const std::string& title, const Outcome& outco
                 const PreprocessConfig& preprocess) {
   EvalPage page{title, outcome.accuracy, names, data.several, outcome.answers, {}, {}, preprocess};
   if (!data.truth_form.empty()) page.facts.emplace_back("truth", data.truth_form);
-  if (outcome.failed > 0) page.facts.emplace_back("not readable", fmt::format("{} images", outcome.failed));
+  if (outcome.failed > 0) page.facts.emplace_back("not readable", counted(outcome.failed, "image"));
   if (data.not_counted > 0)
-    page.facts.emplace_back("not counted", fmt::format("{} images without a class", data.not_counted));
+    page.facts.emplace_back("not counted", counted(data.not_counted, "image") + " without a class");
   for (const auto& [key, value] : report.items())
     page.ran_on.emplace_back(key, value.is_string() ? value.get<std::string>() : value.dump());
   const Program program = this_program();
@@ -479,10 +483,10 @@ void write_page(Outputs& outputs, const std::string& title, const Outcome& outco
 }
 
 void write_reports(const Options& options, Outputs& outputs, const Outcome& outcome, const Json& report,
-                   const DataSet& data, const std::vector<std::string>& names) {
+                   const Json& made_by, const DataSet& data, const std::vector<std::string>& names) {
   std::ostream& out = outputs.file ? outputs.file->stream() : std::cout;
   if (options.format == "json")
-    write_json(out, outcome, report, data, names);
+    write_json(out, outcome, report, made_by, data, names);
   else if (options.format == "csv")
     write_csv(out, outcome, names);
   else
@@ -660,16 +664,20 @@ int merge_results(const Options& options) {
     add_answer(outcome, data.several, file, right, *answer, {fs::path(directory) / file});
   }
   check_outputs(options, data, names.size());
-  write_reports(options, outputs, outcome, report, data, names);
+  write_reports(options, outputs, outcome, report, to_json(this_program()), data, names);
   if (outputs.report) write_page(outputs, directory, outcome, report, data, names, preprocess_in(header));
   if (merged) merged->commit();
-  if (outcome.failed > 0) spdlog::warn("{} images could not be read and are not counted", outcome.failed);
+  if (outcome.failed > 0) spdlog::warn("not counted: {} not readable", counted(outcome.failed, "image"));
   return outcome.failed > 0 ? 1 : 0;
 }
 
 int run_eval(Options& options) {
   if (!options.merge.empty()) return merge_results(options);
   if (options.directory.empty()) fail_input("nothing to evaluate: name a folder or archives, or --merge");
+  std::error_code ignored;
+  if (fs::is_regular_file(options.directory, ignored) && !has_archive_ending(options.directory))
+    fail_input("{}: is a file: give a folder with a folder of images for each class, or an archive",
+               options.directory);
   options.shard = choose_shard(options.shard_text, {&options.output, &options.confusion, &options.report,
                                                     &options.results, &options.summary});
   SummaryFile summary(options.summary);
@@ -677,8 +685,9 @@ int run_eval(Options& options) {
   Classifier classifier = make_classifier(options.model, options.batch_size);
   if (classifier.config.in_chans != 3)
     fail_input("images have 3 channels, the config's in_chans is {}", classifier.config.in_chans);
-  std::string weights_sum;
-  load_runners(classifier, options.results.empty() && options.report.empty() ? nullptr : &weights_sum);
+  const bool kept = options.format == "json" || !options.results.empty() || !options.report.empty() ||
+                    !options.summary.empty();
+  load_runners(classifier, kept ? Kept::yes : Kept::no);
   const int num_classes = classifier.config.num_classes;
   const DataSet data =
       read_data_set(options.directory, options.truth, options.shard, classifier.labels, num_classes);
@@ -688,30 +697,27 @@ int run_eval(Options& options) {
   if (!options.shard_text.empty() && !data.unread.empty())
     fail_input("--shard: the shards would be of other images than elsewhere: {}", data.unread[0]);
   check_outputs(options, data, static_cast<size_t>(num_classes));
-  const Outcome outcome = evaluate(options, classifier, weights_sum, data);
+  const Outcome outcome = evaluate(options, classifier, data);
   const ClassCounts& total = outcome.accuracy.total();
   if (total.images == 0 && options.shard.is_all())
-    fail_input("{}: none of its {} images could be read", options.directory, outcome.failed);
+    fail_input("{}: none of its {} could be read", options.directory, counted(outcome.failed, "image"));
   const std::vector<std::string> names = class_names(classifier, data);
-  write_reports(options, outputs, outcome, report_json(classifier), data, names);
-  if (outputs.report) {
-    Json report = report_json(classifier);
-    report["weights_sha256"] = weights_sum;
-    report["config_sha256"] = config_sha256(classifier.config);
+  const Json report = report_json(classifier);
+  write_reports(options, outputs, outcome, report, made_by(classifier), data, names);
+  if (outputs.report)
     write_page(outputs, options.directory, outcome, report, data, names, classifier.config.preprocess);
-  }
   const size_t answered = static_cast<size_t>(total.images) - outcome.from_earlier;
-  spdlog::info("{} images in {:.1f} s, {:.1f} a second", answered, outcome.seconds,
+  spdlog::info("{} in {:.1f} s, {:.1f} a second", counted(answered, "image"), outcome.seconds,
                outcome.seconds > 0 ? static_cast<double>(answered) / outcome.seconds : 0);
   warn_not_finite(classifier, outcome.not_finite, answered);
   if (total.no_answer > 0)
-    spdlog::warn("{} of {} images have NaN among their logits and are counted as wrong", total.no_answer,
-                 total.images);
-  if (outcome.failed > 0) spdlog::warn("{} images could not be read and are not counted", outcome.failed);
+    spdlog::warn("{} of {} without an answer, as their logits are NaN or infinite: counted as wrong",
+                 total.no_answer, counted(static_cast<size_t>(total.images), "image"));
+  if (outcome.failed > 0) spdlog::warn("not counted: {} not readable", counted(outcome.failed, "image"));
   for (const std::string& folder : data.unread) spdlog::error("skipped: {}", folder);
   const int exit_code = outcome.failed > 0 || !data.unread.empty() ? 1 : 0;
-  summary.write(
-      {"eval", options.shard, answered, outcome.failed, outcome.from_earlier, outcome.seconds, exit_code});
+  summary.write({"eval", options.shard, answered, outcome.failed, outcome.from_earlier, outcome.seconds,
+                 exit_code, report});
   return exit_code;
 }
 
@@ -733,7 +739,7 @@ Command add_eval(CLI::App& app) {
       ->type_name("FILE");
   add_batch_size_option(*parser, options->batch_size);
   parser->add_option("--limit", options->limit, "Only N images, spread evenly over the classes")
-      ->check(CLI::Range(size_t{1}, std::numeric_limits<size_t>::max()).description(""))
+      ->check(whole_number(size_t{1}))
       ->type_name("N");
   add_decode_option(*parser, options->decode);
   parser->add_option("--format", options->format, "text (a summary), json or csv (class by class)")

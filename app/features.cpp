@@ -118,11 +118,11 @@ int run_features(Options& options) {
   else
     run.run_tensor(add);
 
-  std::map<std::string, std::string> metadata{{"format", "vmamba-cli features"},
-                                              {"ran", run.ran()},
-                                              {"layout", options.layout},
-                                              {"normalized", options.normalize ? "true" : "false"},
-                                              {"files", dump_json(Json(run.files))}};
+  std::map<std::string, std::string> metadata = files_metadata(run.files);
+  metadata.insert({{"format", "vmamba-cli features"},
+                   {"ran", run.ran()},
+                   {"layout", options.layout},
+                   {"normalized", options.normalize ? "true" : "false"}});
   const Json flat = to_json(run.provenance()).flatten();
   for (const auto& [key, value] : flat.items())
     metadata[key.substr(1)] = value.is_string() ? value.get<std::string>() : value.dump();
@@ -131,14 +131,15 @@ int run_features(Options& options) {
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   const InputTally& tally = run.tally;
   for (const Feature& feature : features)
-    spdlog::info("{}: {}, {} rows of {}", options.output, feature.name, tally.images,
+    spdlog::info("{}: {}, {} of {}", options.output, feature.name, counted(tally.images, "row"),
                  shape_string(feature.dims));
-  spdlog::info("{} images in {:.2f} s, loading included", tally.images, seconds.count());
+  spdlog::info("{} in {:.2f} s, loading included", counted(tally.images, "image"), seconds.count());
   if (file.not_finite() > 0)
-    spdlog::warn("{} rows hold values that are not finite: if the dtype overflows, try --dtype {} or {}",
-                 file.not_finite(), to_string(DType::bfloat16), to_string(DType::float32));
+    spdlog::warn("{} with values that are not finite: if the dtype overflows, try --dtype {} or {}",
+                 counted(file.not_finite(), "row"), to_string(DType::bfloat16), to_string(DType::float32));
   const int exit_code = tally.exit_code();
-  summary.write({"features", options.shard, tally.images, tally.failed, 0, seconds.count(), exit_code});
+  summary.write({"features", options.shard, tally.images, tally.failed, 0, seconds.count(), exit_code,
+                 to_json(run.provenance())});
   return exit_code;
 }
 

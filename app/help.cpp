@@ -51,8 +51,9 @@ std::string HelpFormatter::make_option(const CLI::Option* option, bool is_positi
 }
 
 std::string HelpFormatter::make_option_opts(const CLI::Option* option) const {
-  if (option->get_type_size() == 0) return "";  // a flag
-  std::string text = option->get_type_name().empty() ? "" : " " + option->get_type_name();
+  if (option->get_type_size() == 0) return "";                                     // a flag
+  const bool named = option->get_positional() || option->get_type_name().empty();  // INPUT says it all
+  std::string text = named ? "" : " " + option->get_type_name();
   if (!option->get_default_str().empty()) text += "=" + option->get_default_str();
   if (option->get_expected_max() == CLI::detail::expected_max_vector_size && !text.ends_with("…"))
     text += " ...";
@@ -62,6 +63,16 @@ std::string HelpFormatter::make_option_opts(const CLI::Option* option) const {
 
 std::string HelpFormatter::make_subcommand(const CLI::App* command) const {
   return entry(command->get_name(), command->get_description());
+}
+
+// Those of the program, which every command understands, stand behind a command's own.
+std::string HelpFormatter::make_footer(const CLI::App* app) const {
+  const std::string own = CLI::Formatter::make_footer(app);
+  if (app->get_parent() == nullptr) return own;
+  const auto common = [](const CLI::Option* option) {
+    return option->get_name() != "--help" && option->get_name() != "--version";
+  };
+  return make_group("Of all commands", false, app->get_parent()->get_options(common)) + "\n" + own;
 }
 
 std::string HelpFormatter::make_description(const CLI::App* app) const {

@@ -4,6 +4,7 @@
 #include "app/commands.h"
 #include "app/image_size.h"
 #include "app/model_options.h"
+#include "app/option_values.h"
 #include "kernels/error.h"
 #include "lib/model/summary.h"
 #include "lib/model/weights.h"
@@ -218,7 +219,7 @@ Command add_info(CLI::App& app) {
   add_model_options(*command, arguments->model, {.threads = false});
   command->add_option("--batch-size", arguments->batch_size, "Batch size of the memory figures")
       ->type_name("N")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30).description(""))
+      ->check(whole_number(int64_t{1}, int64_t{1} << 30))
       ->capture_default_str();
   command
       ->add_option("--image-size", arguments->image_size,

@@ -5,6 +5,7 @@
 
 #include "app/commands.h"
 #include "app/model_options.h"
+#include "app/option_values.h"
 #include "lib/config/config.h"
 #include "lib/model/init.h"
 #include "lib/support/files.h"
@@ -32,6 +33,7 @@ Command add_init_weights(CLI::App& app) {
       ->type_name("SEED");
   command->add_option("-o,--output", options->output, "The safetensors file to write")
       ->required()
+      ->check(safetensors_name)
       ->type_name("FILE");
   return {command, [options] {
             OutputFile file(options->output);

@@ -33,11 +33,11 @@ class InputTally {
     if (images > 0) return;
     if (failed == 1) fail_input("{}", printable(first_error_, std::string::npos));
     if (failed == 0) fail_input("standard input lists no files");
-    fail_input("none of the {} inputs could be read", failed);
+    fail_input("none of the {} could be read", counted(failed, "input"));
   }
   // Warns of what was skipped and returns the exit code.
   int exit_code() const {
-    if (failed > 0) spdlog::warn("{} of {} inputs could not be read", failed, failed + images);
+    if (failed > 0) spdlog::warn("{} of {} could not be read", failed, counted(failed + images, "input"));
     return failed > 0 ? 1 : 0;
   }
 

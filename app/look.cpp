@@ -7,6 +7,7 @@
 
 #include "app/classifier.h"
 #include "app/commands.h"
+#include "app/option_values.h"
 #include "app/program.h"
 #include "kernels/error.h"
 #include "lib/config/names.h"
@@ -256,11 +257,17 @@ int run_look(const Options& options) {
   if (!config.out_indices) {
     Labels labels;
     if (!files.labels.empty()) labels = read_labels(files.labels, config.num_classes);
-    look.class_map =
-        class_map(without_batch(taps.values()[2]), weights, logits.values, options.of_class, labels);
-    look.facts.emplace_back(
-        options.of_class < 0 ? "answer" : "class",
-        fmt::format("{}, {:.2f} %", look.class_map->name, 100 * look.class_map->probability));
+    const bool answered = have_answer(logits.values);
+    constexpr const char* none = "none: the logits are NaN or infinite";
+    if (answered || options.of_class >= 0)
+      look.class_map =
+          class_map(without_batch(taps.values()[2]), weights, logits.values, options.of_class, labels);
+    if (!answered) look.facts.emplace_back("answer", none);
+    if (look.class_map)
+      look.facts.emplace_back(
+          options.of_class < 0 ? "answer" : "class",
+          look.class_map->name +
+              (answered ? fmt::format(", {:.2f} %", 100 * look.class_map->probability) : ""));
   }
   look.ran_on = {{"ran", to_string(runner.report())}};
   Provenance provenance{this_program(), 1, {}, {}, {}, sha256(bytes)};
@@ -299,13 +306,14 @@ Command add_look(CLI::App& app) {
   parser
       ->add_option("--class", options->of_class, "Class of the activation map, from 0 (default: the answer)")
       ->type_name("N")
-      ->check(CLI::Range(0, std::numeric_limits<int>::max()).description(""));
+      ->check(whole_number(0));
   parser->add_option("--report", options->page, "Write an HTML page with all maps over the image")
       ->type_name("F.html");
   parser->add_option("--png", options->png, "Write all maps as one picture")->type_name("F.png");
   parser
       ->add_option("--save-maps", options->maps,
                    "Write tensors weight, contribution, magnitude and class_map")
+      ->check(safetensors_name)
       ->type_name("F.safetensors");
   parser->add_option("--format", options->format, "text or json")
       ->check(CLI::IsMember({"text", "json"}).description(""))

@@ -115,6 +115,20 @@ std::string unexpected(const CLI::App& app) {
     for (const CLI::App* command : app.get_subcommands({})) known.push_back(command->get_name());
   }
   const std::string_view meant = nearest(word, {known.begin(), known.end()});
+  if (is_option && word == meant)
+    return fmt::format("{}: stands before its command: write vmamba-cli {} {} …", word,
+                       chosen.front()->get_name(), word);
+  if (is_option && meant.empty() && !chosen.empty()) {
+    const std::string name = word.substr(0, word.find('='));
+    std::vector<std::string_view> commands;
+    for (const CLI::App* command : app.get_subcommands({}))
+      if (name == "--save-features" ? command->get_name() == "features"
+                                    : command->get_option_no_throw(name) != nullptr)
+        commands.push_back(command->get_name());
+    if (!commands.empty())
+      return fmt::format("{}: no option of {}, but of {}; see vmamba-cli {} --help", printable(name),
+                         chosen.front()->get_name(), alternatives(commands), commands.front());
+  }
   return fmt::format("{} {}{}; see {}",
                      is_option        ? "unknown option"
                      : chosen.empty() ? "unknown command"
@@ -179,6 +193,14 @@ int run(int argc, char** argv) {
     return app.exit(success);
   } catch (const CLI::ExtrasError&) {
     return fail(2, unexpected(app));
+  } catch (const CLI::ArgumentMismatch& error) {
+    // "--topk: At Most 1 required but received 2"
+    constexpr std::string_view twice = ": At Most 1 required but received ";
+    std::string text = one_line(error.what());
+    if (const size_t at = text.find(twice); at != text.npos)
+      text =
+          fmt::format("{}: given {} times, wanted once", text.substr(0, at), text.substr(at + twice.size()));
+    return fail(2, fmt::format("{}; see {}", text, help_command(app)));
   } catch (const CLI::ParseError& error) {
     return fail(2, fmt::format("{}; see {}", one_line(error.what()), help_command(app)));
   }

@@ -112,9 +112,7 @@ Command add_migrate_config(CLI::App& app) {
       "Reads this program's JSON, the Python project's YAML, and Python sources (the literal given to "
       "selective_scan_backend= alone).\nAll rules: docs/migration.md");
   auto arguments = std::make_shared<Arguments>();
-  command->add_option("file", arguments->file, "File to migrate: .json, .yaml, .yml or .py")
-      ->type_name("FILE")
-      ->required();
+  command->add_option("FILE", arguments->file, "File to migrate: .json, .yaml, .yml or .py")->required();
   auto* output =
       command->add_option("-o,--output", arguments->output, "Write here instead of standard output")
           ->type_name("FILE");

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "app/option_values.h"
 #include "kernels/devices.h"
 #include "kernels/error.h"
 #include "lib/images/shard.h"
@@ -28,17 +29,22 @@ void add_model_options(CLI::App& command, ModelOptions& options, ModelOptionsUse
         ->group(group);
   command
       .add_option("--device", options.device,
-                  device_words() + (used.devices ? " (several: a list of them, or NAME:all)" : ""))
+                  fmt::format("{} (also {}{})", device_words(), joined(aliases_of<DeviceType>()),
+                              used.devices ? "; several: a list of them, or NAME:all" : ""))
       ->type_name("DEVICE")
       ->capture_default_str()
       ->group(group);
-  command.add_option("--dtype", options.dtype, with_auto(names_of<Precision>()))
+  command
+      .add_option(
+          "--dtype", options.dtype,
+          fmt::format("{} (also {})", with_auto(names_of<Precision>()), joined(aliases_of<Precision>())))
       ->type_name("DTYPE")
       ->capture_default_str()
       ->group(group);
   command
       .add_option("--selective-scan-backend", options.selective_scan_backend,
-                  alternatives(names_of<ScanBackend>()))
+                  fmt::format("{} (also {})", alternatives(names_of<ScanBackend>()),
+                              joined(aliases_of<ScanBackend>())))
       ->type_name("BACKEND")
       ->group(group);
   command
@@ -49,7 +55,7 @@ void add_model_options(CLI::App& command, ModelOptions& options, ModelOptionsUse
   if (used.threads)
     command.add_option("--threads", options.threads, "CPU threads; 0: all that this process may use")
         ->type_name("N")
-        ->check(CLI::Range(0, 4096).description(""))
+        ->check(whole_number(0, 4096))
         ->group(group);
 }
 

@@ -9,6 +9,7 @@
 
 #include "app/commands.h"
 #include "app/feature_run.h"
+#include "app/option_values.h"
 #include "kernels/error.h"
 #include "lib/support/files.h"
 #include "lib/support/json.h"
@@ -148,8 +149,9 @@ int run_nearest(const Options& options) {
       if (options.format == "text")
         out << fmt::format("{:8.4f}  {}\n", one.similarity,
                            printable(among.files[one.row], std::string::npos));
-      result["nearest"].push_back(
-          {{"file", among.files[one.row]}, {"row", one.row}, {"similarity", one.similarity}});
+      Json neighbour = named("file", among.files[one.row]);
+      neighbour.update({{"row", one.row}, {"similarity", one.similarity}});
+      result["nearest"].push_back(std::move(neighbour));
     }
     results.push_back(std::move(result));
   }
@@ -182,7 +184,7 @@ Command add_nearest(CLI::App& app) {
       ->required();
   parser->add_option("--at", options->at, "Which tensor of the file, if it holds several")->type_name("TAP");
   parser->add_option("--topk", options->top_k, "Number of images per query")
-      ->check(CLI::Range(1, 1 << 20).description(""))
+      ->check(whole_number(1, 1 << 20))
       ->type_name("K")
       ->capture_default_str();
   parser->add_option("--format", options->format, "text or json")

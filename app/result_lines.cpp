@@ -61,22 +61,15 @@ std::optional<size_t> end_in(const std::string& line) {
 
 }  // namespace
 
-Json result_header(Json header, const Classifier& classifier, const std::string& weights_sum) {
-  const RunReport report = run_report(classifier);
-  const fs::path& labels = classifier.files.labels;
-  Json made_by = to_json(this_program());
-  made_by["device_name"] = report.device_name;
-  made_by["threads"] = classifier.choices[0].threads;
-  made_by["batch"] = classifier.batch_size;
-  header.update({{"weights_sha256", weights_sum},
-                 {"config", Json::parse(dump_json(effective_config(classifier.config)))},
-                 {"config_sha256", config_sha256(classifier.config)},
-                 {"labels_sha256", labels.empty() ? Json() : Json(sha256(read_file(labels)))},
-                 {"device", report.device},
-                 {"dtype", report.dtype},
-                 {"selective_scan_backend", report.selective_scan_backend},
-                 {"forward_core", report.forward_core},
-                 {"made_by", std::move(made_by)}});
+Json result_header(Json header, const Classifier& classifier) {
+  const Json report = report_json(classifier);
+  header["weights_sha256"] = report["weights_sha256"];
+  header["config"] = Json::parse(dump_json(effective_config(classifier.config)));
+  for (const char* key :
+       {"config_sha256", "labels_sha256", "device", "dtype", "selective_scan_backend", "forward_core"})
+    header[key] = report[key];
+  header["made_by"] = made_by(classifier);
+  header["made_by"]["device_name"] = report["device_name"];
   return header;
 }
 

@@ -14,7 +14,7 @@ namespace vmamba {
 
 // `subject`: the first key, of the command ("eval") or what it reads. Contains the whole config, so that a mismatch can name
 // the differing key, and the program that starts the file, which may be another version.
-Json result_header(Json subject, const Classifier& classifier, const std::string& weights_sum);
+Json result_header(Json subject, const Classifier& classifier);
 
 // The first key in which two headers differ, with both values: "dtype float32 and float16"; empty if they agree. The program
 // that wrote them may differ, and with `of_shards` the shard too.

@@ -63,6 +63,7 @@ void SummaryFile::write(const Summary& summary) {
       {"seconds", summary.seconds},
       {"images_per_second", summary.seconds > 0 ? static_cast<double>(summary.images) / summary.seconds : 0},
       {"exit_code", summary.exit_code},
+      {"ran_on", summary.ran_on},
       {"program", to_json(this_program())}};
   file_->stream() << dump_json(json, 2) << '\n';
   file_->commit();

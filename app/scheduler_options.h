@@ -2,6 +2,7 @@
 #pragma once
 #include <CLI/CLI.hpp>
 #include <initializer_list>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 
@@ -27,6 +28,7 @@ struct Summary {
   size_t from_earlier = 0;        // images with results of an earlier run
   double seconds = 0;
   int exit_code = 0;
+  nlohmann::ordered_json ran_on = {};  // model and device, with SHA-256
 };
 void add_summary_option(CLI::App& command, std::string& file);
 // Made before the command reads or computes anything, so that it replaces neither an input nor another output.

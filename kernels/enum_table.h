@@ -57,6 +57,15 @@ constexpr auto find_row(std::string_view text) -> decltype(&table_of<E>[0]) {
 }
 
 template <HasRows E>
+std::vector<std::string_view> aliases_of() {
+  std::vector<std::string_view> names;
+  for (const auto& row : table_of<E>)
+    for (const std::string_view alias : row.aliases)
+      if (!alias.empty()) names.push_back(alias);
+  return names;
+}
+
+template <HasRows E>
 std::vector<std::string_view> names_of() {
   std::vector<std::string_view> names;
   for (const auto& row : table_of<E>) names.push_back(row.name);

@@ -38,8 +38,13 @@ void LayerNormRows(const NormArgs& args, int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const float* x = args.x.at(row);
       float* y = args.y.at(row);
-      const V rounded_mean = constant(
-          scale * sum_of(channels, [&](int64_t c, int64_t count) { return load_some(x + c, count); }));
+      float mean =
+          scale * sum_of(channels, [&](int64_t c, int64_t count) { return load_some(x + c, count); });
+      if (!std::isfinite(mean))  // the sum may have overflowed: large values with a finite mean
+        mean = sum_of(channels, [&](int64_t c, int64_t count) {
+          return hn::Mul(constant(scale), load_some(x + c, count));
+        });
+      const V rounded_mean = constant(mean);
       const auto difference = [&](int64_t c, int64_t count) {
         return hn::Sub(load_some(x + c, count), rounded_mean);
       };

@@ -252,7 +252,8 @@ std::optional<ArchiveReader::Member> ArchiveReader::next_member() {
   archive_entry* entry = nullptr;
   const int status = archive_read_next_header(file_->handle, &entry);
   if (status == ARCHIVE_EOF) return std::nullopt;
-  const std::string damage = fmt::format("{}: damaged after {} images: {}", path_.string(), images_, why());
+  const std::string damage =
+      fmt::format("{}: damaged after {}: {}", path_.string(), counted(images_, "image"), why());
   if (status != ARCHIVE_OK && status != ARCHIVE_WARN && status != ARCHIVE_RETRY) throw InputError(damage);
   Member member;
   if (status == ARCHIVE_RETRY) {

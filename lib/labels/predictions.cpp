@@ -33,8 +33,10 @@ bool all_finite(std::span<const float> logits) {
   return std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); });
 }
 
-bool any_nan(std::span<const float> logits) {
-  return std::any_of(logits.begin(), logits.end(), [](float logit) { return std::isnan(logit); });
+bool have_answer(std::span<const float> logits) {
+  const bool any_nan =
+      std::any_of(logits.begin(), logits.end(), [](float logit) { return std::isnan(logit); });
+  return !any_nan && !logits.empty() && std::isfinite(*std::max_element(logits.begin(), logits.end()));
 }
 
 }  // namespace vmamba

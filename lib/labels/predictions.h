@@ -15,6 +15,7 @@ struct Prediction {
 // infinite, the probabilities are whatever IEEE arithmetic gives.
 std::vector<Prediction> top_k(std::span<const float> logits, int k);
 bool all_finite(std::span<const float> logits);
-bool any_nan(std::span<const float> logits);
+// False if one is NaN or the largest is infinite: then no class is the most likely, and no probability is defined.
+bool have_answer(std::span<const float> logits);
 
 }  // namespace vmamba

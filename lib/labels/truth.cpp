@@ -65,7 +65,8 @@ bool before_by_number(std::string_view a, std::string_view b) {
 // Without names the file depends on the order of the images: refuses it where that is ambiguous.
 void check_order(const std::string& where, size_t rows, const std::vector<std::string_view>& files) {
   if (rows != files.size())
-    fail_input("{}: says what {} images show, the folder has {}", where, rows, files.size());
+    fail_input("{}: says what {} {}, the folder has {}", where, counted(rows, "image"),
+               rows == 1 ? "shows" : "show", files.size());
   for (size_t i = 0; i < files.size(); ++i) {
     if (files[i].find('/') != std::string::npos)
       fail_input("{}: goes by the images' order, but {} lies in a folder of its own: give NAME,CLASS lines",

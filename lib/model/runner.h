@@ -17,6 +17,7 @@ struct RunChoice {
   Device device;
   Precision precision = Precision::float32;
   int threads = 0;  // CPU only; 0: all that are available to the process
+  friend bool operator==(const RunChoice&, const RunChoice&) = default;
 };
 
 // The kernels for a choice: the fast ones of its device, or the scalar ones for float64.

@@ -37,17 +37,17 @@ Json page_data(const CheckResult& result) {
     }
     tap["identical"] = diff.identical();
     tap["bound"] = diff.bound;
-    tap["max_abs"] = diff.max_abs;
-    tap["max_rel"] = diff.max_rel;
-    tap["mean_abs"] = diff.mean_abs();
-    tap["l2"] = diff.relative_l2();
-    tap["cosine"] = diff.cosine();
-    tap["psnr"] = diff.psnr();
+    tap["max_abs"] = diff.figure(diff.max_abs);
+    tap["max_rel"] = diff.figure(diff.max_rel);
+    tap["mean_abs"] = diff.figure(diff.mean_abs());
+    tap["l2"] = diff.figure(diff.relative_l2());
+    tap["cosine"] = diff.figure(diff.cosine());
+    tap["psnr"] = diff.figure(diff.psnr());
     tap["outside"] =
         static_cast<double>(diff.outside) / static_cast<double>(std::max<int64_t>(diff.elements, 1));
     tap["nonfinite"] = diff.nan_a + diff.inf_a + diff.nan_b + diff.inf_b;
     tap["worst"] = diff.place(diff.worst);
-    if (const Diff* own = find_diff(result.own, diff.name)) tap["own"] = own->max_abs;
+    if (const Diff* own = find_diff(result.own, diff.name)) tap["own"] = own->figure(own->max_abs);
     if (result.truth)
       for (const TruthTap& judged : result.truth->taps)
         if (judged.name == diff.name)
@@ -115,8 +115,8 @@ const columns = [
   ["tap", t => t.name, t => t.name], ["shape", t => t.shape, t => t.shape],
   ["max abs", t => t.max_abs, t => t.problem || figure(t.max_abs)], ["bound", t => t.bound, t => figure(t.bound)],
   ["max rel", t => t.max_rel, t => figure(t.max_rel)], ["mean abs", t => t.mean_abs, t => figure(t.mean_abs)],
-  ["rel L2", t => t.l2, t => figure(t.l2)], ["cosine", t => t.cosine, t => t.problem ? "" : t.cosine.toFixed(7)],
-  ["PSNR", t => t.psnr === null ? Infinity : t.psnr, t => t.problem ? "" : t.psnr === null ? "\u221e" : t.psnr.toFixed(1)],
+  ["rel L2", t => t.l2, t => figure(t.l2)], ["cosine", t => t.cosine, t => t.problem || t.cosine === null ? "" : t.cosine.toFixed(7)],
+  ["PSNR", t => t.psnr === null ? Infinity : t.psnr, t => t.problem || t.cosine === null ? "" : t.psnr === null ? "\u221e" : t.psnr.toFixed(1)],
   ["outside", t => t.outside, t => t.problem ? "" : (100 * t.outside).toPrecision(3) + " %"],
   ["NaN, inf", t => t.nonfinite, t => t.nonfinite || ""], ["by itself", t => t.own, t => figure(t.own)], ["worst at", t => t.worst, t => t.worst || ""]];
 if (taps.some(t => t.truth))
@@ -274,8 +274,9 @@ std::string html_report(const std::vector<NamedResult>& cases, const Provenance&
   const auto name = [](const Diff* diff) { return diff ? diff->name : std::string("none"); };
   row("first to differ", name(result.first_differing()));
   row("first outside", name(result.first_outside()));
-  row("labels", fmt::format("top-1 agrees for {} of {} images, top-5 for {}", result.agreement.top1,
-                            result.agreement.images, result.agreement.top5));
+  row("labels",
+      fmt::format("top-1 agrees for {} of {}, top-5 for {}", result.agreement.top1,
+                  counted(static_cast<size_t>(result.agreement.images), "image"), result.agreement.top5));
   if (result.labels) row("data set", agreement_summary(*result.labels));
   if (result.truth) row("truth", fmt::format("{}", fmt::join(truth_verdict(*result.truth), "; ")));
   page += "</dl>\n<ul class=\"causes\">\n";

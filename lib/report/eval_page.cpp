@@ -247,7 +247,7 @@ std::string eval_page(const EvalPage& eval) {
     box(percent(eval.accuracy.mean_class_top1()), "mean of the classes");
   }
   box(percent(eval.answers.calibration_error()), "calibration error: mean of |accuracy &minus; probability|");
-  if (total.no_answer > 0) box(std::to_string(total.no_answer), "images without an answer (NaN)");
+  if (total.no_answer > 0) box(std::to_string(total.no_answer), "images without an answer (NaN or infinite)");
   page += "</div>\n<dl>\n";
   for (const auto& [term, text] : eval.facts) page += definition(term, text);
   page += "</dl>\n";

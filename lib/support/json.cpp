@@ -296,6 +296,16 @@ nlohmann::ordered_json named(const std::string& key, const std::string& name) {
   return json;
 }
 
+std::string bytes_of_hex(std::string_view hex) {
+  std::string bytes;
+  for (size_t i = 0; i + 1 < hex.size(); i += 2) {
+    uint8_t byte = 0;
+    if (std::from_chars(hex.data() + i, hex.data() + i + 2, byte, 16).ptr != hex.data() + i + 2) break;
+    bytes += static_cast<char>(byte);
+  }
+  return bytes;
+}
+
 std::string key_of_named(const nlohmann::ordered_json& json, const std::string& key) {
   const nlohmann::ordered_json bytes = json.value(key + "_bytes", nlohmann::ordered_json());
   return json[key].get<std::string>() + (bytes.is_string() ? '\0' + bytes.get<std::string>() : "");

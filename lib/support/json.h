@@ -72,6 +72,8 @@ std::string with_member(const std::string& text, const std::string& where, std::
 std::string dump_json(const nlohmann::ordered_json& json, int indent = -1);
 // An object with the name under `key` and, if it is not UTF-8, its bytes in hexadecimal under `key`_bytes.
 nlohmann::ordered_json named(const std::string& key, const std::string& name);
+// The bytes of such hexadecimal digits, as far as they are some.
+std::string bytes_of_hex(std::string_view hex);
 // A key of the name in such an object, whose `key` is a string: names that differ only in invalid bytes have two.
 std::string key_of_named(const nlohmann::ordered_json& json, const std::string& key);
 

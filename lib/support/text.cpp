@@ -154,6 +154,11 @@ std::string_view nearest(std::string_view word, const std::vector<std::string_vi
   return best;
 }
 
+std::string counted(size_t count, std::string_view one, std::string_view plural) {
+  if (count == 1) return fmt::format("1 {}", one);
+  return plural.empty() ? fmt::format("{} {}s", count, one) : fmt::format("{} {}", count, plural);
+}
+
 std::string lower_case(std::string_view text) {
   std::string out(text);
   for (char& c : out) {

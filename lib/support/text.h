@@ -33,6 +33,8 @@ std::string joined(const std::vector<std::string_view>& words, std::string_view 
 // The candidate with the smallest edit distance to `word`, if it is small enough for a typo; else empty.
 std::string_view nearest(std::string_view word, const std::vector<std::string_view>& candidates);
 std::string lower_case(std::string_view text);  // ASCII only
+// "1 image", "2 images"; `plural` where it is not `one` with an s.
+std::string counted(size_t count, std::string_view one, std::string_view plural = {});
 
 // The number that is the whole of `text`; nullopt if it is not one that T holds.
 template <class T>

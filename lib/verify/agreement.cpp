@@ -9,8 +9,8 @@
 namespace vmamba {
 
 Answer answer_of(std::span<const float> logits) {
+  if (!have_answer(logits)) return {};
   const std::vector<Prediction> top = top_k(logits, 2);
-  if (top.empty() || std::isnan(top[0].probability)) return {};
   Answer answer{top[0].index, {}};
   if (top.size() == 2) answer.margin = static_cast<double>(top[0].logit) - top[1].logit;
   return answer;

@@ -78,9 +78,9 @@ Json to_json(const SavedResults& results) {
 
 std::string agreement_summary(const LabelAgreement& labels) {
   const Interval range = labels.interval();
-  std::string text =
-      fmt::format("labels agree for {} of {} images, {}, 95 % interval {:.3f} to {:.3f} %", labels.agreeing,
-                  labels.images, percent(labels.agreeing, labels.images), 100 * range.low, 100 * range.high);
+  std::string text = fmt::format("labels agree for {} of {}, {}, 95 % interval {:.3f} to {:.3f} %",
+                                 labels.agreeing, counted(static_cast<size_t>(labels.images), "image"),
+                                 percent(labels.agreeing, labels.images), 100 * range.low, 100 * range.high);
   if (labels.minimum) text += ": " + verdict(labels);
   return text;
 }
@@ -108,15 +108,17 @@ std::string text_report(const LabelAgreement& labels) {
     return text + (labels.truth.empty() ? "" : fmt::format("no accuracies: {}\n", labels.truth));
   const auto& right = labels.right;
   text += fmt::format(
-      "accuracy: a {}, b {} of {} images; right in a alone {}, in b alone {}; McNemar's exact "
+      "accuracy: a {}, b {} of {}; right in a alone {}, in b alone {}; McNemar's exact "
       "test, two-sided: p = {:.3g}\n",
-      percent(right.a, right.images), percent(right.b, right.images), right.images, right.a_alone,
-      right.b_alone, mcnemar_exact(right.a_alone, right.b_alone));
+      percent(right.a, right.images), percent(right.b, right.images),
+      counted(static_cast<size_t>(right.images), "image"), right.a_alone, right.b_alone,
+      mcnemar_exact(right.a_alone, right.b_alone));
   const auto worse = labels.worse_classes();
   if (!worse.empty()) text += fmt::format("classes that got worse: {}\n", worse.size());
   for (size_t i = 0; i < std::min(worse.size(), most_named); ++i)
-    text += fmt::format("  {}  of {} images right in a {}, in b {}\n", class_name(labels, worse[i].first),
-                        worse[i].second.images, worse[i].second.a, worse[i].second.b);
+    text += fmt::format("  {}  of {} right in a {}, in b {}\n", class_name(labels, worse[i].first),
+                        counted(static_cast<size_t>(worse[i].second.images), "image"), worse[i].second.a,
+                        worse[i].second.b);
   return text + and_more(worse.size());
 }
 

@@ -158,14 +158,26 @@ HostTensor compare_chunk(const Side* side_a, const TapValues& a, const HostTenso
       if (!judge.probe)
         judge.probe =
             std::make_unique<ErrorProbe>(side_b.config, *side_b.weights, side_b.choice, judge.arithmetic);
-      const ErrorModels own = judge.probe->own(handed, input.a);
+      ErrorModels own = judge.probe->own(handed, input.a);
       CompareOptions how = options;
       how.deviations = own_deviations;
-      TapComparison restarted(b.kernels(), handed, how, true);
-      restarted.errors = &own;
-      if (!logits_only) {
+      const auto restart = [&] {
+        TapComparison restarted(b.kernels(), handed, how, true);
+        restarted.errors = &own;
         b.run(input.a, &restarted);
         chunk.own = std::move(restarted.diffs);
+      };
+      if (!logits_only) restart();
+      // Scans are far from linear; between different weights their condition explains nothing. Their inputs are a's taps,
+      // which must have b's shapes.
+      std::set<std::string, std::less<>> scans;
+      const bool shapes_agree = std::ranges::all_of(chunk.own, &std::string::empty, &Diff::problem);
+      if (shapes_agree && (!side_a || side_a->weights == side_b.weights))
+        for (const Diff& diff : chunk.own)
+          if (is_scan(diff.name) && !diff.within() && !diff.nonfinite()) scans.insert(diff.name);
+      if (!scans.empty()) {
+        for (auto& [name, model] : judge.probe->closer(handed, input.a, scans)) own[name] = std::move(model);
+        restart();
       }
       if (result.derived) {
         const ErrorModels drift = judge.probe->drift(own, input.b);

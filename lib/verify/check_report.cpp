@@ -8,6 +8,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "lib/support/text.h"
 #include "lib/verify/agreement_report.h"
 #include "lib/verify/diagnose.h"
 #include "lib/verify/truth_report.h"
@@ -20,7 +21,7 @@ using Json = nlohmann::ordered_json;
 // The bound that is closest to being exceeded: "0.0015 of 0.01", "relative L2 0.003 of 0.005"; or "12 not finite".
 std::string of_bound(const Diff& diff) {
   if (diff.differing_nonfinite > 0) return fmt::format("{} not finite", diff.differing_nonfinite);
-  if (diff.share() * diff.bound <= diff.nearest)
+  if (std::isinf(diff.l2_bound) || diff.share() * diff.bound <= diff.nearest)
     return fmt::format("{:.2g} of {:.2g}", diff.nearest, diff.bound);
   return fmt::format("relative L2 {:.2g} of {:.2g}", diff.relative_l2(), diff.l2_bound);
 }
@@ -90,12 +91,12 @@ Json to_json(const Diff& diff, const Diff* own) {
     return json;
   }
   json["bound"] = diff.bound;
-  json["max_abs"] = diff.max_abs;
-  json["max_rel"] = diff.max_rel;
-  json["mean_abs"] = diff.mean_abs();
-  json["relative_l2"] = diff.relative_l2();
-  json["cosine"] = diff.cosine();
-  json["psnr"] = diff.psnr();
+  json["max_abs"] = diff.figure(diff.max_abs);
+  json["max_rel"] = diff.figure(diff.max_rel);
+  json["mean_abs"] = diff.figure(diff.mean_abs());
+  json["relative_l2"] = diff.figure(diff.relative_l2());
+  json["cosine"] = diff.figure(diff.cosine());
+  json["psnr"] = diff.figure(diff.psnr());
   json["max_reference"] = diff.max_reference;
   json["elements"] = diff.elements;
   json["differing"] = diff.differing;
@@ -110,7 +111,7 @@ Json to_json(const Diff& diff, const Diff* own) {
   if (own)
     json["by_itself"] = {{"identical", own->identical()},
                          {"within", own->within()},
-                         {"max_abs", own->max_abs},
+                         {"max_abs", own->figure(own->max_abs)},
                          {"outside", own->outside},
                          {"share_of_bound", own->share()}};
   return json;
@@ -201,10 +202,14 @@ std::string table(const CheckResult& result, bool all) {
       continue;
     }
     const Diff* own = find_diff(result.own, diff.name);
-    line("{:<{}} {:>9.3g} {:>9.3g} {:>9.3g} {:>9.3g} {:>12.9f} {:>7} {:>9} {:>10} {:>8}{}{}", diff.name,
-         width, diff.max_abs, diff.max_rel, diff.mean_abs(), diff.relative_l2(), diff.cosine(),
-         std::isinf(diff.psnr()) ? "inf" : fmt::format("{:.1f}", diff.psnr()),
-         percent(diff.outside, diff.elements), own ? fmt::format("{:.3g}", own->max_abs) : "",
+    const auto figure = [](const Diff& of, double value, const char* format) {
+      return std::isnan(of.figure(value)) ? "-" : fmt::format(fmt::runtime(format), value);
+    };
+    line("{:<{}} {:>9} {:>9} {:>9} {:>9} {:>12} {:>7} {:>9} {:>10} {:>8}{}{}", diff.name, width,
+         figure(diff, diff.max_abs, "{:.3g}"), figure(diff, diff.max_rel, "{:.3g}"),
+         figure(diff, diff.mean_abs(), "{:.3g}"), figure(diff, diff.relative_l2(), "{:.3g}"),
+         figure(diff, diff.cosine(), "{:.9f}"), figure(diff, diff.psnr(), "{:.1f}"),
+         percent(diff.outside, diff.elements), own ? figure(*own, own->max_abs, "{:.3g}") : "",
          own ? fmt::format("{:.2g}", own->share()) : "", result.within(diff) ? "" : "  <-",
          nonfinite_note(diff));
   }
@@ -229,6 +234,9 @@ std::string verdict(const CheckResult& result, bool all) {
   if (outside && outside->problem.empty() && outside->outside == 0)
     line("first outside its tolerance: {}, {}relative L2 {:.3g} of {:.3g}", outside->name, by_itself,
          outside->relative_l2(), outside->l2_bound);
+  else if (outside && outside->problem.empty() && outside->worst < 0)
+    line("first outside its tolerance: {}, {}first at {}", outside->name, by_itself,
+         outside->place(outside->first_outside));
   else if (outside && outside->problem.empty())
     line("first outside its tolerance: {}, {}first at {}, most at {}: {:g} against {:g}", outside->name,
          by_itself, outside->place(outside->first_outside), outside->place(outside->worst), outside->worst_a,
@@ -237,8 +245,9 @@ std::string verdict(const CheckResult& result, bool all) {
     line("first outside its tolerance: {}", outside->name);
   text += own_places(result);
   if (result.agreement.images > 0)
-    line("top-1 agrees for {} of {} images, top-5 for {} of {}", result.agreement.top1,
-         result.agreement.images, result.agreement.top5, result.agreement.images);
+    line("top-1 agrees for {} of {}, top-5 for {} of {}", result.agreement.top1,
+         counted(static_cast<size_t>(result.agreement.images), "image"), result.agreement.top5,
+         result.agreement.images);
   if (result.labels && !result.labels->minimum) line("{}", agreement_summary(*result.labels));
   if (result.labels) text += text_report(*result.labels);
   for (const std::string& cause : result.causes) line("cause: {}", cause);
@@ -400,8 +409,9 @@ std::string text_report(const PrecisionSearch& search) {
   if (search.float32_ops.empty())
     text += "no step needs float32\n";
   else
-    text += fmt::format("with them  {}\n{} steps need float32 (found in {} runs): {}\n", off(search.after),
-                        search.float32_ops.size(), search.runs, fmt::join(search.float32_ops, ", "));
+    text += fmt::format("with them  {}\n{} in float32 needed (found in {} runs): {}\n", off(search.after),
+                        counted(search.float32_ops.size(), "step"), search.runs,
+                        fmt::join(search.float32_ops, ", "));
   return text + fmt::format("held out   {}: {}: {}\n", search.held_out.within() ? "held" : "violated",
                             search.held_out_input, off(search.held_out));
 }

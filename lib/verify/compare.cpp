@@ -47,7 +47,7 @@ Tolerance looser(Tolerance one, Tolerance other) {
 
 Tolerance overridden(Tolerance table, std::optional<double> absolute, std::optional<double> relative) {
   if (!absolute && !relative) return table;
-  return {absolute.value_or(table.absolute), relative.value_or(table.relative)};
+  return {absolute.value_or(0), relative.value_or(0)};
 }
 
 bool ErrorModel::fits(const std::vector<int64_t>& dims) const {
@@ -58,8 +58,10 @@ bool ErrorModel::fits(const std::vector<int64_t>& dims) const {
 
 double ErrorModel::variance(int64_t element, double value) const {
   const auto width = static_cast<int64_t>(channels.size());
-  const double of_place = static_cast<double>(rows[static_cast<size_t>(element / width)]) *
-                          channels[static_cast<size_t>(element % width)];
+  const double of_place = !elements.empty()
+                              ? elements[static_cast<size_t>(element)]
+                              : static_cast<double>(rows[static_cast<size_t>(element / width)]) *
+                                    channels[static_cast<size_t>(element % width)];
   const double of_stored = of_value * std::max(std::abs(value), smallest);
   return of_place * of_place + of_stored * of_stored;
 }

@@ -3,6 +3,7 @@
 // with equal_nan, both hold NaN).
 #pragma once
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -25,13 +26,13 @@ struct Tolerance {
 Tolerance tolerance_of(DeviceType device, Precision precision);
 // The looser of the two, for a comparison of two runs.
 Tolerance looser(Tolerance one, Tolerance other);
-// With --atol or --rtol, which replace both the element's bound and the bound on ‖a − b‖.
+// With --atol or --rtol, which replace both the element's bound and the bound on ‖a − b‖; the one that is absent is 0.
 Tolerance overridden(Tolerance table, std::optional<double> absolute, std::optional<double> relative);
 
 // Standard deviation of the rounding error of each element (lib/verify/tolerance.h): a factor per row (pixel) times a
-// factor per channel, plus a term proportional to the value.
+// factor per channel, or where it was measured one by one, `elements`; plus a term proportional to the value.
 struct ErrorModel {
-  std::vector<float> rows, channels;
+  std::vector<float> rows, channels, elements;
   double of_value = 0,
          smallest = 0;  // applied to max(|value|, smallest): below it the spacing of float16 is constant
   bool fits(const std::vector<int64_t>& dims) const;
@@ -88,6 +89,8 @@ struct Diff {
   bool within_l2() const;
   bool identical() const { return problem.empty() && differing == 0; }
   double share() const;  // error as a fraction of its bound: the larger of the two bounds' fractions
+  // A figure over the elements that are finite on both sides: NaN if there is none.
+  double figure(double value) const { return finite > 0 || elements == 0 ? value : std::nan(""); }
   bool nonfinite() const { return nan_a + nan_b + inf_a + inf_b > 0; }
   double mean_abs() const;
   double relative_l2() const;  // ‖a − b‖ / ‖a‖

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <optional>
+#include <span>
 
 #include "kernels/error.h"
 #include "kernels/half.h"
@@ -214,7 +216,75 @@ std::string step_name(const std::string& tap) {
   return k.empty() ? tap : fmt::format("direction {} of {}", k, tap.substr(0, tap.size() - k.size() - 1));
 }
 
-Cause overflow(const CheckResult& result) {
+// What the LayerNorm in the step of this tap reads, in a's values; empty if it has none or a lacks them. Of a downsample
+// that merges four pixels: one of the four.
+HostTensor input_of_norm(std::string_view tap, const Config& config, const TapValues& a) {
+  const auto value = [&](const std::string& name) {
+    const HostTensor* found = a.find(name);
+    return found ? *found : HostTensor{};
+  };
+  const auto end_of = [&](size_t stage) {
+    return value(block_name(static_cast<int64_t>(stage), config.depths.at(stage) - 1));
+  };
+  const auto place = in_block(tap);
+  if (place && place->rest == "op.out_norm") {
+    const OutNorm kind = config.forward.out_norm;
+    return kind == OutNorm::layer_norm || kind == OutNorm::cnorm
+               ? value(std::string(place->block_name) + ".op.scan")
+               : HostTensor{};
+  }
+  if (config.norm_layer == NormLayer::bn) return {};
+  const auto stage = static_cast<int64_t>(place ? place->stage : 0);
+  if (const auto output = out_norm_stage(tap)) return end_of(*output);
+  if (tap == "classifier.norm") return end_of(config.depths.size() - 1);
+  if (config.downsample_version == DownsampleVersion::v1)
+    for (size_t i = 0; i < config.depths.size(); ++i)
+      if (tap == downsample_name(static_cast<int64_t>(i))) return end_of(i);
+  if (!place || (place->rest != "norm" && place->rest != "norm2")) return {};
+  const bool embeds = config.posembed && !config.out_indices;
+  HostTensor stream = place->block > 0 ? value(block_name(stage, static_cast<int64_t>(place->block) - 1))
+                      : stage > 0      ? value(downsample_name(stage - 1))
+                                       : value(embeds ? "pos_embed" : "patch_embed");
+  if (place->rest == "norm" || config.ssm_ratio <= 0) return stream;
+  const HostTensor branch = value(std::string(place->block_name) + ".op.out_proj");
+  if (branch.dims != stream.dims) return {};
+  for (size_t i = 0; i < stream.values.size(); ++i) stream.values[i] += branch.values[i];
+  return stream;
+}
+
+// Norms compute in float32 in every dtype but float64. Where the sum of a row, or of the squares of its deviations,
+// exceeds float32, the result may well be finite: 1 / √∞ is 0.
+Cause overflow_in_norm(const CheckResult& result, const DiagnosisInput& e, const std::string& tap) {
+  const HostTensor input = input_of_norm(tap, e.b->config, *e.taps_a);
+  if (input.dims.size() != 4 || input.elements() == 0) return {};
+  const auto in_float32 = [](const RunReport& report) {
+    const PrecisionRow* row = precision_of(report);
+    return row && computed_in(row->storage) == DType::float32;
+  };
+  const bool a = in_float32(result.report_a), b = in_float32(result.report_b);
+  if (!a && !b) return {};
+  const int64_t channels = input.dims[3], width = input.dims[2], height = input.dims[1];
+  const double largest = row_of(DType::float32).largest;
+  for (int64_t row = 0; row < input.elements() / channels; ++row) {
+    const std::span x(input.values.data() + row * channels, static_cast<size_t>(channels));
+    const double sum = std::accumulate(x.begin(), x.end(), 0.0);
+    double squares = 0;
+    for (const float value : x) squares += std::pow(value - sum / static_cast<double>(channels), 2);
+    const bool of_squares = squares > largest;
+    if (!std::isfinite(squares) || (!of_squares && std::abs(sum) <= largest)) continue;
+    return fmt::format(
+        "overflow above {:.6g} inside {} at position ({}, {}) of image {}: the {} of its norm is {:.6g}, "
+        "infinite in float32 ({})",
+        largest, step_name(tap), row / width % height, row % width, row / width / height,
+        of_squares ? "sum of squares" : "sum", of_squares ? squares : sum,
+        a && b ? "a and b"
+        : a    ? "a"
+               : "b");
+  }
+  return {};
+}
+
+Cause overflow(const CheckResult& result, const DiagnosisInput& e) {
   for (const Diff& diff : result.taps) {
     const bool b_alone = diff.nan_b + diff.inf_b > diff.nan_a + diff.inf_a;
     const bool a_alone = diff.nan_b + diff.inf_b < diff.nan_a + diff.inf_a;
@@ -231,6 +301,10 @@ Cause overflow(const CheckResult& result) {
       return fmt::format("overflow above {:.6g} in {} {}: {:.6g} in {}, infinite in {} ({})",
                          row_of(*dtype).largest, step_name(diff.name), where, other, other_side,
                          to_string(*dtype), side);
+    if (Cause inside = overflow_in_norm(result, e, diff.name)) return inside;
+    if (std::isinf(other))
+      return fmt::format("overflow in {} {}: infinite in {}, NaN in {}", step_name(diff.name), where,
+                         other_side, side);
     return fmt::format("{} first holds NaN or infinity in {} {}, where {} has {:.6g}", side,
                        step_name(diff.name), where, other_side, other);
   }
@@ -455,7 +529,7 @@ std::vector<std::string> diagnose(const CheckResult& result, const DiagnosisInpu
   add(different_input(result, e));
   const Cause weights = different_weights(e);
   add(weights);
-  const Cause overflows = overflow(result);
+  const Cause overflows = overflow(result, e);
   add(overflows);
   const Diff* first = first_own(result);
   if (!first || weights) return causes;
@@ -472,14 +546,18 @@ std::vector<std::string> diagnose(const CheckResult& result, const DiagnosisInpu
     add(step);
     if (!rounding && !step) add(arithmetic(result));
     add(tolerance_that_holds(result));
+  } else if (const Cause config = different_config(e)) {
+    add(config);
+  } else if (const Cause inside = overflow_in_norm(result, e, beyond->name)) {
+    add(inside);
   } else if (e.a) {  // both sides have the same state dict
-    if (const Cause config = different_config(e))
-      add(config);
-    else if (!rounding && !overflows)
+    const bool few = beyond->outside > 0 && beyond->outside * 200 < beyond->elements;
+    if (!rounding && !overflows)
       add(fmt::format(
-          "{} differs by itself, from the same input and weights, by more than rounding explains: "
-          "one of the two runs computes this step wrongly",
-          beyond->name));
+          "{} differs by itself, from the same input and weights, by more than rounding explains{}: "
+          "one of the two runs computes this step wrongly{}",
+          beyond->name, few ? fmt::format(" in {} of {} elements", beyond->outside, beyond->elements) : "",
+          few ? ", or these elements amplify rounding more than a few probes show" : ""));
   } else if (!rounding) {
     add(mistaken_step(result, e, *beyond));
   }

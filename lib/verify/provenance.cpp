@@ -147,7 +147,7 @@ std::vector<std::pair<std::string, std::string>> rows(const Provenance& provenan
   const Program& program = provenance.program;
   lines.emplace_back("program", fmt::format("vmamba-cli {}, commit {}", program.version, program.commit));
   lines.emplace_back("machine", program.machine);
-  if (b)
+  if (b && provenance.batch > 0)
     lines.emplace_back("run", fmt::format("batch {}, {}", provenance.batch,
                                           a && a->threads != b->threads
                                               ? threads(a->threads) + " against " + threads(b->threads)

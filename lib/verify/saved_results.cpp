@@ -54,7 +54,9 @@ bool read_top(const Json& line, Answer& answer) {
   const Json first = objects ? top[0].value("class", Json()) : top[0];
   const std::vector<int> number = class_numbers(first);
   const Json probability = (objects ? top[0] : line).value("probability", Json());
-  if (number.size() != 1 || first.is_array() || !(probability.is_number() || probability.is_null()))
+  const bool has_probability = (objects ? top[0] : line).contains("probability");
+  if (number.size() != 1 || first.is_array() || !has_probability ||
+      !(probability.is_number() || probability.is_null()))
     return false;
   if (probability.is_null()) return true;  // the logits were NaN
   answer.label = number[0];

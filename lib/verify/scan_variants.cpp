@@ -59,13 +59,13 @@ std::vector<Variant> known_variants(ScanOrder order) {
   return variants;
 }
 
-// Scans one image and its first few channels; channels are independent.
+// Scans one image and its first `most` channels; channels are independent.
 class Scan {
  public:
-  explicit Scan(const ScanEvidence& evidence) : e_(evidence) {
+  explicit Scan(const ScanEvidence& evidence, int64_t most = 8) : e_(evidence) {
     const std::vector<int64_t>& dims = e_.x->dims;
     height_ = dims[1], width_ = dims[2], channels_ = dims[3], projected_ = e_.projections->dims[3];
-    used_ = std::min<int64_t>(channels_, 8);
+    used_ = std::min(channels_, most);
     dt_bias_ = values("dt_projs_bias");
     A_logs_ = values("A_logs");
     Ds_ = values("Ds");
@@ -78,12 +78,14 @@ class Scan {
   // From here on judges the merged scan instead of each direction.
   void judge_merged() { only_merged_ = true; }
 
-  // y[k][pixel · used + channel]
-  std::array<std::vector<double>, 4> run(const Variant& variant) const {
+  // y[k][pixel · used + channel]; with `errors`, the bounds of recurrence_error instead of the directions `wanted`.
+  std::array<std::vector<double>, 4> run(const Variant& variant, int64_t image = 0, bool errors = false,
+                                         std::array<bool, 4> wanted = {true, true, true, true}) const {
     std::array<std::vector<double>, 4> y;
     const int64_t length = height_ * width_;
-    std::vector<double> h(static_cast<size_t>(states_));
+    std::vector<double> h(static_cast<size_t>(states_)), off(h.size());
     for (int k = 0; k < 4; ++k) {
+      if (!wanted[k]) continue;
       y[k].resize(static_cast<size_t>(length * used_));
       ScanDirection direction = scan_direction(e_.config->forward.order, variant.path[k]);
       const bool flip_back = !variant.unflipped[k];
@@ -93,27 +95,31 @@ class Scan {
       };
       for (int64_t d = 0; d < used_; ++d) {
         std::fill(h.begin(), h.end(), 0.0);
+        std::fill(off.begin(), off.end(), 0.0);
         const int64_t kd = k * channels_ + d, head = heads_ ? d / (channels_ / rank_) : 0;
         for (int64_t i = 0; i < length; ++i) {
           const int64_t from = pixel(direction.reversed ? length - 1 - i : i);
           int64_t to = flip_back ? from : pixel(i);
           if (variant.untransposed && direction.columns)
             to = direction.reversed && flip_back ? length - 1 - i : i;
-          const float* p = e_.projections->values.data() + from * projected_ + k * (rank_ + 2 * states_);
-          const double x = e_.x->values[static_cast<size_t>(from * channels_ + d)];
+          const int64_t row = image * length + from;
+          const float* p = e_.projections->values.data() + row * projected_ + k * (rank_ + 2 * states_);
+          const double x = e_.x->values[static_cast<size_t>(row * channels_ + d)];
           double dt = heads_ ? p[head] : 0;
           if (!heads_)
             for (int64_t r = 0; r < rank_; ++r) dt += static_cast<double>(dt_weight_[kd * rank_ + r]) * p[r];
           if (variant.dt_bias) dt += dt_bias_[heads_ ? k * rank_ + head : kd];
           const double delta = !variant.softplus ? dt : dt > 20 ? dt : std::log1p(std::exp(dt));
-          double sum = variant.skip ? Ds_[kd] * x : 0;
+          double sum = variant.skip && !errors ? Ds_[kd] * x : 0;
           for (int64_t n = 0; n < states_; ++n) {
             const double log = A_logs_[heads_ ? k * rank_ + head : kd * states_ + n];
             const double A = variant.A_is_log         ? log
                              : variant.A_is_minus_log ? -log
                                                       : variant.A_sign * std::exp(log);
-            h[n] = std::exp(delta * A) * h[n] + (variant.scaled_input ? delta : 1) * p[rank_ + n] * x;
-            sum += p[rank_ + states_ + n] * h[n];
+            const double decay = std::exp(delta * A), kept = decay * h[n];
+            h[n] = kept + (variant.scaled_input ? delta : 1) * p[rank_ + n] * x;
+            off[n] = decay * off[n] + 3 * std::abs(kept) + std::abs(h[n]);
+            sum += errors ? std::abs(p[rank_ + states_ + n]) * off[n] : p[rank_ + states_ + n] * h[n];
           }
           y[k][static_cast<size_t>(to * used_ + d)] = sum;
         }
@@ -198,6 +204,23 @@ std::optional<ScanFinding> explain_scan(const ScanEvidence& evidence) {
   // Accept a mistake only if it reduces the error by a large factor.
   if (!best || !(best->error < explained) || !(best->error * 20 < as_it_stands)) return {};
   return best;
+}
+
+std::vector<double> recurrence_error(const ScanEvidence& evidence, std::string_view direction) {
+  if (evidence.config->forward.core == Core::cascade || !evidence.x || !evidence.projections) return {};
+  const Scan scan(evidence, evidence.x->dims[3]);
+  std::array<bool, 4> wanted;
+  for (int k = 0; k < 4; ++k) wanted[k] = direction.empty() || direction == fmt::format("k{}", k);
+  std::vector<double> bounds;
+  for (int64_t image = 0; image < evidence.x->dims[0]; ++image) {
+    const auto of_image = scan.run(Variant{}, image, true, wanted);
+    const size_t begin = bounds.size();
+    for (const std::vector<double>& one : of_image) {
+      bounds.resize(std::max(bounds.size(), begin + one.size()));
+      for (size_t i = 0; i < one.size(); ++i) bounds[begin + i] += one[i];
+    }
+  }
+  return bounds;
 }
 
 }  // namespace vmamba

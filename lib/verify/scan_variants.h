@@ -3,6 +3,8 @@
 #pragma once
 #include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "lib/config/config.h"
 #include "lib/tensors/state_dict.h"
@@ -27,5 +29,9 @@ struct ScanFinding {
 };
 // nullopt if no known mistake explains the result, or for v052dc, which has no such evidence.
 std::optional<ScanFinding> explain_scan(const ScanEvidence& evidence);
+
+// For each element of a direction ("k2"), or of the merged scan (""), a bound on the error of the recurrence that rounds
+// exp(ΔA), its product with h and the sum, each to a relative 1; (B,H,W,D). Empty if the evidence is, or for v052dc.
+std::vector<double> recurrence_error(const ScanEvidence& evidence, std::string_view direction);
 
 }  // namespace vmamba

@@ -6,6 +6,7 @@
 #include "kernels/error.h"
 #include "lib/config/names.h"
 #include "lib/model/weights.h"
+#include "lib/verify/scan_variants.h"
 
 namespace vmamba {
 namespace {
@@ -13,8 +14,8 @@ namespace {
 constexpr double u32 = 0x1p-24;
 // Relative size of the perturbation (of max(|value|, smallest)): far above float32's roundoff, and small enough for every
 // step to be nearly linear.
-constexpr double move = 0x1p-10;
-constexpr int probes = 2;
+constexpr double least_move = 0x1p-10;
+constexpr int probes = 2, closer_probes = 8;
 // Error of exp, erf, softplus and the like, in units in the last place.
 constexpr double function_ulps = 2;
 
@@ -28,7 +29,7 @@ class Signs {
     state_ ^= state_ << 17;
     return static_cast<int64_t>(state_) < 0 ? -1.0f : 1.0f;
   }
-  void move_all(std::vector<float>& values, double smallest) {
+  void move_all(std::vector<float>& values, double move, double smallest) {
     for (float& value : values)
       value += next() * static_cast<float>(move) * std::max(std::abs(value), static_cast<float>(smallest));
   }
@@ -37,7 +38,7 @@ class Signs {
   uint64_t state_;
 };
 
-StateDict moved(const StateDict& weights, double smallest) {
+StateDict moved(const StateDict& weights, double move, double smallest) {
   StateDict result;
   result.where = weights.where;
   Signs signs(1);
@@ -47,7 +48,7 @@ StateDict moved(const StateDict& weights, double smallest) {
       continue;
     }
     HostTensor values = tensor.to_float32();
-    signs.move_all(values.values, smallest);
+    signs.move_all(values.values, move, smallest);
     result.add(name, values);
   }
   return result;
@@ -73,10 +74,12 @@ class Replacing : public Taps {
 // Mean squares of differences by row (pixel) and by channel.
 class Spread {
  public:
-  void add(const HostTensor& from, const HostTensor& to) {
+  // `one_by_one`: those of each element too.
+  void add(const HostTensor& from, const HostTensor& to, bool one_by_one = false) {
     const size_t channels = static_cast<size_t>(from.dims.back());
     rows_.resize(from.values.size() / channels);
     channels_.resize(channels);
+    if (one_by_one) elements_.resize(from.values.size());
     ++samples_;
     for (size_t r = 0; r < rows_.size(); ++r)
       for (size_t c = 0; c < channels; ++c) {
@@ -86,6 +89,7 @@ class Spread {
         rows_[r] += difference * difference;
         channels_[c] += difference * difference;
         all_ += difference * difference;
+        if (one_by_one) elements_[r * channels + c] += difference * difference;
         values_ += static_cast<double>(from.values[r * channels + c]) * from.values[r * channels + c];
       }
   }
@@ -94,7 +98,9 @@ class Spread {
   // no factor is below the whole's.
   ErrorModel model(double scale, bool activated) const {
     constexpr double lean = 16;
-    ErrorModel result{std::vector<float>(rows_.size()), std::vector<float>(channels_.size()), 0};
+    ErrorModel result;
+    result.rows.resize(rows_.size());
+    result.channels.resize(channels_.size());
     const double of_row = samples_ * static_cast<double>(channels_.size()),
                  of_channel = samples_ * static_cast<double>(rows_.size());
     const double mean = all_ / (of_row * static_cast<double>(rows_.size()));
@@ -107,13 +113,19 @@ class Spread {
       result.rows[r] = static_cast<float>(scale * std::sqrt(mean) * part(rows_[r], of_row));
     for (size_t c = 0; c < channels_.size(); ++c)
       result.channels[c] = static_cast<float>(part(channels_[c], of_channel));
+    // An element's own few samples, with the weight of as many from its row and channel.
+    std::vector<float> elements;
+    for (size_t i = 0; i < elements_.size(); ++i)
+      elements.push_back(static_cast<float>(std::sqrt(
+          (scale * scale * elements_[i] / samples_ + result.variance(static_cast<int64_t>(i), 0)) / 2)));
+    result.elements = std::move(elements);
     return result;
   }
   // Error proportional to the value.
   double relative() const { return values_ > 0 ? std::sqrt(all_ / values_) : 0; }
 
  private:
-  std::vector<double> rows_, channels_;
+  std::vector<double> rows_, channels_, elements_;
   double all_ = 0, values_ = 0;
   int samples_ = 0;
 };
@@ -131,6 +143,10 @@ Arithmetic arithmetic_of(Precision precision) {
   // TF32 keeps 10 bits of a factor; some devices truncate instead of rounding.
   if (row_of(precision).tf32) result.product = 0x1p-10;
   return result;
+}
+
+bool is_scan(std::string_view tap) {
+  return kind_of(tap).ends_with(".scan") || !direction_of(tap).empty();
 }
 
 StepRounding rounding_of(std::string_view tap, const Config& config, int64_t pixels) {
@@ -162,8 +178,7 @@ StepRounding rounding_of(std::string_view tap, const Config& config, int64_t pix
   if (is("op.out_proj")) return {inner, true, 1};
   if (is("op.conv2d")) return {static_cast<double>(config.ssm_conv * config.ssm_conv), false, 1, true};
   if (kind.ends_with(".x_proj")) return {inner, true, 1};
-  if (kind.ends_with(".scan") || !direction_of(tap).empty())
-    return {static_cast<double>(config.dt_rank(at) + config.ssm_d_state), false, 1};
+  if (is_scan(tap)) return {static_cast<double>(config.dt_rank(at) + config.ssm_d_state), false, 1};
   if (is("op.out_norm", "op.gated"))
     return {config.forward.out_norm == OutNorm::softmax ? static_cast<double>(pixels) : inner, false, 3,
             config.forward.out_act};
@@ -172,18 +187,57 @@ StepRounding rounding_of(std::string_view tap, const Config& config, int64_t pix
 
 ErrorProbe::ErrorProbe(const Config& config, const StateDict& weights, const RunChoice& choice,
                        std::vector<Arithmetic> sides)
-    : config_(config), sides_(std::move(sides)) {
+    : config_(config),
+      weights_(canonical_weights(config, weights)),
+      choice_(choice),
+      sides_(std::move(sides)) {
   for (const Arithmetic& side : sides_) smallest_ = std::max(smallest_, side.smallest);
-  const StateDict canonical = canonical_weights(config, weights);
-  RunChoice float32 = choice;
-  float32.precision = Precision::float32;
-  plain_ = std::make_unique<Runner>(config, canonical, float32);
-  moved_ = std::make_unique<Runner>(config, moved(canonical, smallest_), float32);
+  choice_.precision = Precision::float32;
+  plain_ = std::make_unique<Runner>(config, weights_, choice_);
+  moved_ = std::make_unique<Runner>(config, moved(weights_, least_move, smallest_), choice_);
 }
 
 ErrorProbe::~ErrorProbe() = default;
 
 ErrorModels ErrorProbe::own(const TapValues& a, const HostTensor& input) {
+  return measured(a, input, *moved_, least_move, probes, nullptr);
+}
+
+ErrorModels ErrorProbe::closer(const TapValues& a, const HostTensor& input,
+                               const std::set<std::string, std::less<>>& steps) {
+  double squares = 0;
+  for (const Arithmetic& side : sides_) squares += side.product * side.product;
+  const double roundoff = std::sqrt(squares);
+  Runner at_roundoff(config_, moved(weights_, roundoff, smallest_), choice_);
+  ErrorModels models = measured(a, input, at_roundoff, roundoff, closer_probes, &steps);
+  // Small moves are lost in float32's own rounding, large ones leave the neighbourhood where a step is linear.
+  if (roundoff < least_move)
+    for (const auto& [name, further] : measured(a, input, *moved_, least_move, closer_probes, &steps)) {
+      std::vector<float>& elements = models.at(name).elements;
+      elements.resize(std::max(elements.size(), further.elements.size()));
+      for (size_t i = 0; i < further.elements.size(); ++i)
+        elements[i] = std::max(elements[i], further.elements[i]);
+    }
+  for (auto& [name, model] : models) add_recurrence(model, name, a);
+  return models;
+}
+
+// The rounding of h ← exp(ΔA) h + ΔB x is as large as h, however small ΔA is: with a memory of M steps, M times the
+// roundoff of one.
+void ErrorProbe::add_recurrence(ErrorModel& model, const std::string& step, const TapValues& a) const {
+  const std::string block = std::string(block_of(step)) + ".op.";
+  const std::vector<double> bound = recurrence_error(
+      {&config_, &weights_, block, a.find(block + "conv2d"), a.find(block + "x_proj")}, direction_of(step));
+  if (bound.size() != model.elements.size()) return;
+  for (size_t i = 0; i < bound.size(); ++i) {
+    const double one_side = bound[i] * u32 / 4;
+    model.elements[i] = static_cast<float>(std::sqrt(
+        model.elements[i] * model.elements[i] + static_cast<double>(sides_.size()) * one_side * one_side));
+  }
+}
+
+ErrorModels ErrorProbe::measured(const TapValues& a, const HostTensor& input, Runner& moved, double move,
+                                 int probes, const std::set<std::string, std::less<>>* steps) {
   const auto start_of = [&](std::string_view name, HostTensor& value) {
     const HostTensor* given = a.find(name);
     if (given && given->dims == value.dims) value.values = given->values;
@@ -200,13 +254,13 @@ ErrorModels ErrorProbe::own(const TapValues& a, const HostTensor& input) {
   for (int probe = 0; probe < probes; ++probe) {
     Signs signs(static_cast<uint64_t>(probe) + 2);
     HostTensor moved_input = input;
-    signs.move_all(moved_input.values, smallest_);
-    Replacing moving(moved_->kernels(), [&](std::string_view name, HostTensor& value) {
-      spreads[std::string(name)].add(*exact.find(name), value);
+    signs.move_all(moved_input.values, move, smallest_);
+    Replacing moving(moved.kernels(), [&](std::string_view name, HostTensor& value) {
+      spreads[std::string(name)].add(*exact.find(name), value, steps && steps->contains(name));
       start_of(name, value);
-      signs.move_all(value.values, smallest_);
+      signs.move_all(value.values, move, smallest_);
     });
-    moved_->run(moved_input, &moving);
+    moved.run(moved_input, &moving);
   }
 
   ErrorModels models;
@@ -227,7 +281,7 @@ ErrorModels ErrorProbe::own(const TapValues& a, const HostTensor& input) {
     ErrorModel model = spreads.at(name).model(std::sqrt(operands) / move, step.activated);
     model.of_value = std::sqrt(results);
     model.smallest = smallest_;
-    models.emplace(name, std::move(model));
+    if (!steps || steps->contains(name)) models.emplace(name, std::move(model));
     // A backbone's output is beside the stream, which does not continue from it.
     if (a.find(name) && !out_norm_stage(name)) chain = {0, false, 0};
   }
@@ -262,7 +316,7 @@ ErrorModels ErrorProbe::drift(const ErrorModels& own, const HostTensor& input) {
   if (!(largest > 0)) return models;
 
   // Errors are injected amplified by this factor, but never attenuated, because steps are not linear in large errors.
-  const double louder = std::max(1.0, move / largest);
+  const double louder = std::max(1.0, least_move / largest);
   std::map<std::string, Spread, std::less<>> spreads;
   for (int probe = 0; probe < probes; ++probe) {
     Signs signs(static_cast<uint64_t>(probe) + 100);

@@ -5,6 +5,7 @@
 #pragma once
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,6 +34,9 @@ struct StepRounding {
 // `pixels`: H·W of the map that the step reads.
 StepRounding rounding_of(std::string_view tap, const Config& config, int64_t pixels);
 
+// A tap of the selective scan: one of its directions, or their sum.
+bool is_scan(std::string_view tap);
+
 using ErrorModels = std::map<std::string, ErrorModel, std::less<>>;
 
 // Runs the model of one side in float32 to measure how rounding errors propagate.
@@ -43,12 +47,23 @@ class ErrorProbe {
   ~ErrorProbe();
   // Own error of each step when it starts from `a`'s taps; includes the roundings of both sides.
   ErrorModels own(const TapValues& a, const HostTensor& input);
+  // A closer look at some scans: the condition of every element, with operands moved by the sides' roundoff too, and the rounding
+  // of the recurrence.
+  ErrorModels closer(const TapValues& a, const HostTensor& input,
+                     const std::set<std::string, std::less<>>& steps);
   TapValues taps(const HostTensor& input);  // of the float32 run
   // Accumulated error of a run in which every step has the own error `own`.
   ErrorModels drift(const ErrorModels& own, const HostTensor& input);
 
  private:
+  // `steps`: null for all of them, without a closer look.
+  ErrorModels measured(const TapValues& a, const HostTensor& input, Runner& moved, double move, int probes,
+                       const std::set<std::string, std::less<>>* steps);
+  void add_recurrence(ErrorModel& model, const std::string& step, const TapValues& a) const;
+
   Config config_;
+  StateDict weights_;
+  RunChoice choice_;
   std::vector<Arithmetic> sides_;
   double smallest_ = 0;
   std::unique_ptr<Runner> plain_, moved_;  // with the weights, and with perturbed weights

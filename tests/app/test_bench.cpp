@@ -86,6 +86,15 @@ TEST_CASE("csv, table and md have a line a row") {
   CHECK(bench({"--batch", "1,2"}).out.find("images/s") != std::string::npos);
 }
 
+TEST_CASE("columns that no row has are left out of the table, and the reason is told") {
+  const CliResult result = run_model(data("models/ft_v05"), "bench", {"--iterations", "2"});
+  REQUIRE(result.exit_code == 0);
+  CHECK(result.out.find('?') == std::string::npos);
+  const bool clock = result.out.find("clocks not known") == std::string::npos;
+  CHECK((result.out.find("  MHz") != std::string::npos) == clock);
+  CHECK(result.out.find("device MiB") == std::string::npos);  // of GPUs
+}
+
 TEST_CASE("wrong words are told before anything is measured") {
   check_error(bench({"--dtype", "float32,float8"}), 2, {"--dtype float8", "bfloat16"});
   check_error(bench({"--dtype", "tf32"}), 2, {"--dtype tf32", "cuda"});

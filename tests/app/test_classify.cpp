@@ -74,6 +74,61 @@ TEST_CASE("a tensor that PyTorch normalised gets PyTorch's logits") {
   }
 }
 
+TEST_CASE("logits that are NaN or infinite are no answer, in every format, and exit code 1") {
+  const TemporaryDirectory folder;
+  for (const float value : {NAN, INFINITY}) {
+    CAPTURE(value);
+    StateDict weights;
+    for (const auto& [name, tensor] : read_safetensors(model / "weights.safetensors").tensors) {
+      HostTensor values = tensor.to_float32();
+      if (name == "classifier.head.bias") values.values[3] = value;
+      weights.add(name, values);
+    }
+    write_safetensors(folder / "w.safetensors", weights);
+    const auto answer = [&](const std::string& format) {
+      const CliResult result = run_cli({"classify", cat, "--config", model / "config.json", "--weights",
+                                        folder / "w.safetensors", "--device", "cpu", "--format", format});
+      CHECK(result.exit_code == 1);
+      CHECK(result.err.find("1 of 1 image with logits that are not finite") != std::string::npos);
+      return result.out;
+    };
+    CHECK(answer("text") == cat + "\n  no answer: its logits are NaN or infinite\n");
+    CHECK(lines(answer("csv")).at(1) == cat + ",,,,,,no answer: its logits are NaN or infinite");
+    CHECK(nlohmann::json::parse(answer("jsonl")) ==
+          nlohmann::json{{"file", cat}, {"top", nlohmann::json::array()}});
+    const auto document = nlohmann::json::parse(answer("json"));
+    CHECK(document["no_answer"] == 1);
+    CHECK(document["results"][0]["top"].empty());
+  }
+}
+
+TEST_CASE("a kept result says what it was made of: SHA-256, version and command; JSON lines in the summary") {
+  const TemporaryDirectory folder;
+  const auto made_of = [](const nlohmann::json& json) {
+    CHECK(json["weights_sha256"].get<std::string>().size() == 64);
+    CHECK(json["config_sha256"].get<std::string>().size() == 64);
+    CHECK(json["labels_sha256"].is_null());
+    return json["weights_sha256"].get<std::string>();
+  };
+  const CliResult result = classify({cat, "--format", "json"});
+  REQUIRE(result.exit_code == 0);
+  const auto document = nlohmann::json::parse(result.out);
+  const std::string weights = made_of(document);
+  CHECK(document["made_by"]["command"].get<std::string>().find("classify") != std::string::npos);
+  for (const char* key : {"version", "commit", "machine", "threads", "batch"})
+    CHECK(document["made_by"].contains(key));
+  const CliResult streamed = classify({cat, "--format", "jsonl", "--summary", folder / "s.json"});
+  REQUIRE(streamed.exit_code == 0);
+  CHECK(nlohmann::json::parse(streamed.out) == document["results"][0]);
+  const auto summary = nlohmann::json::parse(read_file(folder / "s.json"));
+  CHECK(made_of(summary["ran_on"]) == weights);
+  CHECK(summary["program"].contains("version"));
+  const CliResult features =
+      run_model(model, "features", {cat, "-o", folder / "f.safetensors", "--summary", folder / "f.json"});
+  REQUIRE(features.exit_code == 0);
+  CHECK(nlohmann::json::parse(read_file(folder / "f.json"))["ran_on"]["b"]["weights_sha256"] == weights);
+}
+
 TEST_CASE("what was saved of images is their normalised crops, and gives the same logits again") {
   const TemporaryDirectory folder;
   const CliResult first = classify({cat, coffee, "--save-input", folder / "input.safetensors",

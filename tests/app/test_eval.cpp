@@ -247,10 +247,16 @@ TEST_CASE("logits that are NaN are no answer, and that is said") {
     const auto counts = json_of(result);
     CHECK(counts["images"] == 10);
     CHECK(counts["no_answer"] == 10);
+    for (const char* sum : {"weights_sha256", "config_sha256"})
+      CHECK(counts[sum].get<std::string>().size() == 64);
+    CHECK(counts["labels_sha256"].is_null());
+    CHECK(counts["made_by"]["command"].get<std::string>().find("eval") != std::string::npos);
+    CHECK(counts["made_by"].contains("version"));
     CHECK(counts["top1_count"] == 0);
     CHECK(counts["top5_count"] == 0);
     CHECK(counts["classes"][0]["no_answer"] == 1);
-    CHECK(result.err.find("10 of 10 images have NaN among their logits and are counted as wrong") !=
+    CHECK(result.err.find(
+              "10 of 10 images without an answer, as their logits are NaN or infinite: counted as wrong") !=
           std::string::npos);
   }
   CHECK(eval("text").out.find("no answer   100.00 %   10 of 10") != std::string::npos);
@@ -432,8 +438,9 @@ TEST_CASE("folders that are no data set are refused") {
   CHECK(unreadable.exit_code == 2);
   CHECK(unreadable.out == "");
   CHECK(unreadable.err.find("a/x.png: not an image") != std::string::npos);
-  CHECK(unreadable.err.find("none of its 1 images could be read") != std::string::npos);
-  check_error(run("eval", {folder.path().string(), "--confusion", folder / "c.png"}), 2, {"name the CSV"});
+  CHECK(unreadable.err.find("none of its 1 image could be read") != std::string::npos);
+  check_error(run("eval", {folder.path().string(), "--confusion", folder / "c.png"}), 2,
+              {"give --confusion", "c.csv"});
   check_error(run("eval", {folder.path().string(), "--confusion", folder / "no/c.csv"}), 2,
               {"cannot be written"});
 }

@@ -35,6 +35,20 @@ TEST_CASE("help and version print what --help and --version print") {
   check_error(run_cli({"help", "clasify"}), 2, {"help clasify: unknown command", "classify, eval"});
 }
 
+TEST_CASE("the help of a command has the options of all commands, and its arguments in capitals") {
+  for (const std::string command : {"classify", "eval", "features", "nearest", "look", "check-equal", "bench",
+                                    "info", "devices", "migrate-config", "init-weights", "convert-weights"}) {
+    CAPTURE(command);
+    const std::string help = out({command, "--help"});
+    for (const char* option : {"-q,--quiet", "--log-level LEVEL=info", "--no-progress"})
+      CHECK_MESSAGE(help.find(option) != std::string::npos, option);
+    const size_t arguments = help.find("Positionals:\n  ");
+    if (arguments == std::string::npos) continue;
+    const std::string first = help.substr(help.find("  ", arguments) + 2);
+    for (const char c : first.substr(0, first.find(' '))) CHECK_FALSE((c >= 'a' && c <= 'z'));
+  }
+}
+
 TEST_CASE("manual pages have every option, and man finds nothing wrong with them") {
   const TemporaryDirectory folder;
   for (const std::string command : {"", "classify", "check-equal"}) {

@@ -167,6 +167,26 @@ TEST_CASE("two names that are not UTF-8 are two names in JSON") {
         std::string::npos);
 }
 
+TEST_CASE("names that are not UTF-8 stay apart in the metadata of saved rows, and for nearest") {
+  const TemporaryDirectory folder;
+  const fs::path small = data("models/s1_ln2d");
+  const std::string one = folder / "a\xff.png", two = folder / "a\xfe.png";
+  for (const std::string& name : {one, two}) fs::copy_file(data("chelsea.png"), name);
+  const std::string saved = folder / "f.safetensors";
+  REQUIRE(run_model(small, "features", {one, two, "-o", saved}).exit_code == 0);
+  const auto bytes = nlohmann::json::parse(read_safetensors(saved).metadata.at("files_bytes"));
+  CHECK(bytes.size() == 2);
+  CHECK(bytes[0] != bytes[1]);
+  const CliResult found = run_model(small, "nearest", {one, "--among", saved, "--format", "json"});
+  REQUIRE_MESSAGE(found.exit_code == 0, found.err);
+  const auto nearest = nlohmann::json::parse(found.out)["results"][0]["nearest"];
+  CHECK(nearest[0]["file_bytes"] == bytes[0]);
+  CHECK(nearest[1]["file_bytes"] == bytes[1]);
+  // Rows with names in UTF-8 alone have no such list.
+  REQUIRE(run_model(small, "features", {data("chelsea.png"), "-o", saved}).exit_code == 0);
+  CHECK_FALSE(read_safetensors(saved).metadata.contains("files_bytes"));
+}
+
 TEST_CASE("paths in suggested commands are one word for the shell") {
   const TemporaryDirectory folder;
   const std::string name = "$(touch x); 'y'.json", quoted = R"('$(touch x); '\''y'\''.json')";

@@ -640,7 +640,7 @@ TEST_CASE("migrate-config refuses bad input with one line and writes nothing") {
   }
   check_error(run_cli({"migrate-config", folder / "none.json"}), 2, {"none.json"});
   check_error(run_cli({"migrate-config", folder.path().string()}), 2, {"folder"});
-  check_error(run_cli({"migrate-config"}), 2, {"file"});
+  check_error(run_cli({"migrate-config"}), 2, {"FILE is required"});
   write_file(file, "{\"selective_scan_backend\": \"core\"}");
   check_error(run_cli({"migrate-config", file, "-o", folder / "no/such/folder.json"}), 2, {"folder.json"});
   check_error(run_cli({"migrate-config", file, "--check", "--in-place"}), 2, {"--in-place"});

@@ -190,8 +190,8 @@ TEST_CASE("sizes in headers are not believed") {
         tar + ":b.bmp: larger than 1073741824 bytes, the most that an image may have");
   CHECK(error_of(with_size("00000777777"), 1).starts_with(tar + ":b.bmp: damaged: "));
   CHECK(error_of(bytes.substr(0, bytes.find("b.bmp") + 600), 1).starts_with(tar + ":b.bmp: damaged: "));
-  CHECK(error_of(bytes.substr(0, bytes.find("b.bmp") + 100), 1)
-            .starts_with(tar + ": damaged after 1 images: "));
+  CHECK(
+      error_of(bytes.substr(0, bytes.find("b.bmp") + 100), 1).starts_with(tar + ": damaged after 1 image: "));
   // A damaged header hides its member only.
   write_archive(tar, {{"a.bmp", good, {}}, {"b.bmp", good, {}}, {"c.bmp", good, {}}});
   std::string bad_header = read_file(tar);
@@ -199,7 +199,7 @@ TEST_CASE("sizes in headers are not believed") {
   write_file(tar, bad_header);
   const auto resumed = read_all(input_paths({tar}));
   REQUIRE(resumed.size() == 3);
-  CHECK(resumed[1].error.starts_with(tar + ": damaged after 1 images: "));
+  CHECK(resumed[1].error.starts_with(tar + ": damaged after 1 image: "));
   CHECK(resumed[2].file == tar + ":c.bmp");
   CHECK(resumed[2].bytes == good);
   const auto listed = list_archive(tar);

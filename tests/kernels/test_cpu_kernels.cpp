@@ -599,6 +599,21 @@ TEST_CASE("layer_norm of rows far from zero, constant rows and NaN") {
   }
 }
 
+TEST_CASE("layer_norm of constant rows whose sum exceeds float32") {
+  Map x(DType::float32, {3, 96}), got(DType::float32, {3, 96});
+  for (int64_t c = 0; c < 96; ++c) {
+    x.set(0, c, 3e37f);
+    x.set(1, c, -3e38f);
+    x.set(2, c, INFINITY);
+  }
+  make_cpu_kernels(1)->layer_norm({.x = x, .y = got});
+  for (int64_t c = 0; c < 96; ++c) {
+    CHECK(got.at(0, c) == 0);
+    CHECK(got.at(1, c) == 0);
+    CHECK(std::isnan(got.at(2, c)));
+  }
+}
+
 TEST_CASE("normalize, nchw_to_nhwc, cast, softmax_pixels, merge_patches, mean_pool") {
   std::mt19937 random(9);
   for (const DType dtype : storage_dtypes) {

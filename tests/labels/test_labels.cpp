@@ -155,6 +155,11 @@ TEST_CASE("the largest logits first, equal ones by class") {
   CHECK(broken[2].index == 0);
   CHECK(!all_finite(std::vector<float>{1, INFINITY}));
   CHECK(all_finite(logits));
+  CHECK(have_answer(logits));
+  CHECK(have_answer(std::vector<float>{1, -INFINITY}));
+  for (const std::vector<float>& none :
+       {std::vector<float>{1, NAN}, {INFINITY, 1}, {-INFINITY, -INFINITY}, {}})
+    CHECK_FALSE(have_answer(none));
 }
 
 TEST_CASE("folders are classes by id, by name, or by order") {
@@ -247,7 +252,7 @@ TEST_CASE("ReaL: several classes are right of an image, or none is known") {
   CHECK(truth.classes == std::vector<std::vector<int>>{{}, {2, 0}});
   CHECK_THROWS_WITH_AS(parse_truth("[[1], [3]]", "t", files, {}, 3), doctest::Contains("from 0 to 2"),
                        InputError);
-  CHECK_THROWS_WITH_AS(parse_truth("[[1]]", "t", files, {}, 3), doctest::Contains("1 images show"),
+  CHECK_THROWS_WITH_AS(parse_truth("[[1]]", "t", files, {}, 3), doctest::Contains("1 image shows"),
                        InputError);
   CHECK_THROWS_WITH_AS(parse_truth("[1, 2]", "t", files, {}, 3), doctest::Contains("wanted a list"),
                        InputError);

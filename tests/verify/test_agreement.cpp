@@ -313,6 +313,7 @@ TEST_CASE("files of results that are none, and options that make no sense with t
   CHECK(compared(good + R"({"file": "y", "top": [1], "probability": 0.5})").exit_code == 1);
   check_error(compared(R"({"file": "x", "error": "x: cut off"})"), 2, {"nothing to compare"});
   check_error(compared(""), 2, {"nothing to compare"});
+  check_error(compared(R"({"file": "x", "top": [1]})"), 2, {"other.jsonl:1: not a line of eval --results"});
   for (const std::string& line :
        {std::string("x"), std::string("[]"), std::string("{}"), std::string(R"({"file": 1, "top": [1]})"),
         std::string(R"({"file": "x"})"), std::string(R"({"file": "x", "top": 1})"),

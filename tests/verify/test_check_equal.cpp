@@ -254,6 +254,23 @@ TEST_CASE("NaN in one side's weights is different weights") {
     holed.add(name, values);
   }
   vmamba::write_safetensors(folder / "nan.safetensors", holed);
+  const std::vector<std::string> against_nan{"--b", "weights=" + (folder / "bias.safetensors")};
+  vmamba::StateDict nowhere_finite;
+  for (const auto& [name, tensor] : holed.tensors) {
+    vmamba::HostTensor values = tensor.to_float32();
+    if (name == "classifier.norm.bias") std::fill(values.values.begin(), values.values.end(), NAN);
+    nowhere_finite.add(name, values);
+  }
+  vmamba::write_safetensors(folder / "bias.safetensors", nowhere_finite);
+  for (const json& tap : report("s1_ln2d", against_nan, 1)["taps"]) {
+    if (tap["name"] != "classifier.norm") continue;
+    for (const char* figure : {"max_abs", "mean_abs", "relative_l2", "cosine", "psnr"})
+      CHECK_MESSAGE(tap[figure].is_null(), figure);
+    CHECK(tap["by_itself"]["max_abs"].is_null());
+  }
+  const std::string text = check_equal("s1_ln2d", against_nan).out;
+  CHECK(contains(text, "classifier.norm              -         -         -         -            -       -"));
+  CHECK_FALSE(contains(text, "most at none"));
   const json found = report("s1_ln2d", {"--b", "weights=" + (folder / "nan.safetensors")}, 1);
   CHECK(contains(found["causes"].at(0),
                  "different weights: classifier.head.weight holds 0 NaN or infinite values in a, 1 in b"));
@@ -322,6 +339,64 @@ TEST_CASE("stress: v1 overflows in float16 and the overflow is placed") {
   CHECK(last["taps"].size() > 80);
 }
 
+TEST_CASE("stress: what float32 cannot hold inside a norm is an overflow, not a wrong step") {
+  const auto stressed = [](const char* model, const char* of_a, const char* of_b) {
+    return report(model, {"--stress", "--a", of_a, "--b", of_b}, 1);
+  };
+  for (const char* model : {"ft_v05", "vanilla_old_names"}) {
+    CAPTURE(model);
+    const json found = stressed(model, "dtype=float64", "dtype=float32");
+    for (const json& each : found["cases"]) {
+      if (each["equal"] == true) continue;
+      REQUIRE(each["causes"].size() >= 1);
+      const std::string cause = each["causes"][0];
+      CHECK(contains(cause, "overflow above 3.40282e+38 inside layers.0.blocks.0.op.out_norm at position ("));
+      CHECK(contains(cause, "sum of squares of its norm is "));
+      CHECK(contains(cause, "infinite in float32 (b)"));
+    }
+    CHECK(found["cases"].back()["equal"] == false);
+  }
+  const auto last = [&](const char* model, const char* of_a, const char* of_b) {
+    return stressed(model, of_a, of_b)["cases"].back()["causes"][0].get<std::string>();
+  };
+  CHECK(contains(last("ft_v05", "dtype=float32", "dtype=float64"), "infinite in float32 (a)"));
+  const std::string beyond_both = last("ft_v05_onnone", "dtype=float64", "dtype=float32");
+  CHECK(contains(beyond_both, "overflow in layers.0.blocks.0.op.out_proj at position ("));
+  CHECK(contains(beyond_both, "infinite in a, NaN in b"));
+}
+
+TEST_CASE("scans of long memory and of large delta are no wrong steps") {
+  const std::vector<std::string> backends{"--a", "selective_scan_backend=torch", "--b",
+                                          "selective_scan_backend=mamba"},
+      dtypes{"--a", "dtype=float64", "--b", "dtype=float32"};
+  for (const char* model : {"posembed_resized", "gmlp"})
+    for (const std::vector<std::string>& sides : {backends, dtypes}) {
+      CAPTURE(model);
+      CHECK(report(model, sides, 0)["equal"] == true);
+      std::vector<std::string> stressed = sides;
+      stressed.push_back("--stress");
+      const CliResult result = check_equal(model, stressed);
+      CHECK(contains(result.out, "noise * 1000              equal"));
+      CHECK_FALSE(contains(result.out, "wrongly"));
+    }
+}
+
+TEST_CASE("a reference whose scan is off and whose scan's input has another shape is told by the shape") {
+  const TemporaryDirectory folder;
+  REQUIRE(check_equal("s1_ln2d", {"--save-taps", folder / "t.safetensors", "--all"}).exit_code == 0);
+  vmamba::StateDict changed;
+  for (const auto& [name, tensor] : vmamba::read_safetensors(folder / "t.safetensors").tensors) {
+    vmamba::HostTensor values = tensor.to_float32();
+    if (name == "layers.0.blocks.0.op.conv2d") values.dims = {2, values.elements() / 2};
+    if (name == "layers.0.blocks.0.op.scan") values.dims = {values.elements()};
+    if (name == "layers.0.blocks.0.op.scan.k1") values.values[7] += 1;
+    changed.add(name, values);
+  }
+  vmamba::write_safetensors(folder / "changed.safetensors", changed);
+  const json found = report("s1_ln2d", {"--reference", folder / "changed.safetensors"}, 1);
+  CHECK(found["first_outside"] == "layers.0.blocks.0.op.conv2d");
+}
+
 TEST_CASE("backends differ by the order of sums") {
   const json found =
       report("vanilla_v0_odd_size",
@@ -335,6 +410,16 @@ TEST_CASE("forward types: v2 after migration is v03, v03 is not v05_noz") {
   CHECK(
       report("ft_v2", {"--a", "forward_type=v2", "--b", "forward_type=v03"}, 0)["first_differing"].is_null());
   check_error(check_equal("ft_v2", {"--b", "forward_type=v03noz"}), 2, {"v03noz", "v03_noz"});
+}
+
+TEST_CASE("of --atol and --rtol, the one that is absent is 0, and there is no bound on the relative L2") {
+  for (const std::string option : {"--atol", "--rtol"}) {
+    const CliResult result =
+        check_equal("s1_ln2d", {"--a", "dtype=float32", "--b", "dtype=bfloat16", option, "1e-6"});
+    CHECK(result.exit_code == 1);
+    CHECK(contains(result.out, option == "--atol" ? "max(1e-06, 0 * max|a|)" : "max(0, 1e-06 * max|a|)"));
+    CHECK_FALSE(contains(result.out, "of inf"));
+  }
 }
 
 TEST_CASE("dtypes differ by rounding, and --atol, --rtol decide") {
@@ -411,7 +496,7 @@ TEST_CASE("repeat, matrix, precision search, initialisation order") {
   };
   const json divergence = init_order({"--b", "config=" + data("models/ft_v05/config.json").string()}, 1);
   CHECK(divergence["step"].get<int>() >= 1);
-  CHECK(init_order({}, 0)["step"].is_null());
+  CHECK(init_order({"--b", "config=" + data("models/s1_ln2d/config.json").string()}, 0)["step"].is_null());
 }
 
 TEST_CASE("the page holds what it shows and asks nothing of the network") {
@@ -456,6 +541,8 @@ TEST_CASE("refusals") {
   refused({"--save-taps", "x", "--images", image, "--batch-size", "2"}, {"--batch-size", "one batch"});
   refused({"--reference", reference, "--batch-size", "2"}, {"--batch-size"});
   refused({"--init-order", "--b", "dtype=float16"}, {"--weights", "--init-order"});
+  check_error(run_cli({"check-equal", "--init-order"}), 2, {"--init-order: compares two configs"});
+  CHECK(contains(check_equal("s1_ln2d", {"--a", "dtype=float32"}).out, "note: a and b are the same"));
   refused({"--images", image, "--input-tensor", reference}, {"exclude each other"});
   refused({"-o", "x"}, {"--output", "a comparison of a and b"});
   refused({"--labels", "x"}, {"--labels"});
