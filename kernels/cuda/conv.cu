@@ -67,6 +67,59 @@ __global__ void __launch_bounds__(threads) direct_conv2d_kernel(const T* x, cons
   for (int j = 0; j < n; ++j) y[out * outputs + o + j] = from_float<T>(sum[j]);
 }
 
+// The same of 3 channels with the weights in shared memory, one thread: n output channels of `pixels` neighbours in a line.
+template <class T, int n, int pixels>
+__global__ void __launch_bounds__(threads) image_conv2d_kernel(const T* x, const T* w, const float* bias,
+                                                               Patches p, T* y, int outputs, int64_t count) {
+  extern __shared__ float4 shared_weights[];  // (patch, outputs)
+  float* const weights = reinterpret_cast<float*>(shared_weights);
+  constexpr int channels = 3;
+  const int patch = p.kernel_height * p.kernel_width * channels;
+  for (int i = threadIdx.x; i < patch * outputs; i += threads)
+    weights[i] = to_float(w[i % outputs * patch + i / outputs]);
+  wait_for_previous();
+  __syncthreads();
+  const int64_t i = int64_t{blockIdx.x} * threads + threadIdx.x;
+  if (i >= count) return;
+  const int groups = outputs / n;
+  const int64_t out = i / groups * pixels, line = out / p.out_width, b = line / p.out_height;
+  const int o = static_cast<int>(i % groups) * n;
+  const int column = static_cast<int>(out - line * p.out_width) * p.stride - p.padding;
+  const int row = static_cast<int>(line - b * p.out_height) * p.stride - p.padding;
+  float sums[pixels][n];
+#pragma unroll
+  for (auto& sum : sums)
+#pragma unroll
+    for (int j = 0; j < n; ++j) sum[j] = bias != nullptr ? bias[o + j] : 0.0f;
+  for (int u = 0; u < p.kernel_height; ++u) {
+    if (row + u < 0 || row + u >= p.height) continue;
+    for (int v = 0; v < p.kernel_width; ++v) {
+      const T* from = x + ((b * p.height + row + u) * p.width + column + v) * channels;
+      const float* by = weights + (u * p.kernel_width + v) * channels * outputs + o;
+      bool inside[pixels];
+#pragma unroll
+      for (int k = 0; k < pixels; ++k) {
+        const int at = column + v + k * p.stride;
+        inside[k] = at >= 0 && at < p.width;
+      }
+#pragma unroll
+      for (int c = 0; c < channels; ++c, by += outputs) {
+        float values[pixels], factors[n];
+#pragma unroll
+        for (int k = 0; k < pixels; ++k)
+          values[k] = inside[k] ? to_float(from[k * p.stride * channels + c]) : 0.0f;
+        load(by, factors);
+#pragma unroll
+        for (int k = 0; k < pixels; ++k)
+#pragma unroll
+          for (int j = 0; j < n; ++j) sums[k][j] = fmaf(values[k], factors[j], sums[k][j]);
+      }
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < pixels; ++k) store(y + (out + k) * outputs + o, sums[k]);
+}
+
 constexpr int tile = 16;
 
 template <class T, class Y>
@@ -140,7 +193,17 @@ void direct_conv2d(const Conv2d& op, const Stream& stream) {
       launch(direct_conv2d_kernel<T, n>, {.grid = blocks_for(count, threads), .block = threads}, stream,
              x.as<T>(), w.as<T>(), bias.as<float>(), p, y.as<T>(), outputs, count);
     };
-    if (outputs % 8 == 0)
+    constexpr int n = 16, pixels = 4;
+    const int64_t weight_bytes = w.elements() * static_cast<int64_t>(sizeof(float));
+    if (p.channels == 3 && outputs % n == 0 && p.out_width % pixels == 0 &&
+        weight_bytes <= image_weight_bytes) {
+      const int64_t count = y.rows() / pixels * (outputs / n);
+      launch(image_conv2d_kernel<T, n, pixels>,
+             {.grid = blocks_for(count, threads),
+              .block = threads,
+              .shared_bytes = static_cast<size_t>(weight_bytes)},
+             stream, x.as<T>(), w.as<T>(), bias.as<float>(), p, y.as<T>(), outputs, count);
+    } else if (outputs % 8 == 0)
       run(std::integral_constant<int, 8>());
     else
       run(std::integral_constant<int, 1>());

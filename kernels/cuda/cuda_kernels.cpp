@@ -14,10 +14,10 @@
 
 #include "kernels/cuda/jpeg/decoder.h"
 #include "kernels/cuda/launchers.h"
-#include "kernels/cuda/linear/bias_cache.h"
 #include "kernels/cuda/linear/cublaslt.h"
 #include "kernels/cuda/linear/gemm.h"
 #include "kernels/cuda/linear/linear.h"
+#include "kernels/cuda/linear/weight_cache.h"
 #include "kernels/cuda/staging.h"
 #include "kernels/cuda/tuning.h"
 #include "kernels/error.h"
@@ -75,6 +75,7 @@ class CudaKernels final : public Kernels {
         upload_stream_(stream_.device(), StreamPriority::highest),
         before_upload_(event(cudaEventDisableTiming)),
         uploaded_(event(cudaEventDisableTiming)),
+        allow_tf32_(options.allow_tf32),
         gemm_(options.allow_tf32) {
     scope_.reset();
   }
@@ -105,7 +106,7 @@ class CudaKernels final : public Kernels {
     wait_for_streams();
     const auto known = allocations_.find(memory);
     if (known != allocations_.end()) {
-      biases_.forget(memory, known->second);
+      weights_.forget(memory, known->second);
       allocations_.erase(known);
     }
     cudaFree(memory);
@@ -121,7 +122,7 @@ class CudaKernels final : public Kernels {
           "copy: wanted two dense Views alike");
     const DeviceScope scope(context_);
     const bool from_host = from.device.type == DeviceType::cpu, to_host = to.device.type == DeviceType::cpu;
-    if (!to_host) biases_.forget(to.data, to.bytes());
+    if (!to_host) weights_.forget(to.data, to.bytes());
     if (from_host && to_host)
       std::memmove(to.data, from.data, from.bytes());
     else if (from_host)
@@ -252,15 +253,18 @@ class CudaKernels final : public Kernels {
     const auto& [x, w, bias, act, residual, y] = op;
     const DeviceScope scope(context_);
     if (y.elements() == 0) return;
-    const LinearProduct product{.x = x, .w = w, .bias = bias, .act = act, .residual = residual, .y = y};
+    const LinearProduct product{
+        .x = x, .w = w, .bias = bias, .act = act, .residual = residual, .y = y, .tf32 = allow_tf32_};
     const LinearChoice choice = choose_linear(product, stream_.device());
     if (choice.kernel == LinearKernel::small_m) return small_m_linear(choice.tile, product, stream_);
     if (choice.kernel == LinearKernel::few_rows) return few_rows_linear(product, stream_);
     if (choice.kernel == LinearKernel::gelu_sm90a) return gelu_linear_sm90a(product, stream_);
+    if (choice.kernel == LinearKernel::float_sm90a)
+      if (const void* split = split_of(w)) return float_linear_sm90a(product, split, stream_);
     // cuBLASLt has a GELU epilogue, but of the tanh approximation, whose error of up to 5e-4 grows through
     // the layers to several times what float16 rounds.
     if (act == Activation::none) {
-      if (!gemm_.run(x, w, biases_.converted(bias, y.dtype, capturing_, stream_), residual, y, stream_))
+      if (!gemm_.run(x, w, weights_.converted(bias, y.dtype, capturing_, stream_), residual, y, stream_))
         cuda::plain_linear(op, stream_);
       return;
     }
@@ -313,6 +317,8 @@ class CudaKernels final : public Kernels {
     const int64_t patch = w.elements() / w.dim(0);
     if (stems(op)) return cuda::stem({.conv = op}, stream_);
     if (can_conv_sm90a(op, stream_.device())) return conv_sm90a(op, nullptr, Activation::none, stream_);
+    if (can_float_conv_sm90a(op, allow_tf32_, stream_.device()))
+      if (const void* split = split_of(w)) return float_conv_sm90a(op, allow_tf32_, split, stream_);
     if (patch % 8 != 0) return cuda::direct_conv2d(op, stream_);
     const View weights = w.reshaped({w.dim(0), patch}), out = y.reshaped({y.rows(), y.channels()});
     const size_t row_bytes = static_cast<size_t>(patch) * size_of(x.dtype);
@@ -381,6 +387,13 @@ class CudaKernels final : public Kernels {
   // The stem's kernel multiplies by m16n8k16, which sm_75 does not have.
   bool stems(const Conv2d& op) const { return stream_.device().major >= 8 && cuda::can_stem(op); }
 
+  // w as float_linear_sm90a takes it; null where there is no memory for it.
+  const void* split_of(const View& w) {
+    return weights_.of(w, {WeightCache::Kind::split, {w.dim(0), w.elements(), w.channels()}},
+                       split_bytes(w, allow_tf32_), capturing_,
+                       [&](void* to) { split_weights(w, allow_tf32_, to, stream_); });
+  }
+
   static LinearProduct product_of(const LayerNorm& norm, const Linear& linear) {
     return {.x = norm.x,
             .gamma = norm.gamma,
@@ -425,13 +438,14 @@ class CudaKernels final : public Kernels {
   Stream stream_, upload_stream_;
   Event before_upload_, uploaded_;
   bool capturing_ = false;
+  bool allow_tf32_;
   Gemm gemm_;
   Staging staging_;
   QueuedCopies copies_;
   JpegDecoder jpeg_decoder_;
   Scratch patches_scratch_, scan_scratch_, activation_scratch_;
   std::map<void*, size_t> allocations_;
-  BiasCache biases_;
+  WeightCache weights_;
   std::vector<Event> marks_;
   size_t mark_count_ = 0;
 };

@@ -311,4 +311,26 @@ VMAMBA_WGMMA(192, 96, 96, 97, 98, 99, 100, 101)
 #undef VMAMBA_SUMS_32
 #undef VMAMBA_SUMS_8
 
+// --- Blocks of a cluster that share copies. sm_90.
+__device__ inline int cluster_ctarank() {
+  uint32_t rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+}
+// At the same barrier of block `rank`. Orders nothing but reads of shared memory before it.
+__device__ inline void mbarrier_arrive_cluster(uint64_t* barrier, int rank) {
+  uint32_t there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(barrier)), "r"(rank));
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(there) : "memory");
+}
+// Like cp_async_bulk_tensor_2d, to the same place and barrier of every block whose bit in `blocks` is set.
+__device__ inline void cp_async_bulk_tensor_2d_multicast(void* to, const void* map, uint64_t* barrier, int c0,
+                                                         int c1, int blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(barrier)), "r"(c0), "r"(c1), "h"(static_cast<uint16_t>(blocks))
+      : "memory");
+}
+
 }  // namespace vmamba::cuda::ptx

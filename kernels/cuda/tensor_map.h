@@ -61,7 +61,7 @@ inline CUtensorMap im2col_map(const View& x, int kernel, int stride, int padding
   static const auto encode =
       reinterpret_cast<decltype(&cuTensorMapEncodeIm2col)>(driver_function("cuTensorMapEncodeIm2col"));
   const auto dim = [&](int i) { return static_cast<cuuint64_t>(x.dim(i)); };
-  const cuuint64_t pixel = dim(3) * 2;
+  const cuuint64_t pixel = dim(3) * size_of(x.dtype);
   const cuuint64_t dims[] = {dim(3), dim(2), dim(1), dim(0)},
                    strides[] = {pixel, dim(2) * pixel, dim(1) * dim(2) * pixel};
   // Where the first tap may be: from -padding to the last place at which the last tap is inside the padding.

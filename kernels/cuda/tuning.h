@@ -72,6 +72,8 @@ constexpr int64_t patch_bytes(int64_t l2_bytes) {
   return l2_bytes / 15 * 14;
 }
 constexpr int64_t least_patches = 4096;
+// Of float32, in shared memory, without lowering how many blocks a multiprocessor holds.
+constexpr int64_t image_weight_bytes = 24 << 10;
 }  // namespace conv
 
 // Convolutions without a matrix of patches, against im2col and cuBLASLt: the four of VMamba-T 642 → 273 µs with the norms
@@ -136,6 +138,21 @@ constexpr int warpgroups = 3;
 constexpr int max_stages = 8, min_stages = 4;  // of streamed weights
 constexpr int64_t least_rows = 50'000;         // scaled; below, the weights are copied too often
 }  // namespace mlp_sm90a
+
+// Products of float32 as those of float16 halves, at batch 128 against cuBLASLt (and its GELU step), in µs:
+//        float32: in_proj     fc1        fc2        tf32: in_proj   fc1        fc2
+//   56²         276 → 141  1,073 → 366  857 → 282       122 → 147  519 → 319  225 → 272
+//   28²         223 → 80     817 → 248  709 → 178        71 → 72   274 → 180  158 → 139
+//   14²         210 → 60     686 → 191  757 → 158        45 → 44   170 → 119  111 → 89
+//   7²          196 → 61     687 → 188  655 → 197        39 → 38   121 → 103  121 → 100
+namespace float_sm90a {
+constexpr int max_stages = 8;
+constexpr int split_threads = 128;  // of a block
+constexpr int tile_cost = 32;       // time of a tile besides its columns, in columns
+// M · N from which on they were faster, for K of 96 to 3,072 (tf32 without GELU: where there are so many columns); scaled.
+constexpr int64_t least_results = 1 << 18, least_tf32_results = 1 << 20;
+constexpr int64_t least_tf32_outputs = 192;
+}  // namespace float_sm90a
 
 // --- Selective scan.
 namespace plain_scan {

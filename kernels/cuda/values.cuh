@@ -170,6 +170,25 @@ __device__ inline float fast_gelu(float x) {
   fast_gelu(v);
   return v[0];
 }
+// The same to float32's precision: GELU(x) = max(x, 0) − |x| / 2 · erfc(|x| / √2), and log2 of this erfc is |x| times a
+// polynomial, fitted to the least largest error of GELU (below 3e-7, and below 2e-7 of GELU where x > 0). Infinite x
+// gives NaN.
+template <int n>
+__device__ inline void precise_gelu(float (&x)[n]) {
+  constexpr float factors[] = {3.9433009e-05f,  -1.8604434e-04f, -1.3844087e-04f, 7.0672925e-03f,
+                               -5.2500531e-02f, -4.5920604e-01f, -1.1511055f};
+  float v[n];
+#pragma unroll
+  for (float& value : v) value = -2.8453376e-06f;
+#pragma unroll
+  for (const float factor : factors)
+#pragma unroll
+    for (int i = 0; i < n; ++i) v[i] = fmaf(v[i], fabsf(x[i]), factor);
+#pragma unroll
+  for (int i = 0; i < n; ++i) v[i] = ptx::ex2_approx(v[i] * fabsf(x[i]));
+#pragma unroll
+  for (int i = 0; i < n; ++i) x[i] = fmaf(-0.5f * fabsf(x[i]), v[i], fmaxf(x[i], 0.0f));
+}
 __device__ inline float fast_silu(float x) {
   return x * ptx::rcp_approx(1.0f + ptx::ex2_approx(x * -log2_e));
 }

@@ -191,6 +191,115 @@ TEST_CASE("cuda: linear, bfloat16") {
   test_linear(DType::bfloat16, false);
 }
 
+// On Hopper float32 is multiplied as float16 halves where there are so many results: columns that do not fill a tile, a K that
+// does not fill a slice, an odd number of rows.
+TEST_CASE("cuda: linear of many rows, float32 and tf32") {
+  const auto oracle = make_scalar_kernels();
+  constexpr int64_t distinct = 333;  // rows; the oracle computes each once
+  struct Case {
+    int64_t rows, in, out;
+    Activation act;
+    bool bias, residual;
+    int64_t gap = 0;
+  };
+  for (const bool tf32 : {false, true}) {
+    const auto kernels = gpu(tf32);
+    if (!kernels) return;
+    for (const Case& c : {Case{40'001, 96, 96, Activation::none, false, true},
+                          {40'001, 96, 32, Activation::none, false, false, 4},
+                          {20'500, 100, 56, Activation::gelu, true, true, 12},
+                          {20'479, 4, 16, Activation::none, true, false},
+                          {16'897, 192, 768, Activation::gelu, true, false},
+                          {25'088, 384, 104, Activation::none, false, false},
+                          {25'001, 36, 384, Activation::silu, true, true},
+                          {12'545, 768, 200, Activation::none, true, true, 8},
+                          {6'273, 3'072, 768, Activation::none, true, true},
+                          {6'272, 768, 1'540, Activation::gelu, false, false}}) {
+      INFO(words(tf32, c.rows, c.in, c.out, to_string(c.act), c.bias, c.residual, c.gap));
+      const Map x = random_map(DType::float32, {distinct, c.in}, -2, 2),
+                w = random_map(DType::float32, {c.out, c.in}), bias = random_map(DType::float32, {c.out}),
+                residual = random_map(DType::float32, {distinct, c.out}),
+                y(DType::float32, {distinct, c.out});
+      const auto run = [&](Kernels& k, const std::array<View, 4>& of, const View& result) {
+        k.linear({.x = of[0],
+                  .w = of[1],
+                  .bias = c.bias ? of[2] : View(),
+                  .act = c.act,
+                  .residual = c.residual ? of[3] : View(),
+                  .y = result});
+      };
+      run(*oracle, {x.view, w.view, bias.view, residual.view}, y.view);
+      Map all(DType::float32, {c.rows, c.in}, c.gap), added(DType::float32, {c.rows, c.out}, c.gap),
+          wanted(DType::float32, {c.rows, c.out});
+      for (int64_t row = 0; row < c.rows; ++row) {
+        for (int64_t i = 0; i < c.in; ++i) all.set(row, i, x.at(row % distinct, i));
+        for (int64_t i = 0; i < c.out; ++i) {
+          wanted.set(row, i, y.at(row % distinct, i));
+          added.set(row, i, residual.at(row % distinct, i));
+        }
+      }
+      const Map empty(DType::float32, {c.rows, c.out}, c.gap);
+      const Copy on_x(*kernels, all), on_w(*kernels, w), on_bias(*kernels, bias), first(*kernels, empty),
+          second(*kernels, added);  // there the residual is y itself
+      const Copy on_residual(*kernels, added);
+      const Closeness allowed = tf32 ? Closeness{1e-3f, 1e-3f} : tolerance(DType::float32);
+      run(*kernels, {on_x, on_w, on_bias, on_residual}, first);
+      const Map got = first.fetched();
+      check_close(got, wanted, allowed);
+      const auto graph = kernels->capture([&] { run(*kernels, {on_x, on_w, on_bias, second}, second); });
+      graph->launch();
+      CHECK(second.fetched().memory == got.memory);
+    }
+  }
+}
+
+// Against sums in double: no further off than products and sums in float32, whatever the scale of a row, a column or a part
+// of them, and where all terms have one sign.
+TEST_CASE("cuda: linear of many rows, float32, is as exact as float32") {
+  const auto kernels = gpu();
+  if (!kernels) return;
+  constexpr int64_t rows = 8'192, step = 61;  // one row in so many is looked at
+  std::normal_distribution<float> normal;
+  for (const int64_t in : {96, 384, 1'536, 3'072})
+    for (const float mean : {0.0f, 3.0f})
+      for (const bool scaled : {false, true}) {
+        INFO(words(in, mean, scaled));
+        constexpr int64_t out = 64;
+        Map x(DType::float32, {rows, in}), w(DType::float32, {out, in}), empty(DType::float32, {rows, out});
+        for (int64_t k = 0; k < in; ++k) {
+          const float scale = scaled ? std::exp2(normal(random_bits) * 2) : 1;
+          for (int64_t row = 0; row < rows; ++row)
+            x.set(row, k, (mean + normal(random_bits)) * scale * (scaled ? std::exp2(row % 120 - 60.0f) : 1));
+          for (int64_t c = 0; c < out; ++c)
+            w.set(c, k, (mean + normal(random_bits)) / scale * (scaled ? std::exp2(c % 20 * 3 - 30.0f) : 1));
+        }
+        const Copy on_x(*kernels, x), on_w(*kernels, w), on_y(*kernels, empty);
+        kernels->linear({.x = on_x, .w = on_w, .y = on_y});
+        const Map y = on_y.fetched();
+        double error = 0, largest = 0, float_error = 0, float_largest = 0;
+        for (int64_t row = 0; row < rows; row += step)
+          for (int64_t c = 0; c < out; ++c) {
+            double exact = 0, magnitude = 0;
+            float sum = 0;
+            for (int64_t k = 0; k < in; ++k) {
+              const double term = double{x.at(row, k)} * w.at(c, k);
+              exact += term;
+              magnitude += std::fabs(term);
+              sum = std::fma(x.at(row, k), w.at(c, k), sum);
+            }
+            const double by = std::fabs(y.at(row, c) - exact) / magnitude,
+                         float_by = std::fabs(sum - exact) / magnitude;
+            error += by * by;
+            float_error += float_by * float_by;
+            largest = std::isnan(by) ? INFINITY : std::fmax(largest, by);
+            float_largest = std::fmax(float_largest, float_by);
+          }
+        CAPTURE(std::sqrt(error / float_error));
+        CHECK(error <= float_error);
+        CHECK(largest <= float_largest);
+      }
+}
+
 // Too large for the kernel of few rows, enough columns for those that do both on Hopper: a long walk, an odd end, a sum in
 // several slices, a sum too long for weights in shared memory.
 void test_linear_gelu(DType dtype) {
@@ -540,15 +649,17 @@ TEST_CASE("cuda: conv2d") {
 }
 
 TEST_CASE("cuda: conv2d and conv2d_norm of many pixels") {
-  const auto kernels = gpu();
-  if (!kernels) return;
   const auto oracle = make_scalar_kernels();
   struct Case {
     int64_t batch, height, width, in, out, kernel;
     int stride, padding;
   };
   constexpr int64_t distinct = 3;  // images; the oracle computes each once
-  for (const DType dtype : {DType::float16, DType::bfloat16})
+  for (const Precision precision :
+       {Precision::float32, Precision::tf32, Precision::float16, Precision::bfloat16}) {
+    const DType dtype = storage_dtype(precision);
+    const auto kernels = gpu(precision == Precision::tf32);
+    if (!kernels) return;
     for (const Case& c : {Case{96, 23, 21, 48, 96, 3, 2, 1},
                           {98, 24, 22, 96, 192, 3, 2, 1},
                           {100, 22, 24, 64, 128, 3, 2, 1},
@@ -558,7 +669,7 @@ TEST_CASE("cuda: conv2d and conv2d_norm of many pixels") {
                           {140, 15, 15, 32, 192, 5, 1, 0}})
       for (const bool with_bias : {false, true})
         for (const bool with_norm : {false, true}) {
-          INFO(words(to_string(dtype), c.batch, c.height, c.width, c.in, c.out, c.kernel, with_bias,
+          INFO(words(to_string(precision), c.batch, c.height, c.width, c.in, c.out, c.kernel, with_bias,
                      with_norm));
           const int64_t height = (c.height + 2 * c.padding - c.kernel) / c.stride + 1;
           const int64_t width = (c.width + 2 * c.padding - c.kernel) / c.stride + 1;
@@ -593,7 +704,7 @@ TEST_CASE("cuda: conv2d and conv2d_norm of many pixels") {
               on_gamma(*kernels, gamma), on_beta(*kernels, beta), first(*kernels, empty),
               second(*kernels, empty);
           run(*kernels, {on_x, on_w, on_bias, on_gamma, on_beta}, first);
-          Closeness allowed = tolerance(dtype);
+          Closeness allowed = precision == Precision::tf32 ? Closeness{1e-3f, 1e-3f} : tolerance(dtype);
           if (with_norm) {  // the oracle rounds between convolution and norm
             allowed.of_value *= 3;
             allowed.of_largest *= 4;
@@ -603,6 +714,7 @@ TEST_CASE("cuda: conv2d and conv2d_norm of many pixels") {
           run(*kernels, {on_x, on_w, on_bias, on_gamma, on_beta}, second);
           CHECK(second.fetched().memory == got.memory);
         }
+  }
 }
 
 TEST_CASE("cuda: conv2d_norm") {
