@@ -12,6 +12,7 @@
 #include "lib/images/image_source.h"
 #include "lib/labels/labels.h"
 #include "lib/model/runner.h"
+#include "lib/support/sha256.h"
 
 namespace vmamba {
 
@@ -82,6 +83,18 @@ void warn_not_finite(const Classifier& classifier, size_t count, size_t images);
 
 // The device, dtype and backend actually used, for the reports; of kept results also SHA-256 of weights, config and labels.
 Json report_json(const Classifier& classifier);
+// SHA-256 of what was read: of the hexadecimal SHA-256 of each image, in input order.
+class InputSum {
+ public:
+  explicit InputSum(bool wanted) : wanted_(wanted) {}
+  ImageSums of_images() const { return wanted_ ? ImageSums::sha256 : ImageSums::none; }
+  void add(const ImageBatch::Item& item) { sum_.add(item.sha256); }
+  Json json() { return wanted_ ? Json(sum_.hex()) : Json(); }
+
+ private:
+  bool wanted_;
+  Sha256 sum_;
+};
 // The program and how it was started: what results do not depend on.
 Json made_by(const Classifier& classifier);
 

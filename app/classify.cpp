@@ -20,6 +20,7 @@
 #include "lib/support/json.h"
 #include "lib/support/text.h"
 #include "lib/tensors/row_spool.h"
+#include "lib/verify/provenance.h"
 
 namespace vmamba {
 namespace {
@@ -76,11 +77,12 @@ class Results {
     if (!out_.flush()) fail_machine("the results could not be written");  // to stdout: a file says so itself
   }
 
-  void finish(const InputTally& tally, size_t without_answer, size_t inputs) {
+  void finish(const InputTally& tally, size_t without_answer, size_t inputs, const Json& input_sum) {
     if (log_) {
       log_->finish(inputs);
     } else if (format_ == "json") {
       Json document = report_json(classifier_);
+      document["input_sha256"] = input_sum;
       document["made_by"] = made_by(classifier_);
       document["images"] = tally.images;
       document["failed"] = tally.failed;
@@ -153,6 +155,7 @@ struct Outputs {
   std::vector<std::string> files;   // the classified images, for the metadata of saved tensors
   InputTally tally;
   size_t not_finite = 0, without_answer = 0;
+  Json input_sum;        // of JSON, SHA-256 of what was classified
   size_t inputs = 0;     // files and archives, of all shards
   bool earlier = false;  // --results went on from an earlier run
 };
@@ -213,10 +216,12 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
     outputs.earlier = part.after.has_value();
     if (part.after) spdlog::info("{}: goes on behind input {}", options.log, part.after->input);
   }
+  InputSum sum(options.format == "json");
   ImageSource source(
       input_paths(options.inputs, options.nul ? '\0' : '\n', part), config.preprocess, classifier.batch_size,
       one_file ? 1 : decoding_threads(classifier.choices),
-      outputs.input || one_file ? JpegDecoding::here : jpeg_decoding(classifier, options.decode));
+      outputs.input || one_file ? JpegDecoding::here : jpeg_decoding(classifier, options.decode),
+      sum.of_images());
   if (!log) load_runners(classifier, options.kept());
   outputs.results.emplace(options, classifier, out, std::move(log));
   Progress progress(0, 0);
@@ -240,6 +245,7 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
                       normalized);
         outputs.input->add(normalized);
       }
+      sum.add(item);
       add_classified(outputs, item.file.string(), std::span(logits).subspan(place * classes, classes),
                      options.top_k, item.position);
       ++place;
@@ -249,6 +255,7 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
     progress.show(done);
   }
   outputs.inputs = *part.inputs;
+  outputs.input_sum = sum.json();
 }
 
 // One name per entry: the one that --save-* recorded in the file, else the file name and the entry's index.
@@ -280,6 +287,7 @@ void classify_tensor(const Options& options, Classifier& classifier, Outputs& ou
     outputs.results->flush();
   }
   outputs.input_dims = {input.dims[1], input.dims[2], input.dims[3]};
+  outputs.input_sum = input_sha256(input);
   if (outputs.input) outputs.input->add(input.values);
 }
 
@@ -322,7 +330,8 @@ int run_classify(Options& options) {
     tally.report_skipped();  // of a shard that has no other image
   else
     tally.require_images();
-  if (outputs.results) outputs.results->finish(tally, outputs.without_answer, outputs.inputs);
+  if (outputs.results)
+    outputs.results->finish(tally, outputs.without_answer, outputs.inputs, outputs.input_sum);
   const std::map<std::string, std::string> metadata = files_metadata(outputs.files);
   if (outputs.logits) outputs.logits->write({{"logits", {classifier.config.num_classes}}}, metadata);
   if (outputs.input) outputs.input->write({{"input", outputs.input_dims}}, metadata);

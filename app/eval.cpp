@@ -183,7 +183,8 @@ struct Outcome {
   Accuracy accuracy;
   AnswersToShow answers = {};
   size_t failed = 0, from_earlier = 0, not_finite = 0;
-  double seconds = 0;  // for the images of this run only
+  double seconds = 0;   // for the images of this run only
+  Json input_sum = {};  // null: not wanted, or some were answered by an earlier run
 };
 
 void write_text(std::ostream& out, const Outcome& outcome, const DataSet& data,
@@ -237,6 +238,7 @@ void write_json(std::ostream& out, const Outcome& outcome, const Json& report, c
                 const DataSet& data, const std::vector<std::string>& names) {
   const ClassCounts& total = outcome.accuracy.total();
   Json document = report;
+  document["input_sha256"] = outcome.input_sum;
   document["made_by"] = made_by;
   document["images"] = total.images;
   document["failed"] = outcome.failed;
@@ -390,8 +392,10 @@ Outcome evaluate(const Options& options, Classifier& classifier, const DataSet& 
     if (next == left.size()) return std::nullopt;
     return data.image_of(*left[next++]);
   };
+  InputSum sum((options.format == "json" || !options.report.empty()) && outcome.from_earlier == 0);
   ImageSource source(listed_images(next_image), classifier.config.preprocess, classifier.batch_size,
-                     decoding_threads(classifier.choices), jpeg_decoding(classifier, options.decode));
+                     decoding_threads(classifier.choices), jpeg_decoding(classifier, options.decode),
+                     sum.of_images());
   Progress progress(outcome.from_earlier, chosen.size());
   ClassifiedBatches batches(classifier, source);
   ImageBatch batch;
@@ -405,6 +409,7 @@ Outcome evaluate(const Options& options, Classifier& classifier, const DataSet& 
       if (const std::span<const int> right = data.classes_of(picture); !right.empty())
         line["class"] = data.several ? Json(std::vector(right.begin(), right.end())) : Json(right[0]);
       if (item.error.empty()) {
+        sum.add(item);
         Answer answer;
         const auto row = std::span(logits).subspan(place++ * classes, classes);
         const auto best = have_answer(row) ? top_k(row, 5) : std::vector<Prediction>();
@@ -429,6 +434,7 @@ Outcome evaluate(const Options& options, Classifier& classifier, const DataSet& 
     const ClassCounts& total = outcome.accuracy.total();
     progress.show(done, fmt::format("top-1 {:.2f} %", 100 * share(total.top1, total.images)));
   }
+  outcome.input_sum = sum.json();
   outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return outcome;
 }
@@ -474,6 +480,7 @@ void write_page(Outputs& outputs, const std::string& title, const Outcome& outco
     page.facts.emplace_back("not counted", counted(data.not_counted, "image") + " without a class");
   for (const auto& [key, value] : report.items())
     page.ran_on.emplace_back(key, value.is_string() ? value.get<std::string>() : value.dump());
+  if (outcome.input_sum.is_string()) page.ran_on.emplace_back("input_sha256", outcome.input_sum);
   const Program program = this_program();
   page.ran_on.emplace_back("program",
                            fmt::format("vmamba-cli {}, commit {}", program.version, program.commit));

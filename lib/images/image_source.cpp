@@ -19,6 +19,7 @@
 #include "lib/images/image.h"
 #include "lib/images/preprocess.h"
 #include "lib/support/files.h"
+#include "lib/support/sha256.h"
 #include "lib/support/text.h"
 
 namespace vmamba {
@@ -450,12 +451,13 @@ HostTensor preprocessed(std::vector<ImageRef> images, const PreprocessConfig& pr
 }
 
 ImageSource::ImageSource(NextPath next_path, const PreprocessConfig& preprocess, int batch_size, int threads,
-                         JpegDecoding jpegs)
+                         JpegDecoding jpegs, ImageSums sums)
     : next_path_(std::move(next_path)),
       preprocess_(preprocess),
       batch_size_(static_cast<size_t>(batch_size)),
       image_bytes_(size_t{3} * preprocess.crop * preprocess.crop),
-      jpegs_(jpegs) {
+      jpegs_(jpegs),
+      sums_(sums) {
   check(batch_size > 0 && threads > 0, "batches of {} by {} threads", batch_size, threads);
   ring_.resize(2 + 2 * static_cast<size_t>(threads) / batch_size_);
   for (int i = 0; i < threads; ++i) {
@@ -592,6 +594,7 @@ void ImageSource::fill(ImageBatch::Item& item, InputPath path, uint8_t* pixels) 
   try {
     EncodedImage encoded = path.bytes ? parse_image(std::move(*path.bytes), item.file.string())
                                       : open_image_again(item.file, stop_);
+    if (sums_ == ImageSums::sha256) item.sha256 = sha256(encoded.bytes);
     if (jpegs_ == JpegDecoding::on_device && pack_jpeg(encoded, preprocess_, item.packed)) {
       item.encoded = std::move(encoded);
       return;

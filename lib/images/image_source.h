@@ -81,6 +81,7 @@ struct ImageBatch {
     std::filesystem::path file;
     std::string error;  // why decoding failed; empty on success
     InputPosition position;
+    std::string sha256;  // of the encoded image, if wanted
     // For decoding on the device: the pixels are then unspecified, and `encoded` is kept in case the device cannot.
     PackedJpeg packed;
     EncodedImage encoded;
@@ -100,11 +101,12 @@ HostTensor normalized(const ImageBatch& batch, const PreprocessConfig& preproces
 HostTensor preprocessed(std::vector<ImageRef> images, const PreprocessConfig& preprocess);
 
 enum class JpegDecoding : uint8_t { here, on_device };
+enum class ImageSums : uint8_t { none, sha256 };  // of each encoded image
 
 class ImageSource {
  public:
   ImageSource(NextPath next_path, const PreprocessConfig& preprocess, int batch_size, int threads,
-              JpegDecoding jpegs = JpegDecoding::here);
+              JpegDecoding jpegs = JpegDecoding::here, ImageSums sums = ImageSums::none);
   ~ImageSource();
   ImageSource(const ImageSource&) = delete;
   ImageSource& operator=(const ImageSource&) = delete;
@@ -139,6 +141,7 @@ class ImageSource {
   const PreprocessConfig preprocess_;
   const size_t batch_size_, image_bytes_;
   const JpegDecoding jpegs_;
+  const ImageSums sums_;
   std::mutex input_, large_;  // held while waiting for a path; held while decoding a large image
   std::mutex mutex_;          // guards the members below
   std::condition_variable space_, ready_;

@@ -14,6 +14,7 @@
 #include "lib/images/image.h"
 #include "lib/images/preprocess.h"
 #include "lib/support/files.h"
+#include "lib/support/sha256.h"
 #include "lib/tensors/state_dict.h"
 #include "tests/images/jpegs.h"
 #include "tests/testing.h"
@@ -114,6 +115,9 @@ TEST_CASE("a kept result says what it was made of: SHA-256, version and command;
   REQUIRE(result.exit_code == 0);
   const auto document = nlohmann::json::parse(result.out);
   const std::string weights = made_of(document);
+  CHECK(document["input_sha256"] == sha256(sha256(read_file(cat))));
+  const auto both = nlohmann::json::parse(classify({cat, "/no/such.png", coffee, "--format", "json"}).out);
+  CHECK(both["input_sha256"] == sha256(sha256(read_file(cat)) + sha256(read_file(coffee))));
   CHECK(document["made_by"]["command"].get<std::string>().find("classify") != std::string::npos);
   for (const char* key : {"version", "commit", "machine", "threads", "batch"})
     CHECK(document["made_by"].contains(key));
