@@ -154,10 +154,10 @@ struct Outputs {
   std::vector<int64_t> input_dims;  // of one input: channels, height, width
   std::vector<std::string> files;   // the classified images, for the metadata of saved tensors
   InputTally tally;
-  size_t not_finite = 0, without_answer = 0;
-  Json input_sum;        // of JSON, SHA-256 of what was classified
-  size_t inputs = 0;     // files and archives, of all shards
-  bool earlier = false;  // --results went on from an earlier run
+  size_t not_finite = 0, without_answer = 0;  // of this run
+  Json input_sum;                             // of JSON, SHA-256 of what was classified
+  size_t inputs = 0;                          // files and archives, of all shards
+  ResultCounts earlier;                       // of the run that --results goes on from
 };
 
 // Called before anything is read, so that an unwritable path fails at once, and so does one that is an input.
@@ -207,13 +207,14 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
   std::unique_ptr<PositionedResults> log;
   if (!options.log.empty()) {
     log = open_log(options, classifier);
+    outputs.earlier = log->earlier();
+    outputs.tally.earlier_images = outputs.earlier.images;
+    outputs.tally.earlier_failed = outputs.earlier.failed;
     if (log->is_done()) {
       spdlog::info("{}: is done", options.log);
-      outputs.earlier = true;
       return;
     }
     part.after = log->last();
-    outputs.earlier = part.after.has_value();
     if (part.after) spdlog::info("{}: goes on behind input {}", options.log, part.after->input);
   }
   InputSum sum(options.format == "json");
@@ -296,10 +297,15 @@ int merge_results(const Options& options) {
   std::optional<OutputFile> file;
   if (!options.output.empty()) file.emplace(options.output);
   std::ostream& out = file ? file->stream() : std::cout;
-  if (!merge_positioned(options.merge, out)) return 1;
+  const auto counts = merge_positioned(options.merge, out);
+  if (!counts) return 1;
   if (!out.flush()) fail_machine("the results could not be written");
   if (file) file->commit();
-  return 0;
+  if (counts->failed > 0)
+    spdlog::warn("{} of {} could not be read", counts->failed,
+                 counted(counts->failed + counts->images, "input"));
+  counts->warn_no_answer();
+  return counts->failed + counts->no_answer > 0 ? 1 : 0;
 }
 
 int run_classify(Options& options) {
@@ -324,12 +330,9 @@ int run_classify(Options& options) {
   else
     classify_tensor(options, classifier, outputs, out);
 
-  const bool may_be_empty = !options.shard.is_all() || outputs.earlier;
   InputTally& tally = outputs.tally;
-  if (may_be_empty)
-    tally.report_skipped();  // of a shard that has no other image
-  else
-    tally.require_images();
+  if (options.shard.is_all()) tally.require_images();  // a shard may be empty
+  tally.report_skipped();
   if (outputs.results)
     outputs.results->finish(tally, outputs.without_answer, outputs.inputs, outputs.input_sum);
   const std::map<std::string, std::string> metadata = files_metadata(outputs.files);
@@ -341,9 +344,12 @@ int run_classify(Options& options) {
   if (tally.images > 1)
     spdlog::info("{} in {:.2f} s, loading included", counted(tally.images, "image"), seconds.count());
   warn_not_finite(classifier, outputs.not_finite, tally.images);
-  const int exit_code = std::max(tally.exit_code(), outputs.without_answer > 0 ? 1 : 0);
-  summary.write({"classify", options.shard, tally.images, tally.failed, 0, seconds.count(), exit_code,
-                 report_json(classifier)});
+  const ResultCounts all{tally.images + tally.earlier_images,
+                         outputs.without_answer + outputs.earlier.no_answer, tally.all_failed()};
+  all.warn_no_answer();
+  const int exit_code = std::max(tally.exit_code(), all.no_answer > 0 ? 1 : 0);
+  summary.write({"classify", options.shard, tally.images, all.failed, all.no_answer, outputs.earlier.images,
+                 seconds.count(), exit_code, report_json(classifier)});
   return exit_code;
 }
 

@@ -70,20 +70,28 @@ std::string key(const Json& line) {
 struct Answer {
   std::vector<int> top;
   double probability = 0;  // of top[0]
+
+  bool operator==(const Answer&) const = default;
 };
 
 // A line with an answer; nullopt: it is not a line that eval wrote. A null probability came from NaN
 // logits: it does not count as an answer, though older versions wrote one.
 std::optional<Answer> answer_in(const Json& line, int num_classes) {
   Answer answer;
-  const Json probability = line.value("probability", Json());
-  const Json list = probability.is_null() ? Json::array() : line["top"];
-  if (probability.is_number()) answer.probability = probability.get<double>();
-  if (!line.value("file", Json()).is_string() || !list.is_array()) return std::nullopt;
+  if (!line.value("file", Json()).is_string() || !line.contains("probability") ||
+      !line.value("top", Json()).is_array())
+    return std::nullopt;
+  const Json &probability = line["probability"], &list = line["top"];
+  if (probability.is_null()) return answer;
+  if (!probability.is_number() || list.size() != static_cast<size_t>(std::min(5, num_classes)))
+    return std::nullopt;
+  answer.probability = probability.get<double>();
+  if (!(answer.probability > 0 && answer.probability <= 1)) return std::nullopt;
   for (const Json& number : list) {
-    if (!number.is_number_integer() || number.get<int64_t>() < 0 || number.get<int64_t>() >= num_classes)
-      return std::nullopt;
-    answer.top.push_back(number.get<int>());
+    if (!number.is_number_integer() || number < 0 || number >= num_classes) return std::nullopt;
+    const int index = number.get<int>();
+    if (std::ranges::find(answer.top, index) != answer.top.end()) return std::nullopt;
+    answer.top.push_back(index);
   }
   return answer;
 }
@@ -107,9 +115,13 @@ class ResultLog {
   // Returns the answer of an earlier run, or nullptr if it has none for this file.
   const Answer* find(const std::string& file) const {
     const auto found = answers_.find(key(named("file", file)));
-    return found == answers_.end() ? nullptr : &found->second;
+    return found == answers_.end() ? nullptr : &found->second.answer;
   }
-  size_t size() const { return answers_.size(); }
+  bool has(const std::string& file) const {
+    const std::string name = key(named("file", file));
+    return answers_.contains(name) || errors_.contains(name);
+  }
+  size_t images_at_start() const { return images_at_start_; }  // with an answer or an error
 
   void add(const Json& line) { unwritten_ += dump_json(line) + "\n"; }
   // An image that cannot be read is tried again in every run, and noted once.
@@ -129,8 +141,8 @@ class ResultLog {
       const size_t end = text.find('\n', begin);
       if (end == std::string::npos) break;  // an incomplete last line: the earlier run was interrupted
       lines = number;
-      const Json line = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
-                                    text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
+      Json line = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
+                              text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
       if (!line.is_object()) fail_input("{}:{}: not a line that eval wrote: give another file", path, number);
       if (number == 1)
         check_header(line, header);
@@ -138,8 +150,12 @@ class ResultLog {
         take(line, number);
       else if (line.value("file", Json()).is_string() && line.value("error", Json()).is_string())
         errors_[key(line)] = line["error"];
+      else if (number > first_lines)
+        fail_input("{}:{}: not a line that eval wrote: give another file", path, number);
       begin = end + 1;
     }
+    images_at_start_ = answers_.size();
+    for (const auto& [name, error] : errors_) images_at_start_ += !answers_.contains(name);
     complete_ = lines < first_lines ? 0 : begin;  // killed before it began: from the start
     constexpr std::string_view begins = "{\"eval\":";
     if (lines == 0 && !text.starts_with(begins) && !begins.starts_with(text))
@@ -156,17 +172,27 @@ class ResultLog {
       fail_input("{}: was made with {}: remove it or give another file", file_.path(), difference);
   }
 
-  void take(const Json& line, int number) {
+  void take(Json& line, int number) {
     std::optional<Answer> answer = answer_in(line, num_classes_);
     if (!answer) fail_input("{}:{}: not a line that eval wrote: give another file", file_.path(), number);
-    answers_[key(line)] = std::move(*answer);
+    const auto [known, added] = answers_.try_emplace(key(line), Known{*answer, line["class"], number});
+    if (!added && (known->second.answer != *answer || known->second.truth != line["class"]))
+      fail_input("{}:{} and {}: two answers for {}: remove one of the lines, or give another file",
+                 file_.path(), known->second.line, number, in_quotes(line["file"].get<std::string>()));
   }
+
+  struct Known {
+    Answer answer;
+    Json truth;
+    int line = 0;
+  };
 
   int num_classes_;
   ResultFile file_;
   std::string unwritten_;
   size_t complete_ = 0;  // bytes of complete lines
-  std::unordered_map<std::string, Answer> answers_;
+  size_t images_at_start_ = 0;
+  std::unordered_map<std::string, Known> answers_;
   std::unordered_map<std::string, std::string> errors_;  // of images that could not be read
 };
 
@@ -357,6 +383,15 @@ void add_answer(Outcome& outcome, bool several, const std::string& file, const s
     outcome.answers.add({file, right, answer.top[0], answer.probability, image});
 }
 
+// Lines of images that the data set does not have.
+void warn_of_others(const ResultLog& log, const std::string& path, const DataSet& data) {
+  const auto known = std::ranges::count_if(
+      data.pictures, [&](const Picture& picture) { return log.has(data.file_of(picture)); });
+  if (const size_t others = log.images_at_start() - static_cast<size_t>(known); others > 0)
+    spdlog::warn("{}: has lines of {} that {} not in the set: they do not count", path,
+                 counted(others, "image"), others == 1 ? "is" : "are");
+}
+
 Outcome evaluate(const Options& options, Classifier& classifier, const DataSet& data) {
   const size_t classes = static_cast<size_t>(classifier.config.num_classes);
   std::vector<Chosen> chosen = choose(data, options.limit);
@@ -383,6 +418,7 @@ Outcome evaluate(const Options& options, Classifier& classifier, const DataSet& 
       left.push_back(picture);
   }
   outcome.from_earlier = chosen.size() - left.size();
+  if (log) warn_of_others(*log, options.results, data);
   if (outcome.from_earlier > 0)
     spdlog::info("{}: {} of {} images are answered already", options.results, outcome.from_earlier,
                  chosen.size());
@@ -514,6 +550,8 @@ void write_reports(const Options& options, Outputs& outputs, const Outcome& outc
 struct MergedImage {
   size_t position = 0;
   std::string_view line;
+  const std::string* path = nullptr;
+  int number = 0;  // of the line
 };
 
 struct ShardResults {
@@ -549,7 +587,7 @@ ShardResults read_shard(const std::string& path, ShardFiles& shards) {
         if (!name.value("file", Json()).is_string() || !positions[i].is_number_unsigned()) wrong();
         places.emplace(key(name), i);
         keys.push_back(name["file"].get<std::string>());
-        results.images.push_back({positions[i].get<size_t>(), {}});
+        results.images.push_back({.position = positions[i].get<size_t>(), .path = &path});
       }
       answered.resize(files.size());
       results.has_list = true;
@@ -561,7 +599,10 @@ ShardResults read_shard(const std::string& path, ShardFiles& shards) {
       const size_t i = place->second;
       const bool is_answer = json.contains("top");
       if (is_answer && answered[i]) results.doubled.push_back(keys[i]);
-      if (is_answer || !answered[i]) results.images[i].line = line;
+      if (is_answer || !answered[i]) {
+        results.images[i].line = line;
+        results.images[i].number = number;
+      }
       answered[i] = answered[i] || is_answer;
     } else {
       wrong();
@@ -666,7 +707,8 @@ int merge_results(const Options& options) {
       if (is_line) right.push_back(number.get<int>());
     }
     if (!is_line || right.empty() || (!data.several && right.size() > 1))
-      fail_input("not a line that eval wrote: {}", printable(image.line, 200));
+      fail_input("{}:{}: not a line that eval wrote: {}", *image.path, image.number,
+                 printable(image.line, 200));
     const std::string file = line["file"];
     add_answer(outcome, data.several, file, right, *answer, {fs::path(directory) / file});
   }
@@ -723,8 +765,8 @@ int run_eval(Options& options) {
   if (outcome.failed > 0) spdlog::warn("not counted: {} not readable", counted(outcome.failed, "image"));
   for (const std::string& folder : data.unread) spdlog::error("skipped: {}", folder);
   const int exit_code = outcome.failed > 0 || !data.unread.empty() ? 1 : 0;
-  summary.write({"eval", options.shard, answered, outcome.failed, outcome.from_earlier, outcome.seconds,
-                 exit_code, report});
+  summary.write({"eval", options.shard, answered, outcome.failed, static_cast<size_t>(total.no_answer),
+                 outcome.from_earlier, outcome.seconds, exit_code, report});
   return exit_code;
 }
 

@@ -143,9 +143,9 @@ int run_features(Options& options) {
   if (file.not_finite() > 0)
     spdlog::warn("{} with values that are not finite: if the dtype overflows, try --dtype {} or {}",
                  counted(file.not_finite(), "row"), to_string(DType::bfloat16), to_string(DType::float32));
-  const int exit_code = tally.exit_code();
-  summary.write({"features", options.shard, tally.images, tally.failed, 0, seconds.count(), exit_code,
-                 to_json(run.provenance())});
+  const int exit_code = std::max(tally.exit_code(), file.not_finite() > 0 ? 1 : 0);
+  summary.write({"features", options.shard, tally.images, tally.failed, file.not_finite(), 0, seconds.count(),
+                 exit_code, to_json(run.provenance())});
   return exit_code;
 }
 

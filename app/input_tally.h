@@ -12,7 +12,8 @@ namespace vmamba {
 
 class InputTally {
  public:
-  size_t images = 0, failed = 0;
+  size_t images = 0, failed = 0;                  // of this run
+  size_t earlier_images = 0, earlier_failed = 0;  // of the run that this one goes on from
 
   void add_failed(const std::string& error) {
     report_skipped();
@@ -30,15 +31,18 @@ class InputTally {
   }
   // InputError if no image could be read.
   void require_images() const {
-    if (images > 0) return;
-    if (failed == 1) fail_input("{}", printable(first_error_, std::string::npos));
-    if (failed == 0) fail_input("standard input lists no files");
-    fail_input("none of the {} could be read", counted(failed, "input"));
+    if (images + earlier_images > 0) return;
+    if (!first_error_.empty()) fail_input("{}", printable(first_error_, std::string::npos));
+    if (all_failed() == 0) fail_input("standard input lists no files");
+    fail_input("none of the {} could be read", counted(all_failed(), "input"));
   }
+  size_t all_failed() const { return failed + earlier_failed; }
   // Warns of what was skipped and returns the exit code.
   int exit_code() const {
-    if (failed > 0) spdlog::warn("{} of {} could not be read", failed, counted(failed + images, "input"));
-    return failed > 0 ? 1 : 0;
+    if (all_failed() == 0) return 0;
+    spdlog::warn("{} of {} could not be read", all_failed(),
+                 counted(all_failed() + images + earlier_images, "input"));
+    return 1;
   }
 
  private:

@@ -61,6 +61,23 @@ std::optional<size_t> end_in(const std::string& line) {
 
 }  // namespace
 
+bool ResultCounts::add(std::string_view line) {
+  const Json json = Json::parse(line, nullptr, false);
+  if (!json.is_object() || !json.value("file", Json()).is_string()) return false;
+  const Json error = json.value("error", Json()), top = json.value("top", Json());
+  if (!error.is_string() && !top.is_array()) return false;
+  failed += error.is_string();
+  images += !error.is_string();
+  no_answer += !error.is_string() && top.empty();
+  return true;
+}
+
+void ResultCounts::warn_no_answer() const {
+  if (no_answer > 0)
+    spdlog::warn("{} of {} without an answer, as their logits are NaN or infinite", no_answer,
+                 counted(images, "image"));
+}
+
 Json result_header(Json header, const Classifier& classifier) {
   const Json report = report_json(classifier);
   header["weights_sha256"] = report["weights_sha256"];
@@ -172,29 +189,32 @@ PositionedResults::PositionedResults(const std::string& path, const Json& header
     fail_input("{}: not a file that classify --results wrote: give another", path);
   if (const std::string difference = header_difference(was, header, false); !difference.empty())
     fail_input("{}: was made with {}: remove it or give another file", path, difference);
-  // The last complete line.
-  std::string tail;
-  size_t begin = size, complete = 0;
-  for (;;) {
-    const size_t end = tail.rfind('\n');
-    const size_t before = end == tail.npos || end == 0 ? tail.npos : tail.rfind('\n', end - 1);
-    if (before != tail.npos || begin == first_end) {
-      complete = end == tail.npos ? first_end + 1 : begin + end + 1;
-      if (end != tail.npos && before != tail.npos) {
-        const std::string line = tail.substr(before + 1, end - before - 1);
-        const auto positioned = split_position(line);
-        done_ = end_in(line).has_value();
-        if (!positioned && !done_) fail_input("{}: its last line is not classify's: give another file", path);
-        if (positioned) last_ = positioned->first;
-      }
-      break;
+  std::string text = std::move(first);
+  size_t at = 0, begin = first_end + 1;  // of the text in the file, of the next line in the text
+  for (size_t number = 2;;) {
+    const size_t end = text.find('\n', begin);
+    if (end == text.npos) {
+      at += begin;
+      text.erase(0, std::exchange(begin, 0));
+      if (at + text.size() == size) break;  // an incomplete last line is dropped
+      if (text.size() > longest_line) fail_input("{}: a line of more than {} bytes", path, longest_line);
+      text += read_at(file_.descriptor(), at + text.size(), std::min(block, size - at - text.size()), path);
+      continue;
     }
-    if (tail.size() > longest_line) fail_input("{}: a line of more than {} bytes", path, longest_line);
-    const size_t more = std::min(block, begin - first_end);
-    begin -= more;
-    tail = read_at(file_.descriptor(), begin, more, path) + tail;
+    const std::string line = text.substr(begin, end - begin);
+    const auto positioned = split_position(line);
+    const bool good =
+        !done_ && (positioned ? earlier_.add(positioned->second) && !(positioned->first <= last_)
+                              : end_in(line).has_value());
+    if (!good) fail_input("{}:{}: not a line that classify wrote there: give another file", path, number);
+    if (positioned)
+      last_ = positioned->first;
+    else
+      done_ = true;
+    begin = end + 1;
+    ++number;
   }
-  file_.go_on_at(complete);
+  file_.go_on_at(at);
 }
 
 void PositionedResults::add(const InputPosition& position, const Json& line) {
@@ -221,12 +241,13 @@ struct ShardLines {
   std::string line;
   std::optional<size_t> inputs;  // of all shards
 
-  bool next() {  // false at its end
+  bool next(ResultCounts& counts) {  // false at its end
     std::string text;
     if (!std::getline(file, text)) throw ReadError(path, errno);
     if (end_in(text)) return false;
     auto positioned = split_position(text);
-    if (!positioned) fail_input("{}: not a line that classify --results wrote: {}", path, printable(text));
+    if (!positioned || !counts.add(positioned->second))
+      fail_input("{}: not a line that classify --results wrote: {}", path, printable(text));
     if (!line.empty() && positioned->first <= position)
       fail_input("{}: its lines are not in input order", path);
     position = positioned->first;
@@ -249,7 +270,7 @@ std::optional<size_t> inputs_at_end(const std::string& path) {
 
 }  // namespace
 
-bool merge_positioned(const std::vector<std::string>& paths, std::ostream& out) {
+std::optional<ResultCounts> merge_positioned(const std::vector<std::string>& paths, std::ostream& out) {
   std::vector<std::unique_ptr<ShardLines>> shards;
   ShardFiles files;
   for (const std::string& path : paths) {
@@ -264,29 +285,30 @@ bool merge_positioned(const std::vector<std::string>& paths, std::ostream& out) 
     files.add(path, "classify", Json::parse(text, nullptr, false));
     shards.push_back(std::move(lines));
   }
-  if (!files.are_complete()) return false;
+  if (!files.are_complete()) return std::nullopt;
   bool finished = true;
   for (size_t i = 0; i < shards.size(); ++i)
     if (!(shards[i]->inputs = inputs_at_end(paths[i]))) {
       spdlog::error("shard {}: {} is not finished: run it again", to_string(files.files[i].shard), paths[i]);
       finished = false;
     }
-  if (!finished) return false;
+  if (!finished) return std::nullopt;
   for (const auto& lines : shards)
     if (*lines->inputs != *shards[0]->inputs)
       fail_input("{} saw {} inputs, {} saw {}: the input changed between them", shards[0]->path,
                  *shards[0]->inputs, lines->path, *lines->inputs);
   const auto later = [](const ShardLines* a, const ShardLines* b) { return a->position > b->position; };
   std::priority_queue<ShardLines*, std::vector<ShardLines*>, decltype(later)> queue(later);
+  ResultCounts counts;
   for (const auto& lines : shards)
-    if (lines->next()) queue.push(lines.get());
+    if (lines->next(counts)) queue.push(lines.get());
   while (!queue.empty()) {
     ShardLines* lines = queue.top();
     queue.pop();
     out << lines->line << '\n';
-    if (lines->next()) queue.push(lines);
+    if (lines->next(counts)) queue.push(lines);
   }
-  return true;
+  return counts;
 }
 
 }  // namespace vmamba

@@ -52,14 +52,24 @@ class ResultFile {
   Descriptor file_;
 };
 
+// What lines of classify say in all.
+struct ResultCounts {
+  size_t images = 0, no_answer = 0;  // no_answer: of the images, those whose logits are NaN or infinite
+  size_t failed = 0;                 // could not be read
+
+  bool add(std::string_view line);  // false: it is no line of classify
+  void warn_no_answer() const;
+};
+
 // Results of classify: lines in input order, each with its position, and a last line with the number of inputs. Resuming
-// reads only the first and the last line, however long the file is.
+// reads and counts all lines, one by one.
 class PositionedResults {
  public:
   PositionedResults(const std::string& path, const Json& header);
 
   bool is_done() const { return done_; }
   std::optional<InputPosition> last() const { return last_; }
+  const ResultCounts& earlier() const { return earlier_; }  // the lines that were there
   void add(const InputPosition& position, const Json& line);
   void finish(size_t inputs);  // of all shards
   void flush();
@@ -68,11 +78,12 @@ class PositionedResults {
   ResultFile file_;
   std::string unwritten_;
   std::optional<InputPosition> last_;
+  ResultCounts earlier_;
   bool done_ = false;
 };
 
-// Writes the lines of all shards in input order, without their positions. False, with errors on stderr, if shards are
-// missing, unfinished or doubled. InputError if they are not of one run.
-bool merge_positioned(const std::vector<std::string>& paths, std::ostream& out);
+// Writes the lines of all shards in input order, without their positions, and counts them. nullopt, with errors on stderr,
+// if shards are missing, unfinished or doubled. InputError if they are not of one run.
+std::optional<ResultCounts> merge_positioned(const std::vector<std::string>& paths, std::ostream& out);
 
 }  // namespace vmamba

@@ -59,6 +59,7 @@ void SummaryFile::write(const Summary& summary) {
       {"shard", to_string(summary.shard)},
       {"images", summary.images},
       {"failed", summary.failed},
+      {"no_answer", summary.no_answer},
       {"from_earlier", summary.from_earlier},
       {"seconds", summary.seconds},
       {"images_per_second", summary.seconds > 0 ? static_cast<double>(summary.images) / summary.seconds : 0},

@@ -24,8 +24,10 @@ void refuse_others(const CLI::App& command, const std::string& mode,
 struct Summary {
   std::string command;
   Shard shard;
-  size_t images = 0, failed = 0;  // of this run
-  size_t from_earlier = 0;        // images with results of an earlier run
+  size_t images = 0;        // of this run
+  size_t failed = 0;        // could not be read; of --results, in all
+  size_t no_answer = 0;     // their logits (of features: values) are NaN or infinite; of --results, in all
+  size_t from_earlier = 0;  // images with results of an earlier run
   double seconds = 0;
   int exit_code = 0;
   nlohmann::ordered_json ran_on = {};  // model and device, with SHA-256

@@ -263,6 +263,11 @@ TEST_CASE("logits that are NaN are no answer, and that is said") {
   CHECK(eval("text").out.find("no answer   100.00 %   10 of 10") != std::string::npos);
   CHECK(eval("csv").out.find("0,k0,1,0,0,,1\n") != std::string::npos);
 
+  CHECK(run_cli({"eval", folder.path().string(), "--config", model / "config.json", "--weights",
+                 out / "w.safetensors", "--device", "cpu", "--limit", "2", "--summary", out / "s.json"})
+            .exit_code == 0);
+  CHECK(nlohmann::json::parse(read_file(out / "s.json"))["no_answer"] == 2);
+
   // What older versions wrote of such images: class 0 first, without a probability.
   std::string log = read_file(out / "r.jsonl");
   for (size_t at = 0; (at = log.find("\"top\":[]", at)) != std::string::npos;)
@@ -357,6 +362,60 @@ TEST_CASE("a stopped evaluation goes on where it stopped") {
   write_file(out / "r.jsonl", "something else\n");
   check_error(run("eval", arguments), 2, {"r.jsonl:1", "not a line that eval wrote"});
   CHECK(read_file(out / "r.jsonl") == "something else\n");
+}
+
+TEST_CASE(
+    "--results that contradict themselves, are impossible or of other images are not counted in silence") {
+  const TemporaryDirectory folder, out;
+  deal(folder);
+  const std::vector<std::string> arguments{folder.path().string(), "--results", out / "r.jsonl", "--summary",
+                                           out / "s.json"};
+  const CliResult whole = run("eval", arguments);
+  REQUIRE(whole.exit_code == 0);
+  const std::string log = read_file(out / "r.jsonl");
+  const size_t last = log.rfind('\n', log.size() - 2) + 1;
+  const auto line = nlohmann::ordered_json::parse(log.substr(last));
+  const auto lines = std::count(log.begin(), log.end(), '\n');
+  const auto with_line = [&](const nlohmann::ordered_json& added) {
+    write_file(out / "r.jsonl", log + added.dump() + "\n");
+    return run("eval", arguments);
+  };
+  const auto with_value = [&](const char* key, const nlohmann::ordered_json& value) {
+    auto changed = line;
+    changed[key] = value;
+    return with_line(changed);
+  };
+  const auto summary = [&] { return nlohmann::json::parse(read_file(out / "s.json")); };
+  const auto images = summary()["images"].get<size_t>();
+
+  const CliResult doubled = with_line(line);
+  CHECK(doubled.exit_code == 0);
+  CHECK(doubled.out == whole.out);
+  CHECK(summary()["from_earlier"] == images);
+  CHECK(summary()["no_answer"] == 0);
+  auto top = line["top"];
+  std::swap(top[0], top[1]);
+  const int other_class = line["class"] == 0 ? 1 : 0;
+  for (const CliResult& result :
+       {with_value("top", top), with_value("probability", 0.5), with_value("class", other_class)})
+    check_error(result, 2,
+                {fmt::format("r.jsonl:{} and {}: two answers for", lines, lines + 1), line["file"]});
+  for (const CliResult& result :
+       {with_value("probability", 7), with_value("probability", 0), with_value("probability", "1"),
+        with_value("top", {1, 1, 1, 1, 1}), with_value("top", {1}), with_value("top", {0, 1, 2, 3, 10}),
+        with_value("file", 5), with_line({{"file", line["file"]}, {"top", top}}), with_line({{"x", 1}})})
+    check_error(result, 2, {fmt::format("r.jsonl:{}: not a line that eval wrote", lines + 1)});
+  CHECK(contains(read_file(out / "r.jsonl"), log));
+
+  const CliResult elsewhere = with_value("file", "k0/elsewhere.png");
+  CHECK(elsewhere.exit_code == 0);
+  CHECK(elsewhere.out == whole.out);
+  CHECK(contains(elsewhere.err, "r.jsonl: has lines of 1 image that is not in the set"));
+  // What --limit leaves out is in the set.
+  write_file(out / "r.jsonl", log);
+  auto limited = arguments;
+  limited.insert(limited.end(), {"--limit", "2"});
+  CHECK_FALSE(contains(run("eval", limited).err, "not in the set"));
 }
 
 TEST_CASE("answers of two models never meet in one file of results") {

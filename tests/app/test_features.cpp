@@ -249,6 +249,34 @@ TEST_CASE("an image that cannot be read is skipped and said; the other rows are 
                            without.at("classifier.pool").to_float32()) < 1e-5);
 }
 
+TEST_CASE("rows that are not finite are written, counted and exit code 1") {
+  const TemporaryDirectory folder;
+  StateDict weights;
+  for (const auto& [name, tensor] : read_safetensors(model / "weights.safetensors").tensors) {
+    HostTensor values = tensor.to_float32();
+    if (name == "classifier.norm.weight") values.values[0] = NAN;
+    weights.add(name, values);
+  }
+  write_safetensors(folder / "w.safetensors", weights);
+  const auto at = [&](const std::string& tap) {
+    return run_cli({"features", cat, coffee, "--at", tap, "--config", model / "config.json", "--weights",
+                    folder / "w.safetensors", "--device", "cpu", "-o", folder / "f.safetensors", "--summary",
+                    folder / "s.json"});
+  };
+  const CliResult result = at("classifier.pool");
+  CHECK(result.exit_code == 1);
+  CHECK(contains(result.err, "2 rows with values that are not finite"));
+  auto summary = nlohmann::json::parse(read_file(folder / "s.json"));
+  CHECK(summary["no_answer"] == 2);
+  CHECK(summary["exit_code"] == 1);
+  const HostTensor pool = read_safetensors(folder / "f.safetensors").at("classifier.pool").to_float32();
+  CHECK(pool.dims[0] == 2);
+  CHECK(std::isnan(pool.values[0]));
+  CHECK(at("layers.0").exit_code == 0);
+  summary = nlohmann::json::parse(read_file(folder / "s.json"));
+  CHECK(summary["no_answer"] == 0);
+}
+
 TEST_CASE("lists, folders, archives and shards are read as classify reads them") {
   const TemporaryDirectory folder;
   const std::string archive = data("archives/small.tar").string();

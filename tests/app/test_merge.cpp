@@ -4,10 +4,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "app/progress.h"
 #include "lib/support/files.h"
+#include "lib/tensors/state_dict.h"
 #include "tests/images/archive_files.h"
 #include "tests/testing.h"
 
@@ -52,6 +54,17 @@ struct Shards {
     return run_cli(arguments, {.directory = folder.path()});
   }
 };
+
+// The model's weights with a NaN in the bias of its head.
+void write_nan_weights(const std::string& path) {
+  StateDict weights;
+  for (const auto& [name, tensor] : read_safetensors(model / "weights.safetensors").tensors) {
+    HostTensor values = tensor.to_float32();
+    if (name == "classifier.head.bias") values.values[0] = NAN;
+    weights.add(name, values);
+  }
+  write_safetensors(path, weights);
+}
 
 std::string without_first_line(const std::string& text) {
   return text.substr(text.find('\n') + 1);
@@ -189,7 +202,7 @@ TEST_CASE("classify --results: cut off anywhere it goes on, and merged it is one
   }
   const CliResult merged = shards.merge(merge);
   INFO(merged.err);
-  CHECK(merged.exit_code == 0);
+  CHECK(merged.exit_code == 1);  // as the run of all
   CHECK(merged.out == whole.out);
 
   const std::string done = read_file(shards.folder / "R1.jsonl");
@@ -227,6 +240,61 @@ TEST_CASE("classify --results: cut off anywhere it goes on, and merged it is one
   CHECK(read_file(shards.folder / "other.jsonl") == "not ours\n");
 }
 
+TEST_CASE("classify --results: the exit code and the summary are of all lines, in every run and merged") {
+  const Shards shards;
+  write_nan_weights(shards.folder / "nan.safetensors");
+  const auto check_counts = [&](const std::string& weights, size_t no_answer) {
+    const std::vector<std::string> inputs{"set/k0/00.bmp", "set/k1/01.jpg", "none.png"};
+    const auto run = [&](size_t from, size_t to) {
+      std::vector<std::string> arguments{
+          "classify",  "--config", model / "config.json", "--weights", weights, "--device", "cpu",
+          "--results", "R.jsonl",  "--summary",           "S.json"};
+      arguments.insert(arguments.end(), inputs.begin() + static_cast<ptrdiff_t>(from),
+                       inputs.begin() + static_cast<ptrdiff_t>(to));
+      return run_cli(arguments, {.directory = shards.folder.path()});
+    };
+    for (const size_t failed : {size_t{0}, size_t{1}}) {
+      const int exit_code = failed + no_answer > 0 ? 1 : 0;
+      fs::remove(shards.folder / "R.jsonl");
+      for (const size_t from_earlier : {size_t{0}, size_t{2}, size_t{1}, size_t{2}}) {
+        INFO(weights, ": ", failed, " failed, ", from_earlier, " from earlier");
+        if (from_earlier == 1) {  // killed behind the first image
+          const std::string all = read_file(shards.folder / "R.jsonl");
+          write_file(shards.folder / "R.jsonl", all.substr(0, all.find('\n', all.find("{\"at\"")) + 1));
+        }
+        const CliResult result = run(0, 2 + failed);
+        CHECK(result.exit_code == exit_code);
+        CHECK(contains(result.err, "1 of 3 inputs could not be read") == (failed == 1));
+        CHECK(contains(result.err, "2 of 2 images without an answer") == (no_answer == 2));
+        const auto summary = nlohmann::json::parse(read_file(shards.folder / "S.json"));
+        CHECK(summary["images"] == 2 - from_earlier);
+        CHECK(summary["failed"] == failed);
+        CHECK(summary["no_answer"] == no_answer);
+        CHECK(summary["from_earlier"] == from_earlier);
+        CHECK(summary["exit_code"] == exit_code);
+      }
+      const CliResult merged = shards.merge({"classify", "--merge", "R.jsonl"});
+      CHECK(merged.exit_code == exit_code);
+      CHECK(std::ranges::count(merged.out, '\n') == 2 + static_cast<int>(failed));
+      CHECK(contains(merged.err, "1 of 3 inputs could not be read") == (failed == 1));
+      CHECK(contains(merged.err, "2 of 2 images without an answer") == (no_answer == 2));
+    }
+  };
+  check_counts(model / "weights.safetensors", 0);
+  check_counts("nan.safetensors", 2);
+
+  // Of what only fails, each run says so.
+  for (int again = 0; again < 2; ++again)
+    check_error(shards.run({"classify", "none.png", "--results", "N.jsonl"}), 2, {"none"});
+  const std::string all = read_file(shards.folder / "R.jsonl");
+  write_file(shards.folder / "R.jsonl", all + "{\"at\":[9,0],\"file\":\"x\",\"top\":[]}\n");
+  check_error(
+      run_cli({"classify", "set/k0/00.bmp", "set/k1/01.jpg", "none.png", "--config", model / "config.json",
+               "--weights", "nan.safetensors", "--device", "cpu", "--results", "R.jsonl"},
+              {.directory = shards.folder.path()}),
+      2, {"R.jsonl:6: not a line that classify wrote there"});
+}
+
 TEST_CASE("--summary says what a run did") {
   const Shards shards;
   REQUIRE(shards.run({"eval", "set", "--shard", "1/3", "--summary", "S{shard}.json"}).exit_code == 0);
@@ -235,6 +303,7 @@ TEST_CASE("--summary says what a run did") {
   CHECK(summary["shard"] == "1/3");
   CHECK(summary["images"] == 5);
   CHECK(summary["failed"] == 0);
+  CHECK(summary["no_answer"] == 0);
   CHECK(summary["exit_code"] == 0);
   REQUIRE(shards.run({"classify", "set", "--format", "csv", "--summary", "S.json"}).exit_code == 1);
   summary = nlohmann::json::parse(read_file(shards.folder / "S.json"));
