@@ -49,7 +49,9 @@ void report(const Migration& migration, const std::string& file) {
   if (!migration.others.empty()) spdlog::warn("{}", uncertain(migration, file));
   if (!migration.refused.empty()) spdlog::warn("{}", migration.refused);
   if (migration.changes.empty() && migration.refused.empty())
-    print_stderr(printable(file, std::string::npos) + ": nothing to change\n");
+    print_stderr(printable(file, std::string::npos) +
+                 (migration.remarks.empty() ? ": nothing to change\n"
+                                            : ": nothing is rewritten; the warnings say what stays\n"));
 }
 
 Migration migrate(const Arguments& arguments, const std::string& text, bool yaml) {

@@ -83,18 +83,88 @@ std::vector<Token> tokens(std::string_view text, const std::string& where) {
   return found;
 }
 
+constexpr std::string_view backend_key = "selective_scan_backend", type_key = "forward_type";
+
+// A set of these keys.
+constexpr uint8_t no_key = 0, is_backend = 1, is_type = 2;
+
+// The key that a word is, or a string: "selective_scan_backend", "--selective-scan-backend".
+uint8_t key_named(const Token& token) {
+  if (token.kind != Kind::word && token.kind != Kind::string) return no_key;
+  std::string name(token.text.substr(0, 64));
+  if (token.kind == Kind::string) {
+    name.erase(0, name.find_first_not_of('-'));
+    std::ranges::replace(name, '-', '_');
+  }
+  return name == backend_key ? is_backend : name == type_key ? is_type : no_key;
+}
+
+// For each token the keys of which it is in the value, in whatever form: KEY=(…), KEY: str = …, x["KEY"] = …, "KEY": …,
+// ("KEY", …), ("--KEY", …, default=…). Linear in the number of tokens.
+std::vector<uint8_t> keys_of_values(const std::vector<Token>& tokens) {
+  struct Level {                // of a bracket, or of a statement outside of all
+    uint8_t outer = no_key;     // the bracket is in the key's value
+    uint8_t named = no_key;     // the key is in this item
+    uint8_t value = no_key;     // what follows in this item is in the key's value
+    uint8_t argument = no_key;  // an item before was the key, as a string
+  };
+  const auto is = [&](size_t i, std::string_view text) {
+    return i < tokens.size() && tokens[i].kind != Kind::string && tokens[i].text == text;
+  };
+  const auto is_any = [&](size_t i, std::string_view signs) {
+    return i < tokens.size() && tokens[i].kind == Kind::sign && tokens[i].text.size() == 1 &&
+           signs.find(tokens[i].text) != signs.npos;
+  };
+  std::vector<uint8_t> found;
+  std::vector<Level> levels(1);
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    Level& now = levels.back();
+    const uint8_t before = i > 0 && tokens[i - 1].kind == Kind::string ? key_named(tokens[i - 1]) : no_key;
+    found.push_back(now.outer | now.value);
+    now.named |= key_named(tokens[i]);
+    if (tokens[i].kind == Kind::end_of_line || is(i, ";")) {
+      levels.assign(1, {});
+    } else if (is_any(i, "([{")) {
+      const uint8_t outer = is(i - 1, "in") ? no_key : found.back();
+      levels.push_back({.outer = outer});
+    } else if (is_any(i, ")]}")) {
+      if (levels.size() > 1) levels.pop_back();
+      if (is(i, "]") && is(i - 2, "[")) levels.back().named |= before;
+    } else if (is(i, ",")) {
+      const uint8_t alone = is_any(i - 2, "([,") ? before : no_key;
+      now.named = no_key;
+      now.value = alone;
+      now.argument |= alone;
+    } else if (is(i, ":")) {
+      now.value |= before;
+    } else if (is(i, "=") && !is_any(i - 1, "!<>")) {
+      now.value = now.named;
+      if (is(i - 1, "default") || is(i - 1, "const")) now.value |= now.argument;
+    }
+  }
+  return found;
+}
+
 class PythonMigrator {
  public:
   PythonMigrator(std::string_view text, const std::string& where, std::string_view core_becomes)
-      : text_(text), where_(where), core_becomes_(core_becomes), tokens_(tokens(text, where)) {}
+      : text_(text),
+        where_(where),
+        core_becomes_(core_becomes),
+        tokens_(tokens(text, where)),
+        keys_(keys_of_values(tokens_)) {}
 
   Migration run() {
     size_t done = 0;
-    for (size_t i = 0; i < tokens_.size(); ++i) {
+    for (size_t i = 0, end = 0; i < tokens_.size(); i = end) {
+      end = i + 1;
       const Token& token = tokens_[i];
-      if (token.kind != Kind::string || !token.plain) continue;
-      const std::string_view key = key_of(i);
-      if (token.text == "core" && key == "selective_scan_backend" && stands_alone(i)) {
+      if (token.kind != Kind::string) continue;
+      std::string value(token.text);  // of all literals that stand beside each other
+      while (tokens_[end].kind == Kind::string) value += tokens_[end++].text;
+      const bool plain = end == i + 1 && token.plain;
+      const std::string_view key = plain ? key_of(i) : std::string_view();
+      if (plain && value == "core" && key == backend_key && stands_alone(i)) {
         const CoreRemedy remedy = core_remedy(core_becomes_, false);
         const size_t inner = static_cast<size_t>(token.text.data() - text_.data());
         migration_.text += text_.substr(done, inner - done);
@@ -102,17 +172,17 @@ class PythonMigrator {
         done = inner + token.text.size();
         migration_.changes.push_back({place(token, key), "\"core\"", fmt::format("\"{}\"", core_becomes_),
                                       remedy.exact, std::string(remedy.why)});
-      } else if (token.text == "core") {
+      } else if ((value == "core" && is_value_of(i, is_backend)) || asks_for_core(value)) {
+        refuse(place(token, backend_key), "core", core_becomes_, ": this form is not rewritten");
+      } else if (value == "core") {
         migration_.remarks.push_back(
             fmt::format("{}:{}: \"core\" stays: it is not the literal given to selective_scan_backend",
                         where_, token.line));
-      } else if (key == "type" && token.text.find("VSSM") != std::string_view::npos && !told_) {
+      } else if (key == "type" && value.find("VSSM") != std::string::npos && !told_) {
         tell_backbone(i);
-      } else if (key == "forward_type" && migration_.refused.empty()) {
-        if (const auto modern = migrated_forward_type(token.text)) {
-          migration_.refused = fmt::format("{}: newer releases refuse {}; write \"{}\" there",
-                                           place(token, key), in_quotes(token.text), modern->forward_type);
-        }
+      } else if (is_value_of(i, is_type)) {
+        if (const auto modern = migrated_forward_type(value))
+          refuse(place(token, type_key), value, modern->forward_type);
       }
     }
     migration_.text += text_.substr(done);
@@ -120,6 +190,27 @@ class PythonMigrator {
   }
 
  private:
+  // Whether literal `i` is what the key is set to, not compared with.
+  bool is_value_of(size_t i, uint8_t key) const {
+    const bool compared = is_sign(i - 1, "==") || (is_sign(i - 1, "=") && is_sign(i - 2, "!"));
+    return (keys_[i] & key) != 0 && !compared;
+  }
+  // "--selective_scan_backend=core"
+  static bool asks_for_core(std::string value) {
+    std::ranges::replace(value, '-', '_');
+    return value.ends_with("selective_scan_backend=core");
+  }
+  // The first becomes the reason why --check says no.
+  void refuse(const std::string& where, std::string_view what, std::string_view instead,
+              std::string_view more = {}) {
+    std::string line = fmt::format("{}: newer releases refuse {}; write \"{}\" there{}", where,
+                                   in_quotes(what), instead, more);
+    if (migration_.refused.empty())
+      migration_.refused = std::move(line);
+    else
+      migration_.remarks.push_back(std::move(line));
+  }
+
   std::string place(const Token& token, std::string_view key) const {
     return fmt::format("{}:{}: {}", where_, token.line, key);
   }
@@ -206,6 +297,7 @@ class PythonMigrator {
   const std::string& where_;
   std::string_view core_becomes_;
   std::vector<Token> tokens_;
+  std::vector<uint8_t> keys_;  // of each token
   Migration migration_;
   bool told_ = false;
 };

@@ -576,14 +576,19 @@ TEST_CASE("in Python sources the literal given to selective_scan_backend changes
   CHECK(contains(result.err, "model.py:4: selective_scan_backend: \"core\""));
   CHECK(contains(result.err, "model.py:3: \"core\" stays"));
   CHECK(contains(result.err, "model.py:8: \"core\" stays"));
-  CHECK(contains(result.err, "model.py:9: \"core\" stays"));
+  for (const char* line : {"9", "10"})
+    CHECK(contains(result.err,
+                   fmt::format("model.py:{}: selective_scan_backend: newer releases refuse \"core\"; "
+                               "write \"oflex\" there: this form is not rewritten",
+                               line)));
+  CHECK(contains(result.err, "model.py:10: \"core\" stays"));
   CHECK(
       contains(run_cli({"migrate-config", file, "--backend", "mamba"}).err, "\"core\" -> \"mamba\" (exact)"));
   CHECK(run_cli({"migrate-config", "--check", file}).exit_code == 1);
   testing::TemporaryDirectory folder;
   write_file(folder / "new.py", result.out);
   result = run_cli({"migrate-config", "--check", folder / "new.py"});
-  CHECK(result.exit_code == 0);
+  CHECK(result.exit_code == 1);  // lines 9 and 10 still ask for core
 
   result = run_cli({"migrate-config", "--check", testing::data("configs") / "backbone.py"});
   CHECK(result.exit_code == 1);
@@ -598,6 +603,73 @@ TEST_CASE("in Python sources the literal given to selective_scan_backend changes
   for (const char* odd : {"", "(", ")", "\\", "x = \\", "type='MM_VSSM'", "dict(type='MM_VSSM'",
                           "f(type='MM_VSSM', a=-", "#", "\"\"\"\"\"\""})
     CHECK(migrate_python(odd, "a.py").text == odd);
+}
+
+TEST_CASE("Python that asks for core in a form that is not rewritten never counts as nothing to change") {
+  testing::TemporaryDirectory folder;
+  const std::string file = folder / "a.py";
+  const auto checked = [&](const std::string& text) {
+    write_file(file, text);
+    const auto result = run_cli({"migrate-config", "--check", file});
+    CHECK(contains(result.err, "nothing to change") == (result.err == file + ": nothing to change\n"));
+    CHECK(run_cli({"migrate-config", file}).out == text);
+    return result;
+  };
+  for (const char* text : {
+           "f(selective_scan_backend=(\"core\"))",
+           "f(selective_scan_backend=((\n  'core')))",
+           "d[\"selective_scan_backend\"] = \"core\"",
+           "d['a'].selective_scan_backend = b = (\"core\")",
+           "{\"selective_scan_backend\": (\"core\")}",
+           "parser.add_argument(\"--selective_scan_backend\", default=\"core\")",
+           "parser.add_argument('-b', \"--selective-scan-backend\", type=str, default=(\"core\"))",
+           "f(selective_scan_backend=f\"core\")",
+           "f(selective_scan_backend=\"co\" \"re\")",
+           "f(selective_scan_backend=(\"co\"\n\"re\"))",
+           "selective_scan_backend: str = \"core\" if x else None",
+           "def f(a, selective_scan_backend: Optional[str] = os.environ.get('B', 'core')): pass",
+           "f(selective_scan_backend=x or \"core\")",
+           "setattr(x, \"selective_scan_backend\", \"core\")",
+           "run([\"train.py\", \"--selective_scan_backend\", \"core\"])",
+           "run([\"train.py\", \"--selective-scan-backend=core\"])",
+           "if (selective_scan_backend := 'core'): pass",
+       }) {
+    INFO(text);
+    const auto result = checked(text);
+    CHECK(result.exit_code == 1);
+    CHECK(contains(result.err,
+                   "selective_scan_backend: newer releases refuse \"core\"; write \"oflex\" there"));
+  }
+  for (const char* text :
+       {"f(forward_type=(\"v2\"))", "d['forward_type'] = 'v' '2'", "f(forward_type=f'v2')"}) {
+    INFO(text);
+    const auto result = checked(text);
+    CHECK(result.exit_code == 1);
+    CHECK(contains(result.err, "forward_type: newer releases refuse \"v2\"; write \"v03\" there"));
+  }
+  // Another "core" is left alone with a warning.
+  for (const char* text : {
+           "f(selective_scan_backend=\"oflex\", module=\"core\")",
+           "f(selective_scan_backend=\"oflex\")[\"core\"]",
+           "if selective_scan_backend == \"core\": pass",
+           "x = 1 if selective_scan_backend != \"core\" else 2",
+           "selective_scan_backend = 'oflex' if selective_scan_backend == 'core' else b",
+           "selective_scan_backend = 'oflex' if b in ('core', 'v') else b",
+           "assert selective_scan_backend in (\"core\", \"oflex\")",
+           "add_argument('--selective_scan_backend', choices=['core', 'oflex'], default='oflex')",
+           "add_argument('--selective_scan_backend', help='core')",
+           "selective_scan_backend: Literal['core', 'oflex'] = 'oflex'",
+           "selective_scan_backend = 'oflex'\nx = 'core'",
+           "selective_scan_backend = 'oflex'; x = f'core'",
+           "x = 'co' 're'",
+       }) {
+    INFO(text);
+    const auto result = checked(text);
+    CHECK(result.exit_code == 0);
+    CHECK(contains(result.err, "\"core\" stays"));
+    CHECK(contains(result.err, "nothing is rewritten"));
+  }
+  CHECK(contains(checked("f(selective_scan_backend='oflex', forward_type='v05')").err, "nothing to change"));
 }
 
 TEST_CASE("--in-place keeps what is there: an older copy, the permissions and a symbolic link") {
