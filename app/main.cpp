@@ -16,6 +16,7 @@
 #include "app/commands.h"
 #include "app/complete.h"
 #include "app/help.h"
+#include "app/program.h"
 #include "app/progress.h"
 #include "build_info.h"
 #include "kernels/cgroup.h"
@@ -147,6 +148,16 @@ const char* empty_value(int argc, char** argv) {
   return nullptr;
 }
 
+// oneDNN would print to stdout, which carries results only. It reads the variables when it is first used.
+void ignore_onednn_verbose() {
+  for (const char* name : {"ONEDNN_VERBOSE", "DNNL_VERBOSE"}) {
+    const char* value = std::getenv(name);
+    if (!value || std::string_view(value) == "0") continue;
+    spdlog::warn("{}={}: is ignored: oneDNN would print among the results", name, printable(value));
+    unsetenv(name);
+  }
+}
+
 int run(int argc, char** argv) {
   const char* no_color = std::getenv("NO_COLOR");  // no-color.org: set, and not empty
   spdlog::set_default_logger(spdlog::stderr_color_mt(
@@ -207,6 +218,7 @@ int run(int argc, char** argv) {
   }
   progress_wanted = !no_progress;
   spdlog::set_level(spdlog::level::from_str(quiet ? "error" : log_level));
+  ignore_onednn_verbose();
 
   for (const Command& command : added)
     if (command.parser->parsed()) return command.run();
@@ -302,6 +314,7 @@ int run_to_exit_code(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   vmamba::hold_standard_descriptors();
+  vmamba::note_command_line(argc, argv);
   vmamba::limit_cuda_queues();
   vmamba::limit_spinning(argv);
   vmamba::before_ending_signals(vmamba::remove_unfinished);

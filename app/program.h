@@ -4,6 +4,7 @@
 
 namespace vmamba {
 
+void note_command_line(int argc, char** argv);  // once, before this_program()
 Program this_program();
 
 }  // namespace vmamba

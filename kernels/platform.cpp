@@ -13,7 +13,6 @@
 #include <fstream>
 #include <thread>
 #if defined(__APPLE__)
-#include <crt_externs.h>
 #include <sys/sysctl.h>
 #else
 #include <link.h>
@@ -42,10 +41,6 @@ size_t system_number(const char* name) {
 fs::path file_of_code(const void* address) {
   Dl_info info{};
   return dladdr(address, &info) != 0 ? info.dli_fname : "";
-}
-
-std::vector<std::string> command_words() {
-  return {*_NSGetArgv(), *_NSGetArgv() + *_NSGetArgc()};
 }
 
 void restart_program(char**) {}
@@ -95,14 +90,8 @@ fs::path file_of_code(const void* address) {
     const char* library = static_cast<const link_map*>(found)->l_name;
     if (library != nullptr && *library != '\0') return library;
   }
-  return own_program;
-}
-
-std::vector<std::string> command_words() {
-  std::ifstream file("/proc/self/cmdline");
-  std::vector<std::string> words;
-  for (std::string word; std::getline(file, word, '\0');) words.push_back(word);
-  return words;
+  const auto* started = reinterpret_cast<const char*>(getauxval(AT_EXECFN));
+  return started && access(own_program, F_OK) != 0 ? started : own_program;  // without /proc
 }
 
 void restart_program(char** argv) {

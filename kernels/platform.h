@@ -10,7 +10,6 @@ namespace vmamba {
 
 // The file that the code at `address` was loaded from: the program, or a shared library.
 std::filesystem::path file_of_code(const void* address);
-std::vector<std::string> command_words();  // the program's name and its arguments
 // Starts this program anew, with `argv` and the environment as it is now. Returns where that cannot be done.
 void restart_program(char** argv);
 

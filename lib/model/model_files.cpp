@@ -54,12 +54,18 @@ fs::path with_ending(const fs::path& path, const char* ending) {
 }
 
 ModelFiles shipped_model() {
-  const auto weights = find_shipped("weights/vmamba-tiny-imagenet.safetensors");
+  const std::string name = "weights/vmamba-tiny-imagenet.safetensors";
+  const auto weights = find_shipped(name);
   if (weights) return {with_ending(*weights, ".json"), *weights, with_ending(*weights, ".labels.txt")};
   const auto stand_in = find_shipped("tests/data/models/s1_ln2d");
-  if (!stand_in)
-    fail_input("no model given and none in weights/: give --config FILE|NAME and --weights FILE");
-  log_remark(LogLevel::warning, "no model given and none in weights/: using {}, whose weights are random",
+  if (!stand_in) {
+    std::vector<std::string> folders;
+    for (const fs::path& folder : shipped_folders()) folders.push_back(folder.string());
+    fail_input("no model given, and {} is not in {}: give --config FILE|NAME and --weights FILE", name,
+               folders.empty() ? "the program's folder, which is not known"
+                               : alternatives({folders.begin(), folders.end()}));
+  }
+  log_remark(LogLevel::warning, "no model given and no {}: using {}, whose weights are random", name,
              stand_in->string());
   return {*stand_in / "config.json", *stand_in / "weights.safetensors", {}};
 }

@@ -59,14 +59,21 @@ void remove_unfinished() noexcept {
     if (entry.there.exchange(false)) ::unlink(entry.path.data());
 }
 
-std::optional<fs::path> find_shipped(const fs::path& relative) {
+std::vector<fs::path> shipped_folders() {
   std::error_code error;
   fs::path folder =
       fs::canonical(file_of_code(reinterpret_cast<const void*>(&remove_unfinished)), error).parent_path();
+  std::vector<fs::path> folders;
   // bin/ of an installation, a folder of libraries or one of its architecture, or the build's own folder.
-  for (int up = 0; !error && up < 3; ++up, folder = folder.parent_path()) {
+  for (int up = 0; !error && up < 3; ++up, folder = folder.parent_path())
+    folders.push_back(folder / "share" / "vmamba-cli");
+  return folders;
+}
+
+std::optional<fs::path> find_shipped(const fs::path& relative) {
+  for (const fs::path& folder : shipped_folders()) {
     std::error_code absent;
-    const fs::path shipped = fs::canonical(folder / "share" / "vmamba-cli", absent);
+    const fs::path shipped = fs::canonical(folder, absent);
     if (!absent && fs::exists(shipped / relative, absent)) return shipped / relative;
   }
   return std::nullopt;

@@ -20,6 +20,7 @@ namespace vmamba {
 // Finds a shipped file: `relative` ("configs/vmamba_tiny_s1l8.json", "weights/…") in share/vmamba-cli of the folder that
 // the program or library is in, or of one of the two folders above it. nullopt if there is none.
 std::optional<std::filesystem::path> find_shipped(const std::filesystem::path& relative);
+std::vector<std::filesystem::path> shipped_folders();  // those in which it looks
 
 // An input is the file that the command is about to replace. Ends the command; never skipped like a bad image.
 struct ReplacesInput : InputError {

@@ -8,6 +8,7 @@
 
 #include <chrono>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "lib/support/files.h"
@@ -151,6 +152,49 @@ TEST_CASE("weights that are cut off while they are mapped end the program with o
   child.join();
   check_error(result, 3, {folder.path().string(), "/w\\x1b.safetensors: was cut off while it was in use"});
   CHECK(std::distance(fs::directory_iterator(folder.path()), fs::directory_iterator()) == 2);
+}
+
+#ifndef __SANITIZE_ADDRESS__  // which needs /proc
+TEST_CASE("without /proc the command line is known, and the shipped model is found") {
+  const auto without_proc = [](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(),
+                     {"unshare", "-m", "sh", "-c", "umount -l /proc && exec \"$0\" \"$@\"", cli()});
+    return run_cli(arguments, {.program = "/usr/bin/env"});
+  };
+  if (without_proc({"version"}).exit_code != 0) {
+    MESSAGE("not run: /proc cannot be unmounted here");
+    return;
+  }
+  const CliResult result =
+      without_proc({"classify", data("chelsea.png"), "--format", "json", "--device", "cpu"});
+  INFO(result.err);
+  REQUIRE(result.exit_code == 0);
+  const auto json = nlohmann::json::parse(result.out);
+  CHECK(contains(json["made_by"]["command"].get<std::string>(), "classify "));
+  CHECK(contains(json["weights"].get<std::string>(), "vmamba-tiny-imagenet.safetensors"));
+}
+#endif
+
+TEST_CASE("a program without its shipped files says in which folders it looked") {
+  const TemporaryDirectory folder;
+  fs::copy_file(cli(), folder / "vmamba-cli");
+  check_error(run_cli({"classify", data("chelsea.png")}, {.program = folder / "vmamba-cli"}), 2,
+              {"no model given, and weights/vmamba-tiny-imagenet.safetensors is not in " +
+                   fs::canonical(folder.path()).string() + "/share/vmamba-cli, ",
+               " or /", "--weights FILE"});
+}
+
+TEST_CASE("oneDNN's own log stays out of the results") {
+  for (const char* name : {"ONEDNN_VERBOSE", "DNNL_VERBOSE"})
+    for (const char* value : {"1", "2", "all"}) {
+      INFO(name, "=", value);
+      const CliResult result =
+          run_cli(of_model({"classify", data("chelsea.png"), "--format", "json", "--batch-size", "1"}),
+                  {.environment = {std::string(name) + "=" + value}});
+      CHECK(result.exit_code == 0);
+      CHECK(nlohmann::json::parse(result.out)["images"] == 1);
+      CHECK(contains(result.err, std::string(name) + "=" + value + ": is ignored"));
+    }
 }
 
 TEST_CASE("a pipe that nobody writes to does not keep a failed command waiting") {
