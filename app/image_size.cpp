@@ -11,10 +11,11 @@ namespace vmamba {
 InputSize parse_image_size(const std::string& text) {
   constexpr int64_t largest = 16384;
   const auto side = [&](std::string_view word) {
-    const auto number = parse_number<int64_t>(word);
+    const auto number = parse_decimal<int64_t>(word);
     if (!number || *number < 1 || *number > largest)
-      fail_input("--image-size {}: not a size; it is SIDE or HEIGHTxWIDTH in pixels, up to {}", text,
-                 largest);
+      fail_input(
+          "--image-size {}: not a size; it is SIDE or HEIGHTxWIDTH in pixels, up to {}, without leading zeros",
+          text, largest);
     return *number;
   };
   const std::string_view words = text;

@@ -123,12 +123,11 @@ std::string text(const Facts& facts) {
                      report.unexpected.size(), report.misshapen.size());
   if (!report.likely_cause.empty())
     out += fmt::format("likely cause: {}\n", printable(report.likely_cause, 400));
-  for (const std::string& name : report.missing) out += fmt::format("missing     {}\n", printable(name, 200));
-  for (const std::string& name : report.unexpected)
-    out += fmt::format("unexpected  {}\n", printable(name, 200));
+  const auto quoted = [](const std::string& name) { return fmt::format("\"{}\"", printable(name, 200)); };
+  for (const std::string& name : report.missing) out += fmt::format("missing     {}\n", quoted(name));
+  for (const std::string& name : report.unexpected) out += fmt::format("unexpected  {}\n", quoted(name));
   for (const auto& [name, wanted, got] : report.misshapen) {
-    out +=
-        fmt::format("misshapen   {}: wanted {}, got {}\n", printable(name, 200), shape(wanted), shape(got));
+    out += fmt::format("misshapen   {}: wanted {}, got {}\n", quoted(name), shape(wanted), shape(got));
   }
   return out;
 }

@@ -43,7 +43,7 @@ Point parse_point(const std::string& text, int64_t side) {
   if (inside.starts_with('(') && inside.ends_with(')')) inside = inside.substr(1, inside.size() - 2);
   const size_t comma = inside.find(',');
   const auto number = [&](const std::string& word) {
-    return parse_number<int64_t>(
+    return parse_decimal<int64_t>(
         std::string_view(word).substr(std::min(word.find_first_not_of(' '), word.size())));
   };
   const auto row = number(inside.substr(0, comma)),

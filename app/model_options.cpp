@@ -61,12 +61,16 @@ void add_model_options(CLI::App& command, ModelOptions& options, ModelOptionsUse
 
 void add_checkpoint_options(CLI::App& command, std::string& key, std::string& prefix) {
   command
-      .add_option("--key", key,
-                  "Path to the state dict inside a checkpoint, dotted (default: an EMA entry, model, "
-                  "state_dict, or the whole file)")
+      .add_option(
+          "--key", key,
+          "Path to the state dict inside a .pth, dotted (default: an EMA entry, model, state_dict, or "
+          "the whole file); safetensors have names only: --prefix chooses")
       ->type_name("PATH")
       ->group("Model");
-  command.add_option("--prefix", prefix, "Use only tensors whose names begin with P, and strip it")
+  command
+      .add_option("--prefix", prefix,
+                  "Use only tensors whose names begin with P, and strip it (default: all; beside names with "
+                  "model. in front, model_ema. and others are left out)")
       ->type_name("P")
       ->group("Model");
 }
@@ -77,8 +81,8 @@ ModelFiles find_model(const ModelOptions& options) {
 }
 
 uint64_t parse_seed(const std::string& text) {
-  const auto seed = parse_number<uint64_t>(text);
-  if (!seed) fail_input("--seed {}: not a seed (0 to 2^64 - 1)", text);
+  const auto seed = parse_decimal<uint64_t>(text);
+  if (!seed) fail_input("--seed {}: not a seed (0 to 2^64 - 1, without leading zeros)", text);
   return *seed;
 }
 

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
+#include <cstdlib>
 #include <filesystem>
 #include <limits>
 #include <string>
@@ -14,12 +16,12 @@
 
 namespace vmamba {
 
-// A check that the value is a whole number in decimal digits: CLI11 itself would read 010 as 8, and true as 1.
+// A check that the value is a whole number in decimal: CLI11 itself would read 010 as 8, and true as 1.
 template <class T>
 auto whole_number(T least, T most = std::numeric_limits<T>::max()) {
   return [least, most](const std::string& text) -> std::string {
-    const auto number = parse_number<T>(text);
-    if (number && *number >= least && *number <= most && fmt::format("{}", *number) == text) return {};
+    const auto number = parse_decimal<T>(text);
+    if (number && *number >= least && *number <= most && text != "-0") return {};
     const bool bounded = most < std::numeric_limits<T>::max();
     return fmt::format("{} is not a whole number from {}{}", printable(text), least,
                        bounded ? fmt::format(" to {}", most) : "");
@@ -30,8 +32,16 @@ auto whole_number(T least, T most = std::numeric_limits<T>::max()) {
 template <class Good>
 auto real_number(std::string wanted, Good good) {
   return [wanted = std::move(wanted), good](const std::string& text) -> std::string {
-    const auto number = parse_number<double>(text);
+    const auto number = parse_decimal<double>(text);
     if (number && std::isfinite(*number) && good(*number)) return {};
+    if (!number && parse_number<double>(text)) return printable(text) + " has leading zeros: leave them out";
+    double nearest{};
+    const char* end = text.data() + text.size();
+    const auto [rest, error] = std::from_chars(text.data(), end, nearest);
+    if (error == std::errc::result_out_of_range && rest == end &&
+        std::abs(std::strtod(text.c_str(), nullptr)) < 1)
+      return fmt::format("{} is too small: the smallest number is {}, else give 0", printable(text),
+                         std::numeric_limits<double>::denorm_min());
     return fmt::format("{} is not a finite number {}", printable(text), wanted);
   };
 }

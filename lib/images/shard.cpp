@@ -90,11 +90,12 @@ std::string to_string(const Shard& shard) {
 Shard parse_shard(const std::string& text) {
   if (text == "auto") return automatic_shard();
   const size_t slash = text.find('/');
-  const auto index = parse_number<size_t>(std::string_view(text).substr(0, slash));
+  const auto index = parse_decimal<size_t>(std::string_view(text).substr(0, slash));
   const auto count =
-      slash == text.npos ? std::nullopt : parse_number<size_t>(std::string_view(text).substr(slash + 1));
+      slash == text.npos ? std::nullopt : parse_decimal<size_t>(std::string_view(text).substr(slash + 1));
   if (!index || !count || *count > most_shards || *index >= *count)
-    fail_input("--shard {}: wanted auto, or I/N with I from 0 to N - 1", printable(text));
+    fail_input("--shard {}: wanted auto, or I/N with I from 0 to N - 1, without leading zeros",
+               printable(text));
   return {*index, *count};
 }
 

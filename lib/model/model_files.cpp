@@ -194,7 +194,7 @@ Device find_device(std::string_view text, AutomaticDevice* automatic) {
   const size_t colon = std::min(text.find(':'), text.size());
   if (const DeviceRow* row = find_row<DeviceType>(text.substr(0, colon))) {
     if (colon == text.size()) return {row->value, 0};
-    const auto index = parse_number<int>(text.substr(colon + 1));
+    const auto index = parse_decimal<int>(text.substr(colon + 1));
     if (row->numbered && index && *index >= 0) return {row->value, *index};
   }
   if (text.find(',') != text.npos || text.ends_with(":all"))

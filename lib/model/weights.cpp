@@ -11,6 +11,7 @@
 #include "lib/model/names.h"
 #include "lib/model/traits.h"
 #include "lib/support/log.h"
+#include "lib/support/text.h"
 
 namespace vmamba {
 namespace {
@@ -318,18 +319,21 @@ std::string shortened(std::span<const std::string> items, size_t longest) {
 
 void require(const Config& config, const StateDict& weights, const WeightsReport& report) {
   if (report.ok()) return;
-  std::vector<std::string> parts, misshapen;
+  std::vector<std::string> parts, missing, unexpected, misshapen;
+  for (const std::string& name : report.missing) missing.push_back(in_quotes(name));
+  for (const std::string& name : report.unexpected) unexpected.push_back(in_quotes(name));
   if (!report.likely_cause.empty()) parts.push_back(report.likely_cause);
   for (const auto& [name, wanted, got] : report.misshapen) {
-    misshapen.push_back(fmt::format("{} wanted {} got {}", name, shape_string(wanted), shape_string(got)));
+    misshapen.push_back(
+        fmt::format("{} wanted {} got {}", in_quotes(name), shape_string(wanted), shape_string(got)));
   }
   const size_t longest = report.likely_cause.empty() ? 3 : 1;  // with a likely cause, fewer names are needed
   const auto part = [&](const std::vector<std::string>& items, std::string_view what) {
     if (!items.empty())
       parts.push_back(fmt::format("{} {}: {}", items.size(), what, shortened(items, longest)));
   };
-  part(report.missing, "missing");
-  part(report.unexpected, "unexpected");
+  part(missing, "missing");
+  part(unexpected, "unexpected");
   part(misshapen, "misshapen");
   fail_input(
       "{} does not fit the config{}: {} (`vmamba-cli info` with the same --config and --weights lists all)",

@@ -198,7 +198,8 @@ std::vector<std::string> split_list(std::string_view option, std::string_view li
 std::vector<std::pair<std::string, std::string>> parse_key_values(const std::string& where,
                                                                   std::string_view text) {
   std::vector<std::pair<std::string, std::string>> pairs;
-  for (size_t begin = 0; begin < text.size();) {
+  if (text.empty()) return pairs;
+  for (size_t begin = 0; begin <= text.size();) {
     const size_t end = std::min(text.find(',', begin), text.size());
     const std::string_view pair = text.substr(begin, end - begin);
     begin = end + 1;

@@ -43,6 +43,13 @@ std::optional<T> parse_number(std::string_view text) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   return error == std::errc() && end == text.data() + text.size() ? std::optional(number) : std::nullopt;
 }
+// The same of what a user writes for a number: without leading zeros, as 010 is 8 elsewhere.
+template <class T>
+std::optional<T> parse_decimal(std::string_view text) {
+  const std::string_view digits = text.substr(text.starts_with('-') ? 1 : 0);
+  const bool padded = digits.size() > 1 && digits[0] == '0' && digits[1] >= '0' && digits[1] <= '9';
+  return padded ? std::nullopt : parse_number<T>(text);
+}
 // Splits "A,B,…" given to an option. InputError for an empty item.
 std::vector<std::string> split_list(std::string_view option, std::string_view list);
 // Splits "KEY=VALUE,…". InputError, which begins with `where`, for a pair of another form and a key given twice.

@@ -88,8 +88,19 @@ TEST_CASE("numbers are decimal, and the error says which they may be") {
   for (const char* number : {"010", "0x10", "+3", "1e3", "true", "-1", "99999999999"})
     check_error(run_cli({"classify", "x", "--topk", number}), 2,
                 {std::string("--topk: ") + number + " is not a whole number from 1 to 1048576"});
+  check_error(run_cli({"classify", "x", "--threads", "-0"}), 2, {"--threads: -0 is not a whole number"});
   for (const char* number : {"nan", "inf", "0x1", "-1"})
     check_error(run_cli({"bench", "--seconds", number}), 2, {"--seconds", number, "from 0 to 86400"});
+  check_error(run_cli({"bench", "--seconds", "010"}), 2, {"--seconds: 010 has leading zeros"});
+  check_error(run_cli({"bench", "--seconds", "1e-400"}), 2, {"--seconds: 1e-400 is too small"});
+  check_error(run_cli({"bench", "--seconds", "1e400"}), 2, {"--seconds: 1e400 is not a finite number"});
+  check_error(run_cli({"init-weights", "--config", "vmamba_tiny_s1l8", "--seed", "010", "-o", "x"}), 2,
+              {"--seed 010", "without leading zeros"});
+  for (const char* shard : {"01/2", "1/02", "-0/2"})
+    check_error(run_cli({"classify", "x", "--shard", shard}), 2, {std::string("--shard ") + shard});
+  check_error(run_cli({"info", "--image-size", "032"}), 2, {"--image-size 032", "without leading zeros"});
+  check_error(run_cli({"classify", "x", "--device", "cuda:00"}), 2, {"--device cuda:00: unknown"});
+  check_error(run_cli({"check-equal", "--b", "threads=1,"}), 2, {"--b threads=1,: \"\" is not KEY=VALUE"});
 }
 
 TEST_CASE("words that CLI11 takes for something else are the names that they are") {

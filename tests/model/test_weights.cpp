@@ -113,8 +113,9 @@ TEST_CASE("missing, unexpected and misshapen tensors are all named") {
   CHECK(report.likely_cause.empty());
   CHECK_THROWS_WITH_AS(
       require_weights(config, file),
-      doctest::Contains("file does not fit the config small: 1 missing: classifier.norm.bias; 1 unexpected: "
-                        "something.else; 1 misshapen: patch_embed.0.bias wanted (8) got (2, 4)"),
+      doctest::Contains(
+          "file does not fit the config small: 1 missing: \"classifier.norm.bias\"; 1 unexpected: "
+          "\"something.else\"; 1 misshapen: \"patch_embed.0.bias\" wanted (8) got (2, 4)"),
       InputError);
   CHECK_THROWS_AS(canonical_weights(config, file), InputError);
 
@@ -191,7 +192,7 @@ TEST_CASE("what is no classifier's state dict is said, and long lists are shorte
   } catch (const InputError& error) {
     const std::string text = error.what();
     CHECK(text.find("no weights of a VMamba classifier") != std::string::npos);
-    CHECK(text.find("missing: patch_embed.0.weight, … ") != std::string::npos);
+    CHECK(text.find("missing: \"patch_embed.0.weight\", … ") != std::string::npos);
     CHECK(text.find('\n') == std::string::npos);
     CHECK(text.size() < 400);
   }
