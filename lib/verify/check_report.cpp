@@ -21,8 +21,7 @@ using Json = nlohmann::ordered_json;
 // The bound that is closest to being exceeded: "0.0015 of 0.01", "relative L2 0.003 of 0.005"; or "12 not finite".
 std::string of_bound(const Diff& diff) {
   if (diff.differing_nonfinite > 0) return fmt::format("{} not finite", diff.differing_nonfinite);
-  if (std::isinf(diff.l2_bound) || diff.share() * diff.bound <= diff.nearest)
-    return fmt::format("{:.2g} of {:.2g}", diff.nearest, diff.bound);
+  if (!diff.norm_is_nearer()) return fmt::format("{:.2g} of {:.2g}", diff.nearest, diff.bound);
   return fmt::format("relative L2 {:.2g} of {:.2g}", diff.relative_l2(), diff.l2_bound);
 }
 

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "kernels/error.h"
+#include "lib/labels/predictions.h"
 #include "lib/tensors/state_dict.h"
 
 namespace vmamba {
@@ -63,7 +64,8 @@ double ErrorModel::variance(int64_t element, double value) const {
                               : static_cast<double>(rows[static_cast<size_t>(element / width)]) *
                                     channels[static_cast<size_t>(element % width)];
   const double of_stored = of_value * std::max(std::abs(value), smallest);
-  return of_place * of_place + of_stored * of_stored;
+  const double sum = of_place * of_place + of_stored * of_stored;
+  return std::isfinite(sum) ? sum : 0;
 }
 
 static double share_of(double value, double bound) {
@@ -73,6 +75,10 @@ static double share_of(double value, double bound) {
 double Diff::share() const {
   if (differing_nonfinite > 0) return HUGE_VAL;  // not finite on one side only ranks above every finite error
   return std::max(share_of(nearest, bound), share_of(relative_l2(), l2_bound));
+}
+
+bool Diff::norm_is_nearer() const {
+  return share_of(relative_l2(), l2_bound) > share_of(nearest, bound);
 }
 
 double Diff::mean_abs() const {
@@ -293,7 +299,7 @@ void merge(Diff& diff, const Diff& next) {
 Agreement agreement(int64_t classes, std::span<const float> a, std::span<const float> b) {
   check(classes > 0 && a.size() == b.size() && a.size() % static_cast<size_t>(classes) == 0,
         "logits of {} and {} values, {} classes", a.size(), b.size(), classes);
-  // Ties are ordered by class index. NaN agrees with nothing.
+  // Ties are ordered by class index. No answer agrees with nothing.
   const auto best = [&](const float* logits) {
     std::vector<int64_t> order(static_cast<size_t>(classes));
     for (int64_t i = 0; i < classes; ++i) order[i] = i;
@@ -308,9 +314,8 @@ Agreement agreement(int64_t classes, std::span<const float> a, std::span<const f
   result.images = static_cast<int64_t>(a.size()) / classes;
   for (int64_t i = 0; i < result.images; ++i) {
     const float *row_a = a.data() + i * classes, *row_b = b.data() + i * classes;
-    if (std::any_of(row_a, row_a + classes, [](float x) { return std::isnan(x); }) ||
-        std::any_of(row_b, row_b + classes, [](float x) { return std::isnan(x); }))
-      continue;
+    const auto count = static_cast<size_t>(classes);
+    if (!have_answer({row_a, count}) || !have_answer({row_b, count})) continue;
     std::vector<int64_t> of_a = best(row_a), of_b = best(row_b);
     result.top1 += of_a[0] == of_b[0];
     std::sort(of_a.begin(), of_a.end());

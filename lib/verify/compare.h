@@ -36,7 +36,7 @@ struct ErrorModel {
   double of_value = 0,
          smallest = 0;  // applied to max(|value|, smallest): below it the spacing of float16 is constant
   bool fits(const std::vector<int64_t>& dims) const;
-  double variance(int64_t element, double value) const;
+  double variance(int64_t element, double value) const;  // what overflows explains no difference: 0
 };
 // Bounds in standard deviations: `element` for each element, `norm` + `more` / √n for the norm of n elements.
 struct Deviations {
@@ -88,7 +88,8 @@ struct Diff {
   bool within() const { return problem.empty() && outside == 0 && within_l2(); }
   bool within_l2() const;
   bool identical() const { return problem.empty() && differing == 0; }
-  double share() const;  // error as a fraction of its bound: the larger of the two bounds' fractions
+  double share() const;         // error as a fraction of its bound: the larger of the two bounds' fractions
+  bool norm_is_nearer() const;  // to its bound, or farther beyond it, than any element
   // A figure over the elements that are finite on both sides: NaN if there is none.
   double figure(double value) const { return finite > 0 || elements == 0 ? value : std::nan(""); }
   bool nonfinite() const { return nan_a + nan_b + inf_a + inf_b > 0; }

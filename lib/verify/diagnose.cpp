@@ -105,9 +105,18 @@ Cause normalised_otherwise(const HostTensor& a, const HostTensor& b, const Prepr
   return fmt::format("different preprocess: a was normalised with {}", fmt::join(found, ", "));
 }
 
+// NaN at the same places of both sides, and nothing else is beyond its bound.
+bool only_equal_nan(const Diff& diff) {
+  return diff.problem.empty() && diff.nan_a > 0 && diff.nan_a == diff.nan_b &&
+         diff.differing_nonfinite == diff.nan_a && diff.outside == diff.nan_a && diff.within_l2();
+}
+bool beyond_bound(const Diff& diff) {
+  return !diff.within() && !only_equal_nan(diff);
+}
+
 Cause different_input(const CheckResult& result, const DiagnosisInput& e) {
   const Diff* input = find_diff(result.taps, "input");
-  if (!input || input->identical()) return {};
+  if (!input || input->identical() || only_equal_nan(*input)) return {};
   if (e.a) {
     const std::string found = differences(e.a->config.preprocess, e.b->config.preprocess);
     if (!found.empty()) return "different preprocess: " + found;
@@ -507,6 +516,10 @@ Cause arithmetic(const CheckResult& result) {
 // The smallest --atol and --rtol that every tap would satisfy.
 Cause tolerance_that_holds(const CheckResult& result) {
   if (result.equal()) return {};
+  if (result.derived) {
+    if (std::ranges::none_of(result.taps, beyond_bound)) return {};
+    return "every step by itself is within its bound; what they add up to is not";
+  }
   double least = 0;
   for (const Diff& diff : result.taps) {
     if (!diff.problem.empty() || diff.differing_nonfinite > 0) return {};
@@ -526,6 +539,14 @@ std::vector<std::string> diagnose(const CheckResult& result, const DiagnosisInpu
       causes.push_back(*std::move(cause));
   };
   if (!result.first_differing()) return causes;
+  const auto nan = std::ranges::find_if(result.taps, only_equal_nan);
+  if (nan != result.taps.end()) {
+    add(fmt::format(
+        "both sides are NaN at the same {} of {} elements of {}: NaN equals nothing, unless --equal-nan "
+        "is given",
+        nan->nan_a, nan->elements, nan->name));
+    if (std::ranges::none_of(result.taps, beyond_bound)) return causes;
+  }
   add(different_input(result, e));
   const Cause weights = different_weights(e);
   add(weights);
@@ -539,13 +560,14 @@ std::vector<std::string> diagnose(const CheckResult& result, const DiagnosisInpu
     if (!scan && !diff.identical() && !direction_of(diff.name).empty()) scan = &diff;
   const Cause rounding = scan ? rounded_scan(result, e, *scan) : Cause();
   add(rounding);
-  const auto beyond =
-      std::find_if(result.own.begin(), result.own.end(), [](const Diff& diff) { return !diff.within(); });
+  const auto beyond = std::ranges::find_if(result.own, beyond_bound);
   if (beyond == result.own.end()) {
     const Cause step = sticking_out(result);
     add(step);
     if (!rounding && !step) add(arithmetic(result));
     add(tolerance_that_holds(result));
+  } else if (!beyond->problem.empty()) {
+    add(fmt::format("{} cannot be compared: {}", beyond->name, beyond->problem));
   } else if (const Cause config = different_config(e)) {
     add(config);
   } else if (const Cause inside = overflow_in_norm(result, e, beyond->name)) {

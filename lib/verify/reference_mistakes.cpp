@@ -229,13 +229,18 @@ ReferenceMistakes reference_mistakes(const TapValues& a, const std::vector<Diff>
 }
 
 std::optional<DType> stored_in_16_bits(const TapValues& taps) {
+  // 0 and what is not finite are numbers of every dtype.
+  const bool tells = std::any_of(taps.all().begin(), taps.all().end(), [](const auto& tap) {
+    return std::any_of(tap.second.values.begin(), tap.second.values.end(),
+                       [](float x) { return std::isfinite(x) && x != 0; });
+  });
   for (const DType dtype :
        {DType::bfloat16, DType::float16}) {  // in this order: most bfloat16 values are also float16 values
     const bool all = std::all_of(taps.all().begin(), taps.all().end(), [&](const auto& tap) {
       return std::all_of(tap.second.values.begin(), tap.second.values.end(),
                          [&](float x) { return std::isnan(x) || round_to(dtype, x) == x; });
     });
-    if (all && !taps.all().empty()) return dtype;
+    if (all && tells) return dtype;
   }
   return {};
 }

@@ -1,7 +1,7 @@
 #include "lib/verify/saved_results.h"
 
 #include <algorithm>
-#include <set>
+#include <map>
 #include <unordered_map>
 
 #include "kernels/error.h"
@@ -26,7 +26,8 @@ struct Read {
   SavedResults results;
   std::vector<SavedAnswer> answers;               // in file order
   std::unordered_map<std::string, size_t> index;  // image key → index in answers
-  std::set<std::string> unread;                   // keys of unreadable images
+  std::map<std::string, std::string> unread;      // unreadable images: key → image name
+  bool names(const std::string& key) const { return index.contains(key) || unread.contains(key); }
 };
 
 // Neither command nests deeper, and nlohmann::json copies and serialises recursively.
@@ -77,8 +78,11 @@ Read read_results(const std::string& path) {
     const Json line = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
                                   text.begin() + static_cast<std::ptrdiff_t>(end), not_deep, false);
     begin = end + 1;
-    if (number == 1 && line.is_object() && line.contains("shard") && !line.contains("file"))
-      fail_input("{}: holds one shard: put all together with --merge first", path);
+    if (number == 1 && line.is_object() && line.contains("shard") && !line.contains("file")) {
+      if (line["shard"] != "0/1")
+        fail_input("{}: holds one shard: put all together with --merge first", path);
+      if (line.contains("classify")) continue;
+    }
     if (number == 1 && line.is_object() && line.contains("eval") && !line.contains("file")) {
       read.results.header = line;
       continue;
@@ -95,7 +99,7 @@ Read read_results(const std::string& path) {
       }
       const bool failed = line.value("error", Json()).is_string() && !line.contains("top");
       if (good && failed) {
-        read.unread.insert(std::move(key));
+        read.unread.emplace(std::move(key), std::move(saved.file));
         continue;
       }
       good = good && line.contains("top") && read_top(line, saved.answer);
@@ -108,14 +112,14 @@ Read read_results(const std::string& path) {
       read.answers[found->second].doubled = true;
   }
   // A later run of eval retries unreadable images.
-  std::erase_if(read.unread, [&](const std::string& key) { return read.index.contains(key); });
+  std::erase_if(read.unread, [&](const auto& unread) { return read.index.contains(unread.first); });
   read.results.unread = read.unread.size();
   for (const SavedAnswer& answer : read.answers)
     if (answer.doubled) read.results.doubled.push_back(answer.file);
   return read;
 }
 
-// Images answered in `other` but not in `read`. An image that neither could read is not missing.
+// Images that `other` names and `read` does not, or that `other` could read and `read` could not.
 std::vector<std::string> missing_in(const Read& read, const Read& other) {
   std::vector<std::pair<size_t, std::string>> found;
   for (const auto& [key, place] : other.index)
@@ -123,6 +127,8 @@ std::vector<std::string> missing_in(const Read& read, const Read& other) {
   std::ranges::sort(found);
   std::vector<std::string> missing;
   for (auto& [place, file] : found) missing.push_back(std::move(file));
+  for (const auto& [key, file] : other.unread)
+    if (!read.names(key)) missing.push_back(file);
   return missing;
 }
 
@@ -155,6 +161,11 @@ SavedComparison compare_saved(const std::string& path_a, const std::string& path
     if (!one.doubled && !two.doubled)
       labels.add(one.file, one.answer, two.answer, one.truth.empty() ? two.truth : one.truth);
   }
+  const bool same_names =
+      std::ranges::any_of(a.unread, [&](const auto& one) { return b.names(one.first); }) ||
+      std::ranges::any_of(b.unread, [&](const auto& one) { return a.names(one.first); });
+  if (!common && same_names)
+    fail_input("nothing to compare: no image could be read in both {} and {}", path_a, path_b);
   if (!common)
     fail_input(
         "nothing to compare: {} and {} have no image in common: eval names images from its folder, classify as "

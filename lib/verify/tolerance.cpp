@@ -230,9 +230,9 @@ void ErrorProbe::add_recurrence(ErrorModel& model, const std::string& step, cons
       {&config_, &weights_, block, a.find(block + "conv2d"), a.find(block + "x_proj")}, direction_of(step));
   if (bound.size() != model.elements.size()) return;
   for (size_t i = 0; i < bound.size(); ++i) {
-    const double one_side = bound[i] * u32 / 4;
-    model.elements[i] = static_cast<float>(std::sqrt(
-        model.elements[i] * model.elements[i] + static_cast<double>(sides_.size()) * one_side * one_side));
+    const double measured = model.elements[i], one_side = bound[i] * u32 / 4;
+    model.elements[i] = static_cast<float>(
+        std::sqrt(measured * measured + static_cast<double>(sides_.size()) * one_side * one_side));
   }
 }
 

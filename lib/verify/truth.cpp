@@ -45,6 +45,7 @@ TruthError error_of(const TruthRun::Value& truth, const std::vector<Real>& value
   TruthError error;
   for (size_t i = 0; i < values.size(); ++i) {
     const double t = truth.tensor.values[i], x = values[i];
+    error.finite += std::isfinite(t) && std::isfinite(x);
     if (x == t || (std::isnan(x) && std::isnan(t))) continue;
     const double distance = std::abs(x - t);
     if (!std::isfinite(distance)) {
@@ -108,6 +109,7 @@ Errors errors_of(const Judged& side, Kernels& of_truth, const TruthRun::Values& 
 void merge(TruthError& error, const TruthError& next) {
   error.max_abs = std::max(error.max_abs, next.max_abs);
   error.sum_squares += next.sum_squares;
+  error.finite += next.finite;
   error.nonfinite += next.nonfinite;
   error.outside |= next.outside;
 }
@@ -116,11 +118,13 @@ void merge(TruthError& error, const TruthError& next) {
 
 double TruthTap::relative_l2(const TruthError& error) const {
   if (error.nonfinite > 0) return HUGE_VAL;
+  if (error.finite == 0) return std::nan("");
   return error.sum_squares == 0 ? 0 : std::sqrt(error.sum_squares / sum_truth_squares);
 }
 
 double TruthTap::ulps(const TruthError& error, DType storage) const {
   if (error.nonfinite > 0) return HUGE_VAL;
+  if (error.finite == 0) return std::nan("");
   // The largest number is (1 − 2^−digits) · 2^(exponent + 1).
   const double largest = row_of(storage).largest;
   const int exponent = std::ilogb(largest);

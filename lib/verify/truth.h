@@ -15,6 +15,7 @@ namespace vmamba {
 struct TruthError {
   double max_abs = 0;
   double sum_squares = 0;
+  int64_t finite = 0;     // elements that are finite in both
   int64_t nonfinite = 0;  // NaN or infinite on one side only, or different infinities
   bool outside = false;   // exceeds the tolerance of the side's dtype (tolerance_of)
 };
@@ -24,8 +25,9 @@ struct TruthTap {
   double max_truth = 0;          // largest |t|
   double sum_truth_squares = 0;  // over the finite elements
   TruthError a, b;
-  double relative_l2(const TruthError& error) const;  // ‖x − t‖ / ‖t‖; infinity if x is not finite
-  // The largest |x − t| in units in the last place of `storage` at the tap's largest value.
+  // ‖x − t‖ / ‖t‖; infinity if x is not finite, NaN if no element is finite in both.
+  double relative_l2(const TruthError& error) const;
+  // The largest |x − t| in units in the last place of `storage` at the tap's largest value; infinity and NaN as above.
   double ulps(const TruthError& error, DType storage) const;
   char nearer() const;  // 'a', 'b', or '=' for a tie
 };

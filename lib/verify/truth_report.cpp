@@ -22,8 +22,8 @@ std::vector<Figures> figures_of(const TruthReport& report, TruthError TruthTap::
   double before = 0;
   for (const TruthTap& tap : report.taps) {
     const TruthError& error = tap.*side;
-    Figures each{error.max_abs, tap.relative_l2(error), tap.ulps(error, storage),
-                 std::numeric_limits<double>::quiet_NaN()};
+    Figures each{error.finite > 0 ? error.max_abs : std::numeric_limits<double>::quiet_NaN(),
+                 tap.relative_l2(error), tap.ulps(error, storage), std::numeric_limits<double>::quiet_NaN()};
     if (is_coarse(tap.name)) {
       if (before > 0 && std::isfinite(before)) each.growth = each.relative_l2 / before;
       before = each.relative_l2;
@@ -31,6 +31,11 @@ std::vector<Figures> figures_of(const TruthReport& report, TruthError TruthTap::
     figures.push_back(each);
   }
   return figures;
+}
+
+// A figure, or "-" where no element is finite on both sides.
+std::string figure(double value, int digits) {
+  return std::isnan(value) ? "-" : fmt::format("{:.{}g}", value, digits);
 }
 
 int64_t count_nearer(const TruthReport& report, char side) {
@@ -65,8 +70,13 @@ std::vector<std::string> truth_verdict(const TruthReport& report) {
   if (a + b > 0 && same > 0) nearer += fmt::format(", both are as near in {}", same);
   for (const TruthTap& tap : report.taps)
     if (tap.name == "logits")
-      nearer += fmt::format("; relative L2 of the logits: a {:.2g}, b {:.2g}", tap.relative_l2(tap.a),
-                            tap.relative_l2(tap.b));
+      nearer += fmt::format("; relative L2 of the logits: a {}, b {}", figure(tap.relative_l2(tap.a), 2),
+                            figure(tap.relative_l2(tap.b), 2));
+  const auto empty = std::count_if(report.taps.begin(), report.taps.end(), [](const TruthTap& tap) {
+    return tap.a.finite == 0 && tap.b.finite == 0;
+  });
+  if (empty > 0)
+    nearer += fmt::format("; no element is finite in {} of {} taps: they are not judged", empty, taps);
   const std::string of_a = outside(report, 'a', &TruthTap::a, report.a),
                     of_b = outside(report, 'b', &TruthTap::b, report.b);
   if (!of_a.empty() && !of_b.empty()) return {nearer, of_a, of_b};
@@ -98,8 +108,8 @@ std::string truth_text(const TruthReport& report, bool all) {
     if (!shown(tap)) continue;
     text += fmt::format("{:<{}}", tap.name, width);
     for (const auto& [figures, outside] : {std::pair(a[i], tap.a.outside), std::pair(b[i], tap.b.outside)})
-      text += fmt::format(" | {} {:>9.3g} {:>9.3g} {:>9.3g} {:>7}", outside ? "->" : "  ", figures.max_abs,
-                          figures.relative_l2, figures.ulps,
+      text += fmt::format(" | {} {:>9} {:>9} {:>9} {:>7}", outside ? "->" : "  ", figure(figures.max_abs, 3),
+                          figure(figures.relative_l2, 3), figure(figures.ulps, 3),
                           std::isnan(figures.growth) ? "" : fmt::format("x{:.2f}", figures.growth));
     text += fmt::format(" | {}\n", tap.nearer());
   }

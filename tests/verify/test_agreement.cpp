@@ -309,9 +309,21 @@ TEST_CASE("files of results that are none, and options that make no sense with t
                  "\n" +
                  good)
             .exit_code == 0);
-  CHECK(compared(good + R"({"file": "y", "error": "y: cut off"})").exit_code == 0);
+  // An image that one file does not name is missing there, read or not.
+  const std::string unread = R"({"file": "y", "error": "y: cut off"})"
+                             "\n";
+  const CliResult one_lacks = compared(good + unread);
+  CHECK(one_lacks.exit_code == 1);
+  CHECK(contains(one_lacks.out, "missing in a: 1\n  y\n"));
+  write_file(out / "both.jsonl", good + unread);
+  CHECK(run_cli({"check-equal", "-q", "--results", out / "both.jsonl", out / "other.jsonl"}).exit_code == 0);
+  CHECK(compared(R"({"classify": ["x"], "shard": "0/1"})"
+                 "\n" +
+                 good)
+            .exit_code == 0);
   CHECK(compared(good + R"({"file": "y", "top": [1], "probability": 0.5})").exit_code == 1);
-  check_error(compared(R"({"file": "x", "error": "x: cut off"})"), 2, {"nothing to compare"});
+  check_error(compared(R"({"file": "x", "error": "x: cut off"})"), 2,
+              {"nothing to compare: no image could be read in both"});
   check_error(compared(""), 2, {"nothing to compare"});
   check_error(compared(R"({"file": "x", "top": [1]})"), 2, {"other.jsonl:1: not a line of eval --results"});
   for (const std::string& line :

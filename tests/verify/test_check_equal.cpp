@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -27,14 +28,9 @@ namespace {
 
 std::vector<std::string> arguments(const std::string& name, const std::vector<std::string>& more) {
   const auto folder = data("models/" + name);
-  std::vector<std::string> result{"check-equal",
-                                  "--config",
-                                  folder / "config.json",
-                                  "--weights",
-                                  folder / "weights.safetensors",
-                                  "--device",
-                                  "cpu",
-                                  "-q"};
+  std::vector<std::string> result{"check-equal", "--config", folder / "config.json", "--device", "cpu", "-q"};
+  if (std::ranges::find(more, "--weights") == more.end())
+    result.insert(result.end(), {"--weights", folder / "weights.safetensors"});
   result.insert(result.end(), more.begin(), more.end());
   return result;
 }
@@ -395,6 +391,74 @@ TEST_CASE("a reference whose scan is off and whose scan's input has another shap
   vmamba::write_safetensors(folder / "changed.safetensors", changed);
   const json found = report("s1_ln2d", {"--reference", folder / "changed.safetensors"}, 1);
   CHECK(found["first_outside"] == "layers.0.blocks.0.op.conv2d");
+}
+
+TEST_CASE("a wrong scan of values near the largest of float32 is not explained by a bound that overflows") {
+  const TemporaryDirectory folder;
+  const std::string model = "ft_v05_onsigmoid_noz";
+  const auto changed = [&](const std::string& from, const std::string& to, auto&& change) {
+    vmamba::StateDict result;
+    for (const auto& [name, tensor] : vmamba::read_safetensors(from).tensors) {
+      vmamba::HostTensor values = tensor.to_float32();
+      for (float& value : values.values) value = change(name, value);
+      result.add(name, values);
+    }
+    vmamba::write_safetensors(to, result);
+  };
+  const std::vector<std::string> with{"--weights", folder / "w.safetensors", "--dtype", "bfloat16"};
+  changed(data("models/" + model + "/weights.safetensors"), folder / "w.safetensors",
+          [](const std::string& name, float x) { return name == "layers.0.blocks.0.op.Ds" ? x * 1e22f : x; });
+  std::vector<std::string> dump = with, against = with;
+  dump.insert(dump.end(), {"--save-taps", folder / "t.safetensors", "--all"});
+  REQUIRE(check_equal(model, dump).exit_code == 0);
+  changed(folder / "t.safetensors", folder / "wrong.safetensors", [](const std::string& name, float x) {
+    return name == "layers.0.blocks.0.op.scan.k0" && std::fabs(x) > 2e22f ? x * 1.2f : x;
+  });
+  against.insert(against.end(), {"--reference", folder / "wrong.safetensors"});
+  const json found = report(model, against, 1);
+  CHECK(found["first_outside"] == "layers.0.blocks.0.op.scan.k0");
+}
+
+TEST_CASE("NaN at the same places of both sides is told as that") {
+  const TemporaryDirectory folder;
+  vmamba::StateDict holed;
+  for (const auto& [name, tensor] :
+       vmamba::read_safetensors(data("models/s1_ln2d/weights.safetensors")).tensors) {
+    vmamba::HostTensor values = tensor.to_float32();
+    if (name == "classifier.head.bias") std::fill(values.values.begin(), values.values.end(), NAN);
+    holed.add(name, values);
+  }
+  vmamba::write_safetensors(folder / "nan.safetensors", holed);
+  const std::vector<std::string> with{"--weights", folder / "nan.safetensors", "--dtype", "float32"};
+  const json found = report("s1_ln2d", with, 1);
+  REQUIRE(found["causes"].size() == 1);
+  CHECK(contains(found["causes"][0], "both sides are NaN at the same 10 of 10 elements of logits"));
+  std::vector<std::string> judged = with;
+  judged.push_back("--truth");
+  const std::string text = check_equal("s1_ln2d", judged).out;
+  CHECK(contains(text, "relative L2 of the logits: a -, b -"));
+  CHECK(contains(text, "no element is finite in 2 of"));
+}
+
+TEST_CASE("a reference of another shape, or without a finite number, is told as that") {
+  const TemporaryDirectory folder;
+  REQUIRE(check_equal("s1_ln2d", {"--save-taps", folder / "t.safetensors", "--all"}).exit_code == 0);
+  vmamba::StateDict flat, nan;
+  for (const auto& [name, tensor] : vmamba::read_safetensors(folder / "t.safetensors").tensors) {
+    vmamba::HostTensor values = tensor.to_float32();
+    if (name == "logits") values.dims = {values.elements()};
+    flat.add(name, values);
+    values = tensor.to_float32();
+    if (name != "input") std::fill(values.values.begin(), values.values.end(), NAN);
+    nan.add(name, values);
+  }
+  vmamba::write_safetensors(folder / "flat.safetensors", flat);
+  const json found = report("s1_ln2d", {"--reference", folder / "flat.safetensors"}, 1);
+  REQUIRE(found["causes"].size() == 1);
+  CHECK(found["causes"][0] == "logits cannot be compared: shape (10) in a, (1, 10) in b");
+  vmamba::write_safetensors(folder / "nan.safetensors", nan);
+  CHECK_FALSE(
+      contains(check_equal("s1_ln2d", {"--reference", folder / "nan.safetensors"}).out, "was saved in"));
 }
 
 TEST_CASE("backends differ by the order of sums") {
