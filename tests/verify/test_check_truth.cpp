@@ -148,8 +148,8 @@ TEST_CASE("the fast kernels refuse float64") {
 
 TEST_CASE("errors are of the doubles, and ULPs those of the storage") {
   TruthTap tap{.name = "x", .max_truth = 1.5, .sum_truth_squares = 4};
-  tap.a = {.max_abs = 0x1p-25, .sum_squares = 0x1p-50};
-  tap.b = {.max_abs = 0x1p-10, .sum_squares = 0x1p-20};
+  tap.a = {.max_abs = 0x1p-25, .sum_squares = 0x1p-50, .finite = 4};
+  tap.b = {.max_abs = 0x1p-10, .sum_squares = 0x1p-20, .finite = 4};
   CHECK(tap.ulps(tap.a, DType::float32) == 0.25);
   CHECK(tap.ulps(tap.b, DType::float16) == 1);
   CHECK(tap.ulps(tap.b, DType::bfloat16) == 0.125);
@@ -158,7 +158,9 @@ TEST_CASE("errors are of the doubles, and ULPs those of the storage") {
   tap.a.nonfinite = 1;
   CHECK(tap.nearer() == 'b');
   tap.max_truth = 0;  // below the smallest normal number steps are fixed
-  CHECK(tap.ulps({.max_abs = 0x1p-24}, DType::float16) == 1);
+  CHECK(tap.ulps({.max_abs = 0x1p-24, .finite = 4}, DType::float16) == 1);
+  CHECK(std::isnan(tap.ulps({}, DType::float16)));  // nothing is finite in both
+  CHECK(std::isnan(tap.relative_l2({})));
 }
 
 TEST_CASE("a nearer dtype is nearer to the truth, and neither is outside what its dtype can do") {
