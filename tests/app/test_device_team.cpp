@@ -184,7 +184,8 @@ TEST_CASE("a device of the list that cannot be used is named, and the others do 
 
 TEST_CASE("a list that makes no sense is told") {
   check_error(classify("cpu,cpu", {}), 2, {"--device cpu,cpu", "cpu is named twice"});
-  check_error(classify("cuda:1,cuda:01", {}), 2, {"cuda:1 is named twice"});
+  check_error(classify("cuda:1,cuda:1", {}), 2, {"cuda:1 is named twice"});
+  check_error(classify("cuda:1,cuda:01", {}), 2, {"--device cuda:01: unknown"});
   check_error(classify("cpu,", {}), 2, {"--device cpu,", "empty"});
   check_error(classify("cpu,auto", {}), 2, {"--device cpu,auto", "alone"});
   check_error(classify("cpu:all", {}), 2, {"--device cpu:all"});
