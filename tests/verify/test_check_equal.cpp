@@ -258,7 +258,8 @@ TEST_CASE("NaN in one side's weights is different weights") {
     nowhere_finite.add(name, values);
   }
   vmamba::write_safetensors(folder / "bias.safetensors", nowhere_finite);
-  for (const json& tap : report("s1_ln2d", against_nan, 1)["taps"]) {
+  const json nowhere = report("s1_ln2d", against_nan, 1);
+  for (const json& tap : nowhere["taps"]) {
     if (tap["name"] != "classifier.norm") continue;
     for (const char* figure : {"max_abs", "mean_abs", "relative_l2", "cosine", "psnr"})
       CHECK_MESSAGE(tap[figure].is_null(), figure);
