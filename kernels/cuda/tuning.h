@@ -176,8 +176,8 @@ constexpr int max_cluster = 8;  // blocks; the portable limit. Batch 1, 56²: 23
 
 namespace serial_scan {
 // Long tiles take more shared memory, so fewer blocks fit where a thread has several states or channels.
-constexpr int tile_steps(int states, int channels) {
-  return states == 1 && channels == 1 ? 16 : 8;
+constexpr int tile_steps(int states, int channels, size_t value_bytes) {
+  return states == 1 && channels == 1 && value_bytes == 2 ? 16 : 8;
 }
 constexpr int tile_stages = 3;  // tiles in shared memory: one in use, two being copied
 constexpr int block_warps = 2;

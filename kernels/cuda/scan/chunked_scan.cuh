@@ -446,8 +446,8 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
           const float l0 = softplus2<precise>(l[0][i]), l1 = softplus2<precise>(l[1][i]);
           input[0][i] = l0 * (scaled_B * xv.x);
           input[1][i] = l1 * (scaled_B * xv.y);
-          decay[0][i] = exp2_of<precise>(A0 * l0);
-          decay[1][i] = exp2_of<precise>(A1 * l1);
+          decay[0][i] = ptx::ex2_approx(A0 * l0);
+          decay[1][i] = ptx::ex2_approx(A1 * l1);
           if constexpr (!aligned)
             if (starts_line(i)) decay[0][i] = decay[1][i] = 0;
           own[0][0] = fmaf(decay[0][i], own[0][0], input[0][i]);
@@ -504,7 +504,7 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
 #pragma unroll
               for (int j = 0; j < 2; ++j) {
                 float& d = decay[m][j][i];
-                d = exp2_of<precise>(A[m][j] * l[j][i]);
+                d = ptx::ex2_approx(A[m][j] * l[j][i]);
                 if constexpr (!aligned) {
                   if (starts_line(i)) d = 0;
                   a[m][j] *= d;
@@ -516,7 +516,7 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
 #pragma unroll
             for (int m = 0; m < 2; ++m)
 #pragma unroll
-              for (int j = 0; j < 2; ++j) a[m][j] = exp2_of<precise>(A[m][j] * l_sum[j]);
+              for (int j = 0; j < 2; ++j) a[m][j] = ptx::ex2_approx(A[m][j] * l_sum[j]);
           enter(n, a, own, h);
 #pragma unroll
           for (int i = 0; i < steps; ++i) {

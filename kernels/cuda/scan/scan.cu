@@ -111,9 +111,11 @@ bool can_scan_chunked(const SelectiveScan2d& s) {
 bool can_scan_serial(const SelectiveScan2d& s, const DeviceProperties& device) {
   const int64_t states = s.A.dim(2), rank = s.projections.channels() / direction_count(s.order) - 2 * states;
   const ScanDirection direction = scan_direction(s.order, 0);
-  return s.x.dtype != DType::float32 && s.dt_weight && s.direction_rounding == DirectionRounding::none &&
-         (states == 1 || states == 16) && rank <= 64 && s.x.dim(1) * s.x.dim(2) > 1 && !direction.per_line &&
-         !direction.mirrored_output && packs_of(s.x, 8) && packs_of(s.projections, 8) && device.major >= 8;
+  const bool is_float = s.x.dtype == DType::float32;
+  const bool packs = is_float ? packs_of(s.x, 4) : packs_of(s.x, 8) && packs_of(s.projections, 8);
+  return s.dt_weight && s.direction_rounding == DirectionRounding::none && (states == 1 || states == 16) &&
+         rank <= (is_float ? most_rank<float>(states) : most_rank<half>(states)) && s.x.dim(1) * s.x.dim(2) > 1 &&
+         !direction.per_line && !direction.mirrored_output && packs && device.major >= 8;
 }
 
 }  // namespace
@@ -148,7 +150,7 @@ void selective_scan_2d(const ScanPlan& plan, const SelectiveScan2d& scan, float*
       launch(plain_scan_kernel<T>, {.grid = grid, .block = plain_scan::threads}, stream, p);
     } else if (plan.kernel == ScanKernel::chunked) {
       chunked_scan(p, stream);
-    } else if constexpr (!is_float<T>) {
+    } else {
       serial_scan(p, stream);
     }
   });

@@ -1,11 +1,11 @@
 // The 2-D selective scan with one thread a channel (or two), for batches that fill the GPU (kernels.h has the
-// equations, scan.cuh the notation and the step in base 2). 16-bit dtypes, N 1 or 16, R up to 64.
+// equations, scan.cuh the notation and the step in base 2). N 1 or 16, R up to 64 (float32 with N 16: 48).
 //
 // A thread runs through a direction with its channel's N states in registers, a tile of 8 or 16 steps at a time: no
 // work is done twice and no thread waits for another's h. A warp copies what its channels read of a tile's pixels to
-// shared memory two tiles ahead (cp.async). dt_proj of a tile is a product on the tensor cores with the weights in
-// registers; its result is transposed through shared memory. The directions run side by side, each into its
-// own map, or two at a time from both ends of the sequence, accumulated in y.
+// shared memory two tiles ahead (cp.async). dt_proj has its weights in registers. In 16 bits it is a product of a tile on the
+// tensor cores, whose result is transposed through shared memory; in float32 a thread sums its channel's. The directions run
+// side by side, each into its own map, or two at a time from both ends of the sequence, accumulated in y.
 #pragma once
 #include <cuda_pipeline.h>
 
@@ -16,19 +16,163 @@ namespace {
 
 using namespace tuning::serial_scan;
 
-// Shared memory of a warp of 32 · each channels: z, Bmat and Cmat of a tile in float32, then the stages.
+// Shared memory of a warp of 32 · each channels: of 16 bits z, Bmat and Cmat of a tile in float32; then the stages.
 // Pitches are in 32-bit words and avoid bank conflicts between rows.
-template <int N, int rank_eighths, int each>
+template <class T, int N, int rank_eighths, int each>
 struct SharedLayout {
-  // A row is copied in aligned packs of 8 values: up to 7 more before and after it.
-  static constexpr int steps = tile_steps(N, each), packs = (7 + 8 * rank_eighths + 2 * N + 7) / 8;
-  static constexpr int projection_pitch = (packs | 1) * 4;
+  static constexpr int steps = tile_steps(N, each, sizeof(T));
+  // A pixel's projections. 16 bits: aligned packs of 8 values, up to 7 of them before and after the direction's. float32:
+  // packs of 2, [dt, zeros up to 8 · rank_eighths][Bmat (N)][Cmat (N)].
+  static constexpr int pack = is_float<T> ? 2 : 8, pack_bytes = pack * sizeof(T);
+  static constexpr int packs = (8 * rank_eighths + 2 * N + (is_float<T> ? 1 : 14)) / pack;
+  static constexpr int projection_pitch = is_float<T> ? (2 * packs + 3) / 4 * 4 : (packs | 1) * 4;
   static constexpr int z_pitch = steps + 4, bc_pitch = N == 1 ? 2 : 2 * N + 8;
-  static constexpr int bc = 32 * each * z_pitch * 4, stages = bc + steps * bc_pitch * 4;
+  static constexpr int bc = is_float<T> ? 0 : 32 * each * z_pitch * 4,
+                       stages = is_float<T> ? 0 : bc + steps * bc_pitch * 4;
   // A stage: x [step][channel], the steps' pixels, projections [step].
-  static constexpr int pixels = steps * 32 * each * 2, projections = pixels + steps * 4;
+  static constexpr int pixels = steps * 32 * each * sizeof(T), projections = pixels + steps * 4;
   static constexpr int stage = projections + steps * projection_pitch * 4;
   static constexpr int bytes = stages + tile_stages * stage;
+};
+
+// z = dt_proj(dt) + bias, Bmat and Cmat of a tile in 16 bits. Row q of the product's 32 · each is channel each·(q % 32) + q / 32:
+// a lane's channels are rows lane, lane + 32.
+template <class T, int N, int rank_eighths, int each>
+struct TensorProjection {
+  using Layout = SharedLayout<T, N, rank_eighths, each>;
+  static constexpr int steps = Layout::steps;
+  uint32_t weights[2 * each][rank_eighths][2];  // rows g, g + 8 of each 16
+  float bias[2 * each][2];
+  int dt_at, bc_at;      // where this lane reads a tile's rows: its pair of dt, and its pair of Bmat and Cmat
+  float* z_written;      // [channel][step]
+  const float* z_read;
+  float* bc_rows;        // [step][ln2·Bmat (N), Cmat (N)]
+
+  // Of direction k; `mine` is the warp's shared memory.
+  __device__ TensorProjection(const Scan<T>& p, int k, int first_channel, int, char* mine) {
+    const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    z_written = reinterpret_cast<float*>(mine) + g * Layout::z_pitch + 2 * t;
+    z_read = reinterpret_cast<float*>(mine) + lane * Layout::z_pitch;
+    bc_rows = reinterpret_cast<float*>(mine + Layout::bc);
+#pragma unroll
+    for (int m = 0; m < 2 * each; ++m)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int q = 16 * m + 8 * i + g, channel = first_channel + each * (q % 32) + q / 32;
+        const int row = k * p.channels + min(channel, p.channels - 1);
+        bias[m][i] = p.dt_bias[row];
+#pragma unroll
+        for (int e = 0; e < rank_eighths; ++e) {
+          const int r = 8 * e + 2 * t;
+          weights[m][e][i] = r < p.rank ? word_at(p.dt_weight + row * p.rank + r) : 0;
+        }
+      }
+    const int row_at = Layout::projections + (k * p.per_direction & 7) * 2;
+    dt_at = ptx::in_registers(row_at + g * Layout::projection_pitch * 4 + t * 4);
+    bc_at = ptx::in_registers(N == 1 ? row_at + (lane & (steps - 1)) * Layout::projection_pitch * 4 + p.rank * 2
+                                     : dt_at + p.rank * 2);
+  }
+
+  // Everything is loaded before anything is stored: the compiler moves no load over a store.
+  __device__ void compute(const char* tile) {
+    const int lane = threadIdx.x & 31, g = lane >> 2, t = lane & 3;
+    float products[steps / 8][2 * each][4];
+#pragma unroll
+    for (int q = 0; q < steps / 8; ++q)
+#pragma unroll
+      for (int m = 0; m < 2 * each; ++m) {
+        products[q][m][0] = products[q][m][1] = bias[m][0];
+        products[q][m][2] = products[q][m][3] = bias[m][1];
+      }
+#pragma unroll
+    for (int e = 0; e < rank_eighths; ++e)
+#pragma unroll
+      for (int q = 0; q < steps / 8; ++q) {
+        const uint32_t pair =
+            word_at(reinterpret_cast<const T*>(tile + dt_at + q * 8 * Layout::projection_pitch * 4 + 16 * e));
+#pragma unroll
+        for (int m = 0; m < 2 * each; ++m) ptx::mma_m16n8k8<T>(products[q][m], weights[m][e], pair);
+      }
+    float2 pairs[N == 1 ? 1 : N / 4];  // of (Bmat, Cmat), or of either
+#pragma unroll
+    for (int j = 0; j < (N == 1 ? 1 : N / 4); ++j)
+      pairs[j] = to_float2(pair_at(reinterpret_cast<const T*>(tile + bc_at + 16 * j)));
+#pragma unroll
+    for (int q = 0; q < steps / 8; ++q)
+#pragma unroll
+      for (int m = 0; m < 2 * each; ++m)
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+          *reinterpret_cast<float2*>(z_written + (16 * m + 8 * i) * Layout::z_pitch + 8 * q) =
+              make_float2(products[q][m][2 * i], products[q][m][2 * i + 1]);
+    if constexpr (N == 1) {  // the lanes of a step store the same
+      *reinterpret_cast<float2*>(bc_rows + 2 * (lane & (steps - 1))) = make_float2(pairs[0].x * ln_2, pairs[0].y);
+    } else {
+#pragma unroll
+      for (int j = 0; j < N / 4; ++j)
+        *reinterpret_cast<float2*>(bc_rows + g * Layout::bc_pitch + 2 * t + 8 * j) =
+            j < N / 8 ? make_float2(pairs[j].x * ln_2, pairs[j].y * ln_2) : pairs[j];
+    }
+    __syncwarp();
+  }
+
+  __device__ void z_of(const char*, int step, float (&z)[each]) const {
+#pragma unroll
+    for (int j = 0; j < each; ++j) z[j] = z_read[j * 32 * Layout::z_pitch + step];
+  }
+  __device__ void z_of_eight(const char*, int first, float (&z)[8][each]) const {
+#pragma unroll
+    for (int j = 0; j < each; ++j)
+#pragma unroll
+      for (int i = 0; i < 8; i += 4) {
+        const float4 z4 = *reinterpret_cast<const float4*>(z_read + j * 32 * Layout::z_pitch + first + i);
+        z[i][j] = z4.x, z[i + 1][j] = z4.y, z[i + 2][j] = z4.z, z[i + 3][j] = z4.w;
+      }
+  }
+  __device__ const float* bc(const char*, int step) const { return bc_rows + step * Layout::bc_pitch; }
+};
+
+// The same in float32, with the weights of the thread's channels.
+template <class T, int N, int rank_eighths, int each>
+struct ThreadProjection {
+  using Layout = SharedLayout<T, N, rank_eighths, each>;
+  float weights[each][8 * rank_eighths], bias[each];
+
+  __device__ ThreadProjection(const Scan<T>& p, int k, int, int c, char*) {
+#pragma unroll
+    for (int j = 0; j < each; ++j) {
+      const int row = k * p.channels + c + j;
+      bias[j] = p.dt_bias[row];
+#pragma unroll
+      for (int r = 0; r < 8 * rank_eighths; ++r) weights[j][r] = r < p.rank ? p.dt_weight[row * p.rank + r] : 0;
+    }
+  }
+
+  __device__ void compute(const char*) const {}
+  __device__ static const float* row(const char* tile, int step) {
+    return reinterpret_cast<const float*>(tile + Layout::projections) + step * Layout::projection_pitch;
+  }
+  __device__ void z_of(const char* tile, int step, float (&z)[each]) const {
+    const float4* const dt = reinterpret_cast<const float4*>(row(tile, step));
+#pragma unroll
+    for (int j = 0; j < each; ++j) z[j] = bias[j];
+#pragma unroll
+    for (int r = 0; r < 2 * rank_eighths; ++r) {
+      const float4 four = dt[r];
+#pragma unroll
+      for (int j = 0; j < each; ++j) {
+        z[j] = fmaf(weights[j][4 * r], four.x, z[j]);
+        z[j] = fmaf(weights[j][4 * r + 1], four.y, z[j]);
+        z[j] = fmaf(weights[j][4 * r + 2], four.z, z[j]);
+        z[j] = fmaf(weights[j][4 * r + 3], four.w, z[j]);
+      }
+    }
+  }
+  __device__ void z_of_eight(const char* tile, int first, float (&z)[8][each]) const {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) z_of(tile, first + i, z[i]);
+  }
+  __device__ static const float* bc(const char* tile, int step) { return row(tile, step) + 8 * rank_eighths; }
 };
 
 // Both warps of a block wait here for each other, and see what the other stored before.
@@ -63,7 +207,7 @@ template <class T, int N, int rank_eighths, bool maps, int each>
 __global__ void __launch_bounds__(block_warps * 32, least_blocks)
     serial_scan_kernel(const __grid_constant__ Scan<T> p) {
   wait_for_previous();
-  using Layout = SharedLayout<N, rank_eighths, each>;
+  using Layout = SharedLayout<T, N, rank_eighths, each>;
   constexpr int steps = Layout::steps;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
   const int first_channel = (maps ? blockIdx.x * block_warps + warp : blockIdx.x) * (32 * each);
@@ -75,25 +219,23 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks)
 
   extern __shared__ float4 shared[];
   char* const mine = reinterpret_cast<char*>(shared) + warp * Layout::bytes;
-  float* const z_written = reinterpret_cast<float*>(mine) + g * Layout::z_pitch + 2 * t;  // [channel][step]
-  const float* const z_read = reinterpret_cast<float*>(mine) + lane * Layout::z_pitch;
-  float* const bc_rows = reinterpret_cast<float*>(mine + Layout::bc);  // [step][ln2·Bmat (N), Cmat (N)]
-  // Products read beyond a row, times a weight of zero: what is there must be finite.
+  // Products read beyond a row or dt, times a weight of zero: what is there must be finite.
   for (int i = lane * 4; i < tile_stages * Layout::stage; i += 128)
     *reinterpret_cast<int*>(mine + Layout::stages + i) = 0;
   __syncwarp();
 
   const int rounds = maps ? 1 : 2;
   const auto direction_of = [&](int round) { return maps ? static_cast<int>(blockIdx.z) : round + 2 * warp; };
-  const char* x[each];  // the packs of pixel 0 that this lane copies
+  constexpr int x_pack = 16 / sizeof(T), x_packs = 8 * each / x_pack;
+  const char* x[x_packs];  // the packs of pixel 0 that this lane copies
 #pragma unroll
-  for (int i = 0; i < each; ++i)
+  for (int i = 0; i < x_packs; ++i)
     x[i] = ptx::in_registers(reinterpret_cast<const char*>(
-        p.x + image * p.x_stride + min(first_channel + (t + 4 * i) * 8, p.channels - 8)));
-  const char* const projections =
-      ptx::in_registers(reinterpret_cast<const char*>(p.projections + image * p.projections_stride + 8 * t));
+        p.x + image * p.x_stride + min(first_channel + (t + 4 * i) * x_pack, p.channels - x_pack)));
+  const char* const projections = ptx::in_registers(
+      reinterpret_cast<const char*>(p.projections + image * p.projections_stride + Layout::pack * t));
   // In bytes; an offset inside an image may take 33 bits.
-  const uint32_t x_pitch = p.x_stride * 2, p_pitch = p.projections_stride * 2, y_pitch = p.channels * 4;
+  const uint32_t x_pitch = p.x_stride * sizeof(T), p_pitch = p.projections_stride * sizeof(T), y_pitch = p.channels * 4;
   char* const y = ptx::in_registers(reinterpret_cast<char*>(
       (maps ? p.directions + (int64_t{blockIdx.z} * p.batch + blockIdx.y) * length * p.channels
             : p.y + image * p.channels) +
@@ -110,10 +252,11 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks)
     if (staged_step >= length && staged_round < rounds) {
       ++staged_round;
       if (staged_round < rounds) {
-        const int k = direction_of(staged_round), begin = k * p.per_direction & ~7;
+        const int k = direction_of(staged_round);
+        const int begin = is_float<T> ? k * p.per_direction : k * p.per_direction & ~(Layout::pack - 1);
         staged_step = 0;
-        packs = (((k + 1) * p.per_direction - begin + 7) >> 3) - t;
-        from_row = ptx::in_registers(projections + begin * 2);
+        packs = ((k + 1) * p.per_direction - begin + Layout::pack - 1) / Layout::pack - t;
+        from_row = ptx::in_registers(projections + begin * static_cast<int>(sizeof(T)));
         reversed = p.direction[k].reversed;
         columns = p.direction[k].columns;
       }
@@ -130,14 +273,18 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks)
         if (t == 0) *reinterpret_cast<int*>(staged_at + Layout::pixels + row * 4) = pixel;
         const uint32_t from = pixel;
 #pragma unroll
-        for (int i = 0; i < each; ++i)
-          __pipeline_memcpy_async(staged_at + (row * 4 * each + t + 4 * i) * 16,
+        for (int i = 0; i < x_packs; ++i)
+          __pipeline_memcpy_async(staged_at + (row * 4 * x_packs + t + 4 * i) * 16,
                                   x[i] + uint64_t{from} * x_pitch, 16);
-        char* const to = staged_at + Layout::projections + row * Layout::projection_pitch * 4 + t * 16;
+        char* const to = staged_at + Layout::projections + row * Layout::projection_pitch * 4 + t * Layout::pack_bytes;
 #pragma unroll
-        for (int i = 0; i < Layout::packs; i += 4)
+        for (int i = 0; i < Layout::packs; i += 4) {
+          int at = i * Layout::pack_bytes;
+          if (is_float<T> && 2 * (i + t) >= p.rank) at += (8 * rank_eighths - p.rank) * 4;
           if (i < packs)
-            __pipeline_memcpy_async(to + i * 16, from_row + uint64_t{from} * p_pitch + i * 16, 16);
+            __pipeline_memcpy_async(to + at, from_row + uint64_t{from} * p_pitch + i * Layout::pack_bytes,
+                                    Layout::pack_bytes);
+        }
       }
       staged_step += steps;
       staged_at += Layout::stage;
@@ -151,23 +298,9 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks)
   const char* tile = mine + Layout::stages;
   for (int round = 0; round < rounds; ++round) {
     const int k = direction_of(round), kd = k * p.channels;
-    // Row q of the product's 32 · each is channel each·(q % 32) + q / 32: a lane's channels are rows lane,
-    // lane + 32.
-    uint32_t weights[2 * each][rank_eighths][2];  // rows g, g + 8 of each 16
-    float bias[2 * each][2];
-#pragma unroll
-    for (int m = 0; m < 2 * each; ++m)
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int q = 16 * m + 8 * i + g, channel = first_channel + each * (q % 32) + q / 32;
-        const int row = kd + min(channel, p.channels - 1);
-        bias[m][i] = p.dt_bias[row];
-#pragma unroll
-        for (int e = 0; e < rank_eighths; ++e) {
-          const int r = 8 * e + 2 * t;
-          weights[m][e][i] = r < p.rank ? word_at(p.dt_weight + row * p.rank + r) : 0;
-        }
-      }
+    std::conditional_t<is_float<T>, ThreadProjection<T, N, rank_eighths, each>,
+                       TensorProjection<T, N, rank_eighths, each>>
+        projection(p, k, first_channel, c, mine);
     float A[each][N], h[each][N], skip[each];
 #pragma unroll
     for (int j = 0; j < each; ++j) {
@@ -178,16 +311,9 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks)
       }
       skip[j] = p.D[kd + c + j];
     }
-    // Where lane (g, t) reads a tile's rows: its pair of dt, and its pair of Bmat and Cmat.
-    const int row_at = Layout::projections + (k * p.per_direction & 7) * 2;
-    const int dt_at = ptx::in_registers(row_at + g * Layout::projection_pitch * 4 + t * 4);
-    const int bc_at =
-        ptx::in_registers(N == 1 ? row_at + (lane & (steps - 1)) * Layout::projection_pitch * 4 + p.rank * 2
-                                 : dt_at + p.rank * 2);
-
     // One step: y from x, z = dt_proj(dt) + bias, Bmat and Cmat.
     const auto advance = [&](int j, float x_value, float z, const float* bc) {
-      const float l = softplus2<false>(z), input = l * x_value;
+      const float l = softplus2<is_float<T>>(z), input = (is_float<T> ? l * ln_2 : l) * x_value;
       if constexpr (N == 1) {
         const float2 pair = *reinterpret_cast<const float2*>(bc);
         h[j][0] = fmaf(ptx::ex2_approx(A[j][0] * l), h[j][0], pair.x * input);
@@ -228,53 +354,13 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks)
       __syncwarp();  // the tile has arrived, and nobody reads the one before it any more
       stage();
 
-      // Everything is loaded before anything is stored: the compiler moves no load over a store.
-      float products[steps / 8][2 * each][4];
-#pragma unroll
-      for (int q = 0; q < steps / 8; ++q)
-#pragma unroll
-        for (int m = 0; m < 2 * each; ++m) {
-          products[q][m][0] = products[q][m][1] = bias[m][0];
-          products[q][m][2] = products[q][m][3] = bias[m][1];
-        }
-#pragma unroll
-      for (int e = 0; e < rank_eighths; ++e)
-#pragma unroll
-        for (int q = 0; q < steps / 8; ++q) {
-          const uint32_t pair = word_at(
-              reinterpret_cast<const T*>(tile + dt_at + q * 8 * Layout::projection_pitch * 4 + 16 * e));
-#pragma unroll
-          for (int m = 0; m < 2 * each; ++m) ptx::mma_m16n8k8<T>(products[q][m], weights[m][e], pair);
-        }
-      float2 pairs[N == 1 ? 1 : N / 4];  // of (Bmat, Cmat), or of either
-#pragma unroll
-      for (int j = 0; j < (N == 1 ? 1 : N / 4); ++j)
-        pairs[j] = to_float2(pair_at(reinterpret_cast<const T*>(tile + bc_at + 16 * j)));
-#pragma unroll
-      for (int q = 0; q < steps / 8; ++q)
-#pragma unroll
-        for (int m = 0; m < 2 * each; ++m)
-#pragma unroll
-          for (int i = 0; i < 2; ++i)
-            *reinterpret_cast<float2*>(z_written + (16 * m + 8 * i) * Layout::z_pitch + 8 * q) =
-                make_float2(products[q][m][2 * i], products[q][m][2 * i + 1]);
-      if constexpr (N == 1) {  // the lanes of a step store the same
-        *reinterpret_cast<float2*>(bc_rows + 2 * (lane & (steps - 1))) =
-            make_float2(pairs[0].x * ln_2, pairs[0].y);
-      } else {
-#pragma unroll
-        for (int j = 0; j < N / 4; ++j)
-          *reinterpret_cast<float2*>(bc_rows + g * Layout::bc_pitch + 2 * t + 8 * j) =
-              j < N / 8 ? make_float2(pairs[j].x * ln_2, pairs[j].y * ln_2) : pairs[j];
-      }
-      __syncwarp();
-
+      projection.compute(tile);
       const auto values_of = [&](int i, const float(&z)[each], float(&values)[each]) {
         float x_values[each];
         load(reinterpret_cast<const T*>(tile) + (i * 32 + lane) * each, x_values);
 #pragma unroll
         for (int j = 0; j < each; ++j)
-          values[j] = advance(j, x_values[j], z[j], bc_rows + i * Layout::bc_pitch);
+          values[j] = advance(j, x_values[j], z[j], projection.bc(tile, i));
       };
       const int* const pixels = reinterpret_cast<const int*>(tile + Layout::pixels);
       if (first + steps <= length) {
@@ -282,14 +368,7 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks)
         for (int eight = 0; eight < steps; eight += 8) {
           float z[8][each], values[8][each];
           int to[8];
-#pragma unroll
-          for (int j = 0; j < each; ++j)
-#pragma unroll
-            for (int i = 0; i < 8; i += 4) {
-              const float4 z4 =
-                  *reinterpret_cast<const float4*>(z_read + j * 32 * Layout::z_pitch + eight + i);
-              z[i][j] = z4.x, z[i + 1][j] = z4.y, z[i + 2][j] = z4.z, z[i + 3][j] = z4.w;
-            }
+          projection.z_of_eight(tile, eight, z);
 #pragma unroll
           for (int i = 0; i < 8; ++i) values_of(eight + i, z[i], values[i]);
 #pragma unroll
@@ -315,8 +394,7 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks)
 #pragma unroll 1
         for (int i = 0; i < length - first; ++i) {
           float z[each], values[each];
-#pragma unroll
-          for (int j = 0; j < each; ++j) z[j] = z_read[j * 32 * Layout::z_pitch + i];
+          projection.z_of(tile, i, z);
           values_of(i, z, values);
           put(first + i, pixels[i], values);
         }
@@ -334,14 +412,14 @@ void launch_serial(const Scan<T>& p, const Stream& stream) {
   launch(serial_scan_kernel<T, N, rank_eighths, maps, each>,
          {.grid = grid,
           .block = 32 * block_warps,
-          .shared_bytes = block_warps * SharedLayout<N, rank_eighths, each>::bytes},
+          .shared_bytes = block_warps * SharedLayout<T, N, rank_eighths, each>::bytes},
          stream, p);
 }
 
 template <class T, int N, int rank_eighths>
 void serial_scan_of_rank(const Scan<T>& p, const Stream& stream) {
   const bool maps = p.directions != nullptr;
-  if constexpr (N == 1 && rank_eighths <= 6) {
+  if constexpr (N == 1 && rank_eighths <= (is_float<T> ? 3 : 6)) {  // weights in registers
     const double warps =
         static_cast<double>(p.batch * ((p.channels + 31) / 32) * p.count) / stream.device().multiprocessors;
     if (!maps) return launch_serial<T, N, rank_eighths, false, 2>(p, stream);
@@ -359,7 +437,7 @@ void serial_scan_of_states(const Scan<T>& p, const Stream& stream) {
   if (p.rank <= 16) return serial_scan_of_rank<T, N, 2>(p, stream);
   if (p.rank <= 24) return serial_scan_of_rank<T, N, 3>(p, stream);
   if (p.rank <= 48) return serial_scan_of_rank<T, N, 6>(p, stream);
-  return serial_scan_of_rank<T, N, 8>(p, stream);
+  if constexpr (8 * 8 <= most_rank<T>(N)) serial_scan_of_rank<T, N, 8>(p, stream);
 }
 
 }  // namespace
