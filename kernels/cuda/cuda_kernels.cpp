@@ -347,40 +347,34 @@ class CudaKernels final : public Kernels {
   void do_selective_scan_2d(const SelectiveScan2d& scan) override {
     const DeviceScope scope(context_);
     if (scan.y.elements() == 0) return;
-    float* directions = scanned_directions(scan);
-    if (directions != nullptr)
-      cuda::merge_directions(directions, direction_count(scan.order), scan.y, stream_);
+    const auto [count, maps] = scanned(scan);
+    if (maps != nullptr) cuda::merge_maps(maps, count, scan.y, stream_);
   }
   void do_selective_scan_2d_norm(const SelectiveScan2dNorm& op) override {
     const auto& [scan, norm] = op;
     const DeviceScope scope(context_);
     if (scan.y.elements() == 0) return;
-    LayerNorm summed = norm;  // of the scan's sum, or of the directions, summed as they are read
-    float* directions = scanned_directions(scan);
-    int maps = 1;
-    if (directions != nullptr && summed.x.channels() % 8 == 0 && summed.x.channels() <= 2048 &&
-        norm.y.row_stride % 8 == 0 && (!norm.gate || norm.gate.row_stride % 8 == 0)) {
-      summed.x.data = directions;
-      maps = direction_count(scan.order);
-    } else if (directions != nullptr) {
-      cuda::merge_directions(directions, direction_count(scan.order), summed.x, stream_);
+    LayerNorm summed = norm;  // of the scan's sum, or of its maps, summed as they are read
+    auto [count, maps] = scanned(scan);
+    if (maps != nullptr && summed.x.channels() % 8 == 0 && summed.x.channels() <= 2048 && norm.y.row_stride % 8 == 0 &&
+        (!norm.gate || norm.gate.row_stride % 8 == 0)) {
+      summed.x.data = maps;
+    } else if (maps != nullptr) {
+      cuda::merge_maps(maps, count, summed.x, stream_);
+      count = 1;
     }
-    cuda::layer_norm(summed, maps, stream_);
+    cuda::layer_norm(summed, count, stream_);
   }
   bool fuses(const SelectiveScan2dNormLinear& op) const override {
     const ScanPlan plan = plan_scan(op.scan, stream_.device());
-    return can_norm_linear_sm90a(product_of(op.norm, op.linear),
-                                 plan.maps ? direction_count(op.scan.order) : 1, stream_.device());
+    return can_norm_linear_sm90a(product_of(op.norm, op.linear), plan.maps, stream_.device());
   }
   void do_selective_scan_2d_norm_linear(const SelectiveScan2dNormLinear& op) override {
     const DeviceScope scope(context_);
     LinearProduct product = product_of(op.norm, op.linear);
-    int maps = 1;
-    if (float* directions = scanned_directions(op.scan)) {
-      product.x.data = directions;
-      maps = direction_count(op.scan.order);
-    }
-    norm_linear_sm90a(product, maps, stream_);
+    const auto [count, maps] = scanned(op.scan);
+    if (maps != nullptr) product.x.data = maps;
+    norm_linear_sm90a(product, count, stream_);
   }
 
  private:
@@ -406,17 +400,19 @@ class CudaKernels final : public Kernels {
             .y = linear.y};
   }
 
-  // Scans into scan.y and returns null, or into a map for each direction, which the caller must sum.
-  float* scanned_directions(const SelectiveScan2d& scan) {
+  // Scans into scan.y, or into `count` maps that the caller must sum.
+  struct Scanned {
+    int count;
+    float* maps;  // null: scan.y has the sum
+  };
+  Scanned scanned(const SelectiveScan2d& scan) {
     const ScanPlan plan = plan_scan(scan, stream_.device());
-    float* directions = scan.directions.as<float>();
-    if (directions == nullptr && plan.maps) {
-      const int64_t values = direction_count(scan.order) * scan.y.elements();
-      directions = static_cast<float*>(
-          scan_scratch_.at_least(static_cast<size_t>(values) * sizeof(float), capturing_));
-    }
-    cuda::selective_scan_2d(plan, scan, directions, stream_);
-    return directions;
+    float* maps = scan.directions.as<float>();
+    if (maps == nullptr && plan.maps > 1)
+      maps = static_cast<float*>(
+          scan_scratch_.at_least(static_cast<size_t>(plan.maps * scan.y.elements()) * sizeof(float), capturing_));
+    cuda::selective_scan_2d(plan, scan, maps, stream_);
+    return {plan.maps, maps};
   }
 
   // The upload waits for what was queued before the last one; what is queued from now on waits for it.

@@ -57,14 +57,13 @@ enum class ScanKernel {
 };
 struct ScanPlan {
   ScanKernel kernel;
-  // Each y_k is stored in a map of its own, which the caller sums; otherwise the sum is stored in y.
-  bool maps;
+  // 1: the sum is stored in y. Otherwise in maps that the caller sums: of each y_k, or 2, of y_0 + y_2 and y_1 + y_3.
+  int maps;
 };
 ScanPlan plan_scan(const SelectiveScan2d& scan, const DeviceProperties& device);
-// directions: (K,B,H,W,D) float32 if the plan has maps, else null.
-void selective_scan_2d(const ScanPlan& plan, const SelectiveScan2d& scan, float* directions,
-                       const Stream& stream);
-// y = (y_0 + y_2) + (y_1 + y_3), or y_0 + y_1.
-void merge_directions(const float* directions, int count, const View& y, const Stream& stream);
+// maps: (plan.maps,B,H,W,D) float32, or null for y.
+void selective_scan_2d(const ScanPlan& plan, const SelectiveScan2d& scan, float* maps, const Stream& stream);
+// y = (map 0 + map 2) + (map 1 + map 3), or map 0 + map 1.
+void merge_maps(const float* maps, int count, const View& y, const Stream& stream);
 
 }  // namespace vmamba::cuda

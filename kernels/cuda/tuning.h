@@ -183,11 +183,12 @@ constexpr int tile_stages = 3;  // tiles in shared memory: one in use, two being
 constexpr int block_warps = 2;
 constexpr int least_blocks = 8;  // a multiprocessor, that registers must allow
 // Warps of 32 channels a multiprocessor. From `…_from` on one thread a channel is faster than chunks (14²,
-// batch 128: 131 → 87 µs; 16 states: 1,286 → 520); below maps_below the directions must run side by side,
-// each into its own map, to fill the GPU. The thresholds are where the measured times cross.
+// batch 128: 131 → 87 µs; 16 states: 1,286 → 520); below maps_below the two pairs of directions must run side by side,
+// each into its own map, to fill the GPU (against four maps: VMamba-S, batch 32: 3.54 → 3.44 ms). The thresholds are where the
+// measured times cross.
 constexpr double one_state_from = 2.5, many_states_from = 0.6, maps_below = 8;
-// With one state they also run side by side where y takes more than this many times the L2 cache: additions to what has left
-// the cache cost more than a norm of four maps (VMamba-B, batch 128: 18.20 → 18.05 ms).
+// With one state all directions run side by side, each into its own map, where y takes more than this many times the L2 cache:
+// additions to what has left the cache cost more than a norm of four maps (VMamba-B, batch 128: 18.20 → 18.05 ms).
 constexpr int64_t maps_from_l2s = 2;
 // Warps of 32 channels and a direction a multiprocessor from which on a thread takes two channels: they share
 // the step's overhead, and half as many warps still hide each other's latencies (28²: 156 → 147 µs).

@@ -183,7 +183,7 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
   const bool inside = channel < p.channels;
   const int c = inside ? channel : p.channels - 2;  // lanes beyond the last channel read there
   const int64_t b = blockIdx.y, pixels = int64_t{p.height} * p.width;
-  const bool split = !shared_y && p.directions != nullptr;
+  const bool split = !shared_y && p.maps > 1;
   const int sequence = static_cast<int>(pixels), supertile = warps * tile_steps;
   const T* x = p.x + b * pixels * p.x_stride + c;
   const int x_pitch = static_cast<int>(p.x_stride), p_pitch = static_cast<int>(p.projections_stride);
@@ -201,9 +201,7 @@ __global__ void __launch_bounds__((one_state ? one_state_warps : many_states_war
     const float skip0 = p.D[kd], skip1 = p.D[kd + 1];
     const int line = !direction.per_line ? sequence : direction.columns ? p.height : p.width;
     float* y = shared_y ? planes + plane_offset(g, planes_pitch)
-                        : (split ? p.directions + (int64_t{k} * p.batch + b) * pixels * p.channels
-                                 : p.y + b * pixels * p.channels) +
-                              c;
+                        : p.y + ((split ? int64_t{k} * p.batch : 0) + b) * pixels * p.channels + c;
     const int y_pitch = shared_y ? 2 : p.channels;
 
     for (int super = 0; super * supertile < sequence; ++super) {
@@ -568,7 +566,7 @@ bool has_clusters(void (*kernel)(Scan<T>), const DeviceProperties& device) {
 template <class T, bool one_state, bool aligned>
 void chunked_scan_as(const Scan<T>& p, const Stream& stream) {
   const size_t most_shared = static_cast<size_t>(stream.device().block_shared_bytes);
-  const bool split = p.directions != nullptr;
+  const bool split = p.maps > 1;
   const int tiles = (p.height * p.width + tile_steps - 1) / tile_steps;
   const size_t y_bytes = size_t{8} * plane_floats(p.height, p.width, aligned) * sizeof(float) + 128;
   const auto bytes_for = [&](int warps) {
@@ -576,7 +574,7 @@ void chunked_scan_as(const Scan<T>& p, const Stream& stream) {
            size_t{2} * p.states * 8 * sizeof(float2);
   };
   const bool shared_y = !split && bytes_for(one_state_warps) + y_bytes <= most_shared;
-  const dim3 grid(blocks_for(p.channels, block_channels), p.batch, split ? p.count : 1);
+  const dim3 grid(blocks_for(p.channels, block_channels), p.batch, p.maps);
   const int64_t blocks = int64_t{grid.x} * grid.y * grid.z;
   const int multiprocessors = stream.device().multiprocessors;
   // Several small blocks on a multiprocessor hide each other's barriers; a block whose y leaves no room for

@@ -1,5 +1,5 @@
 // The choice of a scan kernel, and the plain one: one thread a channel and direction runs through the
-// sequence as the equations of kernels.h say. x (B,H,W,D), y_k (K,B,H,W,D), y (B,H,W,D).
+// sequence as the equations of kernels.h say. x (B,H,W,D), y_k (K,B,H,W,D).
 #include "kernels/cuda/scan/scan.cuh"
 
 #include "kernels/cuda/launchers.h"
@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(plain_scan::threads) plain_scan_kernel(Scan<T>
   const auto at = [&](int64_t step) {
     return direction.columns ? step % p.height * p.width + step / p.height : step;
   };
-  float* out = p.directions + (int64_t{k} * p.batch + b) * pixels * p.channels + d;
+  float* out = p.y + (int64_t{k} * p.batch + b) * pixels * p.channels + d;
 
   for (int first = 0; first < p.states; first += plain_scan::states) {
     const int count = min(plain_scan::states, p.states - first);
@@ -58,25 +58,24 @@ __global__ void __launch_bounds__(plain_scan::threads) plain_scan_kernel(Scan<T>
   }
 }
 
-__global__ void merge_directions_kernel(const float* directions, int count, float* y, int64_t elements) {
+__global__ void merge_maps_kernel(const float* maps, int count, float* y, int64_t elements) {
   wait_for_previous();
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= elements) return;
-  const auto of = [&](int k) { return directions[k * elements + i]; };
+  const auto of = [&](int k) { return maps[k * elements + i]; };
   y[i] = count == 2 ? of(0) + of(1) : (of(0) + of(2)) + (of(1) + of(3));
 }
 
 // --- Launchers.
 template <class T>
-Scan<T> scan_of(const SelectiveScan2d& s, float* directions) {
+Scan<T> scan_of(const SelectiveScan2d& s, int maps, float* y) {
   Scan<T> scan{s.x.as<T>(),
                s.projections.as<T>(),
                s.dt_weight.as<T>(),
                s.dt_bias.as<float>(),
                s.A.as<float>(),
                s.D.as<float>(),
-               s.y.as<float>(),
-               directions,
+               y,
                s.x.row_stride,
                s.projections.row_stride,
                static_cast<int>(s.x.dim(0)),
@@ -87,6 +86,7 @@ Scan<T> scan_of(const SelectiveScan2d& s, float* directions) {
                static_cast<int>(s.A.dim(2)),
                0,
                direction_count(s.order),
+               maps,
                s.direction_rounding == DirectionRounding::storage,
                Divisor(s.x.dim(1)),
                Divisor(s.x.dim(2)),
@@ -122,29 +122,29 @@ bool can_scan_serial(const SelectiveScan2d& s, const DeviceProperties& device) {
 
 ScanPlan plan_scan(const SelectiveScan2d& s, const DeviceProperties& device) {
   namespace tune = tuning::serial_scan;
-  if (s.backend == ScanBackend::torch || !can_scan_chunked(s)) return {ScanKernel::plain, true};
-  const bool one_state = s.A.dim(2) == 1, wants_maps = s.directions || s.backend == ScanBackend::mamba;
+  const int count = direction_count(s.order);
+  if (s.backend == ScanBackend::torch || !can_scan_chunked(s)) return {ScanKernel::plain, count};
+  const bool one_state = s.A.dim(2) == 1, wants_each = s.directions || s.backend == ScanBackend::mamba;
   const double warps_per_multiprocessor =
       static_cast<double>(s.x.dim(0) * ((s.x.dim(3) + 31) / 32)) / device.multiprocessors;
-  const int64_t pixels = s.x.dim(1) * s.x.dim(2);
   if (warps_per_multiprocessor >= (one_state ? tune::one_state_from : tune::many_states_from) &&
       can_scan_serial(s, device)) {
     const bool leaves_l2 = one_state && s.x.elements() * 4 > tune::maps_from_l2s * device.l2_bytes;
     // unidi: no direction is another's reverse, so two can't share a block from both ends.
-    return {ScanKernel::serial, wants_maps || warps_per_multiprocessor < tune::maps_below || leaves_l2 ||
-                                    s.order == ScanOrder::unidi};
+    if (wants_each || leaves_l2 || s.order == ScanOrder::unidi) return {ScanKernel::serial, count};
+    return {ScanKernel::serial, warps_per_multiprocessor < tune::maps_below ? 2 : 1};
   }
   namespace chunks = tuning::chunked_scan;
+  const int64_t pixels = s.x.dim(1) * s.x.dim(2);
   const int64_t blocks = s.x.dim(0) * ((s.x.dim(3) + chunks::block_channels - 1) / chunks::block_channels),
                 warps = blocks * ((pixels + 4 * chunks::steps - 1) / (4 * chunks::steps));
-  return {ScanKernel::chunked, wants_maps || blocks < device.multiprocessors ||
-                                   warps < chunks::maps_below * device.multiprocessors};
+  const bool few = blocks < device.multiprocessors || warps < chunks::maps_below * device.multiprocessors;
+  return {ScanKernel::chunked, wants_each || few ? count : 1};
 }
 
-void selective_scan_2d(const ScanPlan& plan, const SelectiveScan2d& scan, float* directions,
-                       const Stream& stream) {
+void selective_scan_2d(const ScanPlan& plan, const SelectiveScan2d& scan, float* maps, const Stream& stream) {
   dispatch(scan.x.dtype, [&]<class T>(Type<T>) {
-    const Scan<T> p = scan_of<T>(scan, directions);
+    const Scan<T> p = scan_of<T>(scan, plan.maps, maps == nullptr ? scan.y.as<float>() : maps);
     if (plan.kernel == ScanKernel::plain) {
       const dim3 grid(blocks_for(p.channels, plain_scan::threads), p.batch, p.count);
       launch(plain_scan_kernel<T>, {.grid = grid, .block = plain_scan::threads}, stream, p);
@@ -156,9 +156,9 @@ void selective_scan_2d(const ScanPlan& plan, const SelectiveScan2d& scan, float*
   });
 }
 
-void merge_directions(const float* directions, int count, const View& y, const Stream& stream) {
-  launch(merge_directions_kernel, {.grid = blocks_for(y.elements(), 256), .block = 256}, stream, directions,
-         count, y.as<float>(), y.elements());
+void merge_maps(const float* maps, int count, const View& y, const Stream& stream) {
+  launch(merge_maps_kernel, {.grid = blocks_for(y.elements(), 256), .block = 256}, stream, maps, count,
+         y.as<float>(), y.elements());
 }
 
 }  // namespace vmamba::cuda

@@ -14,16 +14,16 @@ template <class T>
 struct Scan {
   const T *x, *projections, *dt_weight;
   const float *dt_bias, *A, *D;
-  float *y, *directions;
+  float* y;  // (maps,B,H,W,D)
   int64_t x_stride, projections_stride;
-  int batch, height, width, channels, rank, states, per_direction, count;
+  int batch, height, width, channels, rank, states, per_direction, count, maps;
   bool round;
   Divisor by_height, by_width;
   ScanDirection direction[4];
 };
 
 // Instantiated in chunked_scan_*.cu and serial_scan_*.cu, one dtype a file.
-// With `directions` each y_k is stored there; without, their sum is stored in y.
+// y has one map, of the sum of the directions, or one for each; of serial_scan also two, of directions 0 and 2 and of 1 and 3.
 template <class T>
 void chunked_scan(const Scan<T>& scan, const Stream& stream);
 template <class T>

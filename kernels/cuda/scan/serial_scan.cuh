@@ -5,7 +5,8 @@
 // work is done twice and no thread waits for another's h. A warp copies what its channels read of a tile's pixels to
 // shared memory two tiles ahead (cp.async). dt_proj has its weights in registers. In 16 bits it is a product of a tile on the
 // tensor cores, whose result is transposed through shared memory; in float32 a thread sums its channel's. The directions run
-// side by side, each into its own map, or two at a time from both ends of the sequence, accumulated in y.
+// side by side, each into its own map, or two at a time from both ends of the sequence, accumulated in a map: of the two, or
+// of all four.
 #pragma once
 #include <cuda_pipeline.h>
 
@@ -199,18 +200,18 @@ __device__ inline void add_to(float* y, const float (&values)[2]) {
 #endif
 }
 
-// rank_eighths: ⌈R / 8⌉ or more. each: neighbouring channels a thread. maps: every warp has its own channels
-// and direction. Otherwise the two warps of a block run through the same channels from both ends, directions
-// 0 and 2, then 1 and 3; where they meet they synchronise, which fixes the order of additions to each pixel,
-// hence the bits of the result.
-template <class T, int N, int rank_eighths, bool maps, int each>
+// rank_eighths: ⌈R / 8⌉ or more. each: neighbouring channels a thread. split: every warp has its own channels
+// and direction, which has its own map. Otherwise the two warps of a block run through the same channels from both ends,
+// directions 0 and 2, and 1 and 3 then or in another block; where they meet they synchronise, which fixes the order of
+// additions to each pixel, hence the bits of the result.
+template <class T, int N, int rank_eighths, bool split, int each>
 __global__ void __launch_bounds__(block_warps * 32, least_blocks)
     serial_scan_kernel(const __grid_constant__ Scan<T> p) {
   wait_for_previous();
   using Layout = SharedLayout<T, N, rank_eighths, each>;
   constexpr int steps = Layout::steps;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
-  const int first_channel = (maps ? blockIdx.x * block_warps + warp : blockIdx.x) * (32 * each);
+  const int first_channel = (split ? blockIdx.x * block_warps + warp : blockIdx.x) * (32 * each);
   if (first_channel >= p.channels) return;
   const bool inside = first_channel + each * lane < p.channels;
   const int c = inside ? first_channel + each * lane : p.channels - each;
@@ -224,8 +225,10 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks)
     *reinterpret_cast<int*>(mine + Layout::stages + i) = 0;
   __syncwarp();
 
-  const int rounds = maps ? 1 : 2;
-  const auto direction_of = [&](int round) { return maps ? static_cast<int>(blockIdx.z) : round + 2 * warp; };
+  const int rounds = split ? 1 : 2 / p.maps;
+  const auto direction_of = [&](int round) {
+    return static_cast<int>(blockIdx.z) + (split ? 0 : round + 2 * warp);
+  };
   constexpr int x_pack = 16 / sizeof(T), x_packs = 8 * each / x_pack;
   const char* x[x_packs];  // the packs of pixel 0 that this lane copies
 #pragma unroll
@@ -236,10 +239,8 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks)
       reinterpret_cast<const char*>(p.projections + image * p.projections_stride + Layout::pack * t));
   // In bytes; an offset inside an image may take 33 bits.
   const uint32_t x_pitch = p.x_stride * sizeof(T), p_pitch = p.projections_stride * sizeof(T), y_pitch = p.channels * 4;
-  char* const y = ptx::in_registers(reinterpret_cast<char*>(
-      (maps ? p.directions + (int64_t{blockIdx.z} * p.batch + blockIdx.y) * length * p.channels
-            : p.y + image * p.channels) +
-      c));
+  char* const y = ptx::in_registers(
+      reinterpret_cast<char*>(p.y + (int64_t{blockIdx.z} * p.batch + blockIdx.y) * length * p.channels + c));
   __builtin_assume(__isGlobal(y));
 
   // Starts copying the next tile, over all rounds: lane (g, t) a quarter of steps g and g + 8. Steps beyond the
@@ -341,9 +342,9 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks)
     };
     const int meeting = (length + 1 - warp) / 2;  // steps until the warps meet
     const auto put = [&](int step, int pixel, const float(&values)[each]) {
-      if (!maps && step == meeting) meet_other_warp();
+      if (!split && step == meeting) meet_other_warp();
       if (!inside) return;
-      if (maps || (round == 0 && step < meeting))
+      if (split || (round == 0 && step < meeting))
         write_to(place(pixel), values);
       else
         add_to(place(pixel), values);
@@ -377,11 +378,11 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks)
             to[i] = to4.x, to[i + 1] = to4.y, to[i + 2] = to4.z, to[i + 3] = to4.w;
           }
           const int at = first + eight;
-          const bool meets = !maps && at <= meeting && meeting < at + 8;
+          const bool meets = !split && at <= meeting && meeting < at + 8;
           if (meets) {
 #pragma unroll
             for (int i = 0; i < 8; ++i) put(at + i, to[i], values[i]);
-          } else if (maps || (round == 0 && at < meeting)) {
+          } else if (split || (round == 0 && at < meeting)) {
             if (inside)
 #pragma unroll
               for (int i = 0; i < 8; ++i) write_to(place(to[i]), values[i]);
@@ -402,14 +403,14 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks)
       tile += Layout::stage;
       if (tile == mine + Layout::bytes) tile = mine + Layout::stages;
     }
-    if (!maps && round == 0) meet_other_warp();
+    if (round + 1 < rounds) meet_other_warp();
   }
 }
 
-template <class T, int N, int rank_eighths, bool maps, int each>
+template <class T, int N, int rank_eighths, bool split, int each>
 void launch_serial(const Scan<T>& p, const Stream& stream) {
-  const dim3 grid(blocks_for(p.channels, 32 * each * (maps ? block_warps : 1)), p.batch, maps ? p.count : 1);
-  launch(serial_scan_kernel<T, N, rank_eighths, maps, each>,
+  const dim3 grid(blocks_for(p.channels, 32 * each * (split ? block_warps : 1)), p.batch, p.maps);
+  launch(serial_scan_kernel<T, N, rank_eighths, split, each>,
          {.grid = grid,
           .block = 32 * block_warps,
           .shared_bytes = block_warps * SharedLayout<T, N, rank_eighths, each>::bytes},
@@ -418,17 +419,16 @@ void launch_serial(const Scan<T>& p, const Stream& stream) {
 
 template <class T, int N, int rank_eighths>
 void serial_scan_of_rank(const Scan<T>& p, const Stream& stream) {
-  const bool maps = p.directions != nullptr;
+  const bool split = p.maps == p.count;
   if constexpr (N == 1 && rank_eighths <= (is_float<T> ? 3 : 6)) {  // weights in registers
     const double warps =
         static_cast<double>(p.batch * ((p.channels + 31) / 32) * p.count) / stream.device().multiprocessors;
-    if (!maps) return launch_serial<T, N, rank_eighths, false, 2>(p, stream);
-    if (warps >= two_channels_from) return launch_serial<T, N, rank_eighths, true, 2>(p, stream);
-    launch_serial<T, N, rank_eighths, true, 1>(p, stream);
-  } else {
-    maps ? launch_serial<T, N, rank_eighths, true, 1>(p, stream)
-         : launch_serial<T, N, rank_eighths, false, 1>(p, stream);
+    if (p.maps == 1 || warps >= two_channels_from)
+      return split ? launch_serial<T, N, rank_eighths, true, 2>(p, stream)
+                   : launch_serial<T, N, rank_eighths, false, 2>(p, stream);
   }
+  split ? launch_serial<T, N, rank_eighths, true, 1>(p, stream)
+        : launch_serial<T, N, rank_eighths, false, 1>(p, stream);
 }
 
 template <class T, int N>
