@@ -162,7 +162,7 @@ SideOptions side_options(const Options& options, const Mode& mode, const std::st
       *known->second = value;
       continue;
     }
-    const auto threads = parse_number<int>(value);
+    const auto threads = parse_decimal<int>(value);
     if (!threads || *threads < 0 || *threads > 4096)
       fail_input("{} threads={}: not a number from 0 to 4096", option, value);
     side.model.threads = *threads;

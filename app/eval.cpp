@@ -497,10 +497,7 @@ struct Outputs {
     if (!options.report.empty()) report.emplace(options.report);
     if (options.confusion.empty()) return;
     const fs::path png = fs::path(options.confusion).replace_extension(".png");
-    if (png == options.confusion)
-      fail_input("--confusion {}: give --confusion {}; the picture is written beside it as .png",
-                 options.confusion, fs::path(options.confusion).replace_extension(".csv").string());
-    confusion.emplace(options.confusion);
+    if (png != options.confusion) confusion.emplace(options.confusion);
     picture.emplace(png);
   }
 };
@@ -535,12 +532,10 @@ void write_reports(const Options& options, Outputs& outputs, const Outcome& outc
   else
     write_text(out, outcome, data, names);
   if (!out.flush()) fail_machine("the results could not be written");  // to stdout: a file says so itself
-  if (outputs.confusion) {
-    write_confusion_csv(outputs.confusion->stream(), outcome.accuracy, names);
-    outputs.picture->stream() << confusion_picture(outcome.accuracy, names);
-    outputs.confusion->commit();
-    outputs.picture->commit();
-  }
+  if (outputs.confusion) write_confusion_csv(outputs.confusion->stream(), outcome.accuracy, names);
+  if (outputs.picture) outputs.picture->stream() << confusion_picture(outcome.accuracy, names);
+  if (outputs.confusion) outputs.confusion->commit();
+  if (outputs.picture) outputs.picture->commit();
   if (outputs.file) outputs.file->commit();
 }
 
@@ -799,8 +794,8 @@ Command add_eval(CLI::App& app) {
       ->type_name("FILE");
   parser
       ->add_option("--confusion", options->confusion,
-                   "Write the confusion matrix, and a picture of it as F.png")
-      ->type_name("F.csv");
+                   "Write the confusion matrix, and a picture of it as F.png; F.png: only the picture")
+      ->type_name("F.csv|F.png");
   parser
       ->add_option("--report", options->report,
                    "Write an HTML page: accuracy, classes, confusions, calibration, images worth a look")

@@ -92,6 +92,8 @@ TEST_CASE("numbers are decimal, and the error says which they may be") {
   for (const char* number : {"nan", "inf", "0x1", "-1"})
     check_error(run_cli({"bench", "--seconds", number}), 2, {"--seconds", number, "from 0 to 86400"});
   check_error(run_cli({"bench", "--seconds", "010"}), 2, {"--seconds: 010 has leading zeros"});
+  check_error(run_cli({"check-equal", "--seed", "0", "--a", "threads=1", "--b", "threads=010"}), 2,
+              {"--b threads=010: not a number from 0 to 4096"});
   check_error(run_cli({"bench", "--seconds", "1e-400"}), 2, {"--seconds: 1e-400 is too small"});
   check_error(run_cli({"bench", "--seconds", "1e400"}), 2, {"--seconds: 1e400 is not a finite number"});
   check_error(run_cli({"init-weights", "--config", "vmamba_tiny_s1l8", "--seed", "010", "-o", "x"}), 2,

@@ -135,6 +135,11 @@ TEST_CASE("names on the pages are escaped") {
   CHECK(!contains(html, "<img src=x>"));
   CHECK(contains(html, "&lt;img src=x&gt;&quot;&amp;"));
   CHECK(data_of(html)["classes"][0]["name"] == bad + "0");
+  CHECK(fs::exists(out / "c.png"));
+
+  REQUIRE(run("eval", {folder.path().string(), "--confusion", out / "alone.png"}).exit_code == 0);
+  CHECK(read_file(out / "alone.png") == read_file(out / "c.png"));
+  CHECK(!fs::exists(out / "alone.csv"));
 }
 
 TEST_CASE("check-equal's page shows the images whose label flips") {
