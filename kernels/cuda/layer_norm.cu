@@ -11,6 +11,11 @@ namespace {
 
 using namespace tuning::layer_norm;
 
+// Whether the mean has two parts: the sum of large float32 values leaves it wrong by ulps of theirs. x − mean is exact near
+// the mean, so its own mean is what the first part lacks. Values of 16 bits, and what is rounded to 16 bits, need none.
+template <class X, class Y>
+constexpr bool two_part_mean = is_float<X> && is_float<Y>;
+
 template <class X, class Y>
 struct Norm {
   Rows<const X> x;
@@ -130,19 +135,35 @@ __global__ void __launch_bounds__(threads, is_float<X> || packs > 1 || rows > 1 
   }
   group_sums(mean, lanes);
 #pragma unroll
-  for (int r = 0; r < rows; ++r) {
-    mean[r] *= channels_inverse;
-    scale[r] = 0;
+  for (int r = 0; r < rows; ++r) mean[r] *= channels_inverse;
+  // The sum of f(x − mean) over this lane's values of row r.
+  const auto sum_over = [&](int r, auto&& f) {
+    float sum = 0;
 #pragma unroll
     for (int j = 0; j < packs; ++j)
       if ((lane + j * lanes) * 8 < p.channels)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const float2 pair = to_float2(raw[r][j].values[i]);
-          scale[r] = fmaf(pair.x - mean[r], pair.x - mean[r], scale[r]);
-          scale[r] = fmaf(pair.y - mean[r], pair.y - mean[r], scale[r]);
+          sum = f(pair.x - mean[r], sum);
+          sum = f(pair.y - mean[r], sum);
         }
+    return sum;
+  };
+  float rest[rows] = {};
+  if constexpr (two_part_mean<X, Y>) {
+#pragma unroll
+    for (int r = 0; r < rows; ++r)
+      rest[r] = sum_over(r, [](float difference, float sum) { return sum + difference; });
+    group_sums(rest, lanes);
+#pragma unroll
+    for (int r = 0; r < rows; ++r) rest[r] *= channels_inverse;
   }
+#pragma unroll
+  for (int r = 0; r < rows; ++r)
+    scale[r] = sum_over(r, [&](float difference, float sum) {
+      return fmaf(difference - rest[r], difference - rest[r], sum);
+    });
   group_sums(scale, lanes);
 #pragma unroll
   for (int r = 0; r < rows; ++r) {
@@ -159,8 +180,8 @@ __global__ void __launch_bounds__(threads, is_float<X> || packs > 1 || rows > 1 
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float2 pair = to_float2(raw[r][j].values[i]);
-        v[2 * i] = (pair.x - mean[r]) * scale[r];
-        v[2 * i + 1] = (pair.y - mean[r]) * scale[r];
+        v[2 * i] = (pair.x - mean[r] - rest[r]) * scale[r];
+        v[2 * i + 1] = (pair.y - mean[r] - rest[r]) * scale[r];
       }
       if (p.gamma != nullptr)
 #pragma unroll
@@ -178,16 +199,18 @@ __global__ void __launch_bounds__(threads) any_layer_norm_kernel(Norm<X, Y> p) {
   const int64_t row = (int64_t{blockIdx.x} * threads + threadIdx.x) / 32;
   if (row >= p.rows) return;
   const X* x = p.x.data + row * p.x.stride;
-  float sum = 0, squares = 0;
+  float sum = 0, differences = 0, squares = 0;
   for (int c = lane; c < p.channels; c += 32) sum += to_float(x[c]);
   const float mean = group_sum(sum, 32) / static_cast<float>(p.channels);
+  for (int c = lane; c < p.channels; c += 32) differences += to_float(x[c]) - mean;
+  const float rest = group_sum(differences, 32) / static_cast<float>(p.channels);
   for (int c = lane; c < p.channels; c += 32) {
-    const float difference = to_float(x[c]) - mean;
+    const float difference = to_float(x[c]) - mean - rest;
     squares = fmaf(difference, difference, squares);
   }
   const float scale = rsqrtf(group_sum(squares, 32) / static_cast<float>(p.channels) + p.epsilon);
   for (int c = lane; c < p.channels; c += 32) {
-    float v[1] = {(to_float(x[c]) - mean) * scale};
+    float v[1] = {(to_float(x[c]) - mean - rest) * scale};
     if (p.gamma != nullptr) v[0] = fmaf(v[0], p.gamma[c], p.beta[c]);
     finish<false>(p, row, c, v);
   }

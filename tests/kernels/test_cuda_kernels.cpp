@@ -834,6 +834,10 @@ TEST_CASE("cuda: layer_norm") {
                   });
         }
     }
+  // Values that hardly differ, and of which only the differences count.
+  for (const int64_t channels : {7, 96, 768, 2304})
+    compare(*kernels, {}, random_map(DType::float32, {9, channels}, 4096, 4096.1f), tolerance(DType::float32),
+            [](Kernels& k, const std::vector<View>&, const View& y) { k.layer_norm({.x = y, .y = y}); });
   // In place.
   compare(*kernels, {}, random_map(DType::float16, {9, 48}), tolerance(DType::float16),
           [](Kernels& k, const std::vector<View>&, const View& y) {
