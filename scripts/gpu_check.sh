@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds for this machine's NVIDIA GPU, tests and measures, and prints a table of the results.
-#   scripts/gpu_check.sh             test, bench and folder: about 7 minutes on an H200 with 32 cores
+#   scripts/gpu_check.sh             test, bench and folder: about 11 minutes on an H200 with 16 cores
 #   scripts/gpu_check.sh test        the tests; every reference model in four precisions and with three backends;
 #                                    both forward cores on the GPU and the CPU
 #   scripts/gpu_check.sh bench       published models, batches, image sizes
