@@ -221,6 +221,7 @@ ReadySide make_side(const Options& options, const Mode& mode, const SideOptions&
     const Config changed = parse_config(text, where);
     side.config.forward_type = changed.forward_type;
     side.config.forward = changed.forward;
+    check_forward_core(side.config);
   }
   side.choice = choose_run(chosen.model);
   const bool same_files = other && other_chosen->model.config == chosen.model.config &&
@@ -469,8 +470,15 @@ int run_find_precision(const Options& options, const SideOptions& chosen, const 
     const ModelFiles files = find_model(chosen.model);
     std::vector<std::string> quoted;
     for (const std::string& step : search.float32_ops) quoted.push_back('"' + step + '"');
-    options.output_file->stream() << with_member(files.config_text(), files.config_name(), "float32_ops",
-                                                 fmt::format("[{}]", fmt::join(quoted, ", ")));
+    std::string config = with_member(files.config_text(), files.config_name(), "float32_ops",
+                                     fmt::format("[{}]", fmt::join(quoted, ", ")));
+    // What ran is what is written.
+    const nlohmann::ordered_json ran = effective_config(b.side.config);
+    for (const auto& [key, given] : {std::pair{"forward_type", &chosen.forward_type},
+                                     {"selective_scan_backend", &chosen.model.selective_scan_backend},
+                                     {"forward_core_version", &chosen.model.forward_core_version}})
+      if (!given->empty()) config = with_member(config, files.config_name(), key, ran.at(key).dump());
+    options.output_file->stream() << config;
     options.output_file->commit();
   }
   return told(options, provenance, text_report(search), json_report(search), search.holds());

@@ -164,10 +164,14 @@ Config load_model_config(const ModelOptions& options, const ModelFiles& files) {
     config.selective_scan_backend = parse_scan_backend(options.selective_scan_backend);
   if (!options.forward_core_version.empty())
     config.forward_core_version = parse_forward_core_version(options.forward_core_version);
+  check_forward_core(config);
+  return config;
+}
+
+void check_forward_core(const Config& config) {
   if (config.forward.core == Core::mamba2 && config.forward_core_version != ForwardCoreVersion::unset)
     fail_input("forward_core_version is for the v… types; forward_type {} has one way only: leave it out",
                config.forward_type);
-  return config;
 }
 
 StateDict read_weights(ModelFiles& files) {

@@ -37,6 +37,8 @@ using InferredConfigs = std::map<std::string, std::string>;
 ModelFiles find_model(const ModelOptions& options, InferredConfigs& known);
 // The config with --selective-scan-backend and --forward-core-version applied.
 Config load_model_config(const ModelOptions& options, const ModelFiles& files);
+// InputError where the forward type has no forward core to choose; load_model_config has checked its config.
+void check_forward_core(const Config& config);
 // InputError if no weights were given.
 StateDict read_weights(ModelFiles& files);
 // Under current names; remarks (lib/support/log.h) say which prefixes were removed and which tensors were ignored.

@@ -135,7 +135,10 @@ HostTensor compare_chunk(const Side* side_a, const TapValues& a, const HostTenso
     comparison.errors = errors;
     logits_b = b.run(input.b, &comparison);
     chunk.taps.clear();
-    chunk.taps.push_back(compare_tensors("input", nhwc(input.a), nhwc(input.b), options));
+    CompareOptions of_input = options;
+    // Both are float32, however the sides compute.
+    if (side_a && result.derived) of_input.tolerance = tolerance_of(DeviceType::cpu, Precision::float32);
+    chunk.taps.push_back(compare_tensors("input", nhwc(input.a), nhwc(input.b), of_input));
     std::move(comparison.diffs.begin(), comparison.diffs.end(), std::back_inserter(chunk.taps));
     extra = std::move(comparison.extra);
     // Without an observer a device may fuse steps and replay a captured graph, as the other commands do.
@@ -315,12 +318,14 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
   choose_tolerance(result, options, {b.choice});
   const auto stored = stored_in_16_bits(taps_a);
   if (stored && size_of(storage_dtype(b.choice.precision)) > 2) allow_rounding(result, *stored);
-  // A step that reads values saved in 16 bits has the input error of a 16-bit run.
-  Judge judge{
-      b,
-      run_b,
-      {stored ? arithmetic_of(*stored) : arithmetic_of(options.reference), arithmetic_of(b.choice.precision)},
-      nullptr};
+  Arithmetic of_a = arithmetic_of(options.reference);
+  if (result.reference_dtype) {
+    of_a.saved = arithmetic_of(*stored).storage;
+    of_a.smallest = arithmetic_of(*stored).smallest;
+  } else if (stored) {
+    of_a = arithmetic_of(*stored);
+  }
+  Judge judge{b, run_b, {of_a, arithmetic_of(b.choice.precision)}, nullptr};
   compare_chunk(nullptr, taps_a, taps_a.find("logits"), judge, input, compare_options(result, options),
                 result);
   const bool nothing = std::all_of(result.taps.begin(), result.taps.end(),

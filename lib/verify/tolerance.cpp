@@ -12,6 +12,8 @@ namespace vmamba {
 namespace {
 
 constexpr double u32 = 0x1p-24;
+// Below it results may be subnormal or, on some devices, 0: an error of up to 2^-126, the smallest normal number.
+constexpr double least_float32 = 0x1p-126 / u32;
 // Relative size of the perturbation (of max(|value|, smallest)): far above float32's roundoff, and small enough for every
 // step to be nearly linear.
 constexpr double least_move = 0x1p-10;
@@ -71,48 +73,71 @@ class Replacing : public Taps {
   Replace replace_;
 };
 
-// Mean squares of differences by row (pixel) and by channel.
+// Mean squares from the sums of `samples` squares each. One with few samples may be small by chance: it is shrunk towards what
+// is typical, but one far above that (a bias of 1000, say) does not make the others larger. activated: none is below it.
+std::vector<double> mean_squares(std::vector<double> sums, double samples, bool activated) {
+  constexpr double lean = 16, far = 64;
+  std::vector<double> present;
+  for (double& sum : sums) {
+    sum /= samples;
+    if (sum > 0) present.push_back(sum);
+  }
+  if (present.empty()) return sums;
+  const auto middle = present.begin() + static_cast<std::ptrdiff_t>(present.size() / 2);
+  std::nth_element(present.begin(), middle, present.end());
+  const double most = far * *middle;
+  double typical = 0;
+  for (const double mean : sums) typical += std::min(mean, most) / static_cast<double>(sums.size());
+  for (double& mean : sums) {
+    const double shrunk = (samples * mean + lean * typical) / (samples + lean);
+    mean = std::max(mean > most ? mean : shrunk, activated ? typical : 0);
+  }
+  return sums;
+}
+
+// Mean squares of differences by channel, and by row (pixel) of differences relative to their channel's.
 class Spread {
  public:
   // `one_by_one`: those of each element too.
   void add(const HostTensor& from, const HostTensor& to, bool one_by_one = false) {
-    const size_t channels = static_cast<size_t>(from.dims.back());
-    rows_.resize(from.values.size() / channels);
+    const size_t channels = static_cast<size_t>(from.dims.back()), rows = from.values.size() / channels;
+    rows_.resize(rows);
     channels_.resize(channels);
     if (one_by_one) elements_.resize(from.values.size());
     ++samples_;
-    for (size_t r = 0; r < rows_.size(); ++r)
-      for (size_t c = 0; c < channels; ++c) {
-        const double difference =
-            static_cast<double>(to.values[r * channels + c]) - from.values[r * channels + c];
-        if (!std::isfinite(difference)) continue;
-        rows_[r] += difference * difference;
-        channels_[c] += difference * difference;
-        all_ += difference * difference;
-        if (one_by_one) elements_[r * channels + c] += difference * difference;
-        values_ += static_cast<double>(from.values[r * channels + c]) * from.values[r * channels + c];
-      }
-  }
-  // Mean square of an element: row factor times channel factor, relative to the whole tensor. The factor of a row or
-  // channel with few samples is shrunk towards the whole, because its sample may be small by chance; behind an activation
-  // no factor is below the whole's.
-  ErrorModel model(double scale, bool activated) const {
-    constexpr double lean = 16;
-    ErrorModel result;
-    result.rows.resize(rows_.size());
-    result.channels.resize(channels_.size());
-    const double of_row = samples_ * static_cast<double>(channels_.size()),
-                 of_channel = samples_ * static_cast<double>(rows_.size());
-    const double mean = all_ / (of_row * static_cast<double>(rows_.size()));
-    if (!(mean > 0)) return result;
-    const auto part = [&](double squares, double samples) {
-      const double share = (squares / mean + lean) / (samples + lean);
-      return std::sqrt(activated ? std::max(share, 1.0) : share);
+    std::vector<double> squares(channels);  // of this sample
+    const auto square = [&](size_t i) {
+      const double difference = static_cast<double>(to.values[i]) - from.values[i];
+      return std::isfinite(difference) ? difference * difference : 0;
     };
-    for (size_t r = 0; r < rows_.size(); ++r)
-      result.rows[r] = static_cast<float>(scale * std::sqrt(mean) * part(rows_[r], of_row));
-    for (size_t c = 0; c < channels_.size(); ++c)
-      result.channels[c] = static_cast<float>(part(channels_[c], of_channel));
+    for (size_t r = 0; r < rows; ++r)
+      for (size_t c = 0; c < channels; ++c) {
+        const size_t i = r * channels + c;
+        const double of_element = square(i), value = from.values[i];
+        squares[c] += of_element;
+        if (one_by_one) elements_[i] += of_element;
+        if (std::isfinite(value)) values_ += value * value;
+      }
+    for (size_t c = 0; c < channels; ++c) {
+      channels_[c] += squares[c];
+      all_ += squares[c];
+      if (squares[c] < least_square) squares[c] = 0;
+      if (squares[c] > 0) {
+        squares[c] = static_cast<double>(rows) / squares[c];
+        ++of_row_;
+      }
+    }
+    for (size_t r = 0; r < rows; ++r)
+      for (size_t c = 0; c < channels; ++c) rows_[r] += square(r * channels + c) * squares[c];
+  }
+  // Mean square of an element: its channel's times its row's factor. Behind an activation neither is below what is typical,
+  // because the slope varies from element to element.
+  ErrorModel model(double scale, bool activated) const {
+    ErrorModel result;
+    for (const double square : mean_squares(channels_, samples_ * static_cast<double>(rows_.size()), activated))
+      result.channels.push_back(static_cast<float>(scale * std::sqrt(square)));
+    for (const double square : mean_squares(rows_, std::max(of_row_, 1.0), activated))
+      result.rows.push_back(static_cast<float>(std::sqrt(square)));
     // An element's own few samples, with the weight of as many from its row and channel.
     std::vector<float> elements;
     for (size_t i = 0; i < elements_.size(); ++i)
@@ -125,7 +150,9 @@ class Spread {
   double relative() const { return values_ > 0 ? std::sqrt(all_ / values_) : 0; }
 
  private:
+  static constexpr double least_square = 1e-280;
   std::vector<double> rows_, channels_, elements_;
+  double of_row_ = 0;  // samples of each row: channels that moved
   double all_ = 0, values_ = 0;
   int samples_ = 0;
 };
@@ -134,8 +161,8 @@ class Spread {
 
 Arithmetic arithmetic_of(DType storage) {
   if (storage == DType::float16) return {0x1p-11, 0x1p-11, 0x1p-14};
-  if (storage == DType::bfloat16) return {0x1p-8, 0x1p-8};
-  return {u32, u32};
+  if (storage == DType::bfloat16) return {0x1p-8, 0x1p-8, least_float32};
+  return {u32, u32, least_float32};
 }
 
 Arithmetic arithmetic_of(Precision precision) {
@@ -206,7 +233,7 @@ ErrorModels ErrorProbe::own(const TapValues& a, const HostTensor& input) {
 ErrorModels ErrorProbe::closer(const TapValues& a, const HostTensor& input,
                                const std::set<std::string, std::less<>>& steps) {
   double squares = 0;
-  for (const Arithmetic& side : sides_) squares += side.product * side.product;
+  for (const Arithmetic& side : sides_) squares += std::pow(std::max(side.product, side.saved), 2);
   const double roundoff = std::sqrt(squares);
   Runner at_roundoff(config_, moved(weights_, roundoff, smallest_), choice_);
   ErrorModels models = measured(a, input, at_roundoff, roundoff, closer_probes, &steps);
@@ -265,6 +292,7 @@ ErrorModels ErrorProbe::measured(const TapValues& a, const HostTensor& input, Ru
 
   ErrorModels models;
   StepRounding chain{0, false, 0};  // roundings since the last tap that a has
+  bool from_input = true;           // there is none yet
   int64_t pixels = 1;
   for (const auto& [name, value] : exact.all()) {
     const StepRounding step = rounding_of(name, config_, pixels);
@@ -274,16 +302,20 @@ ErrorModels ErrorProbe::measured(const TapValues& a, const HostTensor& input, Ru
     chain.stores = std::max(chain.stores, step.stores);
     double operands = 0, results = 0;  // relative variances of the operands and of the result
     for (const Arithmetic& side : sides_) {
-      const double u = chain.products ? side.product : side.storage;
+      const double u = std::max(chain.products ? side.product : side.storage, from_input ? 0 : side.saved);
       operands += u * u + (function_ulps * function_ulps + chain.terms) * u32 * u32;
-      results += chain.stores * side.storage * side.storage + chain.terms / 3 * u32 * u32;
+      results += chain.stores * side.storage * side.storage + side.saved * side.saved + chain.terms / 3 * u32 * u32;
     }
     ErrorModel model = spreads.at(name).model(std::sqrt(operands) / move, step.activated);
     model.of_value = std::sqrt(results);
     model.smallest = smallest_;
-    if (!steps || steps->contains(name)) models.emplace(name, std::move(model));
+    // Up to a tap that a lacks the errors add up to the next that it has, which has all of them.
+    if (a.find(name) && (!steps || steps->contains(name))) models.emplace(name, std::move(model));
     // A backbone's output is beside the stream, which does not continue from it.
-    if (a.find(name) && !out_norm_stage(name)) chain = {0, false, 0};
+    if (a.find(name) && !out_norm_stage(name)) {
+      chain = {0, false, 0};
+      from_input = false;
+    }
   }
   return models;
 }

@@ -19,7 +19,8 @@ namespace vmamba {
 struct Arithmetic {
   double storage = 0;   // of activations stored between steps, and of weights
   double product = 0;   // of the factors of matrix products
-  double smallest = 0;  // smallest normal number: below it the absolute rounding error is constant
+  double smallest = 0;  // below it the absolute rounding error is constant
+  double saved = 0;     // of values that were rounded only when they were saved
 };
 Arithmetic arithmetic_of(DType storage);
 Arithmetic arithmetic_of(Precision precision);

@@ -462,6 +462,63 @@ TEST_CASE("a reference of another shape, or without a finite number, is told as 
       contains(check_equal("s1_ln2d", {"--reference", folder / "nan.safetensors"}).out, "was saved in"));
 }
 
+TEST_CASE("one channel far above the others hides nothing") {
+  const TemporaryDirectory folder;
+  const vmamba::StateDict right = vmamba::read_safetensors(data("models/s1_ln2d/weights.safetensors"));
+  const std::string outlier = folder / "outlier.safetensors", wrong = folder / "wrong.safetensors";
+  // In one tensor, outlier's and wrong's bias have one large value; the other rows of wrong's weight have another sign.
+  const auto write = [&](const std::string& layer, float large) {
+    for (const std::string& to : {outlier, wrong}) {
+      vmamba::StateDict changed;
+      for (const auto& [name, tensor] : right.tensors) {
+        vmamba::HostTensor values = tensor.to_float32();
+        if (name == layer + ".bias") values.values[0] = large;
+        const auto row = static_cast<size_t>(values.elements() / values.dims[0]);
+        if (to == wrong && name == layer + ".weight")
+          for (size_t i = row; i < values.values.size(); ++i) values.values[i] = -values.values[i];
+        changed.add(name, values);
+      }
+      vmamba::write_safetensors(to, changed);
+    }
+  };
+  const auto compared = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all{"check-equal", "--config", data("models/s1_ln2d/config.json"), "--device", "cpu", "-q",
+                                 "--a", "weights=" + outlier, "--b", "weights=" + wrong};
+    all.insert(all.end(), more.begin(), more.end());
+    return run_cli(all).exit_code;
+  };
+  for (const auto& [layer, large] : {std::pair{"classifier.head", -1e9f}, {"layers.1.blocks.0.mlp.fc2", 1000.0f}}) {
+    INFO(layer);
+    write(layer, large);
+    for (const char* dtype : {"float32", "float16", "bfloat16"}) {
+      INFO(dtype);
+      CHECK(compared({"--dtype", dtype}) == 1);
+      CHECK(check_equal("s1_ln2d", {"--weights", outlier, "--a", "dtype=float64", "--b", std::string("dtype=") + dtype})
+                .exit_code == 0);
+    }
+  }
+}
+
+TEST_CASE("an input that another preprocessing made differs, whatever the dtype") {
+  const TemporaryDirectory folder;
+  json config = json::parse(vmamba::read_file(data("models/s1_ln2d/config.json")));
+  config["preprocess"]["std"] = {0.225, 0.224, 0.225};
+  vmamba::write_file(folder / "c.json", config.dump());
+  const json found = report("s1_ln2d",
+                            {"--images", data("chelsea.png"), "--dtype", "bfloat16", "--b",
+                             "config=" + (folder / "c.json") + ",weights=" +
+                                 data("models/s1_ln2d/weights.safetensors").string()},
+                            1);
+  CHECK(found["taps"][0]["name"] == "input");
+  CHECK(found["taps"][0]["within"] == false);
+}
+
+TEST_CASE("Mamba-2 has no forward core to choose, also by --b") {
+  check_error(run_cli({"check-equal", "--config", data("models/ft_v04/config.json"), "--seed", "0", "-q", "--a",
+                       "forward_core_version=v0", "--b", "forward_type=m0_noz,forward_core_version=v1"}),
+              2, {"forward_type m0_noz has one way only"});
+}
+
 TEST_CASE("backends differ by the order of sums") {
   const json found =
       report("vanilla_v0_odd_size",

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "lib/support/files.h"
 #include "lib/tensors/state_dict.h"
 #include "lib/verify/check_equal.h"
 #include "tests/testing.h"
@@ -34,6 +35,17 @@ json report(const CliResult& result, int exit_code) {
 }
 
 }  // namespace
+
+TEST_CASE("the config that is written is the one that ran") {
+  const TemporaryDirectory folder;
+  REQUIRE(run({"--find-precision", "--dtype", "bfloat16", "--forward-core-version", "v0", "--b",
+               "selective_scan_backend=mamba,forward_type=v03_noz", "--atol", "1", "-o", folder / "c.json"})
+              .exit_code == 0);
+  const json config = json::parse(read_file(folder / "c.json"));
+  CHECK(config["forward_core_version"] == "v0");
+  CHECK(config["selective_scan_backend"] == "mamba");
+  CHECK(config["forward_type"] == "v03_noz");
+}
 
 TEST_CASE("a set holds on every input that was searched, with the factor to spare") {
   const TemporaryDirectory folder;
