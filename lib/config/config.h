@@ -49,6 +49,7 @@ struct PreprocessConfig {
   Interpolation interpolation = Interpolation::bicubic;
   std::array<float, 3> mean{0.485f, 0.456f, 0.406f};
   std::array<float, 3> std{0.229f, 0.224f, 0.225f};
+  friend bool operator==(const PreprocessConfig&, const PreprocessConfig&) = default;
 };
 
 struct Config {

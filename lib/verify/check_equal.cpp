@@ -273,6 +273,8 @@ CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, c
   if (truth) result.truth = truth->report(truth_side(a.choice), truth_side(b.choice));
   const bool read_here = input.a.values.empty();
   const PreprocessConfig &preprocess_a = a.config.preprocess, &preprocess_b = b.config.preprocess;
+  if (!read_here && input.images.empty() && preprocess_a != preprocess_b)
+    result.notes.push_back("the configs' preprocess differs; it is compared with --images only");
   std::optional<ImagePairs> pairs;
   if (read_here) pairs.emplace(input.images, preprocess_a, preprocess_b, options.batch_size);
   const int64_t total = read_here ? static_cast<int64_t>(input.images.size()) : input.a.dims[0];

@@ -511,6 +511,12 @@ TEST_CASE("an input that another preprocessing made differs, whatever the dtype"
                             1);
   CHECK(found["taps"][0]["name"] == "input");
   CHECK(found["taps"][0]["within"] == false);
+  const json noise = report("s1_ln2d",
+                            {"--dtype", "float32", "--b", "config=" + (folder / "c.json") + ",weights=" +
+                                                              data("models/s1_ln2d/weights.safetensors").string()},
+                            0);
+  REQUIRE(noise["notes"].size() == 1);
+  CHECK(noise["notes"][0] == "the configs' preprocess differs; it is compared with --images only");
 }
 
 TEST_CASE("Mamba-2 has no forward core to choose, also by --b") {
