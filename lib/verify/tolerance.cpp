@@ -206,9 +206,10 @@ StepRounding rounding_of(std::string_view tap, const Config& config, int64_t pix
   if (is("op.conv2d")) return {static_cast<double>(config.ssm_conv * config.ssm_conv), false, 1, true};
   if (kind.ends_with(".x_proj")) return {inner, true, 1};
   if (is_scan(tap)) return {static_cast<double>(config.dt_rank(at) + config.ssm_d_state), false, 1};
-  if (is("op.out_norm", "op.gated"))
-    return {config.forward.out_norm == OutNorm::softmax ? static_cast<double>(pixels) : inner, false, 3,
-            config.forward.out_act};
+  if (is("op.out_norm", "op.gated")) {
+    const bool softmax = config.forward.out_norm == OutNorm::softmax;
+    return {softmax ? static_cast<double>(pixels) : inner, false, 3, config.forward.out_act, softmax};
+  }
   return {std::max(inner, hidden), true, 2};  // the residual sum of a block
 }
 
@@ -306,8 +307,10 @@ ErrorModels ErrorProbe::measured(const TapValues& a, const HostTensor& input, Ru
       operands += u * u + (function_ulps * function_ulps + chain.terms) * u32 * u32;
       results += chain.stores * side.storage * side.storage + side.saved * side.saved + chain.terms / 3 * u32 * u32;
     }
-    ErrorModel model = spreads.at(name).model(std::sqrt(operands) / move, step.activated);
-    model.of_value = std::sqrt(results);
+    const Spread& spread = spreads.at(name);
+    const double scale = std::sqrt(operands) / move;
+    ErrorModel model = spread.model(scale, step.activated);
+    model.of_value = std::hypot(std::sqrt(results), step.softmax ? scale * spread.relative() : 0);
     model.smallest = smallest_;
     // Up to a tap that a lacks the errors add up to the next that it has, which has all of them.
     if (a.find(name) && (!steps || steps->contains(name))) models.emplace(name, std::move(model));

@@ -31,6 +31,7 @@ struct StepRounding {
   bool products = true;    // matrix products: TF32 rounds their factors
   int stores = 1;          // times a value is stored inside the step
   bool activated = false;  // ends in an activation, whose slope varies from element to element
+  bool softmax = false;    // an element may dominate its pixel and channel: its error is proportional to it
 };
 // `pixels`: H·W of the map that the step reads.
 StepRounding rounding_of(std::string_view tap, const Config& config, int64_t pixels);
