@@ -116,6 +116,8 @@ void refuse_unused(const Options& options, const Mode& mode) {
       fail_input("{}: {} does not use it", use.option, mode.option);
   if (options.given("--images") && options.given("--input-tensor"))
     fail_input("--images and --input-tensor exclude each other");
+  if (options.given("--all") && options.format == "json")
+    fail_input("--all: is of the text report; --format json has every tap without it");
   if (options.given("--shard") && !options.given("--images"))
     fail_input("--shard: shares out the images of --images, which is not given");
   if (options.given("--min-agreement") && mode.letter == 'c' && !options.given("--images"))

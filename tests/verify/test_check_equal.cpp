@@ -600,6 +600,7 @@ TEST_CASE("refusals") {
   refused({"--stress", "--images", image}, {"--images", "--stress does not use it"});
   refused({"--stress", "--input-tensor", reference}, {"--input-tensor", "--stress"});
   refused({"--stress", "--all"}, {"--all"});
+  refused({"--all", "--format", "json"}, {"--all: is of the text report"});
   refused({"--matrix", "--a", "dtype=float16"}, {"--a", "--matrix"});
   refused({"--repeat", "2", "--atol", "1"}, {"--atol", "--repeat"});
   refused({"--save-taps", "x", "--format", "json"}, {"--format", "--save-taps"});
