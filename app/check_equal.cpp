@@ -2,6 +2,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 
@@ -116,6 +117,8 @@ void refuse_unused(const Options& options, const Mode& mode) {
       fail_input("{}: {} does not use it", use.option, mode.option);
   if (options.given("--images") && options.given("--input-tensor"))
     fail_input("--images and --input-tensor exclude each other");
+  if (options.given("--all") && options.format == "json")
+    fail_input("--all: is of the text report; --format json has every tap without it");
   if (options.given("--shard") && !options.given("--images"))
     fail_input("--shard: shares out the images of --images, which is not given");
   if (options.given("--min-agreement") && mode.letter == 'c' && !options.given("--images"))
@@ -197,6 +200,16 @@ void choose_weights(Options& options, const std::vector<SideOptions>& sides) {
     fail_input("--seed {}: nothing to draw: weights are named, and the input is given", *options.seed);
 }
 
+// The config is read for each side and to write others from it, which a pipe gives only once.
+ModelFiles find_files(const ModelOptions& options) {
+  ModelFiles files = find_model(options);
+  std::error_code error;
+  if (std::filesystem::is_other(files.config, error))
+    fail_input("{}: not a regular file; check-equal reads a config more than once: save it to a file",
+               files.config.string());
+  return files;
+}
+
 // A side that is ready to run, with its provenance.
 struct ReadySide {
   Side side;
@@ -211,7 +224,7 @@ ReadySide make_side(const Options& options, const Mode& mode, const SideOptions&
   ReadySide ready;
   Side& side = ready.side;
   side.given = chosen.text;
-  ModelFiles files = find_model(chosen.model);
+  ModelFiles files = find_files(chosen.model);
   side.config = load_model_config(chosen.model, files);
   if (!chosen.forward_type.empty()) {
     // Re-parses the config text with the new forward_type, so that every config check applies to it too.
@@ -467,7 +480,7 @@ int run_find_precision(const Options& options, const SideOptions& chosen, const 
                      ? "the set does not hold on what was held out; a larger --margin may find one that does"
                      : "no set was found");
   if (search.holds() && !options.output.empty()) {
-    const ModelFiles files = find_model(chosen.model);
+    const ModelFiles files = find_files(chosen.model);
     std::vector<std::string> quoted;
     for (const std::string& step : search.float32_ops) quoted.push_back('"' + step + '"');
     std::string config = with_member(files.config_text(), files.config_name(), "float32_ops",
@@ -524,7 +537,7 @@ int run_one_side(Options& options, const Mode& mode) {
 // backend against the default one. Returns true for v0 against v1.
 bool default_sides(Options& options) {
   if (!options.a.empty() || !options.b.empty()) return false;
-  const bool mamba2 = load_model_config({}, find_model(options.model)).forward.core == Core::mamba2;
+  const bool mamba2 = load_model_config({}, find_files(options.model)).forward.core == Core::mamba2;
   options.a = mamba2 ? "selective_scan_backend=torch" : "forward_core_version=v0";
   options.b = mamba2 ? "" : "forward_core_version=v1";
   return !mamba2;
@@ -534,7 +547,7 @@ bool default_sides(Options& options) {
 ImageTruth image_truth(const Options& options, const CheckInput& input, const SideOptions& a,
                        const Config& config) {
   ImageTruth truth;
-  const ModelFiles model = find_model(a.model);
+  const ModelFiles model = find_files(a.model);
   Labels labels;
   if (!model.labels.empty()) labels = read_labels(model.labels, config.num_classes);
   truth.names = labels.names;
@@ -603,13 +616,13 @@ int run_two_sides(Options& options, const Mode& mode) {
     if (options.a.empty() && options.b.empty())
       fail_input("--init-order: compares two configs: give --a config=… or --b config=…, or both");
     const auto config_of = [](const SideOptions& side) {
-      return load_model_config(side.model, find_model(side.model));
+      return load_model_config(side.model, find_files(side.model));
     };
     const auto divergence = first_init_divergence(config_of(chosen[0]), config_of(chosen[1]));
     Provenance provenance{this_program(), 0, Provenance::Model{}, Provenance::Model{}, {}, {}};
     for (int i = 0; i < 2; ++i) {
       Provenance::Model& model = i == 0 ? *provenance.a : *provenance.b;
-      model.config = find_model(chosen[i].model).config_name();
+      model.config = find_files(chosen[i].model).config_name();
       model.config_sha256 = config_sha256(config_of(chosen[i]));
     }
     return told(options, provenance, text_report(divergence), json_report(divergence), !divergence);

@@ -224,7 +224,9 @@ void add_input_options(CLI::App& command, std::vector<std::string>& inputs, bool
 
 void check_inputs(std::vector<std::string>& inputs, bool nul, const std::string& input_tensor,
                   const std::string& shard, const std::string& none) {
-  if (nul && std::ranges::find(inputs, "-") == inputs.end()) inputs.emplace_back("-");
+  if (nul && inputs.empty()) inputs.emplace_back("-");
+  if (nul && std::ranges::find(inputs, "-") == inputs.end())
+    fail_input("-0: is of the list of paths on stdin, but no input is -: add it, or leave -0 out");
   if (inputs.empty() && input_tensor.empty())
     fail_input("{}: name image files, folders, archives, - (paths on stdin), or --input-tensor FILE", none);
   if (!inputs.empty() && !input_tensor.empty())

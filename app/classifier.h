@@ -41,8 +41,8 @@ void load_runners(Classifier& classifier, Kept kept);
 void add_batch_size_option(CLI::App& command, int& batch_size);  // --batch-size
 // INPUT… and -0, of the commands that take any images.
 void add_input_options(CLI::App& command, std::vector<std::string>& inputs, bool& nul);
-// -0 alone reads the list on stdin. InputError where there are neither images nor a tensor (`none` says so), both, or a shard
-// of a tensor.
+// -0 alone reads the list on stdin. InputError where there are neither images nor a tensor (`none` says so), both, a shard
+// of a tensor, or -0 without a list.
 void check_inputs(std::vector<std::string>& inputs, bool nul, const std::string& input_tensor,
                   const std::string& shard, const std::string& none);
 // Tensor `input` (B, in_chans, H, W), and n of its entries.

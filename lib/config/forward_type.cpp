@@ -36,6 +36,7 @@ struct Postfix {
   bool replaces_out_norm = false;  // such postfixes exclude each other
 };
 
+// In the order in which the Python project strips them off the end, so they stand the other way round in a type.
 constexpr Postfix postfixes[] = {
     {"_no32", [](ForwardSpec& spec) { spec.no32 = true; }},
     {"_oact", [](ForwardSpec& spec) { spec.out_act = true; }},
@@ -74,7 +75,20 @@ const Postfix* find_postfix(std::string_view name) {
   return row == std::end(postfixes) ? nullptr : row;
 }
 
+// All output norms have one place.
+size_t place_from_end(std::string_view postfix) {
+  const Postfix* row = find_postfix(postfix);
+  return row == nullptr || row->replaces_out_norm ? std::size(postfixes)
+                                                  : static_cast<size_t>(row - postfixes);
+}
+
 }  // namespace
+
+bool SpelledForwardType::put_in_order() {
+  if (std::ranges::is_sorted(postfixes, std::ranges::greater{}, place_from_end)) return false;
+  std::ranges::stable_sort(postfixes, std::ranges::greater{}, place_from_end);
+  return true;
+}
 
 std::string SpelledForwardType::joined() const {
   std::string text = base;
@@ -117,8 +131,10 @@ std::optional<SpelledForwardType> spell_forward_type(std::string_view text,
 }
 
 std::string respelled_forward_type(std::string_view forward_type) {
-  const auto spelled = spell_forward_type(forward_type);
-  return spelled ? spelled->joined() : "";
+  auto spelled = spell_forward_type(forward_type);
+  if (!spelled) return "";
+  spelled->put_in_order();
+  return spelled->joined();
 }
 
 ForwardSpec parse_forward_type(std::string_view forward_type, std::string_view where) {
@@ -144,6 +160,7 @@ ForwardSpec parse_forward_type(std::string_view forward_type, std::string_view w
         hint.insert(0, names.front());
         if (hint == base->base) hint.clear();
       }
+      if (const std::string ordered = respelled_forward_type(hint); !ordered.empty()) hint = ordered;
     }
     if (hint == forward_type) hint.clear();
     fail_input("{}: unknown forward_type {}{}; {}", where, in_quotes(forward_type),

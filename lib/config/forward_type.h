@@ -37,7 +37,7 @@ struct ForwardSpec {
 // Accepts postfixes in any order. Unknown bases and postfixes, and xv…, are InputErrors that list the known ones
 // and suggest the nearest ("v3noz": "v3_noz"). `where` names the place in the config.
 ForwardSpec parse_forward_type(std::string_view forward_type, std::string_view where);
-// Suggests the spelling with correct underscores ("v3noz", "v0_seq"); empty if the parts are unknown.
+// Suggests the spelling with correct underscores and order ("v3noz", "v0_seq"); empty if the parts are unknown.
 std::string respelled_forward_type(std::string_view forward_type);
 std::vector<std::string_view> forward_type_bases();
 std::vector<std::string_view> forward_type_postfixes();

@@ -13,6 +13,9 @@ struct SpelledForwardType {
   std::string base;
   std::vector<std::string> postfixes;
   std::string joined() const;
+  // Into the only order that the Python project reads: the output norm, _nozact, _noz, _oact, _no32. False if they
+  // already stand so.
+  bool put_in_order();
 };
 std::optional<SpelledForwardType> spell_forward_type(
     std::string_view text, const std::vector<std::string_view>& more_bases = {},

@@ -443,6 +443,9 @@ std::optional<MigratedForwardType> migrated_forward_type(std::string_view text) 
   }
   if (respelled && reasons.empty())
     reasons.push_back("newer releases find a postfix only behind its underscore and in lower case");
+  if (type->put_in_order())
+    reasons.push_back(
+        "the same in the only order that the Python project reads: the output norm, _nozact, _noz, _oact, _no32");
   if (type->base == "v2") {
     type->base = "v03";
     const bool no32 = std::ranges::find(type->postfixes, "_no32") != type->postfixes.end();

@@ -6,7 +6,8 @@
 
 namespace vmamba {
 
-// The current name of an old or misspelled forward_type; nullopt if it is current or unknown.
+// The current name of an old or misspelled forward_type, its postfixes in the order that Python reads; nullopt if it
+// is current or unknown.
 struct MigratedForwardType {
   std::string forward_type;
   std::string forward_core_version;  // must be set as well; empty: none

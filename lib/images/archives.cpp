@@ -384,12 +384,13 @@ class ArchiveLister {
     std::string text = reader_.read_data(member.name, most_bytes);
     if (ending == ".json") {
       text = label_in_json(text, member_name(reader_.path_, member.name));
-      if (!text.empty()) json_.emplace(key_of(member.name), std::move(text));
-      return;
+      if (text.empty()) return;
+    } else {
+      text.erase(0, std::min(text.find_first_not_of(" \t\r\n"), text.size()));
+      text.erase(text.find_last_not_of(" \t\r\n") + 1);
     }
-    text.erase(0, std::min(text.find_first_not_of(" \t\r\n"), text.size()));
-    text.erase(text.find_last_not_of(" \t\r\n") + 1);
-    cls_.emplace(key_of(member.name), std::move(text));
+    const auto [label, is_new] = (ending == ".json" ? json_ : cls_).emplace(key_of(member.name), text);
+    if (!is_new) check_labels_agree(label->second, text, member_name(reader_.path_, member.name));
   }
 
   ArchiveReader reader_;

@@ -105,6 +105,18 @@ std::vector<int> classes_of_folders(const std::vector<std::string>& folders, con
         "{}: {} folders, but the model has {} classes, and the folders' names are not among its labels: give "
         "--labels FILE with a line FOLDER<tab>NAME for each class",
         where, folders.size(), num_classes);
+  for (const std::vector<std::string>* known : {&labels.ids, &labels.names}) {
+    const ClassesByName by_name = classes_by_name(folders, *known);
+    for (size_t i = 0; i < folders.size(); ++i) {
+      const int of = by_name.classes[i];
+      if (of == ClassesByName::none || (*known)[i] == folders[i]) continue;
+      fail_input(
+          "{}: folder {} would be class {} ({}) by the sorted order, but it is the label of {}, and not all folders "
+          "are labels: rename them, or give --labels FILE with a line FOLDER<tab>NAME for each class",
+          where, folders[i], i, in_quotes(labels.names[i]),
+          of == ClassesByName::two ? "two other classes" : fmt::format("class {}", of));
+    }
+  }
   std::vector<int> classes(folders.size());
   std::iota(classes.begin(), classes.end(), 0);
   return classes;

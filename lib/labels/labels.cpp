@@ -352,12 +352,11 @@ Labels read_labels(const std::filesystem::path& path, int num_classes) {
 }
 
 ClassesByName classes_by_name(const std::vector<std::string>& words, const std::vector<std::string>& known) {
-  constexpr int twice = -1;
   std::unordered_map<std::string_view, int> numbers;
   for (size_t i = 0; i < known.size(); ++i)
     if (const auto [entry, is_new] = numbers.emplace(known[i], static_cast<int>(i)); !is_new)
-      entry->second = twice;
-  ClassesByName result{std::vector<int>(words.size()), 0, {}, {}};
+      entry->second = ClassesByName::two;
+  ClassesByName result{std::vector<int>(words.size(), ClassesByName::none), 0, {}, {}};
   for (size_t i = 0; i < words.size(); ++i) {
     const auto number = numbers.find(words[i]);
     if (number == numbers.end()) {
@@ -366,7 +365,7 @@ ClassesByName classes_by_name(const std::vector<std::string>& words, const std::
     }
     ++result.found;
     result.classes[i] = number->second;
-    if (number->second == twice) result.twice = words[i];
+    if (number->second == ClassesByName::two) result.twice = words[i];
   }
   return result;
 }

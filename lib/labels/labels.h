@@ -22,7 +22,8 @@ Labels parse_labels(std::string_view text, const std::string& where, int num_cla
 
 // Matches `words` against `known`, the names of classes 0, 1, ….
 struct ClassesByName {
-  std::vector<int> classes;  // of each matched word
+  static constexpr int none = -1, two = -2;
+  std::vector<int> classes;  // of each word; none: it is no name, two: of two classes
   size_t found = 0;
   std::string missing;  // the first unmatched word
   std::string twice;    // a word that is the name of two classes

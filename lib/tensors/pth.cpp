@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <climits>
 #include <cstring>
 #include <fstream>
 #include <map>
@@ -379,6 +380,33 @@ class Loader {
     return printable(fmt::format("{}.{}", tree_.nodes[type.items[0]].text, tree_.nodes[type.items[1]].text));
   }
 
+  // The word "ema" in a key ("model_ema"), unless it is negated ("model_no_ema").
+  static bool is_average(const std::string& key) {
+    const std::string words = "_" + key + "_";
+    for (const char* no : {"_no_", "_non_", "_not_", "_without_", "_wo_", "_pre_", "_before_"})
+      if (words.find(no + std::string("ema_")) != std::string::npos) return false;
+    return words.find("_ema_") != std::string::npos;
+  }
+
+  // mmengine's EMAHook exchanges the weights of the two dicts when it saves.
+  struct Exchanged {
+    uint32_t averaged, trained;  // state_dict, ema_state_dict
+  };
+  // nullopt if the dict is not of mmengine's layout.
+  std::optional<Exchanged> exchanged(uint32_t root) const {
+    const auto find = [&](uint32_t dict, std::string_view wanted) -> std::optional<uint32_t> {
+      for (const auto& [key, value] : entries(tree_.nodes[dict]))
+        if (key == wanted) return value;
+      return std::nullopt;
+    };
+    const auto averaged = find(root, "state_dict"), trained = find(root, "ema_state_dict"),
+               meta = find(root, "meta");
+    if (!averaged || !trained) return std::nullopt;
+    const bool mmengine = find(root, "message_hub") || (meta && find(*meta, "mmengine_version")) ||
+                          find(*trained, "steps");  // the counter of its averaged models
+    return mmengine ? std::optional(Exchanged{*averaged, *trained}) : std::nullopt;
+  }
+
   // Averaged weights rank before trained ones, under any key; then the usual keys, the root, and everything else.
   static int rank(const Candidate& candidate) {
     constexpr int other = 4;
@@ -389,7 +417,7 @@ class Loader {
       const size_t end = std::min(candidate.path.find('.', begin), candidate.path.size());
       const std::string word = lower_case(candidate.path.substr(begin, end - begin));
       begin = end + 1;
-      if (("_" + word + "_").find("_ema_") != std::string::npos) best = 0;
+      if (is_average(word)) best = 0;
       if (word == "model") best = std::min(best, 1);
       if (word == "state_dict" || word == "model_state_dict") best = std::min(best, 2);
     }
@@ -463,18 +491,26 @@ class Loader {
       return candidate.path.find("optim") != std::string::npos;
     };
     if (!std::ranges::all_of(likely, of_optimizer)) std::erase_if(likely, of_optimizer);
+    const std::optional<Exchanged> swap = exchanged(root);
     const auto order = [&](const Candidate& candidate) {
+      int place = rank(candidate);
+      if (swap && candidate.node == swap->averaged) place = 0;
+      if (swap && candidate.node == swap->trained) place = INT_MAX;
       // an explicit key selects the tensors directly under it first
-      return std::pair(candidate.node == root && !key.empty() ? -1 : rank(candidate),
-                       std::ranges::count(candidate.path, '.'));
+      if (candidate.node == root && !key.empty()) place = -1;
+      return std::pair(place, std::ranges::count(candidate.path, '.'));
     };
     const Candidate& best = *std::ranges::min_element(likely, {}, order);
     if (std::ranges::count(likely, order(best), order) > 1) {
       fail_input("{}: several dicts of tensors: {}; --key chooses", where_, paths(likely));
     }
     if (likely.size() > 1) {
-      log_remark(LogLevel::info, "{}: reading {}; also there: {} (--key chooses)", where_,
-                 best.path.empty() ? "the file's own tensors" : in_quotes(best.path), paths(likely, &best));
+      log_remark(LogLevel::info, "{}: reading {}{}; also there: {} (--key chooses)", where_,
+                 best.path.empty() ? "the file's own tensors" : in_quotes(best.path),
+                 swap && best.node == swap->averaged
+                     ? ", which is the average: mmengine exchanges it with ema_state_dict when it saves"
+                     : "",
+                 paths(likely, &best));
     }
     return best.node;
   }

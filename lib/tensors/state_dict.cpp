@@ -9,6 +9,7 @@
 
 #include "kernels/error.h"
 #include "kernels/half.h"
+#include "lib/support/text.h"
 
 namespace vmamba {
 namespace {
@@ -126,6 +127,17 @@ void StateDict::add(std::string name, const HostTensor& host_tensor) {
   tensors.emplace_back(std::move(name), std::move(tensor));
 }
 
+namespace {
+
+std::vector<std::string_view> dtypes_that_hold(double number) {
+  std::vector<std::string_view> names;
+  for (const DTypeRow& row : table_of<DType>)
+    if (row.storage && std::abs(number) <= row.largest) names.push_back(row.name);
+  return names;
+}
+
+}  // namespace
+
 StateDict converted(const StateDict& tensors, DType dtype) {
   check(is_floating(dtype), "tensors can't be converted to {}", to_string(dtype));
   StateDict result;
@@ -142,9 +154,10 @@ StateDict converted(const StateDict& tensors, DType dtype) {
     // captured explicitly: clang up to 15 cannot capture structured bindings
     const auto store = [&, &name = name, &tensor = tensor](int64_t i, auto value, bool overflown) {
       if (overflown) {
-        fail_input("{}: {} of tensor {} is beyond {}: choose {} or {}", tensors.where,
-                   tensor.dtype == DType::float64 ? load<double>(tensor.data, i) : values.values[i], name,
-                   to_string(dtype), to_string(DType::bfloat16), to_string(DType::float32));
+        const double number =
+            tensor.dtype == DType::float64 ? load<double>(tensor.data, i) : values.values[i];
+        fail_input("{}: {} of tensor {} is beyond {}: choose {}", tensors.where, number, name,
+                   to_string(dtype), alternatives(dtypes_that_hold(number)));
       }
       std::memcpy(buffer->data() + static_cast<size_t>(i) * sizeof(value), &value, sizeof(value));
     };

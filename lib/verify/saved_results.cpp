@@ -1,5 +1,7 @@
 #include "lib/verify/saved_results.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <map>
 #include <unordered_map>
@@ -157,7 +159,8 @@ SavedComparison compare_saved(const std::string& path_a, const std::string& path
     const SavedAnswer &one = a.answers[i], &two = b.answers[found->second];
     if (!one.truth.empty() && !two.truth.empty() && one.truth != two.truth)
       fail_input("{}: of class {} in {}, of class {} in {}: the two files are of different data sets",
-                 in_quotes(one.file), one.truth[0], path_a, two.truth[0], path_b);
+                 in_quotes(one.file), fmt::join(one.truth, " or "), path_a, fmt::join(two.truth, " or "),
+                 path_b);
     if (!one.doubled && !two.doubled)
       labels.add(one.file, one.answer, two.answer, one.truth.empty() ? two.truth : one.truth);
   }

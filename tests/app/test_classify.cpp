@@ -174,6 +174,8 @@ TEST_CASE("a list on standard input is separated by lines, with -0 by NUL; what 
   }
   check_error(classify({"-"}, {.input = cat + nul + coffee + nul}), 2, {"standard input", "NUL", "give -0"});
   check_error(classify({"-"}, {.input = cat + "\n" + coffee + nul + "\n"}), 2, {"NUL", "give -0"});
+  check_error(classify({cat, "-0"}, {.input = coffee + nul}), 2,
+              {"-0: is of the list of paths on stdin", "add it"});
   check_error(classify({"-0", "--input-tensor", model / "io.safetensors"}), 2, {"--input-tensor"});
   for (const char* name :
        {"images/rocket.jpg", "images/rgba.png", "images/rgb.bmp", "odd_images/p5_16bit.pgm"})

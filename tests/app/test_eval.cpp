@@ -497,6 +497,10 @@ TEST_CASE("folders that are no data set are refused") {
   check_error(run("eval", {folder.path().string()}), 2, {"1 folders, but the model has 10 classes"});
   for (const char* name : {"b", "c", "d", "e", "f", "g", "h", "i", "j"}) fs::create_directory(folder / name);
   check_error(run("eval", {folder.path().string()}), 2, {"no image files"});
+  // In sorted order "c" would be class 2.
+  write_file(folder / "labels.txt", "c\nA\nB\nC\nD\nE\nF\nG\nH\nI\n");
+  check_error(run("eval", {folder.path().string(), "--labels", folder / "labels.txt"}), 2,
+              {"folder c would be class 2 (\"B\")", "the label of class 0", "--labels FILE"});
   write_file(folder / "a/x.png", "x");
   const CliResult unreadable = run("eval", {folder.path().string()});
   CHECK(unreadable.exit_code == 2);

@@ -83,6 +83,7 @@ TEST_CASE("a slip is answered with what was meant and with all that is known") {
   CHECK(contains(error_of("v052dcnoz"), "did you mean \"v052dc_noz\"?"));
   CHECK(contains(error_of("v05nozact"), "did you mean \"v05_nozact\"?"));
   CHECK(contains(error_of("v05_nozz"), "did you mean \"v05_noz\"?"));
+  CHECK(contains(error_of("v05_oact_nozz"), "did you mean \"v05_noz_oact\"?"));
   CHECK(contains(error_of("v5_noz"), "did you mean \"v05_noz\"?"));
   CHECK(contains(error_of("v05__noz"), "did you mean \"v05_noz\"?"));
   CHECK(contains(error_of("v05_noz_"), "did you mean \"v05_noz\"?"));
@@ -106,6 +107,7 @@ TEST_CASE("spelling finds lost underscores and capitals only") {
   CHECK(respelled_forward_type("v0_seq") == "v0seq");
   CHECK(respelled_forward_type("V052DC_noz") == "v052dc_noz");
   CHECK(respelled_forward_type("v05nozactoact") == "v05_nozact_oact");
+  CHECK(respelled_forward_type("v05oactnozonnone") == "v05_onnone_noz_oact");
   CHECK(respelled_forward_type("v1") == "");
   CHECK(respelled_forward_type("v0noz") == "");
   CHECK(respelled_forward_type("banana") == "");

@@ -89,7 +89,7 @@ TEST_CASE("a string \"core\" whose key names no backend stays, with a warning th
   CHECK(contains(migration.remarks[1], "a.json:3: /x/0: \"core\" stays"));
   CHECK(migrated(R"("core")").remarks.size() == 1);
   for (const char* text : {R"({"core": 1})", R"({"a": "core "})", "[]",
-                           R"({"selective_scan_backend": "oflex", "forward_type": "v05_oact_noz"})"}) {
+                           R"({"selective_scan_backend": "oflex", "forward_type": "v05_noz_oact"})"}) {
     CHECK(migrated(text).changes.empty());
     CHECK(migrated(text).remarks.empty());
   }
@@ -135,27 +135,37 @@ TEST_CASE("v2 and the absent forward_type that means it become v03") {
 }
 
 TEST_CASE("every old forward type becomes the one that is understood") {
-  const std::pair<const char*, const char*> table[] = {{"v3noz", "v3_noz"},
-                                                       {"v05noznozact", "v05_noz_nozact"},
-                                                       {"v0_seq", "v0seq"},
-                                                       {"V05_NOZ", "v05_noz"},
-                                                       {"v05__noz", "v05_noz"},
-                                                       {"v052dcnoz", "v052dc_noz"},
-                                                       {"v1", "v03"},
-                                                       {"v1noz", "v03_noz"},
-                                                       {"v4", "v05"},
-                                                       {"v31d", "v051d"},
-                                                       {"v32dnoz", "v052d_noz"},
-                                                       {"v32dc", "v052dc"},
-                                                       {"v2dwconv3", "v03_ondwconv3"},
-                                                       {"v2none", "v03_onnone"},
-                                                       {"v2softmaxnoz", "v03_onsoftmax_noz"},
-                                                       {"v2sigmoid", "v03_onsigmoid"},
-                                                       {"v2", "v03"},
-                                                       {"forward_corev0", "v0"},
-                                                       {"forward_corev0_seq", "v0seq"},
-                                                       {"forward_corev2", "v03"},
-                                                       {"m0noz", "m0_noz"}};
+  const std::pair<const char*, const char*> table[] = {
+      {"v3noz", "v3_noz"},
+      {"v05noznozact", "v05_nozact_noz"},
+      {"v0_seq", "v0seq"},
+      {"V05_NOZ", "v05_noz"},
+      {"v05__noz", "v05_noz"},
+      {"v052dcnoz", "v052dc_noz"},
+      {"v1", "v03"},
+      {"v1noz", "v03_noz"},
+      {"v4", "v05"},
+      {"v31d", "v051d"},
+      {"v32dnoz", "v052d_noz"},
+      {"v32dc", "v052dc"},
+      {"v2dwconv3", "v03_ondwconv3"},
+      {"v2none", "v03_onnone"},
+      {"v2softmaxnoz", "v03_onsoftmax_noz"},
+      {"v2sigmoid", "v03_onsigmoid"},
+      {"v2", "v03"},
+      {"forward_corev0", "v0"},
+      {"forward_corev0_seq", "v0seq"},
+      {"forward_corev2", "v03"},
+      {"m0noz", "m0_noz"},
+      {"v05_oact_noz", "v05_noz_oact"},
+      {"v05oactnoz", "v05_noz_oact"},
+      {"v03_no32_noz", "v03_noz_no32"},
+      {"v05_noz_onnone", "v05_onnone_noz"},
+      {"v05_noz_nozact", "v05_nozact_noz"},
+      {"v2_oact_noz", "v03_noz_oact"},
+      {"v2noznone", "v03_onnone_noz"},
+      {"m0_oact_noz", "m0_noz_oact"},
+      {"v05_no32_oact_noz_nozact_oncnorm", "v05_oncnorm_nozact_noz_oact_no32"}};
   for (const auto& [before, after] : table) {
     const Migration migration = migrated(fmt::format("{{\"forward_type\": \"{}\"}}", before));
     CHECK(migration.text == fmt::format("{{\"forward_type\": \"{}\"}}", after));
@@ -431,6 +441,18 @@ TEST_CASE("migrate-config through the binary") {
   CHECK(run_cli({"migrate-config", "--in-place", file}).exit_code == 0);
   CHECK(read_file(file + ".bak") == old);
   CHECK(run_cli({"migrate-config", "--check", file}).exit_code == 0);
+
+  // This program runs them in any order, the Python project in one.
+  write_file(file, R"({"forward_type": "v05_oact_noz"})");
+  result = run_cli({"migrate-config", "--check", file});
+  CHECK(result.exit_code == 1);
+  CHECK(contains(result.err,
+                 "c.json:1: /forward_type: \"v05_oact_noz\" -> \"v05_noz_oact\" (exact): the same in "
+                 "the only order that the Python project reads"));
+  write_file(folder / "c.py", "model = VSSM(forward_type='v05_oact_noz')\n");
+  result = run_cli({"migrate-config", "--check", folder / "c.py"});
+  CHECK(result.exit_code == 1);
+  CHECK(contains(result.err, "newer releases refuse \"v05_oact_noz\"; write \"v05_noz_oact\" there"));
 
   write_file(folder / "c.yaml", yaml);
   CHECK(run_cli({"migrate-config", "--check", folder / "c.yaml"}).exit_code == 1);

@@ -324,10 +324,17 @@ TEST_CASE("eval on archives counts as on folders of classes: by folders, labels 
                                      {"2.bmp", by_json[1].bytes, {}},
                                      {"3.cls", "4", {}},
                                      {"3.json", R"({"label": "name"})", {}},
-                                     {"3.bmp", by_json[1].bytes, {}}});
+                                     {"3.bmp", by_json[1].bytes, {}},
+                                     {"4.cls", "3", {}},
+                                     {"4.bmp", by_json[1].bytes, {}},
+                                     {"4.cls", "4", {}},
+                                     {"5.cls", "3", {}},
+                                     {"5.bmp", by_json[1].bytes, {}},
+                                     {"5.cls", "3\n", {}}});
   const CliResult two = run("eval", {"two.tar", "--format", "json"}, {.directory = folder.path()});
   CHECK(two.exit_code == 1);
-  CHECK(nlohmann::json::parse(two.out)["images"] == 1);
+  CHECK(nlohmann::json::parse(two.out)["images"] == 2);
+  CHECK(two.err.find("two.tar:4.cls: two labels that differ: \"3\" and \"4\"") != std::string::npos);
   CHECK(two.err.find("two.tar:1.bmp: two labels that differ: \"0\" and \"3\"") != std::string::npos);
   CHECK(two.err.find("two.tar:2.json: two labels that differ: \"1\" and \"2\"") != std::string::npos);
   write_archive(folder / "beyond.tar", {{"0001.cls", "1000", {}}, {"0001.bmp", by_json[1].bytes, {}}});

@@ -176,6 +176,32 @@ TEST_CASE("folders are classes by id, by name, or by order") {
                        doctest::Contains("folder dig is not among the labels"), InputError);
 }
 
+TEST_CASE("the sorted order may not contradict a folder's name") {
+  const std::vector<std::string> folders{"Fox", "ant", "bee", "bird", "cat", "cow", "dog"};
+  Labels labels;
+  labels.names = {"dog", "cat", "bird", "ANT", "BEE", "fox", "COW"};
+  CHECK_THROWS_WITH_AS(
+      classes_of_folders(folders, labels, 7, "dir"),
+      doctest::Contains(
+          "dir: folder bird would be class 3 (\"ANT\") by the sorted order, but it is the label of "
+          "class 2, and not all folders are labels: rename them, or give --labels FILE"),
+      InputError);
+  labels.names = {"FOX", "ANT", "BEE", "bird", "cat", "COW", "dog"};
+  CHECK(classes_of_folders(folders, labels, 7, "dir") == std::vector<int>{0, 1, 2, 3, 4, 5, 6});
+  labels.ids = {"n0", "n1", "n2", "n3", "n4", "n5", "bee"};
+  CHECK_THROWS_WITH_AS(classes_of_folders(folders, labels, 7, "dir"),
+                       doctest::Contains("folder bee would be class 2 (\"BEE\")"), InputError);
+  labels.ids.clear();
+  labels.names = {"cat", "FOX", "ANT", "BEE", "cat", "COW", "DOG"};
+  CHECK(classes_of_folders(folders, labels, 7, "dir") == std::vector<int>{0, 1, 2, 3, 4, 5, 6});
+  labels.names = {"cat", "cat", "ANT", "BEE", "bird", "COW", "DOG"};
+  CHECK_THROWS_WITH_AS(classes_of_folders(folders, labels, 7, "dir"),
+                       doctest::Contains("folder bird would be class 3"), InputError);
+  labels.names = {"cat", "cat", "ANT", "BEE", "FOX", "COW", "DOG"};
+  CHECK_THROWS_WITH_AS(classes_of_folders(folders, labels, 7, "dir"),
+                       doctest::Contains("the label of two other classes"), InputError);
+}
+
 TEST_CASE("a name of two classes names neither") {
   Labels labels;
   labels.names = {"crane", "crane", "emu"};

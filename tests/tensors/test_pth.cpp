@@ -318,6 +318,18 @@ TEST_CASE("which dict of a checkpoint is read") {
   };
   for (const char* key : {"state_dict_ema", "ema", "ema_state_dict", "params_ema", "model_ema"})
     CHECK(taken({{"state_dict", weights(0)}, {key, weights(1)}, {"model", weights(2)}}) == 2);
+  for (const char* key : {"model_no_ema", "non_ema", "params_without_ema"})
+    CHECK(taken({{key, weights(0)}, {"model", weights(1)}}) == 2);
+  // mmengine saves the average as state_dict.
+  const std::string counted = dict({{"steps", tensor(6, 0, {1}, {1})}, {"w", tensor(6, 5, {1}, {1})}});
+  const std::pair<std::string, std::string> average{"state_dict", weights(1)},
+      trained{"ema_state_dict", weights(2)};
+  CHECK(taken({{"meta", dict({{"mmengine_version", text("0.10.4")}})}, average, trained}) == 2);
+  CHECK(taken({average, {"message_hub", dict({})}, trained}) == 2);
+  CHECK(taken({average, {"ema_state_dict", counted}}) == 2);
+  CHECK(taken({average, {"ema_state_dict", counted}}, "ema_state_dict") == 6);
+  CHECK(taken({{"runs", dict({average, {"ema_state_dict", counted}})}}, "runs") == 2);
+  CHECK(taken({{"meta", dict({{"epoch", integer(3)}})}, average, trained}) == 3);
   CHECK(taken({{"weights", weights(1)}}) == 2);
   CHECK(taken({{"epoch", "N"}, {"ema", dict({{"module", weights(4)}})}}) == 5);
   CHECK(taken({{"model_state_dict", weights(1)}, {"other", weights(2)}}) == 2);

@@ -314,7 +314,14 @@ TEST_CASE("conversion: floating tensors to another dtype, rounded to nearest eve
         std::vector<float>{1.0f, 1.0f, 65536.0f});
 
   all.tensors.emplace_back("huge", stored<float>(DType::float32, {2}, {1.0f, 65520.0f}));
-  CHECK_THROWS_WITH_AS(converted(all, DType::float16), doctest::Contains("65520 of tensor huge"), InputError);
+  CHECK_THROWS_WITH_AS(
+      converted(all, DType::float16),
+      doctest::Contains("65520 of tensor huge is beyond float16: choose float32, bfloat16 or float64"),
+      InputError);
+  all.tensors.back().second = stored<float>(DType::float32, {1}, {0x1.fffffep127f});
+  CHECK_THROWS_WITH_AS(converted(all, DType::bfloat16),
+                       doctest::Contains("of tensor huge is beyond bfloat16: choose float32 or float64"),
+                       InputError);
   all.tensors.back().second = stored<double>(DType::float64, {1}, {1e300});
   CHECK_THROWS_WITH_AS(converted(all, DType::float32), doctest::Contains("tensor huge"), InputError);
   all.tensors.back().second =

@@ -343,6 +343,8 @@ TEST_CASE("files of results that are none, and options that make no sense with t
   write_file(out / "good.jsonl", R"({"file": "x", "class": 1, "top": [1], "probability": 0.5})");
   check_error(compared(R"({"file": "x", "class": 2, "top": [1], "probability": 0.5})"), 2,
               {"of class 1", "of class 2"});
+  check_error(compared(R"({"file": "x", "class": [1, 3], "top": [1], "probability": 0.5})"), 2,
+              {"of class 1 in", "of class 1 or 3 in"});
   check_error(run_cli({"check-equal", "--results", out / "good.jsonl"}), 2, {"--results"});
   check_error(run_cli({"check-equal", "--results", out / "good.jsonl", "nothing.jsonl"}), 2,
               {"nothing.jsonl"});

@@ -651,6 +651,10 @@ TEST_CASE("refusals") {
   const auto refused = [](const std::vector<std::string>& more, const std::vector<std::string>& words) {
     check_error(check_equal("s1_ln2d", more), 2, words);
   };
+  const std::string config = data("models/s1_ln2d/config.json");
+  check_error(
+      run_cli({"check-equal", "--seed", "0", "--config", "/dev/stdin"}, {.input = vmamba::read_file(config)}),
+      2, {"/dev/stdin: not a regular file", "save it to a file"});
   refused({"--a", "dtyp=float16"}, {"--a", "dtyp", "dtype"});
   refused({"--a", "dtype"}, {"KEY=VALUE"});
   refused({"--a", "dtype=float99"}, {"float99"});
@@ -663,6 +667,7 @@ TEST_CASE("refusals") {
   refused({"--stress", "--images", image}, {"--images", "--stress does not use it"});
   refused({"--stress", "--input-tensor", reference}, {"--input-tensor", "--stress"});
   refused({"--stress", "--all"}, {"--all"});
+  refused({"--all", "--format", "json"}, {"--all: is of the text report"});
   refused({"--matrix", "--a", "dtype=float16"}, {"--a", "--matrix"});
   refused({"--repeat", "2", "--atol", "1"}, {"--atol", "--repeat"});
   refused({"--save-taps", "x", "--format", "json"}, {"--format", "--save-taps"});
