@@ -8,6 +8,7 @@
 #include <exception>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -66,13 +67,16 @@ std::vector<ImageRef> list_images(std::vector<std::string> arguments, const Shar
 NextPath listed_images(std::function<std::optional<ImageRef>()> next_image);
 NextPath listed_images(std::vector<ImageRef> images);
 
-// The files in a folder and its subfolders, without hidden ones (names that begin with a dot).
+// The files in a folder and its subfolders, without hidden ones (names that begin with a dot). Links are followed, but not
+// to a folder that they are in.
 struct FolderFiles {
-  std::vector<std::string> images;  // relative to the folder; detected by extension, sorted by path
+  std::vector<std::string> images;            // relative to the folder; detected by extension, sorted by path
+  std::map<std::string, std::string> errors;  // of the images that are no regular files (pipes, devices)
   size_t others = 0;
   std::vector<std::string> unread;  // of subfolders that could not be listed: path and reason
 };
-FolderFiles folder_files(const std::filesystem::path& folder);  // InputError if it cannot be listed itself
+// `set`: the data set that it is a folder of. InputError if the folder itself cannot be listed.
+FolderFiles folder_files(const std::filesystem::path& folder, const std::filesystem::path& set = {});
 void log_left_out(const std::string& folder, size_t others);
 
 struct ImageBatch {
