@@ -184,22 +184,28 @@ class ArgumentInputs {
   // Counts a file or an archive, and returns whether it is to be read.
   bool take(NamedInput& input) {
     input.position = files_ + archives_;
-    ++*part_.inputs;
-    const bool is_ours = part_.shard.has(input.is_archive ? archives_++ : files_++);
+    ++part_.seen->count;
+    const std::string name = input.path.string();
+    if (part_.seen->names) {
+      part_.seen->names->add(static_cast<int64_t>(name.size()));
+      part_.seen->names->add(name);
+    }
+    if (!part_.shard.has(input.is_archive ? archives_++ : files_++)) return false;
     const bool is_done = part_.after && (input.position < part_.after->input ||
                                          (input.position == part_.after->input && !input.is_archive));
-    return is_ours && !is_done;
+    if (is_done && part_.skipped) part_.skipped({{input.position, 0}, name, input.is_archive});
+    return !is_done;
   }
 
   void list(const std::string& argument) {
     names_.clear();
+    errors_.clear();
     used_names_ = 0;
     folder_.clear();
     std::error_code ignored;
     if (!fs::is_directory(argument, ignored)) {
       names_ = archives_of(argument);
       if (names_.empty()) names_ = {argument};
-    errors_.clear();
       return;
     }
     FolderFiles files = folder_files(argument);
@@ -209,6 +215,7 @@ class ArgumentInputs {
     folder_ = argument;
     unread_.assign(files.unread.begin(), files.unread.end());
     names_ = std::move(files.images);
+    errors_ = std::move(files.errors);
   }
 
   std::vector<std::string> arguments_;
@@ -216,7 +223,6 @@ class ArgumentInputs {
   fs::path folder_;                            // that is listed; empty: none
   std::vector<std::string> names_;             // in folder_
   std::map<std::string, std::string> errors_;  // of these
-    errors_ = std::move(files.errors);
   size_t used_names_ = 0;
   std::deque<std::string> unread_;  // of folder_'s subfolders
   bool in_list_ = false;
@@ -228,7 +234,7 @@ class ArgumentInputs {
 class ArgumentPaths {
  public:
   ArgumentPaths(std::vector<std::string> arguments, char end, const InputPart& part)
-      : inputs_(std::move(arguments), end, part), after_(part.after) {}
+      : inputs_(std::move(arguments), end, part), part_(part) {}
 
   std::optional<InputPath> next(const std::atomic<bool>& stop) {
     for (;;) {
@@ -247,7 +253,7 @@ class ArgumentPaths {
       } catch (const ReplacesInput&) {
         throw;
       } catch (const InputError& error) {
-        return InputPath{input->path, error.what(), {}, position_};
+        if (!skip(input->path.string())) return InputPath{input->path, error.what(), {}, position_};
       }
     }
   }
@@ -259,14 +265,21 @@ class ArgumentPaths {
       image = archive_->next();
       if (!image) return std::nullopt;
       position_.member = image->place;
-    } while (after_ && position_ <= *after_);
+    } while (skip(image->name.empty() ? archive_path_.string() : member_name(archive_path_, image->name)));
     InputPath member = read_member(*archive_, archive_path_, std::move(*image));
     member.position = position_;
     return member;
   }
 
+  // Whether what is at position_ is to be skipped.
+  bool skip(const std::string& name) const {
+    const bool is_done = part_.after && position_ <= *part_.after;
+    if (is_done && part_.skipped) part_.skipped({position_, name});
+    return is_done;
+  }
+
   ArgumentInputs inputs_;
-  const std::optional<InputPosition> after_;
+  const InputPart part_;
   InputPosition position_;
   std::optional<ArchiveReader> archive_;  // being read
   fs::path archive_path_;

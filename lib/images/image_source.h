@@ -19,6 +19,7 @@
 #include "lib/config/config.h"
 #include "lib/images/jpeg_pack.h"
 #include "lib/images/shard.h"
+#include "lib/support/sha256.h"
 #include "lib/tensors/tensor.h"
 
 namespace vmamba {
@@ -41,12 +42,23 @@ struct InputPath {
 // when `stop` is set.
 using NextPath = std::function<std::optional<InputPath>(const std::atomic<bool>& stop)>;
 
+// Something that an earlier run has answered: a file, an image of an archive, or (`is_archive`) all images of one.
+struct SkippedInput {
+  InputPosition position;
+  std::string name;
+  bool is_archive = false;
+};
+// The files and archives so far, of all shards.
+struct SeenInputs {
+  std::atomic<size_t> count = 0;
+  std::optional<Sha256> names;  // of their names, if wanted
+};
 // The part of an input that is read.
 struct InputPart {
-  Shard shard;                         // positions are those in the whole input
-  std::optional<InputPosition> after;  // skip everything up to this position
-  // Number of files and archives so far, over all shards.
-  std::shared_ptr<std::atomic<size_t>> inputs = std::make_shared<std::atomic<size_t>>(0);
+  Shard shard;                                            // positions are those in the whole input
+  std::optional<InputPosition> after;                     // skip everything up to this position
+  std::function<void(const SkippedInput&)> skipped = {};  // called in input order
+  std::shared_ptr<SeenInputs> seen = std::make_shared<SeenInputs>();
 };
 // The image files that the arguments name, in order: a file is itself; a folder is all image files in it and its
 // subfolders, sorted by path; "-" is the files and folders listed on standard input, read as they arrive, each
