@@ -343,6 +343,18 @@ TEST_CASE("links: folders are followed, what cannot be read is counted") {
               {"k9", "may be the folder of a class", "No such file or directory"});
 }
 
+TEST_CASE("--results: a line of another class than the image has now is refused") {
+  const TemporaryDirectory folder, out;
+  deal(folder);
+  const std::vector<std::string> arguments{folder.path().string(), "--results", out / "r.jsonl"};
+  REQUIRE(run("eval", arguments).exit_code == 0);
+  const std::string log = read_file(out / "r.jsonl");
+  fs::rename(folder.path() / "k0", folder.path() / "z0");  // no longer the first class
+  check_error(run("eval", arguments), 2,
+              {"r.jsonl:", "k1/", "is of class 1 there, of class 0 in this run", "give another file"});
+  CHECK(read_file(out / "r.jsonl") == log);
+}
+
 TEST_CASE("names that differ in bytes that are no UTF-8 are two names") {
   const TemporaryDirectory folder, out;
   deal(folder);
