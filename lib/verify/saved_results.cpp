@@ -93,6 +93,9 @@ Read read_results(const std::string& path) {
       is_done = true;
       continue;
     }
+    if (!by_position && line.is_object() && line.contains("at"))
+      fail_input("{}:{}: a line of classify --results, whose first line is missing: give the whole file",
+                 path, number);
     SavedAnswer saved;
     bool good = !is_done && line.is_object() && line.value("file", Json()).is_string();
     std::string key;

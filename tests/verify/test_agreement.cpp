@@ -253,6 +253,8 @@ TEST_CASE("a verdict over a data set is what classify answers for both sides") {
     write_file(out / "cut.jsonl", unfinished);
     check_error(results(out / "cut.jsonl", classify_a, {}), 2, {"cut.jsonl", "is not finished"});
   }
+  write_file(out / "cut.jsonl", positioned.substr(positioned.find('\n') + 1));
+  check_error(results(out / "cut.jsonl", classify_a, {}), 2, {"cut.jsonl:1", "first line is missing"});
   write_file(out / "cut.jsonl", positioned + positioned.substr(end));
   check_error(results(out / "cut.jsonl", classify_a, {}), 2, {"cut.jsonl:", "not a line of"});
 
