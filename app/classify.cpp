@@ -77,7 +77,8 @@ class Results {
     if (!out_.flush()) fail_machine("the results could not be written");  // to stdout: a file says so itself
   }
 
-  void finish(const InputTally& tally, size_t without_answer, size_t inputs, const Json& input_sum) {
+  void finish(const InputTally& tally, size_t without_answer, const InputsAtEnd& inputs,
+              const Json& input_sum) {
     if (log_) {
       log_->finish(inputs);
     } else if (format_ == "json") {
@@ -156,8 +157,8 @@ struct Outputs {
   InputTally tally;
   size_t not_finite = 0, without_answer = 0;  // of this run
   Json input_sum;                             // of JSON, SHA-256 of what was classified
-  size_t inputs = 0;                          // files and archives, of all shards
-  ResultCounts earlier;                       // of the run that --results goes on from
+  InputsAtEnd inputs;
+  ResultCounts earlier;  // of the run that --results goes on from
 };
 
 // Called before anything is read, so that an unwritable path fails at once, and so does one that is an input.
@@ -193,6 +194,17 @@ std::unique_ptr<PositionedResults> open_log(const Options& options, Classifier& 
   return std::make_unique<PositionedResults>(options.log, result_header(std::move(subject), classifier));
 }
 
+// Of results that are done: whether the input still is theirs.
+void compare_done(const Options& options, const PositionedResults& log, const NextPath& next_path,
+                  const InputPart& part) {
+  const std::atomic<bool> stop = false;
+  if (const std::optional<InputPath> path = next_path(stop))
+    fail_input("{}: is done, and this run also has {}: the inputs have changed: give another results file",
+               options.log, in_quotes(path->file.string()));
+  log.compare_end(inputs_at_end(*part.seen));
+  spdlog::info("{}: is done", options.log);
+}
+
 void classify_images(const Options& options, Classifier& classifier, Outputs& outputs, std::ostream& out) {
   const Config& config = classifier.config;
   if (config.in_chans != 3)
@@ -210,11 +222,13 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
     outputs.earlier = log->earlier();
     outputs.tally.earlier_images = outputs.earlier.images;
     outputs.tally.earlier_failed = outputs.earlier.failed;
+    part.after = log->last();
+    part.skipped = [&earlier = *log](const SkippedInput& input) { earlier.compare(input); };
+    part.seen->names.emplace();
     if (log->is_done()) {
-      spdlog::info("{}: is done", options.log);
+      compare_done(options, *log, input_paths(options.inputs, options.nul ? '\0' : '\n', part), part);
       return;
     }
-    part.after = log->last();
     if (part.after) spdlog::info("{}: goes on behind input {}", options.log, part.after->input);
   }
   InputSum sum(options.format == "json");
@@ -255,7 +269,7 @@ void classify_images(const Options& options, Classifier& classifier, Outputs& ou
     done += batch.items.size();
     progress.show(done);
   }
-  outputs.inputs = *part.inputs;
+  outputs.inputs = inputs_at_end(*part.seen);
   outputs.input_sum = sum.json();
 }
 

@@ -63,6 +63,11 @@ void read_truth(DataSet& data, const std::vector<std::string_view>& names, const
   if (data.pictures.empty()) fail_input("{}: says no class of any image", truth_file);
 }
 
+std::string error_in(const FolderFiles& files, const std::string& image) {
+  const auto found = files.errors.find(image);
+  return found == files.errors.end() ? "" : found->second;
+}
+
 DataSet read_flat_folder(const std::string& directory, const std::string& truth_file, const Labels& labels,
                          int num_classes) {
   FolderFiles files = folder_files(directory);
@@ -73,7 +78,7 @@ DataSet read_flat_folder(const std::string& directory, const std::string& truth_
   DataSet data;
   data.directory = directory;
   data.pictures.reserve(files.images.size());
-  for (std::string& name : files.images) data.pictures.push_back({std::move(name), {}});
+  for (const std::string& name : files.images) data.pictures.push_back({name, error_in(files, name)});
   read_truth(data, names_in(data), truth_file, labels, num_classes);
   return data;
 }
@@ -88,7 +93,7 @@ DataSet read_folders(const std::string& directory, const Labels& labels, int num
   for (size_t i = 0; i < data.folders.size(); ++i) {
     FolderFiles files;
     try {
-      files = folder_files(fs::path(directory) / data.folders[i]);
+      files = folder_files(fs::path(directory) / data.folders[i], directory);
     } catch (const InputError& error) {
       files.unread.push_back(error.what());
     }
@@ -97,7 +102,7 @@ DataSet read_folders(const std::string& directory, const Labels& labels, int num
     if (files.images.empty() && files.unread.empty())
       spdlog::warn("{}: no image files in it", shown((fs::path(directory) / data.folders[i]).string()));
     for (const std::string& name : files.images) {
-      data.pictures.push_back({data.folders[i] + '/' + name, {}});
+      data.pictures.push_back({data.folders[i] + '/' + name, error_in(files, name)});
       give_classes(data, data.pictures.back(), {&data.classes[i], 1});
     }
   }

@@ -112,10 +112,17 @@ class ResultLog {
     flush();
   }
 
-  // Returns the answer of an earlier run, or nullptr if it has none for this file.
-  const Answer* find(const std::string& file) const {
+  // Returns the answer of an earlier run, or nullptr if it has none for this file. InputError if it was of another class.
+  const Answer* find(const std::string& file, const Json& truth) const {
     const auto found = answers_.find(key(named("file", file)));
-    return found == answers_.end() ? nullptr : &found->second.answer;
+    if (found == answers_.end()) return nullptr;
+    const Known& known = found->second;
+    if (known.truth != truth)
+      fail_input(
+          "{}:{}: {} is of class {} there, of class {} in this run: the classes have changed: give another file",
+          file_.path(), known.line, in_quotes(file), printable(dump_json(known.truth), 200),
+          printable(dump_json(truth), 200));
+    return &known.answer;
   }
   bool has(const std::string& file) const {
     const std::string name = key(named("file", file));
@@ -392,6 +399,13 @@ void warn_of_others(const ResultLog& log, const std::string& path, const DataSet
                  counted(others, "image"), others == 1 ? "is" : "are");
 }
 
+// As the lines have it; null: none.
+Json truth_of(const DataSet& data, const Picture& picture) {
+  const std::span<const int> right = data.classes_of(picture);
+  if (right.empty()) return {};
+  return data.several ? Json(std::vector(right.begin(), right.end())) : Json(right[0]);
+}
+
 Outcome evaluate(const Options& options, Classifier& classifier, const DataSet& data) {
   const size_t classes = static_cast<size_t>(classifier.config.num_classes);
   std::vector<Chosen> chosen = choose(data, options.limit);
@@ -411,7 +425,7 @@ Outcome evaluate(const Options& options, Classifier& classifier, const DataSet& 
   std::vector<const Picture*> left;
   for (const auto& [picture, position] : chosen) {
     const bool known = log && picture->error.empty();
-    const Answer* answer = known ? log->find(data.file_of(*picture)) : nullptr;
+    const Answer* answer = known ? log->find(data.file_of(*picture), truth_of(data, *picture)) : nullptr;
     if (answer != nullptr)
       count(*picture, *answer);
     else
@@ -442,8 +456,7 @@ Outcome evaluate(const Options& options, Classifier& classifier, const DataSet& 
     for (const ImageBatch::Item& item : batch.items) {
       const Picture& picture = *left[item.index];
       Json line = named("file", data.file_of(picture));
-      if (const std::span<const int> right = data.classes_of(picture); !right.empty())
-        line["class"] = data.several ? Json(std::vector(right.begin(), right.end())) : Json(right[0]);
+      if (Json truth = truth_of(data, picture); !truth.is_null()) line["class"] = std::move(truth);
       if (item.error.empty()) {
         sum.add(item);
         Answer answer;

@@ -15,6 +15,8 @@
 
 #include "app/program.h"
 #include "kernels/error.h"
+#include "lib/images/archives.h"
+#include "lib/support/json.h"
 #include "lib/support/sha256.h"
 #include "lib/support/text.h"
 #include "lib/verify/provenance.h"
@@ -50,16 +52,23 @@ std::optional<std::pair<InputPosition, std::string>> split_position(std::string_
                    "{" + std::string(line.substr(end + 2)));
 }
 
-// The number of inputs in the last line of a shard that is done.
-std::optional<size_t> end_in(const std::string& line) {
+// The last line of a shard that is done.
+std::optional<InputsAtEnd> end_in(const std::string& line) {
   if (!line.starts_with("{\"end\":")) return std::nullopt;
   const Json json = Json::parse(line, nullptr, false);
-  const Json inputs =
-      json.is_object() && json["end"].is_object() ? json["end"].value("inputs", Json()) : Json();
-  return inputs.is_number_unsigned() ? std::optional(inputs.get<size_t>()) : std::nullopt;
+  const Json end = json.is_object() ? json["end"] : Json();
+  if (!end.is_object() || !end.value("inputs", Json()).is_number_unsigned()) return std::nullopt;
+  const Json sum = end.value("inputs_sha256", Json());
+  return InputsAtEnd{end["inputs"].get<size_t>(), sum.is_string() ? sum.get<std::string>() : ""};
 }
 
+constexpr std::string_view inputs_changed = "the inputs have changed: give another results file";
+
 }  // namespace
+
+InputsAtEnd inputs_at_end(const SeenInputs& seen) {
+  return {seen.count, seen.names ? Sha256(*seen.names).hex() : ""};
+}
 
 bool ResultCounts::add(std::string_view line) {
   const Json json = Json::parse(line, nullptr, false);
@@ -203,27 +212,82 @@ PositionedResults::PositionedResults(const std::string& path, const Json& header
     }
     const std::string line = text.substr(begin, end - begin);
     const auto positioned = split_position(line);
-    const bool good =
-        !done_ && (positioned ? earlier_.add(positioned->second) && !(positioned->first <= last_)
-                              : end_in(line).has_value());
+    const bool good = !end_ && (positioned ? earlier_.add(positioned->second) && !(positioned->first <= last_)
+                                           : end_in(line).has_value());
     if (!good) fail_input("{}:{}: not a line that classify wrote there: give another file", path, number);
-    if (positioned)
+    if (positioned) {
       last_ = positioned->first;
-    else
-      done_ = true;
+      ++left_;
+    } else {
+      end_ = end_in(line);
+    }
     begin = end + 1;
     ++number;
   }
   file_.go_on_at(at);
+  if (left_ == 0) return;
+  lines_.open(path, std::ios::binary);
+  std::string header_line;
+  std::getline(lines_, header_line);
+  line_.number = 1;
+  next_earlier();
+}
+
+void PositionedResults::next_earlier() {
+  std::string text;
+  std::getline(lines_, text);
+  auto positioned = split_position(text);
+  if (!positioned) throw ReadError(file_.path(), errno);
+  line_ = {line_.number + 1, positioned->first, Json::parse(positioned->second)};
+}
+
+void PositionedResults::compare(const SkippedInput& input) {
+  const Json name = named("file", input.name);
+  const auto is_here = [&] {
+    if (!input.is_archive)
+      return line_.position == input.position &&
+             key_of_named(line_.named, "file") == key_of_named(name, "file");
+    const std::string archive = name["file"], file = line_.named["file"];
+    return line_.position.input == input.position.input &&
+           (file == archive || file.starts_with(member_name(archive, "")));
+  };
+  // Of an archive there may be no line, and there may be many.
+  while (left_ > 0 && (!input.is_archive || line_.position.input <= input.position.input)) {
+    if (!is_here())
+      fail_input("{}:{}: has {} as input {}, this run has {} as input {}: {}", file_.path(), line_.number,
+                 in_quotes(line_.named["file"].get<std::string>()), line_.position.input,
+                 in_quotes(input.name), input.position.input, inputs_changed);
+    if (--left_ > 0) next_earlier();
+    if (!input.is_archive) return;
+  }
+}
+
+void PositionedResults::check_all_compared() const {
+  if (left_ > 0)
+    fail_input("{}:{}: has {} as input {}, which this run does not have: {}", file_.path(), line_.number,
+               in_quotes(line_.named["file"].get<std::string>()), line_.position.input, inputs_changed);
+}
+
+void PositionedResults::compare_end(const InputsAtEnd& now) const {
+  check_all_compared();
+  if (now.inputs != end_->inputs)
+    fail_input("{}: is done with {}, this run has {}: {}", file_.path(), counted(end_->inputs, "input"),
+               now.inputs, inputs_changed);
+  if (!end_->sha256.empty() && now.sha256 != end_->sha256)
+    fail_input("{}: inputs_sha256 {}, this run has {}: {}", file_.path(), end_->sha256, now.sha256,
+               inputs_changed);
 }
 
 void PositionedResults::add(const InputPosition& position, const Json& line) {
+  check_all_compared();
   unwritten_ +=
       fmt::format("{}{},{}],{}\n", position_key, position.input, position.member, dump_json(line).substr(1));
 }
 
-void PositionedResults::finish(size_t inputs) {
-  unwritten_ += fmt::format("{{\"end\":{{\"inputs\":{}}}}}\n", inputs);
+void PositionedResults::finish(const InputsAtEnd& inputs) {
+  check_all_compared();
+  unwritten_ +=
+      fmt::format("{{\"end\":{{\"inputs\":{},\"inputs_sha256\":\"{}\"}}}}\n", inputs.inputs, inputs.sha256);
   flush();
 }
 
@@ -239,7 +303,7 @@ struct ShardLines {
   std::ifstream file;
   InputPosition position;
   std::string line;
-  std::optional<size_t> inputs;  // of all shards
+  std::optional<InputsAtEnd> end;
 
   bool next(ResultCounts& counts) {  // false at its end
     std::string text;
@@ -257,8 +321,8 @@ struct ShardLines {
 };
 
 // nullopt: the shard is not done.
-std::optional<size_t> inputs_at_end(const std::string& path) {
-  constexpr std::streamoff longest = 64;
+std::optional<InputsAtEnd> end_of(const std::string& path) {
+  constexpr std::streamoff longest = 256;
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   const std::streamoff size = file.tellg();
   file.seekg(std::max<std::streamoff>(size - longest, 0));
@@ -288,15 +352,25 @@ std::optional<ResultCounts> merge_positioned(const std::vector<std::string>& pat
   if (!files.are_complete()) return std::nullopt;
   bool finished = true;
   for (size_t i = 0; i < shards.size(); ++i)
-    if (!(shards[i]->inputs = inputs_at_end(paths[i]))) {
+    if (!(shards[i]->end = end_of(paths[i]))) {
       spdlog::error("shard {}: {} is not finished: run it again", to_string(files.files[i].shard), paths[i]);
       finished = false;
     }
   if (!finished) return std::nullopt;
-  for (const auto& lines : shards)
-    if (*lines->inputs != *shards[0]->inputs)
-      fail_input("{} saw {} inputs, {} saw {}: the input changed between them", shards[0]->path,
-                 *shards[0]->inputs, lines->path, *lines->inputs);
+  for (const auto& lines : shards) {
+    const InputsAtEnd &first = *shards[0]->end, &end = *lines->end;
+    if (end.inputs != first.inputs)
+      fail_input("{} saw {} inputs, {} saw {}: the input changed between them", shards[0]->path, first.inputs,
+                 lines->path, end.inputs);
+    if (shards.size() > 1 && end.sha256.empty())
+      fail_input(
+          "{}: is of an older version, which did not note the inputs: whether they are those of the other "
+          "shards cannot be told: run it again into another file",
+          lines->path);
+    if (end.sha256 != first.sha256)
+      fail_input("{} and {} are of different inputs (inputs_sha256): run the shards again on one input",
+                 shards[0]->path, lines->path);
+  }
   const auto later = [](const ShardLines* a, const ShardLines* b) { return a->position > b->position; };
   std::priority_queue<ShardLines*, std::vector<ShardLines*>, decltype(later)> queue(later);
   ResultCounts counts;

@@ -1,6 +1,7 @@
 // Results files: JSON lines that a later run resumes from and that shards are merged from. The first line holds everything
 // the answers depend on.
 #pragma once
+#include <fstream>
 #include <optional>
 #include <string>
 #include <vector>
@@ -61,25 +62,47 @@ struct ResultCounts {
   void warn_no_answer() const;
 };
 
-// Results of classify: lines in input order, each with its position, and a last line with the number of inputs. Resuming
-// reads and counts all lines, one by one.
+// The last line of classify's results: the files and archives of all shards, by number and SHA-256 of their names.
+struct InputsAtEnd {
+  size_t inputs = 0;
+  std::string sha256;  // empty: of an older version
+};
+InputsAtEnd inputs_at_end(const SeenInputs& seen);
+
+// Results of classify: lines in input order, each with its position, and a last line with the inputs. Resuming reads and
+// counts all lines, one by one, and compares their names with the present input's.
 class PositionedResults {
  public:
   PositionedResults(const std::string& path, const Json& header);
 
-  bool is_done() const { return done_; }
+  bool is_done() const { return end_.has_value(); }
   std::optional<InputPosition> last() const { return last_; }
   const ResultCounts& earlier() const { return earlier_; }  // the lines that were there
+  // Compares the next of these lines with the input in its place. InputError if they differ.
+  void compare(const SkippedInput& input);
+  // Of a file that is done: the same for the end. InputError if the inputs are not those of the file.
+  void compare_end(const InputsAtEnd& now) const;
   void add(const InputPosition& position, const Json& line);
-  void finish(size_t inputs);  // of all shards
+  void finish(const InputsAtEnd& inputs);
   void flush();
 
  private:
+  struct EarlierLine {
+    int number = 0;
+    InputPosition position;
+    Json named;
+  };
+  void next_earlier();
+  void check_all_compared() const;
+
   ResultFile file_;
   std::string unwritten_;
   std::optional<InputPosition> last_;
   ResultCounts earlier_;
-  bool done_ = false;
+  std::optional<InputsAtEnd> end_;
+  std::ifstream lines_;  // of the earlier run, for compare()
+  EarlierLine line_;
+  size_t left_ = 0;  // line_ and those behind it, which are not compared yet
 };
 
 // Writes the lines of all shards in input order, without their positions, and counts them. nullopt, with errors on stderr,

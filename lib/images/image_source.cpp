@@ -165,7 +165,9 @@ class ArgumentInputs {
         return folder;
       }
       if (used_names_ < names_.size()) {
-        NamedInput input{folder_ / names_[used_names_++]};
+        const std::string& name = names_[used_names_++];
+        NamedInput input{folder_ / name};
+        if (const auto error = errors_.find(name); error != errors_.end()) input.error = error->second;
         input.is_archive = has_archive_ending(input.path);
         return input;
       }
@@ -182,15 +184,22 @@ class ArgumentInputs {
   // Counts a file or an archive, and returns whether it is to be read.
   bool take(NamedInput& input) {
     input.position = files_ + archives_;
-    ++*part_.inputs;
-    const bool is_ours = part_.shard.has(input.is_archive ? archives_++ : files_++);
+    ++part_.seen->count;
+    const std::string name = input.path.string();
+    if (part_.seen->names) {
+      part_.seen->names->add(static_cast<int64_t>(name.size()));
+      part_.seen->names->add(name);
+    }
+    if (!part_.shard.has(input.is_archive ? archives_++ : files_++)) return false;
     const bool is_done = part_.after && (input.position < part_.after->input ||
                                          (input.position == part_.after->input && !input.is_archive));
-    return is_ours && !is_done;
+    if (is_done && part_.skipped) part_.skipped({{input.position, 0}, name, input.is_archive});
+    return !is_done;
   }
 
   void list(const std::string& argument) {
     names_.clear();
+    errors_.clear();
     used_names_ = 0;
     folder_.clear();
     std::error_code ignored;
@@ -206,12 +215,14 @@ class ArgumentInputs {
     folder_ = argument;
     unread_.assign(files.unread.begin(), files.unread.end());
     names_ = std::move(files.images);
+    errors_ = std::move(files.errors);
   }
 
   std::vector<std::string> arguments_;
   size_t used_ = 0;
-  fs::path folder_;                 // that is listed; empty: none
-  std::vector<std::string> names_;  // in folder_
+  fs::path folder_;                            // that is listed; empty: none
+  std::vector<std::string> names_;             // in folder_
+  std::map<std::string, std::string> errors_;  // of these
   size_t used_names_ = 0;
   std::deque<std::string> unread_;  // of folder_'s subfolders
   bool in_list_ = false;
@@ -223,7 +234,7 @@ class ArgumentInputs {
 class ArgumentPaths {
  public:
   ArgumentPaths(std::vector<std::string> arguments, char end, const InputPart& part)
-      : inputs_(std::move(arguments), end, part), after_(part.after) {}
+      : inputs_(std::move(arguments), end, part), part_(part) {}
 
   std::optional<InputPath> next(const std::atomic<bool>& stop) {
     for (;;) {
@@ -242,7 +253,7 @@ class ArgumentPaths {
       } catch (const ReplacesInput&) {
         throw;
       } catch (const InputError& error) {
-        return InputPath{input->path, error.what(), {}, position_};
+        if (!skip(input->path.string())) return InputPath{input->path, error.what(), {}, position_};
       }
     }
   }
@@ -254,14 +265,21 @@ class ArgumentPaths {
       image = archive_->next();
       if (!image) return std::nullopt;
       position_.member = image->place;
-    } while (after_ && position_ <= *after_);
+    } while (skip(image->name.empty() ? archive_path_.string() : member_name(archive_path_, image->name)));
     InputPath member = read_member(*archive_, archive_path_, std::move(*image));
     member.position = position_;
     return member;
   }
 
+  // Whether what is at position_ is to be skipped.
+  bool skip(const std::string& name) const {
+    const bool is_done = part_.after && position_ <= *part_.after;
+    if (is_done && part_.skipped) part_.skipped({position_, name});
+    return is_done;
+  }
+
   ArgumentInputs inputs_;
-  const std::optional<InputPosition> after_;
+  const InputPart part_;
   InputPosition position_;
   std::optional<ArchiveReader> archive_;  // being read
   fs::path archive_path_;
@@ -316,12 +334,33 @@ bool path_before(const std::string& a, const std::string& b) {
 
 }  // namespace
 
-FolderFiles folder_files(const fs::path& folder) {
+FolderFiles folder_files(const fs::path& folder, const fs::path& set) {
+  struct Listed {
+    std::string inside;  // relative to `folder`: empty or with a slash at its end
+    size_t parent = 0;
+    struct stat status;
+  };
   FolderFiles files;
-  std::vector<std::string> left{""};  // folders in it: each empty or with a slash at its end
-  while (!left.empty()) {
-    const std::string inside = std::move(left.back());
-    left.pop_back();
+  struct stat status {};
+  const auto cannot_be_listed = [](const fs::path& path, const std::string& reason) {
+    return fmt::format("{}: cannot be listed: {}", path.string(), reason);
+  };
+  std::vector<Listed> folders;
+  // Whether it is folders[i] or holds it.
+  const auto is_above = [&](const struct stat& other, size_t i) {
+    for (;; i = folders[i].parent) {
+      if (folders[i].status.st_dev == other.st_dev && folders[i].status.st_ino == other.st_ino) return true;
+      if (i == 0) return false;
+    }
+  };
+  if (!set.empty() && stat(set.c_str(), &status) == 0) folders.push_back({"", 0, status});
+  const size_t first = folders.size();
+  if (stat(folder.c_str(), &status) != 0) fail_input("{}", cannot_be_listed(folder, std::strerror(errno)));
+  if (first > 0 && is_above(status, 0))
+    fail_input("{}", cannot_be_listed(folder, "links to a folder that it is in"));
+  folders.push_back({"", 0, status});
+  for (size_t i = first; i < folders.size(); ++i) {
+    const std::string inside = folders[i].inside;
     const fs::path listed = inside.empty() ? folder : folder / inside.substr(0, inside.size() - 1);
     std::error_code error;
     for (fs::directory_iterator entry(listed, error); !error && entry != fs::directory_iterator();
@@ -330,17 +369,32 @@ FolderFiles folder_files(const fs::path& folder) {
       const std::string& path = entry->path().native();
       const std::string name = path.substr(path.rfind('/') + 1);
       if (name.starts_with('.')) continue;
-      if (entry->is_directory(ignored) && !entry->is_symlink(ignored))
-        left.push_back(inside + name + '/');
-      else if (entry->is_regular_file(ignored) && has_image_ending(name))
+      const bool is_image = has_image_ending(name);
+      // Most file systems name the type of a file: no stat then.
+      if (entry->is_regular_file(ignored)) {
+        if (is_image)
+          files.images.push_back(inside + name);
+        else
+          ++files.others;
+      } else if (stat(path.c_str(), &status) != 0) {
+        if (is_image)
+          files.images.push_back(inside + name);  // which reading it reports
+        else
+          files.unread.push_back(cannot_be_listed(path, std::strerror(errno)));
+      } else if (S_ISDIR(status.st_mode)) {
+        if (is_above(status, i))
+          spdlog::warn("{}: links to a folder that it is in: not followed", printable(path, 1000));
+        else
+          folders.push_back({inside + name + '/', i, status});
+      } else if (is_image) {
         files.images.push_back(inside + name);
-      else if (entry->is_regular_file(ignored))
-        ++files.others;
+        if (!S_ISREG(status.st_mode))
+          files.errors.emplace(inside + name, path + ": cannot be read: not a regular file");
+      }
     }
     if (!error) continue;
-    const std::string told = fmt::format("{}: cannot be listed: {}", listed.string(), error.message());
-    if (inside.empty()) fail_input("{}", told);
-    files.unread.push_back(told);
+    if (inside.empty()) fail_input("{}", cannot_be_listed(listed, error.message()));
+    files.unread.push_back(cannot_be_listed(listed, error.message()));
   }
   std::sort(files.images.begin(), files.images.end(), path_before);
   std::sort(files.unread.begin(), files.unread.end());

@@ -8,6 +8,7 @@
 #include <exception>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -18,6 +19,7 @@
 #include "lib/config/config.h"
 #include "lib/images/jpeg_pack.h"
 #include "lib/images/shard.h"
+#include "lib/support/sha256.h"
 #include "lib/tensors/tensor.h"
 
 namespace vmamba {
@@ -40,12 +42,23 @@ struct InputPath {
 // when `stop` is set.
 using NextPath = std::function<std::optional<InputPath>(const std::atomic<bool>& stop)>;
 
+// Something that an earlier run has answered: a file, an image of an archive, or (`is_archive`) all images of one.
+struct SkippedInput {
+  InputPosition position;
+  std::string name;
+  bool is_archive = false;
+};
+// The files and archives so far, of all shards.
+struct SeenInputs {
+  std::atomic<size_t> count = 0;
+  std::optional<Sha256> names;  // of their names, if wanted
+};
 // The part of an input that is read.
 struct InputPart {
-  Shard shard;                         // positions are those in the whole input
-  std::optional<InputPosition> after;  // skip everything up to this position
-  // Number of files and archives so far, over all shards.
-  std::shared_ptr<std::atomic<size_t>> inputs = std::make_shared<std::atomic<size_t>>(0);
+  Shard shard;                                            // positions are those in the whole input
+  std::optional<InputPosition> after;                     // skip everything up to this position
+  std::function<void(const SkippedInput&)> skipped = {};  // called in input order
+  std::shared_ptr<SeenInputs> seen = std::make_shared<SeenInputs>();
 };
 // The image files that the arguments name, in order: a file is itself; a folder is all image files in it and its
 // subfolders, sorted by path; "-" is the files and folders listed on standard input, read as they arrive, each
@@ -66,13 +79,16 @@ std::vector<ImageRef> list_images(std::vector<std::string> arguments, const Shar
 NextPath listed_images(std::function<std::optional<ImageRef>()> next_image);
 NextPath listed_images(std::vector<ImageRef> images);
 
-// The files in a folder and its subfolders, without hidden ones (names that begin with a dot).
+// The files in a folder and its subfolders, without hidden ones (names that begin with a dot). Links are followed, but not
+// to a folder that they are in.
 struct FolderFiles {
-  std::vector<std::string> images;  // relative to the folder; detected by extension, sorted by path
+  std::vector<std::string> images;            // relative to the folder; detected by extension, sorted by path
+  std::map<std::string, std::string> errors;  // of the images that are no regular files (pipes, devices)
   size_t others = 0;
   std::vector<std::string> unread;  // of subfolders that could not be listed: path and reason
 };
-FolderFiles folder_files(const std::filesystem::path& folder);  // InputError if it cannot be listed itself
+// `set`: the data set that it is a folder of. InputError if the folder itself cannot be listed.
+FolderFiles folder_files(const std::filesystem::path& folder, const std::filesystem::path& set = {});
 void log_left_out(const std::string& folder, size_t others);
 
 struct ImageBatch {

@@ -39,8 +39,12 @@ ClassFolders read_class_folders(const std::string& directory, const Labels& labe
   fs::directory_iterator entries(directory, error);
   for (; !error && entries != fs::directory_iterator(); entries.increment(error)) {
     const std::string name = entries->path().filename().string();
-    std::error_code ignored;
-    if (entries->is_directory(ignored) && !name.starts_with('.')) found.folders.push_back(name);
+    if (name.starts_with('.')) continue;
+    std::error_code unknown;
+    if (entries->is_directory(unknown)) found.folders.push_back(name);
+    if (unknown)
+      fail_input("{}: cannot be read, so it may be the folder of a class: {}: mend or remove it",
+                 entries->path().string(), unknown.message());
   }
   if (error) fail_input("{}: cannot be listed: {}", directory, error.message());
   if (found.folders.empty())

@@ -57,7 +57,7 @@ std::string listed(const std::string& what, const std::vector<std::string>& file
 
 // "a  a.jsonl, SHA-256 …: …", with the model if the file has a header.
 std::string file_line(const char* side, const SavedResults& results) {
-  std::string model = "of classify, which does not note the model";
+  std::string model = "of classify --format jsonl, which does not note the model";
   if (results.header.is_object()) {
     std::vector<std::string> said;
     for (const char* key : {"eval", "weights_sha256", "config_sha256", "device", "dtype", "forward_core",

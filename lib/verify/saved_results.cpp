@@ -75,22 +75,31 @@ Read read_results(const std::string& path) {
   read.results.path = path;
   read.results.sha256 = sha256(text);
   size_t begin = 0;
+  bool by_position = false, is_done = false;  // a file of classify --results, its last line
   for (int number = 1; begin < text.size(); ++number) {
     const size_t end = std::min(text.find('\n', begin), text.size());
+    if (by_position && !is_done && end == text.size()) break;  // an incomplete last line
     const Json line = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
                                   text.begin() + static_cast<std::ptrdiff_t>(end), not_deep, false);
     begin = end + 1;
     if (number == 1 && line.is_object() && line.contains("shard") && !line.contains("file")) {
       if (line["shard"] != "0/1")
         fail_input("{}: holds one shard: put all together with --merge first", path);
-      if (line.contains("classify")) continue;
+      by_position = line.contains("classify");
     }
-    if (number == 1 && line.is_object() && line.contains("eval") && !line.contains("file")) {
+    if (number == 1 && line.is_object() && (line.contains("eval") || by_position) && !line.contains("file")) {
       read.results.header = line;
       continue;
     }
+    if (by_position && !is_done && line.is_object() && line.contains("end")) {
+      is_done = true;
+      continue;
+    }
+    if (!by_position && line.is_object() && line.contains("at"))
+      fail_input("{}:{}: a line of classify --results, whose first line is missing: give the whole file",
+                 path, number);
     SavedAnswer saved;
-    bool good = line.is_object() && line.value("file", Json()).is_string();
+    bool good = !is_done && line.is_object() && line.value("file", Json()).is_string();
     std::string key;
     if (good) {
       saved.file = line["file"].get<std::string>();
@@ -106,13 +115,17 @@ Read read_results(const std::string& path) {
       }
       good = good && line.contains("top") && read_top(line, saved.answer);
     }
-    if (!good) fail_input("{}:{}: not a line of eval --results or classify --format jsonl", path, number);
+    if (!good)
+      fail_input("{}:{}: not a line of eval --results, classify --results or classify --format jsonl", path,
+                 number);
     const auto [found, is_new] = read.index.emplace(std::move(key), read.answers.size());
     if (is_new)
       read.answers.push_back(std::move(saved));
     else
       read.answers[found->second].doubled = true;
   }
+  if (by_position && !is_done)
+    fail_input("{}: is not finished: run classify --results {} again", path, shell_quoted(path));
   // A later run of eval retries unreadable images.
   std::erase_if(read.unread, [&](const auto& unread) { return read.index.contains(unread.first); });
   read.results.unread = read.unread.size();

@@ -2,6 +2,7 @@
 // folders.
 #include <doctest/doctest.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <cmath>
 #include <fstream>
@@ -297,6 +298,61 @@ TEST_CASE("the confusion of many classes is of those that occur") {
                                     "--confusion", out / "confusion.csv", "--batch-size", "65536"});
   REQUIRE(result.exit_code == 0);
   CHECK(read_file(out / "confusion.csv") == "true class,class 7,class 4321\nclass 7,0,1\nclass 4321,0,1\n");
+}
+
+TEST_CASE("links: folders are followed, what cannot be read is counted") {
+  const TemporaryDirectory folder, elsewhere, out;
+  deal(folder);
+  const auto whole = json_of(run("eval", {folder.path().string(), "--format", "json"}));
+  fs::rename(folder.path() / "k3", elsewhere.path() / "k3");
+  fs::create_symlink(elsewhere.path() / "k3", folder.path() / "k3");
+  fs::create_directory(elsewhere / "k4");
+  for (const auto& entry : fs::directory_iterator(folder.path() / "k4"))
+    fs::copy_file(entry.path(), elsewhere.path() / "k4" / entry.path().filename());
+  fs::remove_all(folder.path() / "k4");
+  fs::create_directory(folder / "k4");
+  fs::create_symlink(elsewhere.path() / "k4", folder.path() / "k4/linked");
+  fs::create_symlink("..", folder / "k5/up");
+  fs::create_symlink(".", folder / "k6/self");
+  const CliResult same = run("eval", {folder.path().string(), "--format", "json"});
+  CHECK(json_of(same)["classes"] == whole["classes"]);
+  CHECK(contains(same.err, "k5/up: links to a folder that it is in: not followed"));
+  CHECK(contains(same.err, "k6/self: links to a folder that it is in: not followed"));
+
+  fs::create_symlink("nowhere.png", folder / "k0/gone.png");
+  REQUIRE(mkfifo((folder / "k1/pipe.png").c_str(), 0600) == 0);
+  const CliResult some =
+      run("eval", {folder.path().string(), "--format", "json", "--results", out / "r.jsonl"});
+  const auto counts = json_of(some, 1);
+  CHECK(counts["failed"] == 2);
+  CHECK(counts["classes"] == whole["classes"]);
+  CHECK(contains(some.err,
+                 "skipped: " + (folder / "k0/gone.png") + ": cannot be read: No such file or directory"));
+  CHECK(contains(some.err, "skipped: " + (folder / "k1/pipe.png") + ": cannot be read: not a regular file"));
+  CHECK(contains(read_file(out / "r.jsonl"), "\"file\":\"k0/gone.png\""));
+  const CliResult classified = run("classify", {folder.path().string(), "--format", "json"});
+  CHECK(json_of(classified, 1)["failed"] == 2);
+  CHECK(contains(classified.err, "k0/gone.png: cannot be read: No such file or directory"));
+  check_error(run("check-equal", {"--images", folder.path(), "--dtype", "float32"}), 2,
+              {"k1/pipe.png: cannot be read"});
+
+  // A folder that cannot be read is not one class less.
+  fs::rename(folder.path() / "k9", elsewhere.path() / "k9");
+  fs::create_symlink("nowhere", folder / "k9");
+  check_error(run("eval", {folder.path().string()}), 2,
+              {"k9", "may be the folder of a class", "No such file or directory"});
+}
+
+TEST_CASE("--results: a line of another class than the image has now is refused") {
+  const TemporaryDirectory folder, out;
+  deal(folder);
+  const std::vector<std::string> arguments{folder.path().string(), "--results", out / "r.jsonl"};
+  REQUIRE(run("eval", arguments).exit_code == 0);
+  const std::string log = read_file(out / "r.jsonl");
+  fs::rename(folder.path() / "k0", folder.path() / "z0");  // no longer the first class
+  check_error(run("eval", arguments), 2,
+              {"r.jsonl:", "k1/", "is of class 1 there, of class 0 in this run", "give another file"});
+  CHECK(read_file(out / "r.jsonl") == log);
 }
 
 TEST_CASE("names that differ in bytes that are no UTF-8 are two names") {

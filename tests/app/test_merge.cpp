@@ -240,6 +240,98 @@ TEST_CASE("classify --results: cut off anywhere it goes on, and merged it is one
   CHECK(read_file(shards.folder / "other.jsonl") == "not ours\n");
 }
 
+TEST_CASE("classify --results goes on with the same inputs only") {
+  const Shards shards;
+  fs::create_directory(shards.folder / "in");
+  for (const char* name : {"a.bmp", "b.bmp", "d.bmp"})
+    fs::copy_file(data("images/rgb.bmp"), shards.folder.path() / "in" / name);
+  const auto classify = [&](const std::string& input, const std::string& results,
+                            const std::string& shard = "0/1") {
+    return shards.run({"classify", input, "--results", results, "--shard", shard});
+  };
+  REQUIRE(classify("in", "R.jsonl").exit_code == 0);
+  const std::string done = read_file(shards.folder / "R.jsonl");
+  const auto lines = [&](int count) {
+    size_t end = 0;
+    for (int i = 0; i < count; ++i) end = done.find('\n', end) + 1;
+    return done.substr(0, end);
+  };
+  const auto refused = [&](const std::string& begun, const std::vector<std::string>& words) {
+    write_file(shards.folder / "R.jsonl", begun);
+    check_error(classify("in", "R.jsonl"), 2, words);
+    CHECK(read_file(shards.folder / "R.jsonl") == begun);
+  };
+  const std::string old_end = "{\"end\":{\"inputs\":3}}\n";
+  CHECK(classify("in", "R.jsonl").exit_code == 0);
+  write_file(shards.folder / "R.jsonl", lines(4) + old_end);
+  CHECK(classify("in", "R.jsonl").exit_code == 0);
+
+  fs::copy_file(data("images/rgb.bmp"), shards.folder / "in/0.bmp");
+  for (const std::string& begun : {lines(3), lines(2), done, lines(4) + old_end})
+    refused(begun, {"R.jsonl:2: has \"in/a.bmp\" as input 0, this run has \"in/0.bmp\" as input 0",
+                    "give another results file"});
+  fs::remove(shards.folder / "in/0.bmp");
+  fs::remove(shards.folder / "in/a.bmp");
+  refused(lines(2), {"R.jsonl:2: has \"in/a.bmp\" as input 0, this run has \"in/b.bmp\" as input 0"});
+  fs::copy_file(data("images/rgb.bmp"), shards.folder / "in/a.bmp");
+  fs::remove(shards.folder / "in/d.bmp");
+  refused(lines(4), {"R.jsonl:4: has \"in/d.bmp\" as input 2, which this run does not have"});
+  refused(done, {"R.jsonl:4: has \"in/d.bmp\" as input 2, which this run does not have"});
+  fs::copy_file(data("images/rgb.bmp"), shards.folder / "in/d.bmp");
+  fs::copy_file(data("images/rgb.bmp"), shards.folder / "in/e.bmp");
+  refused(done, {"R.jsonl: is done, and this run also has \"in/e.bmp\""});
+  write_file(shards.folder / "R.jsonl", lines(3));
+  CHECK(classify("in", "R.jsonl").exit_code == 0);  // it was to be classified anyway
+  CHECK(contains(read_file(shards.folder / "R.jsonl"), "in/e.bmp"));
+
+  // Members of the archive at which a run stopped; an archive that is done, by its name.
+  const std::string bytes = read_file(data("images/rgb.bmp"));
+  write_archive(shards.folder / "t-0.tar", {{"a.bmp", bytes, {}}, {"b.bmp", bytes, {}}});
+  write_archive(shards.folder / "t-1.tar", {{"c.bmp", bytes, {}}, {"d.bmp", bytes, {}}});
+  REQUIRE(classify("t-{0..1}.tar", "T.jsonl").exit_code == 0);
+  const std::string all = read_file(shards.folder / "T.jsonl");
+  write_archive(shards.folder / "t-1.tar", {{"0.bmp", bytes, {}}, {"c.bmp", bytes, {}}});
+  check_error(classify("t-{0..1}.tar", "T.jsonl"), 2,
+              {"T.jsonl:4: has \"t-1.tar:c.bmp\" as input 1, this run has \"t-1.tar:0.bmp\" as input 1"});
+  write_archive(shards.folder / "t-1.tar",
+                {{"c.bmp", bytes, {}}, {"d.bmp", bytes, {}}, {"e.bmp", bytes, {}}});
+  check_error(classify("t-{0..1}.tar", "T.jsonl"), 2,
+              {"T.jsonl: is done, and this run also has \"t-1.tar:e.bmp\""});
+  CHECK(read_file(shards.folder / "T.jsonl") == all);
+  // An archive that could not be read is answered, too.
+  write_file(shards.folder / "t-1.tar", "no archive");
+  fs::remove(shards.folder / "T.jsonl");
+  for (int again = 0; again < 2; ++again) {
+    CHECK(classify("t-{0..1}.tar", "T.jsonl").exit_code == 1);
+    const std::string text = read_file(shards.folder / "T.jsonl");
+    CHECK(std::ranges::count(text, '\n') == 5);
+    write_file(shards.folder / "T.jsonl", text.substr(0, text.find("{\"end\"")));
+  }
+}
+
+TEST_CASE("classify --merge: shards of different inputs are refused") {
+  const Shards shards;
+  for (const char* name : {"a.bmp", "b.bmp", "c.bmp"})
+    fs::copy_file(data("images/rgb.bmp"), shards.folder / name);
+  const auto classify = [&](const std::string& list, const std::string& shard) {
+    return run_cli({"classify", "-", "--shard", shard, "--results", "S{shard}.jsonl", "--config",
+                    model / "config.json", "--weights", model / "weights.safetensors", "--device", "cpu"},
+                   {.input = list, .directory = shards.folder.path()});
+  };
+  REQUIRE(classify("a.bmp\nb.bmp\n", "0/2").exit_code == 0);
+  REQUIRE(classify("c.bmp\na.bmp\n", "1/2").exit_code == 0);
+  const std::vector<std::string> merge{"classify", "--merge", "S0.jsonl", "S1.jsonl"};
+  check_error(shards.merge(merge), 2, {"S0.jsonl and S1.jsonl are of different inputs"});
+  // The shard's own images are the same, the others' are not.
+  check_error(classify("b.bmp\na.bmp\n", "1/2"), 2, {"S1.jsonl: inputs_sha256"});
+  fs::remove(shards.folder / "S1.jsonl");
+  REQUIRE(classify("a.bmp\nb.bmp\n", "1/2").exit_code == 0);
+  CHECK(shards.merge(merge).exit_code == 0);
+  const std::string text = read_file(shards.folder / "S1.jsonl");
+  write_file(shards.folder / "S1.jsonl", text.substr(0, text.rfind(",\"inputs_sha256\"")) + "}}\n");
+  check_error(shards.merge(merge), 2, {"S1.jsonl: is of an older version"});
+}
+
 TEST_CASE("classify --results: the exit code and the summary are of all lines, in every run and merged") {
   const Shards shards;
   write_nan_weights(shards.folder / "nan.safetensors");

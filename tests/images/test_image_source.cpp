@@ -58,8 +58,10 @@ TEST_CASE("folders give their image files, sorted, from all the way down") {
     write_file(folder / name, "x");
   fs::create_directory(folder / "folder.png");
   REQUIRE(mkfifo((folder / "pipe.png").c_str(), 0600) == 0);
-  CHECK(listed({folder.path().string()}) == std::vector<fs::path>{folder / "a.jpeg", folder / "b/a.webp",
-                                                                  folder / "b/deep/x.jpg", folder / "c.PNG"});
+  CHECK(listed({folder.path().string()}) ==
+        std::vector<fs::path>{folder / "a.jpeg", folder / "b/a.webp", folder / "b/deep/x.jpg",
+                              folder / "c.PNG",
+                              "error: " + (folder / "pipe.png") + ": cannot be read: not a regular file"});
   CHECK(listed({folder / "c.PNG", folder / "b", "none"}) ==
         std::vector<fs::path>{folder / "c.PNG", folder / "b/a.webp", folder / "b/deep/x.jpg", "none"});
   const auto empty = listed({folder / "folder.png"});
@@ -77,6 +79,31 @@ TEST_CASE("names that begin with a dot are not looked at, files with other endin
   const FolderFiles files = folder_files(folder.path());
   CHECK(files.images == std::vector<std::string>{"a/b.jpg", "e.TIFF", "f.pgm", "g.webp"});
   CHECK(files.others == 2);
+}
+
+TEST_CASE("links to files and folders are followed, dangling ones are listed, loops end") {
+  const TemporaryDirectory folder, elsewhere;
+  fs::create_directories(folder / "a/b");
+  fs::create_directories(elsewhere / "deep");
+  for (const std::string& name : {folder / "a/b/x.png", elsewhere / "y.png", elsewhere / "deep/z.png"})
+    write_file(name, "x");
+  fs::create_symlink(elsewhere.path(), folder / "linked");
+  fs::create_symlink(folder.path(), elsewhere / "back");
+  fs::create_symlink("..", folder / "a/b/up");
+  fs::create_symlink(".", folder / "self.png");
+  fs::create_symlink("a/b/x.png", folder / "file.png");
+  fs::create_symlink("nowhere.png", folder / "gone.png");
+  fs::create_symlink("loop.png", folder / "loop.png");
+  fs::create_symlink("nowhere", folder / "gone");
+  const FolderFiles files = folder_files(folder.path());
+  CHECK(files.images == std::vector<std::string>{"a/b/x.png", "file.png", "gone.png", "linked/deep/z.png",
+                                                 "linked/y.png", "loop.png"});
+  CHECK(files.unread ==
+        std::vector<std::string>{(folder / "gone") + ": cannot be listed: No such file or directory"});
+  CHECK(files.errors.empty());
+  CHECK(folder_files(folder / "linked", folder.path()).images ==
+        std::vector<std::string>{"deep/z.png", "y.png"});
+  CHECK_THROWS_AS(folder_files(folder / "self.png", folder.path()), InputError);
 }
 
 TEST_CASE("the images of a folder are in the order of their paths, part by part") {

@@ -240,6 +240,24 @@ TEST_CASE("a verdict over a data set is what classify answers for both sides") {
   CHECK(report(results(eval_a, eval_a, {}), 0)["data_set"]["flips"].empty());
   check_error(results(eval_a, classify_b, {}), 2, {"nothing to compare", "no image in common"});
 
+  // Of classify --results, which notes the model, once they are finished.
+  REQUIRE(run("classify", {images, "--weights", weights, "--results", out / "ra.jsonl"}).exit_code == 0);
+  const json by_position = report(results(out / "ra.jsonl", classify_b, {}), 1);
+  CHECK(by_position["data_set"]["flips"] == flips);
+  CHECK(by_position["a"]["header"]["weights_sha256"] == by_eval["a"]["header"]["weights_sha256"]);
+  CHECK(run_cli({"check-equal", "-q", "--results", out / "ra.jsonl", out / "ra.jsonl"})
+            .out.find("ra.jsonl, SHA-256") != std::string::npos);
+  const std::string positioned = read_file(out / "ra.jsonl");
+  const size_t end = positioned.rfind("{\"end\"");
+  for (const std::string& unfinished : {positioned.substr(0, end), positioned.substr(0, end - 5)}) {
+    write_file(out / "cut.jsonl", unfinished);
+    check_error(results(out / "cut.jsonl", classify_a, {}), 2, {"cut.jsonl", "is not finished"});
+  }
+  write_file(out / "cut.jsonl", positioned.substr(positioned.find('\n') + 1));
+  check_error(results(out / "cut.jsonl", classify_a, {}), 2, {"cut.jsonl:1", "first line is missing"});
+  write_file(out / "cut.jsonl", positioned + positioned.substr(end));
+  check_error(results(out / "cut.jsonl", classify_a, {}), 2, {"cut.jsonl:", "not a line of"});
+
   // Keys: what one file lacks, and what one has twice.
   const std::string all = read_file(classify_b), first = all.substr(0, all.find('\n') + 1);
   write_file(out / "less.jsonl", all.substr(first.size()));
@@ -319,7 +337,11 @@ TEST_CASE("files of results that are none, and options that make no sense with t
   CHECK(run_cli({"check-equal", "-q", "--results", out / "both.jsonl", out / "other.jsonl"}).exit_code == 0);
   CHECK(compared(R"({"classify": ["x"], "shard": "0/1"})"
                  "\n" +
-                 good)
+                 good + R"({"end": {"inputs": 1}})")
+            .exit_code == 2);  // an incomplete last line
+  CHECK(compared(R"({"classify": ["x"], "shard": "0/1"})"
+                 "\n" +
+                 good + R"({"end": {"inputs": 1}})" + "\n")
             .exit_code == 0);
   CHECK(compared(good + R"({"file": "y", "top": [1], "probability": 0.5})").exit_code == 1);
   check_error(compared(R"({"file": "x", "error": "x: cut off"})"), 2,
