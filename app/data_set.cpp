@@ -167,14 +167,25 @@ DataSet read_archives(const std::string& pattern, const std::vector<std::string>
   data.archive_names = archives;
   data.directory = pattern.substr(0, pattern.rfind('/', pattern.find('{')) + 1);  // empty: none
   std::vector<std::optional<std::string>> words;  // labels of the images without an error
-  for (size_t i = 0; i < archives.size(); ++i) {
-    if (truth_file.empty() && !shard.has(i)) continue;
-    for (ListedImage& entry : list_archive(archives[i])) {
-      ArchiveImage& image = entry.image;
-      if (image.error.empty()) words.push_back(std::move(entry.label));
-      data.pictures.push_back({std::move(image.name), std::move(image.error), static_cast<uint32_t>(i),
-                               static_cast<uint32_t>(image.place)});
+  const auto list = [&](bool all) {
+    for (size_t i = 0; i < archives.size(); ++i) {
+      if (!all && !shard.has(i)) continue;
+      for (ListedImage& entry : list_archive(archives[i])) {
+        ArchiveImage& image = entry.image;
+        if (image.error.empty()) words.push_back(std::move(entry.label));
+        data.pictures.push_back({std::move(image.name), std::move(image.error), static_cast<uint32_t>(i),
+                                 static_cast<uint32_t>(image.place)});
+      }
     }
+  };
+  list(!truth_file.empty());
+  // Classes by folder are those of all archives, whatever the shard's have.
+  const bool by_folder = std::ranges::none_of(words, [](const auto& word) { return word.has_value(); });
+  const bool lists_all = truth_file.empty() && !shard.is_all() && !words.empty() && by_folder;
+  if (lists_all) {
+    data.pictures.clear();
+    words.clear();
+    list(true);
   }
   if (words.empty() && (shard.is_all() || !truth_file.empty())) {
     if (!data.pictures.empty()) fail_input("{}", data.pictures[0].error);
@@ -187,6 +198,7 @@ DataSet read_archives(const std::string& pattern, const std::vector<std::string>
   } else if (!words.empty()) {
     read_archive_classes(data, words, pattern, labels, num_classes);
   }
+  if (lists_all) std::erase_if(data.pictures, [&](const Picture& picture) { return !shard.has(picture.archive); });
   return data;
 }
 

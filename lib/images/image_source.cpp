@@ -353,12 +353,20 @@ FolderFiles folder_files(const fs::path& folder, const fs::path& set) {
       if (i == 0) return false;
     }
   };
-  if (!set.empty() && stat(set.c_str(), &status) == 0) folders.push_back({"", 0, status});
+  // What holds the input: no link in it is followed to there.
+  std::error_code unknown;
+  fs::path above = fs::canonical(set.empty() ? folder : set, unknown);
+  if (set.empty()) above = above.parent_path();
+  fs::path reached;
+  for (const fs::path& part : above) {
+    reached /= part;
+    if (stat(reached.c_str(), &status) == 0) folders.push_back({"", folders.empty() ? 0 : folders.size() - 1, status});
+  }
   const size_t first = folders.size();
   if (stat(folder.c_str(), &status) != 0) fail_input("{}", cannot_be_listed(folder, std::strerror(errno)));
-  if (first > 0 && is_above(status, 0))
+  if (!set.empty() && first > 0 && is_above(status, first - 1))
     fail_input("{}", cannot_be_listed(folder, "links to a folder that it is in"));
-  folders.push_back({"", 0, status});
+  folders.push_back({"", first > 0 ? first - 1 : 0, status});
   for (size_t i = first; i < folders.size(); ++i) {
     const std::string inside = folders[i].inside;
     const fs::path listed = inside.empty() ? folder : folder / inside.substr(0, inside.size() - 1);

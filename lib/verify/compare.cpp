@@ -64,7 +64,7 @@ double ErrorModel::variance(int64_t element, double value) const {
                               : static_cast<double>(rows[static_cast<size_t>(element / width)]) *
                                     channels[static_cast<size_t>(element % width)];
   const double of_stored = of_value * std::max(std::abs(value), smallest);
-  const double sum = of_place * of_place + of_stored * of_stored;
+  const double sum = of_place * of_place + of_stored * of_stored + absolute * absolute;
   return std::isfinite(sum) ? sum : 0;
 }
 
@@ -155,7 +155,7 @@ Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const
   diff.l2_bound = options.tolerance.relative_l2;
   const double floor = diff.max_reference / 1000;
   const ErrorModel* errors = options.errors && options.errors->fits(dims) ? options.errors : nullptr;
-  double allowed = 0, nearest_share = 0, nearest_bound = diff.bound;
+  double allowed = 0, allowed_squares = 0, nearest_share = 0, nearest_bound = diff.bound;
   int64_t channel_differing = none, channel_outside = none;
 
   for (int64_t i = 0; i < diff.elements; ++i) {
@@ -184,6 +184,7 @@ Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const
     if (errors) {
       const double variance = errors->variance(i, finite ? va : 0);
       allowed += variance;
+      allowed_squares += variance * variance;
       bound = options.deviations.element * std::sqrt(variance);
     }
     if (va == vb || (options.equal_nan && std::isnan(va) && std::isnan(vb))) continue;
@@ -225,9 +226,9 @@ Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const
   }
   diff.bound = nearest_bound;
   if (errors) {
-    const double norm =
-        options.deviations.norm +
-        options.deviations.more / std::sqrt(static_cast<double>(std::max<int64_t>(diff.finite, 1)));
+    // The elements that make up the norm: a few, where their errors are far above the others'.
+    const double elements = allowed_squares > 0 ? std::max(allowed * allowed / allowed_squares, 1.0) : 1;
+    const double norm = options.deviations.norm + options.deviations.more / std::sqrt(elements);
     diff.sum_allowed = norm * norm * allowed;
     diff.l2_bound = relative(diff.sum_allowed, diff.sum_aa);
   }

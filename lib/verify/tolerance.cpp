@@ -20,6 +20,8 @@ constexpr double least_move = 0x1p-10;
 constexpr int probes = 2, closer_probes = 8;
 // Error of exp, erf, softplus and the like, in units in the last place.
 constexpr double function_ulps = 2;
+// Of GELU at x < 0, where 1 + erf cancels: about |x|/2, and |x| < 6 where the result is not 0.
+constexpr double gelu_ulps = 2;
 
 // Random signs, by xorshift.
 class Signs {
@@ -77,15 +79,16 @@ class Replacing : public Taps {
 // is typical, but one far above that (a bias of 1000, say) does not make the others larger. activated: none is below it.
 std::vector<double> mean_squares(std::vector<double> sums, double samples, bool activated) {
   constexpr double lean = 16, far = 64;
+  const double part = activated ? 0.9 : 0.5;  // an activation closes many channels
   std::vector<double> present;
   for (double& sum : sums) {
     sum /= samples;
     if (sum > 0) present.push_back(sum);
   }
   if (present.empty()) return sums;
-  const auto middle = present.begin() + static_cast<std::ptrdiff_t>(present.size() / 2);
-  std::nth_element(present.begin(), middle, present.end());
-  const double most = far * *middle;
+  const auto usual = present.begin() + static_cast<std::ptrdiff_t>(part * static_cast<double>(present.size() - 1));
+  std::nth_element(present.begin(), usual, present.end());
+  const double most = far * *usual;
   double typical = 0;
   for (const double mean : sums) typical += std::min(mean, most) / static_cast<double>(sums.size());
   for (double& mean : sums) {
@@ -197,18 +200,20 @@ StepRounding rounding_of(std::string_view tap, const Config& config, int64_t pix
   if (is("downsample")) return {9 * channels, true, 2};
   if (is("classifier.norm") || out_norm_stage(tap)) return {channels, false, 1};
   if (is("classifier.pool")) return {static_cast<double>(pixels), false, 1};
-  if (is("mlp.fc1")) return {channels, true, 1, true};
+  const bool mlp_gelu = config.mlp_act_layer == Activation::gelu, ssm_gelu = config.ssm_act_layer == Activation::gelu;
+  if (is("mlp.fc1")) return {channels, true, 1, true, mlp_gelu && !config.gmlp};
   if (is("logits", "op.in_proj")) return {channels, true, 1};
   if (is("norm")) return {channels, false, 1};
   if (is("norm2")) return {std::max(channels, inner), true, 2};
-  if (is("mlp.fc2")) return {hidden, true, 2};
+  if (is("mlp.fc2")) return {hidden, true, 2, false, mlp_gelu && config.gmlp};
   if (is("op.out_proj")) return {inner, true, 1};
-  if (is("op.conv2d")) return {static_cast<double>(config.ssm_conv * config.ssm_conv), false, 1, true};
+  if (is("op.conv2d")) return {static_cast<double>(config.ssm_conv * config.ssm_conv), false, 1, true, ssm_gelu};
   if (kind.ends_with(".x_proj")) return {inner, true, 1};
   if (is_scan(tap)) return {static_cast<double>(config.dt_rank(at) + config.ssm_d_state), false, 1};
   if (is("op.out_norm", "op.gated")) {
     const bool softmax = config.forward.out_norm == OutNorm::softmax;
-    return {softmax ? static_cast<double>(pixels) : inner, false, 3, config.forward.out_act, softmax};
+    const bool gelu = config.forward.out_act || (kind == "op.gated" && ssm_gelu);
+    return {softmax ? static_cast<double>(pixels) : inner, false, 3, config.forward.out_act, gelu, softmax};
   }
   return {std::max(inner, hidden), true, 2};  // the residual sum of a block
 }
@@ -301,6 +306,7 @@ ErrorModels ErrorProbe::measured(const TapValues& a, const HostTensor& input, Ru
     chain.terms = std::max(chain.terms, step.terms);
     chain.products |= step.products;
     chain.stores = std::max(chain.stores, step.stores);
+    chain.gelu |= step.gelu;
     double operands = 0, results = 0;  // relative variances of the operands and of the result
     for (const Arithmetic& side : sides_) {
       const double u = std::max(chain.products ? side.product : side.storage, from_input ? 0 : side.saved);
@@ -312,6 +318,7 @@ ErrorModels ErrorProbe::measured(const TapValues& a, const HostTensor& input, Ru
     ErrorModel model = spread.model(scale, step.activated);
     model.of_value = std::hypot(std::sqrt(results), step.softmax ? scale * spread.relative() : 0);
     model.smallest = smallest_;
+    if (chain.gelu) model.absolute = gelu_ulps * u32 * std::sqrt(static_cast<double>(sides_.size()));
     // Up to a tap that a lacks the errors add up to the next that it has, which has all of them.
     if (a.find(name) && (!steps || steps->contains(name))) models.emplace(name, std::move(model));
     // A backbone's output is beside the stream, which does not continue from it.

@@ -31,6 +31,7 @@ struct StepRounding {
   bool products = true;    // matrix products: TF32 rounds their factors
   int stores = 1;          // times a value is stored inside the step
   bool activated = false;  // ends in an activation, whose slope varies from element to element
+  bool gelu = false;       // x/2 · (1 + erf(x/√2)) cancels for negative x: its error is absolute
   bool softmax = false;    // an element may dominate its pixel and channel: its error is proportional to it
 };
 // `pixels`: H·W of the map that the step reads.

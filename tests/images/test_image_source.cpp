@@ -90,6 +90,7 @@ TEST_CASE("links to files and folders are followed, dangling ones are listed, lo
   fs::create_symlink(elsewhere.path(), folder / "linked");
   fs::create_symlink(folder.path(), elsewhere / "back");
   fs::create_symlink("..", folder / "a/b/up");
+  fs::create_symlink("../..", folder / "a/b/top");
   fs::create_symlink(".", folder / "self.png");
   fs::create_symlink("a/b/x.png", folder / "file.png");
   fs::create_symlink("nowhere.png", folder / "gone.png");
@@ -104,6 +105,9 @@ TEST_CASE("links to files and folders are followed, dangling ones are listed, lo
   CHECK(folder_files(folder / "linked", folder.path()).images ==
         std::vector<std::string>{"deep/z.png", "y.png"});
   CHECK_THROWS_AS(folder_files(folder / "self.png", folder.path()), InputError);
+  // Nor to a folder that the input is in.
+  CHECK(folder_files(folder / "a").images == std::vector<std::string>{"b/x.png"});
+  CHECK_THROWS_AS(folder_files(folder / "a/b/top", folder / "a"), InputError);
 }
 
 TEST_CASE("the images of a folder are in the order of their paths, part by part") {
