@@ -205,7 +205,7 @@ StepRounding rounding_of(std::string_view tap, const Config& config, int64_t pix
   if (is("logits", "op.in_proj")) return {channels, true, 1};
   if (is("norm")) return {channels, false, 1};
   if (is("norm2")) return {std::max(channels, inner), true, 2};
-  if (is("mlp.fc2")) return {hidden, true, 2, false, mlp_gelu && config.gmlp};
+  if (is("mlp.fc2")) return {hidden, true, 2};
   if (is("op.out_proj")) return {inner, true, 1};
   if (is("op.conv2d")) return {static_cast<double>(config.ssm_conv * config.ssm_conv), false, 1, true, ssm_gelu};
   if (kind.ends_with(".x_proj")) return {inner, true, 1};
