@@ -198,7 +198,8 @@ DataSet read_archives(const std::string& pattern, const std::vector<std::string>
   } else if (!words.empty()) {
     read_archive_classes(data, words, pattern, labels, num_classes);
   }
-  if (lists_all) std::erase_if(data.pictures, [&](const Picture& picture) { return !shard.has(picture.archive); });
+  if (lists_all)
+    std::erase_if(data.pictures, [&](const Picture& picture) { return !shard.has(picture.archive); });
   return data;
 }
 

@@ -356,8 +356,8 @@ class CudaKernels final : public Kernels {
     if (scan.y.elements() == 0) return;
     LayerNorm summed = norm;  // of the scan's sum, or of its maps, summed as they are read
     auto [count, maps] = scanned(scan);
-    if (maps != nullptr && summed.x.channels() % 8 == 0 && summed.x.channels() <= 2048 && norm.y.row_stride % 8 == 0 &&
-        (!norm.gate || norm.gate.row_stride % 8 == 0)) {
+    if (maps != nullptr && summed.x.channels() % 8 == 0 && summed.x.channels() <= 2048 &&
+        norm.y.row_stride % 8 == 0 && (!norm.gate || norm.gate.row_stride % 8 == 0)) {
       summed.x.data = maps;
     } else if (maps != nullptr) {
       cuda::merge_maps(maps, count, summed.x, stream_);
@@ -409,8 +409,8 @@ class CudaKernels final : public Kernels {
     const ScanPlan plan = plan_scan(scan, stream_.device());
     float* maps = scan.directions.as<float>();
     if (maps == nullptr && plan.maps > 1)
-      maps = static_cast<float*>(
-          scan_scratch_.at_least(static_cast<size_t>(plan.maps * scan.y.elements()) * sizeof(float), capturing_));
+      maps = static_cast<float*>(scan_scratch_.at_least(
+          static_cast<size_t>(plan.maps * scan.y.elements()) * sizeof(float), capturing_));
     cuda::selective_scan_2d(plan, scan, maps, stream_);
     return {plan.maps, maps};
   }

@@ -14,7 +14,7 @@ using namespace tuning::layer_norm;
 // Whether the mean has two parts: the sum of large float32 values leaves it wrong by ulps of theirs. x − mean is exact near
 // the mean, so its own mean is what the first part lacks. Values of 16 bits, and what is rounded to 16 bits, need none.
 template <class X, class Y>
-constexpr bool two_part_mean = is_float<X> && is_float<Y>;
+constexpr bool two_part_mean = is_float<X>&& is_float<Y>;
 
 template <class X, class Y>
 struct Norm {

@@ -360,7 +360,8 @@ FolderFiles folder_files(const fs::path& folder, const fs::path& set) {
   fs::path reached;
   for (const fs::path& part : above) {
     reached /= part;
-    if (stat(reached.c_str(), &status) == 0) folders.push_back({"", folders.empty() ? 0 : folders.size() - 1, status});
+    if (stat(reached.c_str(), &status) == 0)
+      folders.push_back({"", folders.empty() ? 0 : folders.size() - 1, status});
   }
   const size_t first = folders.size();
   if (stat(folder.c_str(), &status) != 0) fail_input("{}", cannot_be_listed(folder, std::strerror(errno)));

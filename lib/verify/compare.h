@@ -36,7 +36,7 @@ struct ErrorModel {
   double of_value = 0,
          smallest = 0;  // applied to max(|value|, smallest): below it the spacing of float16 is constant
   bool fits(const std::vector<int64_t>& dims) const;
-  double absolute = 0;  // of every element
+  double absolute = 0;                                   // of every element
   double variance(int64_t element, double value) const;  // what overflows explains no difference: 0
 };
 // Bounds in standard deviations: `element` for each element, `norm` + `more` / √n for the norm of n elements.

@@ -86,7 +86,8 @@ std::vector<double> mean_squares(std::vector<double> sums, double samples, bool 
     if (sum > 0) present.push_back(sum);
   }
   if (present.empty()) return sums;
-  const auto usual = present.begin() + static_cast<std::ptrdiff_t>(part * static_cast<double>(present.size() - 1));
+  const auto usual =
+      present.begin() + static_cast<std::ptrdiff_t>(part * static_cast<double>(present.size() - 1));
   std::nth_element(present.begin(), usual, present.end());
   const double most = far * *usual;
   double typical = 0;
@@ -137,7 +138,8 @@ class Spread {
   // because the slope varies from element to element.
   ErrorModel model(double scale, bool activated) const {
     ErrorModel result;
-    for (const double square : mean_squares(channels_, samples_ * static_cast<double>(rows_.size()), activated))
+    for (const double square :
+         mean_squares(channels_, samples_ * static_cast<double>(rows_.size()), activated))
       result.channels.push_back(static_cast<float>(scale * std::sqrt(square)));
     for (const double square : mean_squares(rows_, std::max(of_row_, 1.0), activated))
       result.rows.push_back(static_cast<float>(std::sqrt(square)));
@@ -200,14 +202,16 @@ StepRounding rounding_of(std::string_view tap, const Config& config, int64_t pix
   if (is("downsample")) return {9 * channels, true, 2};
   if (is("classifier.norm") || out_norm_stage(tap)) return {channels, false, 1};
   if (is("classifier.pool")) return {static_cast<double>(pixels), false, 1};
-  const bool mlp_gelu = config.mlp_act_layer == Activation::gelu, ssm_gelu = config.ssm_act_layer == Activation::gelu;
+  const bool mlp_gelu = config.mlp_act_layer == Activation::gelu,
+             ssm_gelu = config.ssm_act_layer == Activation::gelu;
   if (is("mlp.fc1")) return {channels, true, 1, true, mlp_gelu && !config.gmlp};
   if (is("logits", "op.in_proj")) return {channels, true, 1};
   if (is("norm")) return {channels, false, 1};
   if (is("norm2")) return {std::max(channels, inner), true, 2};
   if (is("mlp.fc2")) return {hidden, true, 2};
   if (is("op.out_proj")) return {inner, true, 1};
-  if (is("op.conv2d")) return {static_cast<double>(config.ssm_conv * config.ssm_conv), false, 1, true, ssm_gelu};
+  if (is("op.conv2d"))
+    return {static_cast<double>(config.ssm_conv * config.ssm_conv), false, 1, true, ssm_gelu};
   if (kind.ends_with(".x_proj")) return {inner, true, 1};
   if (is_scan(tap)) return {static_cast<double>(config.dt_rank(at) + config.ssm_d_state), false, 1};
   if (is("op.out_norm", "op.gated")) {
@@ -311,7 +315,8 @@ ErrorModels ErrorProbe::measured(const TapValues& a, const HostTensor& input, Ru
     for (const Arithmetic& side : sides_) {
       const double u = std::max(chain.products ? side.product : side.storage, from_input ? 0 : side.saved);
       operands += u * u + (function_ulps * function_ulps + chain.terms) * u32 * u32;
-      results += chain.stores * side.storage * side.storage + side.saved * side.saved + chain.terms / 3 * u32 * u32;
+      results +=
+          chain.stores * side.storage * side.storage + side.saved * side.saved + chain.terms / 3 * u32 * u32;
     }
     const Spread& spread = spreads.at(name);
     const double scale = std::sqrt(operands) / move;

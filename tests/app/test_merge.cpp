@@ -76,12 +76,15 @@ TEST_CASE("classes by folders in archives are those of all archives, whatever a 
   const Shards shards;
   const std::string bytes = read_file(data("images/rgb.bmp"));
   for (int i = 0; i < 10; ++i)
-    write_archive(shards.folder / fmt::format("p-{}.tar", i), {{fmt::format("k{}/images/{}.bmp", i, i), bytes, {}}});
+    write_archive(shards.folder / fmt::format("p-{}.tar", i),
+                  {{fmt::format("k{}/images/{}.bmp", i, i), bytes, {}}});
   REQUIRE(shards.run({"eval", "p-{0..9}.tar", "--results", "W.jsonl"}).exit_code == 0);
   for (int i = 0; i < 3; ++i)
-    REQUIRE(shards.run({"eval", "p-{0..9}.tar", "--results", "R{shard}.jsonl", "--shard", fmt::format("{}/3", i)})
-                .exit_code == 0);
-  REQUIRE(shards.merge({"eval", "--merge", "R0.jsonl", "R1.jsonl", "R2.jsonl", "--results", "M.jsonl"}).exit_code == 0);
+    REQUIRE(
+        shards.run({"eval", "p-{0..9}.tar", "--results", "R{shard}.jsonl", "--shard", fmt::format("{}/3", i)})
+            .exit_code == 0);
+  REQUIRE(shards.merge({"eval", "--merge", "R0.jsonl", "R1.jsonl", "R2.jsonl", "--results", "M.jsonl"})
+              .exit_code == 0);
   CHECK(without_first_line(read_file(shards.folder / "M.jsonl")) ==
         without_first_line(read_file(shards.folder / "W.jsonl")));
 }

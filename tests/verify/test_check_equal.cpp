@@ -482,18 +482,28 @@ TEST_CASE("one channel far above the others hides nothing") {
     }
   };
   const auto compared = [&](const std::vector<std::string>& more) {
-    std::vector<std::string> all{"check-equal", "--config", data("models/s1_ln2d/config.json"), "--device", "cpu", "-q",
-                                 "--a", "weights=" + outlier, "--b", "weights=" + wrong};
+    std::vector<std::string> all{"check-equal",
+                                 "--config",
+                                 data("models/s1_ln2d/config.json"),
+                                 "--device",
+                                 "cpu",
+                                 "-q",
+                                 "--a",
+                                 "weights=" + outlier,
+                                 "--b",
+                                 "weights=" + wrong};
     all.insert(all.end(), more.begin(), more.end());
     return run_cli(all).exit_code;
   };
-  for (const auto& [layer, large] : {std::pair{"classifier.head", -1e9f}, {"layers.1.blocks.0.mlp.fc2", 1000.0f}}) {
+  for (const auto& [layer, large] :
+       {std::pair{"classifier.head", -1e9f}, {"layers.1.blocks.0.mlp.fc2", 1000.0f}}) {
     INFO(layer);
     write(layer, large);
     for (const char* dtype : {"float32", "float16", "bfloat16"}) {
       INFO(dtype);
       CHECK(compared({"--dtype", dtype}) == 1);
-      CHECK(check_equal("s1_ln2d", {"--weights", outlier, "--a", "dtype=float64", "--b", std::string("dtype=") + dtype})
+      CHECK(check_equal("s1_ln2d",
+                        {"--weights", outlier, "--a", "dtype=float64", "--b", std::string("dtype=") + dtype})
                 .exit_code == 0);
     }
   }
@@ -504,7 +514,8 @@ TEST_CASE("channels that GELU closes, where 1 + erf cancels, are no wrong step")
   for (const auto& [bias, of] : {std::pair{-2.5f, 1}, {-4.0f, 2}}) {
     INFO(bias);
     vmamba::StateDict closed;
-    for (const auto& [name, tensor] : vmamba::read_safetensors(data("models/s1_ln2d/weights.safetensors")).tensors) {
+    for (const auto& [name, tensor] :
+         vmamba::read_safetensors(data("models/s1_ln2d/weights.safetensors")).tensors) {
       vmamba::HostTensor values = tensor.to_float32();
       if (name.ends_with("mlp.fc1.bias"))
         for (size_t i = 0; i < values.values.size(); i += static_cast<size_t>(of)) values.values[i] += bias;
@@ -523,25 +534,27 @@ TEST_CASE("an input that another preprocessing made differs, whatever the dtype"
   json config = json::parse(vmamba::read_file(data("models/s1_ln2d/config.json")));
   config["preprocess"]["std"] = {0.225, 0.224, 0.225};
   vmamba::write_file(folder / "c.json", config.dump());
-  const json found = report("s1_ln2d",
-                            {"--images", data("chelsea.png"), "--dtype", "bfloat16", "--b",
-                             "config=" + (folder / "c.json") + ",weights=" +
-                                 data("models/s1_ln2d/weights.safetensors").string()},
-                            1);
+  const json found = report(
+      "s1_ln2d",
+      {"--images", data("chelsea.png"), "--dtype", "bfloat16", "--b",
+       "config=" + (folder / "c.json") + ",weights=" + data("models/s1_ln2d/weights.safetensors").string()},
+      1);
   CHECK(found["taps"][0]["name"] == "input");
   CHECK(found["taps"][0]["within"] == false);
-  const json noise = report("s1_ln2d",
-                            {"--dtype", "float32", "--b", "config=" + (folder / "c.json") + ",weights=" +
-                                                              data("models/s1_ln2d/weights.safetensors").string()},
-                            0);
+  const json noise = report(
+      "s1_ln2d",
+      {"--dtype", "float32", "--b",
+       "config=" + (folder / "c.json") + ",weights=" + data("models/s1_ln2d/weights.safetensors").string()},
+      0);
   REQUIRE(noise["notes"].size() == 1);
   CHECK(noise["notes"][0] == "the configs' preprocess differs; it is compared with --images only");
 }
 
 TEST_CASE("Mamba-2 has no forward core to choose, also by --b") {
-  check_error(run_cli({"check-equal", "--config", data("models/ft_v04/config.json"), "--seed", "0", "-q", "--a",
-                       "forward_core_version=v0", "--b", "forward_type=m0_noz,forward_core_version=v1"}),
-              2, {"forward_type m0_noz has one way only"});
+  check_error(
+      run_cli({"check-equal", "--config", data("models/ft_v04/config.json"), "--seed", "0", "-q", "--a",
+               "forward_core_version=v0", "--b", "forward_type=m0_noz,forward_core_version=v1"}),
+      2, {"forward_type m0_noz has one way only"});
 }
 
 TEST_CASE("backends differ by the order of sums") {

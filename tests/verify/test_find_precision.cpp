@@ -104,8 +104,8 @@ TEST_CASE("what was held out may violate what was found: exit code 1, and no con
   write_safetensors(folder / "x.safetensors", file);
   const auto search = [&](double atol) {
     return run({"--find-precision", "--dtype", "bfloat16", "--input-tensor", folder / "x.safetensors",
-                "--atol", fmt::format("{}", atol), "--rtol", "0", "--margin", "1", "-o", folder / "c.json", "--format",
-                "json"});
+                "--atol", fmt::format("{}", atol), "--rtol", "0", "--margin", "1", "-o", folder / "c.json",
+                "--format", "json"});
   };
   const json violated = report(search(std::sqrt(errors.front().first * errors.back().first)), 1);
   CHECK(violated["found"] == true);

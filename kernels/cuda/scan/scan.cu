@@ -114,8 +114,9 @@ bool can_scan_serial(const SelectiveScan2d& s, const DeviceProperties& device) {
   const bool is_float = s.x.dtype == DType::float32;
   const bool packs = is_float ? packs_of(s.x, 4) : packs_of(s.x, 8) && packs_of(s.projections, 8);
   return s.dt_weight && s.direction_rounding == DirectionRounding::none && (states == 1 || states == 16) &&
-         rank <= (is_float ? most_rank<float>(states) : most_rank<half>(states)) && s.x.dim(1) * s.x.dim(2) > 1 &&
-         !direction.per_line && !direction.mirrored_output && packs && device.major >= 8;
+         rank <= (is_float ? most_rank<float>(states) : most_rank<half>(states)) &&
+         s.x.dim(1) * s.x.dim(2) > 1 && !direction.per_line && !direction.mirrored_output && packs &&
+         device.major >= 8;
 }
 
 }  // namespace

@@ -44,10 +44,10 @@ struct TensorProjection {
   static constexpr int steps = Layout::steps;
   uint32_t weights[2 * each][rank_eighths][2];  // rows g, g + 8 of each 16
   float bias[2 * each][2];
-  int dt_at, bc_at;      // where this lane reads a tile's rows: its pair of dt, and its pair of Bmat and Cmat
-  float* z_written;      // [channel][step]
+  int dt_at, bc_at;  // where this lane reads a tile's rows: its pair of dt, and its pair of Bmat and Cmat
+  float* z_written;  // [channel][step]
   const float* z_read;
-  float* bc_rows;        // [step][ln2·Bmat (N), Cmat (N)]
+  float* bc_rows;  // [step][ln2·Bmat (N), Cmat (N)]
 
   // Of direction k; `mine` is the warp's shared memory.
   __device__ TensorProjection(const Scan<T>& p, int k, int first_channel, int, char* mine) {
@@ -70,8 +70,9 @@ struct TensorProjection {
       }
     const int row_at = Layout::projections + (k * p.per_direction & 7) * 2;
     dt_at = ptx::in_registers(row_at + g * Layout::projection_pitch * 4 + t * 4);
-    bc_at = ptx::in_registers(N == 1 ? row_at + (lane & (steps - 1)) * Layout::projection_pitch * 4 + p.rank * 2
-                                     : dt_at + p.rank * 2);
+    bc_at =
+        ptx::in_registers(N == 1 ? row_at + (lane & (steps - 1)) * Layout::projection_pitch * 4 + p.rank * 2
+                                 : dt_at + p.rank * 2);
   }
 
   // Everything is loaded before anything is stored: the compiler moves no load over a store.
@@ -107,7 +108,8 @@ struct TensorProjection {
           *reinterpret_cast<float2*>(z_written + (16 * m + 8 * i) * Layout::z_pitch + 8 * q) =
               make_float2(products[q][m][2 * i], products[q][m][2 * i + 1]);
     if constexpr (N == 1) {  // the lanes of a step store the same
-      *reinterpret_cast<float2*>(bc_rows + 2 * (lane & (steps - 1))) = make_float2(pairs[0].x * ln_2, pairs[0].y);
+      *reinterpret_cast<float2*>(bc_rows + 2 * (lane & (steps - 1))) =
+          make_float2(pairs[0].x * ln_2, pairs[0].y);
     } else {
 #pragma unroll
       for (int j = 0; j < N / 4; ++j)
@@ -130,7 +132,9 @@ struct TensorProjection {
         z[i][j] = z4.x, z[i + 1][j] = z4.y, z[i + 2][j] = z4.z, z[i + 3][j] = z4.w;
       }
   }
-  __device__ const float* bc(const char*, int step) const { return bc_rows + step * Layout::bc_pitch; }
+  __device__ const float* bc(const char*, int step) const {
+    return bc_rows + step * Layout::bc_pitch;
+  }
 };
 
 // The same in float32, with the weights of the thread's channels.
@@ -145,7 +149,8 @@ struct ThreadProjection {
       const int row = k * p.channels + c + j;
       bias[j] = p.dt_bias[row];
 #pragma unroll
-      for (int r = 0; r < 8 * rank_eighths; ++r) weights[j][r] = r < p.rank ? p.dt_weight[row * p.rank + r] : 0;
+      for (int r = 0; r < 8 * rank_eighths; ++r)
+        weights[j][r] = r < p.rank ? p.dt_weight[row * p.rank + r] : 0;
     }
   }
 
@@ -173,7 +178,9 @@ struct ThreadProjection {
 #pragma unroll
     for (int i = 0; i < 8; ++i) z_of(tile, first + i, z[i]);
   }
-  __device__ static const float* bc(const char* tile, int step) { return row(tile, step) + 8 * rank_eighths; }
+  __device__ static const float* bc(const char* tile, int step) {
+    return row(tile, step) + 8 * rank_eighths;
+  }
 };
 
 // Both warps of a block wait here for each other, and see what the other stored before.
@@ -238,7 +245,8 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks)
   const char* const projections = ptx::in_registers(
       reinterpret_cast<const char*>(p.projections + image * p.projections_stride + Layout::pack * t));
   // In bytes; an offset inside an image may take 33 bits.
-  const uint32_t x_pitch = p.x_stride * sizeof(T), p_pitch = p.projections_stride * sizeof(T), y_pitch = p.channels * 4;
+  const uint32_t x_pitch = p.x_stride * sizeof(T), p_pitch = p.projections_stride * sizeof(T),
+                 y_pitch = p.channels * 4;
   char* const y = ptx::in_registers(
       reinterpret_cast<char*>(p.y + (int64_t{blockIdx.z} * p.batch + blockIdx.y) * length * p.channels + c));
   __builtin_assume(__isGlobal(y));
@@ -277,7 +285,8 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks)
         for (int i = 0; i < x_packs; ++i)
           __pipeline_memcpy_async(staged_at + (row * 4 * x_packs + t + 4 * i) * 16,
                                   x[i] + uint64_t{from} * x_pitch, 16);
-        char* const to = staged_at + Layout::projections + row * Layout::projection_pitch * 4 + t * Layout::pack_bytes;
+        char* const to =
+            staged_at + Layout::projections + row * Layout::projection_pitch * 4 + t * Layout::pack_bytes;
 #pragma unroll
         for (int i = 0; i < Layout::packs; i += 4) {
           int at = i * Layout::pack_bytes;
@@ -360,8 +369,7 @@ __global__ void __launch_bounds__(block_warps * 32, least_blocks)
         float x_values[each];
         load(reinterpret_cast<const T*>(tile) + (i * 32 + lane) * each, x_values);
 #pragma unroll
-        for (int j = 0; j < each; ++j)
-          values[j] = advance(j, x_values[j], z[j], projection.bc(tile, i));
+        for (int j = 0; j < each; ++j) values[j] = advance(j, x_values[j], z[j], projection.bc(tile, i));
       };
       const int* const pixels = reinterpret_cast<const int*>(tile + Layout::pixels);
       if (first + steps <= length) {
