@@ -901,57 +901,47 @@ TEST_CASE("cuda: pointwise operations, softmax, merge_patches and mean_pool") {
 
 namespace {
 
-void test_scan(DType dtype, ScanBackend backend) {
+struct ScanCase {
+  int64_t batch, height, width, channels, rank, states;
+  bool has_dt_weight;
+  float least_bias = -5, most_bias = 1;
+};
+
+// The sizes of VMamba-T's stages, odd ones, maps larger than shared memory, Mamba-2's heads; Delta from 1e-11 to 25.
+const std::vector<ScanCase> scan_cases = {
+    {1, 56, 56, 32, 6, 1, true},        {2, 28, 28, 40, 12, 1, true},  {2, 14, 14, 48, 24, 1, true},
+    {3, 7, 7, 96, 48, 1, true},         {1, 1, 1, 2, 2, 1, true},      {2, 5, 9, 18, 4, 1, true},
+    {2, 5, 9, 18, 4, 1, true, -25, 25}, {1, 3, 70, 34, 10, 1, true},   {1, 64, 72, 18, 6, 1, true},
+    {1, 57, 50, 18, 6, 1, true},        {1, 42, 28, 264, 12, 1, true}, {2, 14, 14, 32, 6, 16, true},
+    {1, 28, 14, 20, 4, 2, true},        {1, 6, 7, 7, 3, 3, true},      {2, 7, 7, 32, 4, 8, false},
+    {2, 14, 14, 16, 2, 1, false},       {1, 70, 70, 16, 2, 2, true}};
+
+// Many blocks; from the sixth on enough warps for threads that walk whole sequences, on a GPU of up to 132 multiprocessors.
+const std::vector<ScanCase> many_warps = {{140, 7, 7, 16, 4, 1, true},
+                                          {133, 14, 14, 16, 6, 1, true},
+                                          {150, 7, 5, 16, 2, 4, true},
+                                          {120, 3, 7, 40, 6, 16, true},
+                                          {101, 5, 3, 72, 10, 16, true},
+                                          {133, 7, 7, 264, 48, 1, true},
+                                          {133, 13, 9, 256, 24, 1, true},
+                                          {133, 13, 9, 136, 24, 1, true},
+                                          {133, 6, 5, 88, 12, 1, true},
+                                          {133, 4, 5, 264, 8, 1, true},
+                                          {134, 13, 9, 72, 12, 16, true},
+                                          {133, 5, 3, 512, 10, 16, true},
+                                          {132, 1, 1, 256, 2, 1, true},
+                                          {132, 2, 3, 264, 64, 1, true},
+                                          {133, 4, 5, 136, 24, 1, true, -25, 25},
+                                          {133, 4, 5, 72, 44, 16, true, -25, 25}};
+
+void test_scan(DType dtype, ScanBackend backend, const std::vector<ScanCase>& cases) {
   const auto kernels = gpu();
   if (!kernels) return;
-  struct Case {
-    int64_t batch, height, width, channels, rank, states;
-    bool has_dt_weight;
-    float least_bias = -5, most_bias = 1;
-  };
-  // The sizes of VMamba-T's stages, odd ones, maps larger than shared memory, many blocks, Mamba-2's heads; Delta from 1e-11
-  // to 25.
-  const Case cases[] = {
-      {1, 56, 56, 32, 6, 1, true},
-      {2, 28, 28, 40, 12, 1, true},
-      {2, 14, 14, 48, 24, 1, true},
-      {3, 7, 7, 96, 48, 1, true},
-      {1, 1, 1, 2, 2, 1, true},
-      {2, 5, 9, 18, 4, 1, true},
-      {2, 5, 9, 18, 4, 1, true, -25, 25},
-      {1, 3, 70, 34, 10, 1, true},
-      {1, 64, 72, 18, 6, 1, true},
-      {1, 57, 50, 18, 6, 1, true},
-      {1, 42, 28, 264, 12, 1, true},
-      {140, 7, 7, 16, 4, 1, true},
-      {133, 14, 14, 16, 6, 1, true},
-      {2, 14, 14, 32, 6, 16, true},
-      {150, 7, 5, 16, 2, 4, true},
-      {1, 28, 14, 20, 4, 2, true},
-      {1, 6, 7, 7, 3, 3, true},
-      {2, 7, 7, 32, 4, 8, false},
-      {2, 14, 14, 16, 2, 1, false},
-      {1, 70, 70, 16, 2, 2, true},
-      {120, 3, 7, 40, 6, 16, true},
-      {101, 5, 3, 72, 10, 16, true},
-      // Enough warps for threads that walk whole sequences, on a GPU of up to 132 multiprocessors.
-      {133, 7, 7, 264, 48, 1, true},
-      {133, 13, 9, 256, 24, 1, true},
-      {133, 13, 9, 136, 24, 1, true},
-      {133, 6, 5, 88, 12, 1, true},
-      {133, 4, 5, 264, 8, 1, true},
-      {134, 13, 9, 72, 12, 16, true},
-      {133, 5, 3, 512, 10, 16, true},
-      {132, 1, 1, 256, 2, 1, true},
-      {132, 2, 3, 264, 64, 1, true},
-      {133, 4, 5, 136, 24, 1, true, -25, 25},
-      {133, 4, 5, 72, 44, 16, true, -25, 25}};
-  for (const Case& c : cases)
+  for (const ScanCase& c : cases)
     for (const ScanOrder order : {ScanOrder::cross, ScanOrder::unidi, ScanOrder::bidi,
                                   ScanOrder::cascade_rows, ScanOrder::cascade_columns}) {
       const int64_t pixels = c.height * c.width;
-      if (c.batch > 100 && ((order != ScanOrder::cross && pixels > 20) || backend == ScanBackend::torch))
-        continue;
+      if (c.batch > 100 && order != ScanOrder::cross && pixels > 20) continue;
       if (pixels > 4000 && order != ScanOrder::cross) continue;
       const int64_t k = direction_count(order);
       const DirectionRounding rounding =
@@ -1002,31 +992,49 @@ void test_scan(DType dtype, ScanBackend backend) {
 
 // One by one, so that compute-sanitizer's share of each is bearable.
 TEST_CASE("cuda: selective_scan_2d, float32, torch") {
-  test_scan(DType::float32, ScanBackend::torch);
+  test_scan(DType::float32, ScanBackend::torch, scan_cases);
 }
 TEST_CASE("cuda: selective_scan_2d, float32, mamba") {
-  test_scan(DType::float32, ScanBackend::mamba);
+  test_scan(DType::float32, ScanBackend::mamba, scan_cases);
+}
+TEST_CASE("cuda: selective_scan_2d of many warps, float32, mamba") {
+  test_scan(DType::float32, ScanBackend::mamba, many_warps);
 }
 TEST_CASE("cuda: selective_scan_2d, float32, oflex") {
-  test_scan(DType::float32, ScanBackend::oflex);
+  test_scan(DType::float32, ScanBackend::oflex, scan_cases);
+}
+TEST_CASE("cuda: selective_scan_2d of many warps, float32, oflex") {
+  test_scan(DType::float32, ScanBackend::oflex, many_warps);
 }
 TEST_CASE("cuda: selective_scan_2d, float16, torch") {
-  test_scan(DType::float16, ScanBackend::torch);
+  test_scan(DType::float16, ScanBackend::torch, scan_cases);
 }
 TEST_CASE("cuda: selective_scan_2d, float16, mamba") {
-  test_scan(DType::float16, ScanBackend::mamba);
+  test_scan(DType::float16, ScanBackend::mamba, scan_cases);
+}
+TEST_CASE("cuda: selective_scan_2d of many warps, float16, mamba") {
+  test_scan(DType::float16, ScanBackend::mamba, many_warps);
 }
 TEST_CASE("cuda: selective_scan_2d, float16, oflex") {
-  test_scan(DType::float16, ScanBackend::oflex);
+  test_scan(DType::float16, ScanBackend::oflex, scan_cases);
+}
+TEST_CASE("cuda: selective_scan_2d of many warps, float16, oflex") {
+  test_scan(DType::float16, ScanBackend::oflex, many_warps);
 }
 TEST_CASE("cuda: selective_scan_2d, bfloat16, torch") {
-  test_scan(DType::bfloat16, ScanBackend::torch);
+  test_scan(DType::bfloat16, ScanBackend::torch, scan_cases);
 }
 TEST_CASE("cuda: selective_scan_2d, bfloat16, mamba") {
-  test_scan(DType::bfloat16, ScanBackend::mamba);
+  test_scan(DType::bfloat16, ScanBackend::mamba, scan_cases);
+}
+TEST_CASE("cuda: selective_scan_2d of many warps, bfloat16, mamba") {
+  test_scan(DType::bfloat16, ScanBackend::mamba, many_warps);
 }
 TEST_CASE("cuda: selective_scan_2d, bfloat16, oflex") {
-  test_scan(DType::bfloat16, ScanBackend::oflex);
+  test_scan(DType::bfloat16, ScanBackend::oflex, scan_cases);
+}
+TEST_CASE("cuda: selective_scan_2d of many warps, bfloat16, oflex") {
+  test_scan(DType::bfloat16, ScanBackend::oflex, many_warps);
 }
 
 TEST_CASE("cuda: memory, marks and errors") {
