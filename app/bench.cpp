@@ -9,7 +9,6 @@
 #include <chrono>
 #include <cmath>
 #include <future>
-#include <latch>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -154,19 +153,29 @@ std::vector<double> times_of(const Lane& lane, int count, const std::function<vo
 void warm_up(Lane& lane, const Options& options, int64_t batch, int64_t height, int64_t width) {
   Runner& runner = *lane.runner;
   runner.run(noise(batch, runner.config().in_chans, height, width));
-  const int forwards = std::max(options.warm_up, 2);  // on CUDA the graph is captured in the second forward
   lane.each = seconds_of([&] {
-                for (int i = 0; i < forwards; ++i) runner.replay();
+                for (int i = 0; i < options.warm_up; ++i) runner.replay();
                 runner.kernels().synchronize();
               }) /
-              forwards;
+              options.warm_up;
 }
 
 // Calls work(0) to work(count - 1) on a thread each and returns when all are done. Rethrows one of their exceptions.
 void side_by_side(size_t count, const std::function<void(size_t)>& work) {
   if (count == 1) return work(0);
+  std::promise<bool> started;  // all threads; false: one could not be
+  const std::shared_future<bool> all_started = started.get_future().share();
   std::vector<std::future<void>> running;
-  for (size_t i = 0; i < count; ++i) running.push_back(std::async(std::launch::async, work, i));
+  try {
+    for (size_t i = 0; i < count; ++i)
+      running.push_back(std::async(std::launch::async, [&work, all_started, i] {
+        if (all_started.get()) work(i);
+      }));
+  } catch (...) {
+    started.set_value(false);
+    throw;
+  }
+  started.set_value(true);
   for (const auto& future : running) future.wait();
   for (auto& future : running) future.get();
 }
@@ -191,13 +200,11 @@ Row measure(std::vector<Lane>& lanes, const std::vector<Device>& devices, const 
   row.states.resize(devices.size());
   side_by_side(lanes.size(), [&](size_t i) { warm_up(lanes[i], options, batch, height, width); });
   const int least = devices[0].type == DeviceType::cpu ? 10 : 50;
-  const int count =
-      options.iterations > 0
-          ? options.iterations
-          : std::clamp(static_cast<int>(options.seconds / std::max(lanes[0].each, 1e-6)), least, 10000);
-  std::latch start(static_cast<ptrdiff_t>(lanes.size()));
+  const int count = options.iterations > 0
+                        ? options.iterations
+                        : static_cast<int>(std::clamp<double>(options.seconds / std::max(lanes[0].each, 1e-6),
+                                                              least, 10000));
   side_by_side(lanes.size(), [&](size_t i) {
-    start.arrive_and_wait();
     const size_t stream = i % static_cast<size_t>(options.streams),
                  device = i / static_cast<size_t>(options.streams);
     row.lanes[i] = times_of(lanes[i], count, [&] {
@@ -576,7 +583,6 @@ int run_bench(const Options& options) {
                options.model.config);
   if (options.profile && options.streams > 1)
     fail_input("--profile times one stream of operations: leave out --streams");
-  if (!std::isfinite(options.seconds)) fail_input("--seconds: not a number");
   const std::vector<std::vector<Device>> sets = device_sets(parse_devices(options.model.device));
   std::vector<std::string> backends{""};
   if (!options.model.selective_scan_backend.empty())
@@ -703,9 +709,11 @@ Command add_bench(CLI::App& app) {
                    "SIDE or HEIGHTxWIDTH in pixels; may be a list (default: the config's)")
       ->type_name("S")
       ->delimiter(',');
-  parser->add_option("--warm-up", options->warm_up, "Forwards before the measured ones")
+  parser
+      ->add_option("--warm-up", options->warm_up,
+                   "Forwards before the measured ones, at least 2: on CUDA the second captures a graph")
       ->type_name("N")
-      ->check(whole_number(0, 1 << 20))
+      ->check(whole_number(2, 1 << 20))
       ->capture_default_str();
   parser
       ->add_option("--iterations", options->iterations, "Number of measured forwards (default: by --seconds)")
@@ -713,7 +721,7 @@ Command add_bench(CLI::App& app) {
       ->check(whole);
   parser
       ->add_option("--seconds", options->seconds,
-                   "Measure for about this long, but at least 10 forwards (50 on CUDA)")
+                   "Measure for about this long, but at least 10 forwards (50 on CUDA) and at most 10000")
       ->type_name("S")
       ->check(real_number("from 0 to 86400", [](double x) { return x >= 0 && x <= 86400; }))
       ->excludes("--iterations")

@@ -216,6 +216,20 @@ struct ReadySide {
   Provenance::Model made_of;
 };
 
+Config config_of(const SideOptions& chosen, const ModelFiles& files) {
+  Config config = load_model_config(chosen.model, files);
+  if (chosen.forward_type.empty()) return config;
+  // Re-parses the config text with the new forward_type, so that every config check applies to it too.
+  const std::string where = files.config_name() + " with forward_type " + chosen.forward_type;
+  const std::string text = with_member(files.config_text(), files.config_name(), "forward_type",
+                                       nlohmann::json(chosen.forward_type).dump());
+  const Config changed = parse_config(text, where);
+  config.forward_type = changed.forward_type;
+  config.forward = changed.forward;
+  check_forward_core(config);
+  return config;
+}
+
 // Shares the weights of `other` if both sides use the same ones.
 // `outputs`: stages whose output norm is compared, which makes a classifier's weights a backbone's.
 ReadySide make_side(const Options& options, const Mode& mode, const SideOptions& chosen,
@@ -225,17 +239,7 @@ ReadySide make_side(const Options& options, const Mode& mode, const SideOptions&
   Side& side = ready.side;
   side.given = chosen.text;
   ModelFiles files = find_files(chosen.model);
-  side.config = load_model_config(chosen.model, files);
-  if (!chosen.forward_type.empty()) {
-    // Re-parses the config text with the new forward_type, so that every config check applies to it too.
-    const std::string where = files.config_name() + " with forward_type " + chosen.forward_type;
-    const std::string text = with_member(files.config_text(), files.config_name(), "forward_type",
-                                         nlohmann::json(chosen.forward_type).dump());
-    const Config changed = parse_config(text, where);
-    side.config.forward_type = changed.forward_type;
-    side.config.forward = changed.forward;
-    check_forward_core(side.config);
-  }
+  side.config = config_of(chosen, files);
   side.choice = choose_run(chosen.model);
   const bool same_files = other && other_chosen->model.config == chosen.model.config &&
                           other_chosen->model.weights == chosen.model.weights &&
@@ -563,12 +567,15 @@ ImageTruth image_truth(const Options& options, const CheckInput& input, const Si
     truth.source = "the images do not lie in one folder with a folder for each class";
     return truth;
   }
+  const auto by_folders = [&](const char* which, const std::string& form) {
+    return fmt::format("the folders {} {}{}{}", which, root, form.empty() ? "" : ": ", form);
+  };
   try {
     if (archives) {
       const DataSet data = read_data_set(root, {}, options.shard, labels, config.num_classes);
       if (data.pictures.size() != input.images.size()) fail_input("{}: changed while it was read", root);
       for (const Picture& picture : data.pictures) truth.classes.push_back(data.classes_of(picture)[0]);
-      truth.source = data.truth_form.empty() ? "the folders in " + root : data.truth_form;
+      truth.source = data.folders.empty() ? data.truth_form : by_folders("in", data.truth_form);
       return truth;
     }
     const ClassFolders found = read_class_folders(root, labels, config.num_classes);
@@ -577,7 +584,7 @@ ImageTruth image_truth(const Options& options, const CheckInput& input, const Si
       check(place != found.folders.end() && *place == folder, "{}: {} is no folder of it", root, folder);
       truth.classes.push_back(found.classes[static_cast<size_t>(place - found.folders.begin())]);
     }
-    truth.source = "the folders of " + root;
+    truth.source = by_folders("of", found.form);
   } catch (const InputError& error) {
     truth.source = fmt::format("{} (labels are those beside a's weights)", error.what());
   }
@@ -607,26 +614,26 @@ CheckResult check_data_set(const Options& options, const Side& a, const Side& b,
   return result;
 }
 
+int run_init_order(const Options& options, const SideOptions& a, const SideOptions& b) {
+  if (options.a.empty() && options.b.empty())
+    fail_input("--init-order: compares two configs: give --a config=… or --b config=…, or both");
+  const ModelFiles files_a = find_files(a.model), files_b = find_files(b.model);
+  const Config config_a = config_of(a, files_a), config_b = config_of(b, files_b);
+  const auto divergence = first_init_divergence(config_a, config_b);
+  Provenance provenance{this_program(), 0, Provenance::Model{}, Provenance::Model{}, {}, {}};
+  provenance.a->config = files_a.config_name();
+  provenance.a->config_sha256 = config_sha256(config_a);
+  provenance.b->config = files_b.config_name();
+  provenance.b->config_sha256 = config_sha256(config_b);
+  return told(options, provenance, text_report(divergence), json_report(divergence), !divergence);
+}
+
 int run_two_sides(Options& options, const Mode& mode) {
   const bool v0_and_v1 = mode.letter != 'i' && default_sides(options);
   const std::vector<SideOptions> chosen{side_options(options, mode, "--a", options.a),
                                         side_options(options, mode, "--b", options.b)};
   refuse_overridden(options, chosen);
-  if (mode.letter == 'i') {
-    if (options.a.empty() && options.b.empty())
-      fail_input("--init-order: compares two configs: give --a config=… or --b config=…, or both");
-    const auto config_of = [](const SideOptions& side) {
-      return load_model_config(side.model, find_files(side.model));
-    };
-    const auto divergence = first_init_divergence(config_of(chosen[0]), config_of(chosen[1]));
-    Provenance provenance{this_program(), 0, Provenance::Model{}, Provenance::Model{}, {}, {}};
-    for (int i = 0; i < 2; ++i) {
-      Provenance::Model& model = i == 0 ? *provenance.a : *provenance.b;
-      model.config = find_files(chosen[i].model).config_name();
-      model.config_sha256 = config_sha256(config_of(chosen[i]));
-    }
-    return told(options, provenance, text_report(divergence), json_report(divergence), !divergence);
-  }
+  if (mode.letter == 'i') return run_init_order(options, chosen[0], chosen[1]);
   choose_weights(options, chosen);
   ReadySide a = make_side(options, mode, chosen[0], nullptr, nullptr),
             b = make_side(options, mode, chosen[1], &a, &chosen[0]);

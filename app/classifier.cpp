@@ -236,7 +236,7 @@ void check_inputs(std::vector<std::string>& inputs, bool nul, const std::string&
 
 HostTensor input_in(const StateDict& file, int in_chans) {
   HostTensor input = file.at("input").to_float32();
-  if (input.dims.size() != 4 || input.dims[0] < 1 || input.dims[1] != in_chans)
+  if (input.dims.size() != 4 || input.elements() == 0 || input.dims[1] != in_chans)
     fail_input("{}: tensor input is {}, wanted (B, {}, H, W)", file.where, shape_string(input.dims),
                in_chans);
   return input;

@@ -291,8 +291,8 @@ void classify_tensor(const Options& options, Classifier& classifier, Outputs& ou
   outputs.results.emplace(options, classifier, out);
   const std::vector<std::string> names = names_of_entries(file, input.dims[0]);
   const size_t classes = static_cast<size_t>(classifier.config.num_classes);
-  for (int64_t begin = 0; begin < input.dims[0]; begin += classifier.batch_size) {
-    const int64_t count = std::min<int64_t>(classifier.batch_size, input.dims[0] - begin);
+  for (int64_t begin = 0, count = 0; begin < input.dims[0]; begin += count) {
+    count = std::min<int64_t>(classifier.batch_size, input.dims[0] - begin);  // which memory may have halved
     const std::vector<float> logits =
         run_in_pieces(to_string(runner.kernels().device()), classifier.batch_size, count,
                       [&](int64_t piece, int64_t n) { return runner.run(entries(input, begin + piece, n)); });

@@ -63,11 +63,6 @@ void read_truth(DataSet& data, const std::vector<std::string_view>& names, const
   if (data.pictures.empty()) fail_input("{}: says no class of any image", truth_file);
 }
 
-std::string error_in(const FolderFiles& files, const std::string& image) {
-  const auto found = files.errors.find(image);
-  return found == files.errors.end() ? "" : found->second;
-}
-
 DataSet read_flat_folder(const std::string& directory, const std::string& truth_file, const Labels& labels,
                          int num_classes) {
   FolderFiles files = folder_files(directory);
@@ -78,9 +73,15 @@ DataSet read_flat_folder(const std::string& directory, const std::string& truth_
   DataSet data;
   data.directory = directory;
   data.pictures.reserve(files.images.size());
-  for (const std::string& name : files.images) data.pictures.push_back({name, error_in(files, name)});
+  for (const std::string& name : files.images) data.pictures.push_back({name, files.error_of(name)});
   read_truth(data, names_in(data), truth_file, labels, num_classes);
   return data;
+}
+
+// Of classes by folders; nothing if their names are labels.
+void say_assumed(DataSet& data, const std::string& where, std::string form) {
+  if (!form.empty()) spdlog::info("{}: classes are its {}", where, form);
+  data.truth_form = std::move(form);
 }
 
 DataSet read_folders(const std::string& directory, const Labels& labels, int num_classes) {
@@ -89,6 +90,7 @@ DataSet read_folders(const std::string& directory, const Labels& labels, int num
   ClassFolders found = read_class_folders(directory, labels, num_classes);
   data.folders = std::move(found.folders);
   data.classes = std::move(found.classes);
+  say_assumed(data, directory, std::move(found.form));
   size_t others = 0;
   for (size_t i = 0; i < data.folders.size(); ++i) {
     FolderFiles files;
@@ -102,7 +104,7 @@ DataSet read_folders(const std::string& directory, const Labels& labels, int num
     if (files.images.empty() && files.unread.empty())
       spdlog::warn("{}: no image files in it", shown((fs::path(directory) / data.folders[i]).string()));
     for (const std::string& name : files.images) {
-      data.pictures.push_back({data.folders[i] + '/' + name, error_in(files, name)});
+      data.pictures.push_back({data.folders[i] + '/' + name, files.error_of(name)});
       give_classes(data, data.pictures.back(), {&data.classes[i], 1});
     }
   }
@@ -152,7 +154,9 @@ void read_archive_classes(DataSet& data, const std::vector<std::optional<std::st
   data.folders.assign(names.begin(), names.end());
   std::ranges::sort(data.folders);
   data.folders.erase(std::ranges::unique(data.folders).begin(), data.folders.end());
-  data.classes = classes_of_folders(data.folders, labels, num_classes, where);
+  std::string form;
+  data.classes = classes_of_folders(data.folders, labels, num_classes, where, form);
+  say_assumed(data, where, std::move(form));
   for (size_t i = 0; i < good.size(); ++i) {
     const auto folder = std::ranges::lower_bound(data.folders, names[i]) - data.folders.begin();
     give_classes(data, *good[i], {&data.classes[static_cast<size_t>(folder)], 1});
@@ -166,26 +170,31 @@ DataSet read_archives(const std::string& pattern, const std::vector<std::string>
   data.archives = true;
   data.archive_names = archives;
   data.directory = pattern.substr(0, pattern.rfind('/', pattern.find('{')) + 1);  // empty: none
-  std::vector<std::optional<std::string>> words;  // labels of the images without an error
-  const auto list = [&](bool all) {
+  std::vector<std::vector<ListedImage>> listed(archives.size());
+  bool labelled = false, any = false;
+  const auto list = [&](bool of_shard) {
     for (size_t i = 0; i < archives.size(); ++i) {
-      if (!all && !shard.has(i)) continue;
-      for (ListedImage& entry : list_archive(archives[i])) {
-        ArchiveImage& image = entry.image;
-        if (image.error.empty()) words.push_back(std::move(entry.label));
-        data.pictures.push_back({std::move(image.name), std::move(image.error), static_cast<uint32_t>(i),
-                                 static_cast<uint32_t>(image.place)});
+      if (shard.has(i) != of_shard) continue;
+      listed[i] = list_archive(archives[i]);
+      for (const ListedImage& entry : listed[i]) {
+        any = any || entry.image.error.empty();
+        labelled = labelled || (entry.image.error.empty() && entry.label);
       }
     }
   };
-  list(!truth_file.empty());
-  // Classes by folder are those of all archives, whatever the shard's have.
-  const bool by_folder = std::ranges::none_of(words, [](const auto& word) { return word.has_value(); });
-  const bool lists_all = truth_file.empty() && !shard.is_all() && !words.empty() && by_folder;
-  if (lists_all) {
-    data.pictures.clear();
-    words.clear();
-    list(true);
+  list(true);
+  // Names in a ground-truth file, and classes by folder, are those of all archives, whatever the shard's have.
+  const bool by_folder = truth_file.empty() && any && !labelled;
+  if (!truth_file.empty() || by_folder) list(false);
+  std::vector<std::optional<std::string>> words;  // labels of the images without an error
+  for (size_t i = 0; i < archives.size(); ++i) {
+    for (ListedImage& entry : listed[i]) {
+      ArchiveImage& image = entry.image;
+      if (image.error.empty()) words.push_back(std::move(entry.label));
+      data.pictures.push_back({std::move(image.name), std::move(image.error), static_cast<uint32_t>(i),
+                               static_cast<uint32_t>(image.place)});
+    }
+    listed[i] = {};
   }
   if (words.empty() && (shard.is_all() || !truth_file.empty())) {
     if (!data.pictures.empty()) fail_input("{}", data.pictures[0].error);
@@ -198,7 +207,7 @@ DataSet read_archives(const std::string& pattern, const std::vector<std::string>
   } else if (!words.empty()) {
     read_archive_classes(data, words, pattern, labels, num_classes);
   }
-  if (lists_all)
+  if (by_folder)
     std::erase_if(data.pictures, [&](const Picture& picture) { return !shard.has(picture.archive); });
   return data;
 }

@@ -28,7 +28,7 @@ struct DataSet {
   bool archives = false;
   std::vector<std::string> archive_names;  // all of them, also other shards'
   std::string truth_sum;                   // SHA-256 of the ground-truth file
-  std::string truth_form;                  // empty where folders are the classes
+  std::string truth_form;                  // empty where folders named as labels are the classes
   bool several = false;                    // an image may have several correct classes: only top-1 is defined
   size_t not_counted = 0;                  // images without a correct class
   std::vector<std::string> unread;         // folders that could not be listed

@@ -148,8 +148,7 @@ class ResultLog {
       const size_t end = text.find('\n', begin);
       if (end == std::string::npos) break;  // an incomplete last line: the earlier run was interrupted
       lines = number;
-      Json line = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
-                              text.begin() + static_cast<std::ptrdiff_t>(end), nullptr, false);
+      Json line = parse_shallow(std::string_view(text).substr(begin, end - begin));
       if (!line.is_object()) fail_input("{}:{}: not a line that eval wrote: give another file", path, number);
       if (number == 1)
         check_header(line, header);
@@ -489,13 +488,13 @@ Outcome evaluate(const Options& options, Classifier& classifier, const DataSet& 
 }
 
 // Refuses outputs that this data set does not support, before anything is computed.
-void check_outputs(const Options& options, const DataSet& data, size_t num_classes) {
-  if (data.several && (options.format == "csv" || !options.confusion.empty()))
+void check_outputs(const Options& options, const std::string& where, bool several, size_t images,
+                   size_t num_classes) {
+  if (several && (options.format == "csv" || !options.confusion.empty()))
     fail_input(
         "{}: several classes are right of an image, so there is nothing to tell class by class: leave out {}",
-        options.truth, options.confusion.empty() ? "--format csv" : "--confusion");
+        where, options.confusion.empty() ? "--format csv" : "--confusion");
   constexpr size_t most_classes = 32768;
-  const size_t images = std::min(data.pictures.size(), options.limit > 0 ? options.limit : SIZE_MAX);
   const size_t classes = std::min(num_classes, 2 * images);  // true and predicted class of each image
   if (!options.confusion.empty() && classes > most_classes)
     fail_input("--confusion: a table of up to {} classes, more than {}: --limit {} makes it small enough",
@@ -580,7 +579,7 @@ ShardResults read_shard(const std::string& path, ShardFiles& shards) {
   for (int number = 1; text.find('\n', begin) != text.npos; ++number) {
     const std::string_view line = text.substr(begin, text.find('\n', begin) - begin);
     begin += line.size() + 1;
-    const Json json = Json::parse(line, nullptr, false);
+    const Json json = parse_shallow(line);
     const auto wrong = [&] { fail_input("{}:{}: not a line that eval wrote", path, number); };
     if (number == 1) {
       shards.add(path, "eval", json);
@@ -639,7 +638,7 @@ bool is_whole(const ShardFiles& files, const std::vector<ShardResults>& shards) 
     if (files.is_given_before(i)) {
       doubled.clear();
       for (const MergedImage& image : shards[i].images)
-        if (!image.line.empty()) doubled.push_back(Json::parse(image.line)["file"].get<std::string>());
+        if (!image.line.empty()) doubled.push_back(parse_shallow(image.line)["file"].get<std::string>());
     }
     if (!shards[i].has_list)
       spdlog::error("shard {}: {} ends before its list of images: run it again",
@@ -658,7 +657,8 @@ PreprocessConfig preprocess_in(const Json& header) {
     const Json value = preprocess.is_object() ? preprocess.value(key, Json()) : Json();
     return value.is_number_integer() && value > 0 && value <= 1 << 14 ? value.get<int>() : 256;
   };
-  return {.resize = side("resize"), .crop = side("crop")};
+  const int crop = side("crop");
+  return {.resize = std::max(side("resize"), crop), .crop = crop};
 }
 
 int merge_results(const Options& options) {
@@ -700,7 +700,7 @@ int merge_results(const Options& options) {
 
   Outcome outcome{Accuracy(num_classes.get<int>())};
   for (const MergedImage& image : images) {
-    const Json line = Json::parse(image.line);
+    const Json line = parse_shallow(image.line);
     if (merged) merged->stream() << image.line << '\n';
     if (!line.contains("top")) {
       ++outcome.failed;
@@ -720,7 +720,7 @@ int merge_results(const Options& options) {
     const std::string file = line["file"];
     add_answer(outcome, data.several, file, right, *answer, {fs::path(directory) / file});
   }
-  check_outputs(options, data, names.size());
+  check_outputs(options, options.merge[0], data.several, images.size(), names.size());
   write_reports(options, outputs, outcome, report, to_json(this_program()), data, names);
   if (outputs.report) write_page(outputs, directory, outcome, report, data, names, preprocess_in(header));
   if (merged) merged->commit();
@@ -753,7 +753,8 @@ int run_eval(Options& options) {
         "--limit: a shard of archives does not know the images of the others: leave out --limit or --shard");
   if (!options.shard_text.empty() && !data.unread.empty())
     fail_input("--shard: the shards would be of other images than elsewhere: {}", data.unread[0]);
-  check_outputs(options, data, static_cast<size_t>(num_classes));
+  const size_t images = std::min(data.pictures.size(), options.limit > 0 ? options.limit : SIZE_MAX);
+  check_outputs(options, options.truth, data.several, images, static_cast<size_t>(num_classes));
   const Outcome outcome = evaluate(options, classifier, data);
   const ClassCounts& total = outcome.accuracy.total();
   if (total.images == 0 && options.shard.is_all())

@@ -138,14 +138,17 @@ std::string unexpected(const CLI::App& app) {
                      help_command(app));
 }
 
-// Finds an option with an empty value ("" or "--option="), which would be treated as absent; nullptr if none.
-const char* empty_value(int argc, char** argv) {
+// What is wrong with an empty argument or option ("" or "--option="), which would be treated as absent; empty: none is.
+std::string empty_value(int argc, char** argv) {
+  constexpr const char* of_option = "{}: the value is empty: give one, or leave the option out";
   for (int i = 1; i < argc; ++i) {
     const std::string_view word = argv[i];
-    if (word.empty()) return argv[i - 1];
-    if (word.starts_with("--") && word.find('=') == word.size() - 1) return argv[i];
+    if (word.empty() && *argv[i - 1] == '-') return fmt::format(of_option, printable(argv[i - 1]));
+    if (word.empty()) return "an argument is empty: leave it out";
+    if (word.starts_with("--") && word.find('=') == word.size() - 1)
+      return fmt::format(of_option, printable(word));
   }
-  return nullptr;
+  return {};
 }
 
 // oneDNN would print to stdout, which carries results only. It reads the variables when it is first used.
@@ -196,9 +199,7 @@ int run(int argc, char** argv) {
     for (CLI::Option* option : command.parser->get_options())
       if (option->get_type_size_max() > 0) option->transform(without_mark);
 
-  if (const char* option = empty_value(argc, argv))
-    return fail(2,
-                fmt::format("{}: the value is empty: give one, or leave the option out", printable(option)));
+  if (const std::string wrong = empty_value(argc, argv); !wrong.empty()) return fail(2, wrong);
   try {
     app.parse(marked_words(argc, argv));
   } catch (const CLI::Success& success) {

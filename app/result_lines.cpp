@@ -44,8 +44,7 @@ std::optional<std::pair<InputPosition, std::string>> split_position(std::string_
   if (!line.starts_with(position_key)) return std::nullopt;
   const size_t end = line.find("],");
   if (end == line.npos) return std::nullopt;
-  const Json at =
-      Json::parse(line.substr(position_key.size() - 1, end + 2 - position_key.size()), nullptr, false);
+  const Json at = parse_shallow(line.substr(position_key.size() - 1, end + 2 - position_key.size()));
   if (!at.is_array() || at.size() != 2 || !at[0].is_number_unsigned() || !at[1].is_number_unsigned())
     return std::nullopt;
   return std::pair(InputPosition{at[0].get<size_t>(), at[1].get<size_t>()},
@@ -55,7 +54,7 @@ std::optional<std::pair<InputPosition, std::string>> split_position(std::string_
 // The last line of a shard that is done.
 std::optional<InputsAtEnd> end_in(const std::string& line) {
   if (!line.starts_with("{\"end\":")) return std::nullopt;
-  const Json json = Json::parse(line, nullptr, false);
+  const Json json = parse_shallow(line);
   const Json end = json.is_object() ? json["end"] : Json();
   if (!end.is_object() || !end.value("inputs", Json()).is_number_unsigned()) return std::nullopt;
   const Json sum = end.value("inputs_sha256", Json());
@@ -71,7 +70,7 @@ InputsAtEnd inputs_at_end(const SeenInputs& seen) {
 }
 
 bool ResultCounts::add(std::string_view line) {
-  const Json json = Json::parse(line, nullptr, false);
+  const Json json = parse_shallow(line);
   if (!json.is_object() || !json.value("file", Json()).is_string()) return false;
   const Json error = json.value("error", Json()), top = json.value("top", Json());
   if (!error.is_string() && !top.is_array()) return false;
@@ -121,7 +120,10 @@ void ShardFiles::add(const std::string& path, const std::string& command, Json h
   if (!header.is_object() || !header.contains(command))
     fail_input("{}:1: not a file that {} --results wrote", path, command);
   const Json text = header.value("shard", Json());
-  if (!text.is_string()) fail_input("{}: not of a shard: it was made without --shard", path);
+  if (!text.is_string() || text == "auto")
+    fail_input("{}: not of a shard: it was made without --shard", path);
+  if (!header.value("config", Json()).is_object() || !header.value("made_by", Json()).is_object())
+    fail_input("{}:1: not a file that {} --results wrote", path, command);
   files.push_back({path, std::move(header), parse_shard(text.get<std::string>())});
   const File &first = files[0], &last = files.back();
   const std::string difference = header_difference(first.header, last.header, true);
@@ -193,7 +195,7 @@ PositionedResults::PositionedResults(const std::string& path, const Json& header
     file_.append(dump_json(header) + "\n");
     return;
   }
-  const Json was = Json::parse(first.substr(0, first_end), nullptr, false);
+  const Json was = parse_shallow(first.substr(0, first_end));
   if (!was.is_object() || !was.contains("classify"))
     fail_input("{}: not a file that classify --results wrote: give another", path);
   if (const std::string difference = header_difference(was, header, false); !difference.empty())
@@ -238,7 +240,7 @@ void PositionedResults::next_earlier() {
   std::getline(lines_, text);
   auto positioned = split_position(text);
   if (!positioned) throw ReadError(file_.path(), errno);
-  line_ = {line_.number + 1, positioned->first, Json::parse(positioned->second)};
+  line_ = {line_.number + 1, positioned->first, parse_shallow(positioned->second)};
 }
 
 void PositionedResults::compare(const SkippedInput& input) {
@@ -346,7 +348,7 @@ std::optional<ResultCounts> merge_positioned(const std::vector<std::string>& pat
     check_not_replaced(path, status);
     std::string text;
     std::getline(lines->file, text);
-    files.add(path, "classify", Json::parse(text, nullptr, false));
+    files.add(path, "classify", parse_shallow(text));
     shards.push_back(std::move(lines));
   }
   if (!files.are_complete()) return std::nullopt;

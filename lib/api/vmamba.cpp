@@ -97,7 +97,7 @@ vmamba_options known_options(const vmamba_options* given) {
   for (size_t i = sizeof options; i < given->size; ++i)
     if (bytes[i] != 0)
       fail_input("options of a newer vmamba.h than this library, {}, are set", VMAMBA_VERSION);
-  std::memcpy(&options, given, sizeof options);
+  std::memcpy(&options, given, std::min(given->size, sizeof options));
   return options;
 }
 

@@ -19,6 +19,7 @@
 #include "kernels/error.h"
 #include "lib/images/image.h"
 #include "lib/support/files.h"
+#include "lib/support/json.h"
 #include "lib/support/text.h"
 
 namespace vmamba {
@@ -72,9 +73,7 @@ void check_labels_agree(const std::string& a, const std::string& b, const std::s
 }
 
 std::string label_in_json(const std::string& text, const std::string& name) {
-  using Json = nlohmann::json;
-  const Json json = Json::parse(
-      text, [](int depth, Json::parse_event_t, Json&) { return depth <= 64; }, false);
+  const nlohmann::ordered_json json = parse_shallow(text);
   if (!json.is_object()) fail_input("{}: not a JSON object", name);
   std::string label;
   for (const char* key : {"cls", "label", "class"}) {

@@ -160,7 +160,9 @@ void decode_gif(const EncodedImage& encoded, uint8_t* rgb) {
       continue;
     }
     if (code == end) fail_truncated(encoded);
-    if (code > (previous == no_code ? clear : free)) fail_decoding(encoded, "a code stands for nothing");
+    // With literals of 12 bits "end" and `free` are beyond the table.
+    const unsigned most = std::min(previous == no_code ? clear : free, (1u << most_bits) - 1);
+    if (code > most) fail_decoding(encoded, "a code stands for nothing");
     // Decodes the code's indices from last to first; the entry about to be added ends with its own first index.
     size_t begin = text.size();
     unsigned part = code;

@@ -159,15 +159,10 @@ class ArgumentInputs {
 
   std::optional<NamedInput> next_of_all(const std::atomic<bool>& stop) {
     for (;;) {
-      if (!unread_.empty()) {
-        NamedInput folder{folder_, std::move(unread_.front())};
-        unread_.pop_front();
-        return folder;
-      }
-      if (used_names_ < names_.size()) {
-        const std::string& name = names_[used_names_++];
-        NamedInput input{folder_ / name};
-        if (const auto error = errors_.find(name); error != errors_.end()) input.error = error->second;
+      if (used_unread_ < listed_.unread.size()) return NamedInput{folder_, listed_.unread[used_unread_++]};
+      if (used_images_ < listed_.images.size()) {
+        const std::string& name = listed_.images[used_images_++];
+        NamedInput input{folder_ / name, listed_.error_of(name)};
         input.is_archive = has_archive_ending(input.path);
         return input;
       }
@@ -198,14 +193,13 @@ class ArgumentInputs {
   }
 
   void list(const std::string& argument) {
-    names_.clear();
-    errors_.clear();
-    used_names_ = 0;
+    listed_ = {};
+    used_images_ = used_unread_ = 0;
     folder_.clear();
     std::error_code ignored;
     if (!fs::is_directory(argument, ignored)) {
-      names_ = archives_of(argument);
-      if (names_.empty()) names_ = {argument};
+      listed_.images = archives_of(argument);
+      if (listed_.images.empty()) listed_.images = {argument};
       return;
     }
     FolderFiles files = folder_files(argument);
@@ -213,18 +207,14 @@ class ArgumentInputs {
     if (files.images.empty() && files.unread.empty())
       fail_input("{}: no image files in this folder ({})", argument, image_endings);
     folder_ = argument;
-    unread_.assign(files.unread.begin(), files.unread.end());
-    names_ = std::move(files.images);
-    errors_ = std::move(files.errors);
+    listed_ = std::move(files);
   }
 
   std::vector<std::string> arguments_;
   size_t used_ = 0;
-  fs::path folder_;                            // that is listed; empty: none
-  std::vector<std::string> names_;             // in folder_
-  std::map<std::string, std::string> errors_;  // of these
-  size_t used_names_ = 0;
-  std::deque<std::string> unread_;  // of folder_'s subfolders
+  fs::path folder_;     // that is listed; empty: none
+  FolderFiles listed_;  // of it; else a file, or archives
+  size_t used_images_ = 0, used_unread_ = 0;
   bool in_list_ = false;
   const InputPart part_;
   size_t files_ = 0, archives_ = 0;  // so far, of all shards
@@ -333,6 +323,11 @@ bool path_before(const std::string& a, const std::string& b) {
 }
 
 }  // namespace
+
+std::string FolderFiles::error_of(const std::string& image) const {
+  const auto found = errors.find(image);
+  return found == errors.end() ? "" : found->second;
+}
 
 FolderFiles folder_files(const fs::path& folder, const fs::path& set) {
   struct Listed {

@@ -84,6 +84,7 @@ NextPath listed_images(std::vector<ImageRef> images);
 struct FolderFiles {
   std::vector<std::string> images;            // relative to the folder; detected by extension, sorted by path
   std::map<std::string, std::string> errors;  // of the images that are no regular files (pipes, devices)
+  std::string error_of(const std::string& image) const;  // empty: none
   size_t others = 0;
   std::vector<std::string> unread;  // of subfolders that could not be listed: path and reason
 };

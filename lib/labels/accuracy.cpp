@@ -87,36 +87,73 @@ void write_confusion_csv(std::ostream& out, const Accuracy& accuracy, const std:
   }
 }
 
-std::vector<int> classes_of_folders(const std::vector<std::string>& folders, const Labels& labels,
-                                    int num_classes, const std::string& where) {
-  for (const std::vector<std::string>* known : {&labels.ids, &labels.names}) {
-    ClassesByName by_name = classes_by_name(folders, *known);
-    if (by_name.found == folders.size()) {
-      if (!by_name.twice.empty())
-        fail_input("{}: {} is the label of two classes: name the folders by ids, and give --labels with ids",
-                   where, by_name.twice);
-      return by_name.classes;
-    }
-    if (by_name.found > folders.size() / 2)
-      fail_input("{}: folder {} is not among the labels, the others are", where, by_name.missing);
+namespace {
+
+std::vector<std::string> loosened(std::vector<std::string> names) {
+  for (std::string& name : names) {
+    name = lower_case(name);
+    std::ranges::replace_if(
+        name, [](char c) { return c == '_' || c == '-'; }, ' ');
   }
-  if (folders.size() != static_cast<size_t>(num_classes))
-    fail_input(
-        "{}: {} folders, but the model has {} classes, and the folders' names are not among its labels: give "
-        "--labels FILE with a line FOLDER<tab>NAME for each class",
-        where, folders.size(), num_classes);
+  return names;
+}
+
+// A folder whose name says another class than its place in the sorted order is an error.
+void check_sorted_order(const std::vector<std::string>& folders, const Labels& labels,
+                        const std::string& where) {
+  constexpr const char* mend =
+      "rename them, or give --labels FILE with a line FOLDER<tab>NAME for each class";
   for (const std::vector<std::string>* known : {&labels.ids, &labels.names}) {
-    const ClassesByName by_name = classes_by_name(folders, *known);
+    const std::vector<std::string> words = loosened(folders), of_classes = loosened(*known);
+    const std::vector<int> by_name = classes_by_name(words, of_classes).classes;
     for (size_t i = 0; i < folders.size(); ++i) {
-      const int of = by_name.classes[i];
-      if (of == ClassesByName::none || (*known)[i] == folders[i]) continue;
+      if (by_name[i] == ClassesByName::none || of_classes[i] == words[i]) continue;
       fail_input(
           "{}: folder {} would be class {} ({}) by the sorted order, but it is the label of {}, and not all folders "
-          "are labels: rename them, or give --labels FILE with a line FOLDER<tab>NAME for each class",
+          "are labels: {}",
           where, folders[i], i, in_quotes(labels.names[i]),
-          of == ClassesByName::two ? "two other classes" : fmt::format("class {}", of));
+          by_name[i] == ClassesByName::two ? "two other classes" : fmt::format("class {}", by_name[i]), mend);
     }
   }
+  std::vector<int64_t> numbers;
+  for (const std::string& folder : folders)
+    if (const std::optional<int64_t> number = parse_number<int64_t>(folder)) numbers.push_back(*number);
+  const size_t in_order = std::ranges::is_sorted_until(numbers) - numbers.begin();
+  if (numbers.size() == folders.size() && in_order < folders.size())
+    fail_input("{}: folder {} would be class {} by the sorted order, after folder {}: {}", where,
+               folders[in_order], in_order, folders[in_order - 1], mend);
+}
+
+}  // namespace
+
+std::vector<int> classes_of_folders(const std::vector<std::string>& folders, const Labels& labels,
+                                    int num_classes, const std::string& where, std::string& form) {
+  for (const bool loosely : {false, true})
+    for (const std::vector<std::string>* known : {&labels.ids, &labels.names}) {
+      const ClassesByName by_name =
+          loosely ? classes_by_name(loosened(folders), loosened(*known)) : classes_by_name(folders, *known);
+      if (by_name.found == folders.size()) {
+        if (!by_name.twice.empty())
+          fail_input(
+              "{}: {} is the label of two classes: name the folders by ids, and give --labels with ids",
+              where, by_name.twice);
+        if (loosely) form = "folders, which are labels but for case, spaces, '_' and '-'";
+        return by_name.classes;
+      }
+      if (loosely && by_name.found > folders.size() / 2) {
+        const auto missing =
+            std::ranges::find(by_name.classes, ClassesByName::none) - by_name.classes.begin();
+        fail_input("{}: folder {} is not among the labels, the others are", where,
+                   folders[static_cast<size_t>(missing)]);
+      }
+    }
+  if (folders.size() != static_cast<size_t>(num_classes))
+    fail_input(
+        "{}: {}, but the model has {} classes, and the folders' names are not among its labels: give "
+        "--labels FILE with a line FOLDER<tab>NAME for each class",
+        where, counted(folders.size(), "folder"), num_classes);
+  check_sorted_order(folders, labels, where);
+  form = "folders in sorted order, as their names are no labels";
   std::vector<int> classes(folders.size());
   std::iota(classes.begin(), classes.end(), 0);
   return classes;

@@ -58,9 +58,10 @@ Interval wilson_interval(int64_t part, int64_t whole);
 // classes, columns are answers.
 void write_confusion_csv(std::ostream& out, const Accuracy& accuracy, const std::vector<std::string>& names);
 
-// The classes of a data set's folders (sorted by name): matched by label id or name, else by order if there is one
-// folder per class. InputError explains the mismatch.
+// The classes of a data set's folders (sorted by name): matched by label id or name, also without regard to case, spaces,
+// '_' and '-', else by order if there is one folder per class and no name contradicts it. `form` tells what was assumed;
+// unchanged where all names are labels. InputError explains the mismatch.
 std::vector<int> classes_of_folders(const std::vector<std::string>& folders, const Labels& labels,
-                                    int num_classes, const std::string& where);
+                                    int num_classes, const std::string& where, std::string& form);
 
 }  // namespace vmamba

@@ -51,7 +51,7 @@ ClassFolders read_class_folders(const std::string& directory, const Labels& labe
     fail_input("{}: holds no folders; wanted a folder of images for each class, or --truth FILE", directory);
   std::sort(found.folders.begin(), found.folders.end());
   check_splits(directory, found.folders, labels);
-  found.classes = classes_of_folders(found.folders, labels, num_classes, directory);
+  found.classes = classes_of_folders(found.folders, labels, num_classes, directory, found.form);
   return found;
 }
 

@@ -89,7 +89,7 @@ void refuse_weights(const fs::path& path) {
 // Hugging Face's transformers puts a config.json with its own keys beside every model.
 bool is_of_the_hub(const fs::path& path) {
   const std::string text = read_file(path, 1 << 20);
-  const JsonDocument json(text, path.string());
+  const JsonDocument json(text, path.string(), {}, text.size());
   return json.root().type == JsonType::object && json.find(0, "model_type") >= 0;
 }
 

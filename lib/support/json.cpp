@@ -281,6 +281,12 @@ std::string with_member(const std::string& text, const std::string& where, std::
   return result.insert(last.end, fmt::format(",{}\"{}\": {}", space, key, value));
 }
 
+nlohmann::ordered_json parse_shallow(std::string_view text) {
+  using Json = nlohmann::ordered_json;
+  return Json::parse(
+      text, [](int depth, Json::parse_event_t, Json&) { return depth <= 8; }, false);
+}
+
 std::string dump_json(const nlohmann::ordered_json& json, int indent) {
   return harmless_json(json.dump(indent, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
 }

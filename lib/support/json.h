@@ -70,6 +70,9 @@ std::string with_member(const std::string& text, const std::string& where, std::
 // The text of a JSON value in which names may hold any bytes: what is not UTF-8 becomes U+FFFD, and nothing in it acts
 // on a terminal.
 std::string dump_json(const nlohmann::ordered_json& json, int indent = -1);
+// Values nested deeper than any file of this program are left out, as nlohmann::json copies recursively. Discarded if the text
+// is not JSON.
+nlohmann::ordered_json parse_shallow(std::string_view text);
 // An object with the name under `key` and, if it is not UTF-8, its bytes in hexadecimal under `key`_bytes.
 nlohmann::ordered_json named(const std::string& key, const std::string& name);
 // The bytes of such hexadecimal digits, as far as they are some.

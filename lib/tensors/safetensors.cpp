@@ -313,6 +313,8 @@ std::string other_kind(std::string_view bytes) {
 
 constexpr size_t max_index_bytes = 2 << 20;  // enough for 10,000 names
 
+StateDict read_any(const fs::path& path, const std::string& key, bool may_be_index = true);
+
 // A sharded model: {"weight_map": {NAME: FILE}}, with the files beside the index.
 StateDict read_shards(const fs::path& index_path, const JsonDocument& index, int weight_map) {
   const std::string where = index_path.string();
@@ -331,9 +333,8 @@ StateDict read_shards(const fs::path& index_path, const JsonDocument& index, int
                  in_quotes(file));
     }
     if (!shards.contains(file)) {
-      if (file.ends_with(".index.json")) fail_input("{}: an index within an index", index.place(entry));
       const StateDict& shard =
-          shards.emplace(file, read_state_dict(index_path.parent_path() / file)).first->second;
+          shards.emplace(file, read_any(index_path.parent_path() / file, {}, false)).first->second;
       for (const auto& [name, tensor] : shard.tensors) tensors[file].emplace(name, &tensor);
     }
     const auto found = tensors[file].find(value.key);
@@ -345,7 +346,7 @@ StateDict read_shards(const fs::path& index_path, const JsonDocument& index, int
   return result;
 }
 
-StateDict read_any(const fs::path& path, const std::string& key) {
+StateDict read_any(const fs::path& path, const std::string& key, bool may_be_index) {
   const auto mapping = mapped(path);
   const std::string_view bytes(reinterpret_cast<const char*>(mapping->data()), mapping->size());
   const auto holds = [&](size_t at, std::string_view text) {
@@ -356,6 +357,7 @@ StateDict read_any(const fs::path& path, const std::string& key) {
     // A zip archive, a pickle, or a tar archive.
     if (holds(0, "PK") || holds(0, "\x80") || holds(257, "ustar")) return read_pth(path, key);
     if (bytes.size() <= max_index_bytes && bytes.find("\"weight_map\"") != std::string_view::npos) {
+      if (!may_be_index) fail_input("{}: an index of weights within another", path.string());
       const JsonDocument index(bytes, path.string());
       const int weight_map = index.root().type == JsonType::object ? index.find(0, "weight_map") : -1;
       if (weight_map < 0 || index[weight_map].type != JsonType::object) {

@@ -7,8 +7,8 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
-#include <thread>
-#include <vector>
+
+#include "kernels/parallel.h"
 
 namespace vmamba {
 namespace {
@@ -99,11 +99,6 @@ void make_normal(std::span<float, 16> values) {
   }
 }
 
-// u → erf⁻¹(u) · scale, clipped to ±2.
-void make_truncated_normal(float* values, size_t count, float scale) {
-  for (size_t i = 0; i < count; ++i) values[i] = std::clamp(inverse_erf(values[i]) * scale, -2.0f, 2.0f);
-}
-
 }  // namespace
 
 double TorchRandom::uniform01_double() {
@@ -143,15 +138,11 @@ void TorchRandom::normal(std::span<float> out) {
 void TorchRandom::truncated_normal(std::span<float> out, double std) {
   uniform(out, -1.0f, 1.0f);
   const auto scale = static_cast<float>(std * std::numbers::sqrt2);
-  constexpr size_t chunk = 1 << 15;  // smallest amount worth a thread
-  const size_t threads =
-      std::min<size_t>(out.size() / chunk, std::max(1u, std::thread::hardware_concurrency()));
-  if (threads < 2) return make_truncated_normal(out.data(), out.size(), scale);
-  std::vector<std::jthread> pool;
-  for (size_t t = 0; t < threads; ++t) {
-    const size_t begin = out.size() * t / threads, end = out.size() * (t + 1) / threads;
-    pool.emplace_back(make_truncated_normal, out.data() + begin, end - begin, scale);
-  }
+  parallel_ranges(
+      threads_to_use(0), static_cast<int64_t>(out.size()), 1 << 15, [&](int64_t begin, int64_t end) {
+        for (float& value : out.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)))
+          value = std::clamp(inverse_erf(value) * scale, -2.0f, 2.0f);
+      });
 }
 
 }  // namespace vmamba

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "kernels/error.h"
+#include "kernels/parallel.h"
 #include "lib/images/image_source.h"
 #include "lib/support/text.h"
 #include "lib/tensors/torch_random.h"
@@ -252,8 +253,11 @@ void allow_rounding(CheckResult& result, DType dtype) {
       to_string(dtype), result.derived ? ", and its rounding is allowed for" : ""));
 }
 
-CompareOptions compare_options(const CheckResult& result, const CheckOptions& options) {
-  return {.tolerance = result.tolerance, .equal_nan = options.equal_nan, .maps = options.maps};
+CompareOptions compare_options(const CheckResult& result, const CheckOptions& options, const Side& b) {
+  return {.tolerance = result.tolerance,
+          .equal_nan = options.equal_nan,
+          .maps = options.maps,
+          .threads = threads_to_use(b.choice.threads)};
 }
 
 }  // namespace
@@ -268,7 +272,7 @@ CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, c
   result.report_b = run_b.report();
   result.input = input.description;
   choose_tolerance(result, options, {a.choice, b.choice});
-  const CompareOptions how = compare_options(result, options);
+  const CompareOptions how = compare_options(result, options, b);
   Judge judge{b, run_b, {arithmetic_of(a.choice.precision), arithmetic_of(b.choice.precision)}, nullptr};
   if (truth) result.truth = truth->report(truth_side(a.choice), truth_side(b.choice));
   const bool read_here = input.a.values.empty();
@@ -328,7 +332,7 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
     of_a = arithmetic_of(*stored);
   }
   Judge judge{b, run_b, {of_a, arithmetic_of(b.choice.precision)}, nullptr};
-  compare_chunk(nullptr, taps_a, taps_a.find("logits"), judge, input, compare_options(result, options),
+  compare_chunk(nullptr, taps_a, taps_a.find("logits"), judge, input, compare_options(result, options, b),
                 result);
   const bool nothing = std::all_of(result.taps.begin(), result.taps.end(),
                                    [](const Diff& diff) { return diff.name == "input"; });

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "kernels/error.h"
+#include "kernels/parallel.h"
 #include "lib/labels/predictions.h"
 #include "lib/tensors/state_dict.h"
 
@@ -55,17 +56,6 @@ bool ErrorModel::fits(const std::vector<int64_t>& dims) const {
   const int64_t count = static_cast<int64_t>(rows.size() * channels.size());
   return !dims.empty() && static_cast<int64_t>(channels.size()) == dims.back() &&
          std::accumulate(dims.begin(), dims.end(), int64_t{1}, std::multiplies<>()) == count;
-}
-
-double ErrorModel::variance(int64_t element, double value) const {
-  const auto width = static_cast<int64_t>(channels.size());
-  const double of_place = !elements.empty()
-                              ? elements[static_cast<size_t>(element)]
-                              : static_cast<double>(rows[static_cast<size_t>(element / width)]) *
-                                    channels[static_cast<size_t>(element % width)];
-  const double of_stored = of_value * std::max(std::abs(value), smallest);
-  const double sum = of_place * of_place + of_stored * of_stored + absolute * absolute;
-  return std::isfinite(sum) ? sum : 0;
 }
 
 static double share_of(double value, double bound) {
@@ -124,116 +114,168 @@ std::string Diff::place(int64_t index) const {
   return index < 0 ? "none" : shape_string(coordinates(index));
 }
 
+namespace {
+
 // Tracks whether events are confined to one channel: none yet, one, or several.
-static constexpr int64_t none = -1, several = -2;
-static void note(int64_t& channel, int64_t at) {
+constexpr int64_t none = -1, several = -2;
+void note(int64_t& channel, int64_t at) {
   if (channel == none)
     channel = at;
   else if (channel != at)
     channel = several;
 }
 
+// Variances that an ErrorModel allows, and their squares, summed.
+struct Allowed {
+  double sum = 0, squares = 0;
+};
+
+// The larger of two fractions' value and bound, compared without a division.
+struct Largest {
+  double value = 0, bound = 1;
+  bool take(double next, double next_bound) {
+    if (!(next * bound > value * next_bound)) return false;
+    value = next, bound = next_bound;
+    return true;
+  }
+};
+
+// Rows [begin, end) of a comparison; indices count from `begin`. `part` has what holds for the whole tensor.
+void compare_rows(Diff& part, Allowed& allowed, int64_t begin, int64_t end, int64_t channels,
+                  std::span<const float> a, std::span<const float> b, const ErrorModel* errors,
+                  const CompareOptions& options) {
+  const int64_t map_size = part.map_height * part.map_width;
+  const double floor = part.max_reference / 1000;
+  const double square_of_deviations = options.deviations.element * options.deviations.element;
+  const double square_of_bound = part.bound * part.bound;
+  int64_t channel_differing = none, channel_outside = none;
+  Largest nearest, relative;  // squared; of the bound, and of |a|
+  part.elements = (end - begin) * channels;
+  for (int64_t row = begin; row < end; ++row) {
+    for (int64_t channel = 0; channel < channels; ++channel) {
+      const int64_t i = row * channels + channel, at = i - begin * channels;
+      const float va = a[i], vb = b[i];
+      const bool finite = std::isfinite(va) && std::isfinite(vb);
+      if (!finite) {
+        part.nan_a += std::isnan(va);
+        part.nan_b += std::isnan(vb);
+        part.inf_a += std::isinf(va);
+        part.inf_b += std::isinf(vb);
+        if (!std::isfinite(va) && part.first_nonfinite_a < 0) {
+          part.first_nonfinite_a = at;
+          part.b_at_nonfinite_a = vb;
+        }
+        if (!std::isfinite(vb) && part.first_nonfinite_b < 0) {
+          part.first_nonfinite_b = at;
+          part.a_at_nonfinite_b = va;
+        }
+      } else {
+        part.sum_aa += static_cast<double>(va) * va;
+        part.sum_bb += static_cast<double>(vb) * vb;
+        part.sum_ab += static_cast<double>(va) * vb;
+        ++part.finite;
+      }
+      double bound = square_of_bound;
+      if (errors) {
+        const double variance =
+            errors->variance(static_cast<size_t>(row), static_cast<size_t>(channel), finite ? va : 0);
+        allowed.sum += variance;
+        allowed.squares += variance * variance;
+        bound = square_of_deviations * variance;
+      }
+      if (va == vb || (options.equal_nan && std::isnan(va) && std::isnan(vb))) continue;
+
+      const double distance = std::abs(static_cast<double>(va) - vb), square = distance * distance;
+      ++part.differing;
+      part.differing_nonfinite += !finite;
+      note(channel_differing, channel);
+      if (part.first_differing < 0) part.first_differing = at;
+      if (!(square <= bound)) {
+        ++part.outside;
+        note(channel_outside, channel);
+        if (part.first_outside < 0) part.first_outside = at;
+      }
+      if (finite) {
+        part.sum_abs += distance;
+        part.sum_squares += square;
+        nearest.take(square, bound);
+        if (distance > part.max_abs) {
+          part.max_abs = distance;
+          part.worst = at;
+          part.worst_a = va;
+          part.worst_b = vb;
+        }
+        relative.take(distance, std::max<double>(std::abs(va), floor));
+      }
+      if (options.maps) {
+        const float shown = finite ? static_cast<float>(distance) : std::numeric_limits<float>::infinity();
+        ++part.histogram[(std::bit_cast<uint32_t>(shown) >> 23) & 0xffu];
+        if (map_size > 0) {
+          float& cell = part.heat[static_cast<size_t>(row % map_size)];
+          cell = std::max(cell, shown);
+        }
+      }
+    }
+  }
+  if (nearest.value > 0) {
+    part.nearest = std::sqrt(nearest.value);
+    part.bound = std::sqrt(nearest.bound);
+  }
+  part.max_rel = share_of(relative.value, relative.bound);
+  const int64_t one = part.outside > 0 ? channel_outside : channel_differing;
+  part.one_channel = one >= 0 ? one : -1;
+}
+
+}  // namespace
+
 Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const float> a,
              std::span<const float> b, const CompareOptions& options) {
   check(a.size() == b.size() && !dims.empty(), "{}: {} values against {}", name, a.size(), b.size());
-  Diff diff;
-  diff.name = std::move(name);
-  diff.dims = dims;
-  diff.elements = static_cast<int64_t>(a.size());
-  const int64_t channels = dims.back();
-  const bool is_map = dims.size() == 4;
-  if (options.maps && is_map) {
-    diff.map_height = dims[1];
-    diff.map_width = dims[2];
-    diff.heat.assign(static_cast<size_t>(dims[1] * dims[2]), 0.0f);
+  Diff empty;
+  empty.name = std::move(name);
+  empty.dims = dims;
+  empty.dims[0] = 0;
+  if (options.maps && dims.size() == 4) {
+    empty.map_height = dims[1];
+    empty.map_width = dims[2];
+    empty.heat.assign(static_cast<size_t>(dims[1] * dims[2]), 0.0f);
   }
   float max_reference = 0;
   for (const float value : a)
     if (std::isfinite(value)) max_reference = std::max(max_reference, std::abs(value));
-  diff.max_reference = max_reference;
-  diff.bound = options.tolerance.bound(max_reference);
-  diff.l2_bound = options.tolerance.relative_l2;
-  const double floor = diff.max_reference / 1000;
+  empty.max_reference = max_reference;
+  empty.bound = options.tolerance.bound(max_reference);
+  empty.l2_bound = options.tolerance.relative_l2;
   const ErrorModel* errors = options.errors && options.errors->fits(dims) ? options.errors : nullptr;
-  double allowed = 0, allowed_squares = 0, nearest_share = 0, nearest_bound = diff.bound;
-  int64_t channel_differing = none, channel_outside = none;
 
-  for (int64_t i = 0; i < diff.elements; ++i) {
-    const float va = a[i], vb = b[i];
-    const bool finite = std::isfinite(va) && std::isfinite(vb);
-    if (!finite) {
-      diff.nan_a += std::isnan(va);
-      diff.nan_b += std::isnan(vb);
-      diff.inf_a += std::isinf(va);
-      diff.inf_b += std::isinf(vb);
-      if (!std::isfinite(va) && diff.first_nonfinite_a < 0) {
-        diff.first_nonfinite_a = i;
-        diff.b_at_nonfinite_a = vb;
-      }
-      if (!std::isfinite(vb) && diff.first_nonfinite_b < 0) {
-        diff.first_nonfinite_b = i;
-        diff.a_at_nonfinite_b = va;
-      }
-    } else {
-      diff.sum_aa += static_cast<double>(va) * va;
-      diff.sum_bb += static_cast<double>(vb) * vb;
-      diff.sum_ab += static_cast<double>(va) * vb;
-      ++diff.finite;
-    }
-    double bound = diff.bound;
-    if (errors) {
-      const double variance = errors->variance(i, finite ? va : 0);
-      allowed += variance;
-      allowed_squares += variance * variance;
-      bound = options.deviations.element * std::sqrt(variance);
-    }
-    if (va == vb || (options.equal_nan && std::isnan(va) && std::isnan(vb))) continue;
-
-    const double distance = std::abs(static_cast<double>(va) - vb);
-    ++diff.differing;
-    diff.differing_nonfinite += !finite;
-    note(channel_differing, i % channels);
-    if (diff.first_differing < 0) diff.first_differing = i;
-    if (!(distance <= bound)) {
-      ++diff.outside;
-      note(channel_outside, i % channels);
-      if (diff.first_outside < 0) diff.first_outside = i;
-    }
-    if (finite) {
-      diff.sum_abs += distance;
-      diff.sum_squares += distance * distance;
-      if (const double share = share_of(distance, bound); share > nearest_share) {
-        nearest_share = share;
-        diff.nearest = distance;
-        nearest_bound = bound;
-      }
-      if (distance > diff.max_abs) {
-        diff.max_abs = distance;
-        diff.worst = i;
-        diff.worst_a = va;
-        diff.worst_b = vb;
-      }
-      diff.max_rel = std::max(diff.max_rel, distance / std::max<double>(std::abs(va), floor));
-    }
-    if (options.maps) {
-      const float shown = finite ? static_cast<float>(distance) : std::numeric_limits<float>::infinity();
-      ++diff.histogram[(std::bit_cast<uint32_t>(shown) >> 23) & 0xffu];
-      if (is_map) {
-        float& cell = diff.heat[static_cast<size_t>(i / channels % (diff.map_height * diff.map_width))];
-        cell = std::max(cell, shown);
-      }
-    }
-  }
-  diff.bound = nearest_bound;
+  // Parts of a size that depends on nothing else, so that neither do the sums.
+  constexpr int64_t part_elements = 1 << 15;
+  const int64_t channels = std::max<int64_t>(dims.back(), 1),
+                rows = static_cast<int64_t>(a.size()) / channels;
+  const int64_t part_rows = std::max<int64_t>(part_elements / channels, 1);
+  const int64_t count = std::max<int64_t>((rows + part_rows - 1) / part_rows, 1);
+  std::vector<Diff> parts(static_cast<size_t>(count), empty);
+  std::vector<Allowed> allowed(parts.size());
+  parallel_claims(options.threads, count, [&](int64_t i, int, bool) {
+    const auto part = static_cast<size_t>(i);
+    compare_rows(parts[part], allowed[part], i * part_rows, std::min((i + 1) * part_rows, rows), channels, a,
+                 b, errors, options);
+  });
+  Diff diff = std::move(parts[0]);
+  for (size_t i = 1; i < parts.size(); ++i) merge(diff, parts[i]);
+  diff.dims = dims;
   if (errors) {
+    Allowed all;
+    for (const Allowed& part : allowed) {
+      all.sum += part.sum;
+      all.squares += part.squares;
+    }
     // The elements that make up the norm: a few, where their errors are far above the others'.
-    const double elements = allowed_squares > 0 ? std::max(allowed * allowed / allowed_squares, 1.0) : 1;
+    const double elements = all.squares > 0 ? std::max(all.sum * all.sum / all.squares, 1.0) : 1;
     const double norm = options.deviations.norm + options.deviations.more / std::sqrt(elements);
-    diff.sum_allowed = norm * norm * allowed;
+    diff.sum_allowed = norm * norm * all.sum;
     diff.l2_bound = relative(diff.sum_allowed, diff.sum_aa);
   }
-  const int64_t one = diff.outside > 0 ? channel_outside : channel_differing;
-  diff.one_channel = one >= 0 ? one : -1;
   return diff;
 }
 

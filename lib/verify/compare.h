@@ -2,6 +2,7 @@
 // NaN and infinity are counted and located; they are outside every tolerance unless a and b hold the same infinity (or,
 // with equal_nan, both hold NaN).
 #pragma once
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -35,9 +36,16 @@ struct ErrorModel {
   std::vector<float> rows, channels, elements;
   double of_value = 0,
          smallest = 0;  // applied to max(|value|, smallest): below it the spacing of float16 is constant
+  double absolute = 0;  // of every element
   bool fits(const std::vector<int64_t>& dims) const;
-  double absolute = 0;                                   // of every element
-  double variance(int64_t element, double value) const;  // what overflows explains no difference: 0
+  // What overflows explains no difference: 0.
+  double variance(size_t row, size_t channel, double value) const {
+    const double of_place = !elements.empty() ? elements[row * channels.size() + channel]
+                                              : static_cast<double>(rows[row]) * channels[channel];
+    const double of_stored = of_value * std::max(std::abs(value), smallest);
+    const double sum = of_place * of_place + of_stored * of_stored + absolute * absolute;
+    return sum <= std::numeric_limits<double>::max() ? sum : 0;
+  }
 };
 // Bounds in standard deviations: `element` for each element, `norm` + `more` / √n for the norm of n elements.
 struct Deviations {
@@ -51,6 +59,7 @@ struct CompareOptions {
   Deviations deviations;
   bool equal_nan = false;
   bool maps = false;  // also collect heat map and histogram
+  int threads = 1;    // never changes the result
 };
 
 // The result of a comparison. Sums run over the elements that are finite on both sides. Chunks of a batch can be merged.

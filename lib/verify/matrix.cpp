@@ -49,17 +49,22 @@ Matrix compare_all(const Side& model, const MatrixAxes& axes, const CheckInput& 
     fail_input(
         "--matrix: nothing to compare: the options leave one way to run: give fewer of --device, --dtype, "
         "--selective-scan-backend, --forward-core-version");
-  // The tolerance follows from the coarser precision of the two (Precision is ordered from fine to coarse).
-  std::map<Precision, ErrorModels> errors;
-  const auto errors_of = [&](Precision precision) -> const ErrorModel* {
-    if (!errors.contains(precision)) {
+  // The tolerance is that of two runs in the coarser precision (Precision is ordered from fine to coarse); of tf32 and a
+  // 16-bit one that of both, as tf32's products are coarser than float16's.
+  std::map<std::pair<Precision, Precision>, ErrorModels> errors;
+  const auto errors_of = [&](Precision a, Precision b) -> const ErrorModel* {
+    const Precision coarser = std::max(a, b),
+                    other = std::min(a, b) == Precision::tf32 ? Precision::tf32 : coarser;
+    const auto [entry, is_new] = errors.try_emplace({other, coarser});
+    ErrorModels& models = entry->second;
+    if (is_new) {
       ErrorProbe probe(model.config, *model.weights,
                        {.device = axes.devices.front(), .threads = model.choice.threads},
-                       {arithmetic_of(precision), arithmetic_of(precision)});
-      errors[precision] = probe.drift(probe.own(probe.taps(input.b), input.b), input.b);
+                       {arithmetic_of(other), arithmetic_of(coarser)});
+      models = probe.drift(probe.own(probe.taps(input.b), input.b), input.b);
     }
-    const auto found = errors[precision].find("logits");
-    return found == errors[precision].end() ? nullptr : &found->second;
+    const auto found = models.find("logits");
+    return found == models.end() ? nullptr : &found->second;
   };
   for (size_t i = 0; i < logits.size(); ++i) {
     std::vector<Diff>& row = matrix.pairs.emplace_back();
@@ -70,7 +75,7 @@ Matrix compare_all(const Side& model, const MatrixAxes& axes, const CheckInput& 
                                                  options.absolute, options.relative),
                          .deviations = drift_deviations,
                          .equal_nan = options.equal_nan};
-      if (!options.absolute && !options.relative) how.errors = errors_of(std::max(a.precision, b.precision));
+      if (!options.absolute && !options.relative) how.errors = errors_of(a.precision, b.precision);
       row.push_back(compare("logits", logits[i].dims, logits[j].values, logits[i].values, how));
     }
   }

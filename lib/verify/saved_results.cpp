@@ -32,11 +32,6 @@ struct Read {
   bool names(const std::string& key) const { return index.contains(key) || unread.contains(key); }
 };
 
-// Neither command nests deeper, and nlohmann::json copies and serialises recursively.
-bool not_deep(int depth, Json::parse_event_t, Json&) {
-  return depth <= 8;
-}
-
 // One or several class indices; empty if the value is neither.
 std::vector<int> class_numbers(const Json& json) {
   std::vector<int> numbers;
@@ -79,8 +74,7 @@ Read read_results(const std::string& path) {
   for (int number = 1; begin < text.size(); ++number) {
     const size_t end = std::min(text.find('\n', begin), text.size());
     if (by_position && !is_done && end == text.size()) break;  // an incomplete last line
-    const Json line = Json::parse(text.begin() + static_cast<std::ptrdiff_t>(begin),
-                                  text.begin() + static_cast<std::ptrdiff_t>(end), not_deep, false);
+    const Json line = parse_shallow(std::string_view(text).substr(begin, end - begin));
     begin = end + 1;
     if (number == 1 && line.is_object() && line.contains("shard") && !line.contains("file")) {
       if (line["shard"] != "0/1")

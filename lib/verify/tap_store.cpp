@@ -37,18 +37,19 @@ View Transfer::staging(const View& like) {
   return view;
 }
 
-HostTensor Transfer::download(const View& value) {
-  HostTensor host;
-  host.dims.assign(value.dims.begin(), value.dims.begin() + value.rank);
-  host.values.resize(static_cast<size_t>(value.elements()));
-  if (value.device.type == DeviceType::cpu) {
-    kernels_.cast(value, host.view());
-    return host;
-  }
+void Transfer::download(const View& value, HostTensor& to) {
+  to.dims.assign(value.dims.begin(), value.dims.begin() + value.rank);
+  to.values.resize(static_cast<size_t>(value.elements()));
+  if (value.device.type == DeviceType::cpu) return kernels_.cast(value, to.view());
   const View dense = staging(value);
   kernels_.cast(value, dense);
-  kernels_.copy(dense, host.view());
+  kernels_.copy(dense, to.view());
   kernels_.synchronize();
+}
+
+HostTensor Transfer::download(const View& value) {
+  HostTensor host;
+  download(value, host);
   return host;
 }
 
@@ -90,20 +91,20 @@ void TapComparison::at(std::string_view name, const View& value) {
     extra.emplace_back(name);
     return;
   }
-  const HostTensor b = transfer_.download(value);
-  if (a->dims != b.dims) {
+  transfer_.download(value, b_);
+  if (a->dims != b_.dims) {
     Diff diff;
     diff.name = name;
-    diff.dims = b.dims;
-    diff.problem = fmt::format("shape {} in a, {} in b", shape_string(a->dims), shape_string(b.dims));
+    diff.dims = b_.dims;
+    diff.problem = fmt::format("shape {} in a, {} in b", shape_string(a->dims), shape_string(b_.dims));
     diffs.push_back(std::move(diff));
     return;
   }
   CompareOptions options = options_;
   if (errors)
     if (const auto model = errors->find(name); model != errors->end()) options.errors = &model->second;
-  diffs.push_back(compare(std::string(name), b.dims, a->values, b.values, options));
-  if (observer) observer(diffs.back(), *a, b);
+  diffs.push_back(compare(std::string(name), b_.dims, a->values, b_.values, options));
+  if (observer) observer(diffs.back(), *a, b_);
   if (restart_) transfer_.upload(*a, value);
 }
 

@@ -33,6 +33,7 @@ class TapValues {
 class Transfer {
  public:
   explicit Transfer(Kernels& kernels) : kernels_(kernels) {}
+  void download(const View& value, HostTensor& to);
   HostTensor download(const View& value);
   // Rounds to the dtype of `value`, which must be the buffer the next step reads.
   void upload(const HostTensor& host, const View& value);
@@ -95,6 +96,7 @@ class TapComparison : public Taps {
   const TapValues& reference_;
   CompareOptions options_;
   bool restart_;
+  HostTensor b_;
 };
 
 }  // namespace vmamba

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels/error.h"
+#include "kernels/parallel.h"
 #include "lib/config/names.h"
 #include "lib/model/weights.h"
 #include "lib/verify/scan_variants.h"
@@ -23,29 +24,46 @@ constexpr double function_ulps = 2;
 // Of GELU at x < 0, where 1 + erf cancels: about |x|/2, and |x| < 6 where the result is not 0.
 constexpr double gelu_ulps = 2;
 
-// Random signs, by xorshift.
+uint64_t splitmix64(uint64_t x) {
+  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+  return x ^ x >> 31;
+}
+
+// Random signs for one tensor after another, the same for any number of threads.
 class Signs {
  public:
-  explicit Signs(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15u + 1) {}
-  float next() {
-    state_ ^= state_ << 13;
-    state_ ^= state_ >> 7;
-    state_ ^= state_ << 17;
-    return static_cast<int64_t>(state_) < 0 ? -1.0f : 1.0f;
+  Signs(uint64_t seed, int threads) : state_(splitmix64(seed)), threads_(threads) {}
+  // Calls body(i, ±1) for every i < count.
+  template <class Body>
+  void each(size_t count, const Body& body) {
+    constexpr uint64_t step = 0x9e3779b97f4a7c15u;
+    const uint64_t tensor = splitmix64(state_ += step);
+    parallel_ranges(threads_, static_cast<int64_t>(count + 63) / 64, 256, [&](int64_t begin, int64_t end) {
+      for (auto word = static_cast<size_t>(begin); word < static_cast<size_t>(end); ++word) {
+        uint64_t bits = splitmix64(tensor + word * step);
+        for (size_t i = 64 * word; i < std::min(64 * word + 64, count); ++i, bits >>= 1)
+          body(i, (bits & 1) != 0 ? -1.0f : 1.0f);
+      }
+    });
   }
+  // Each value by its sign times move · max(|value|, smallest).
   void move_all(std::vector<float>& values, double move, double smallest) {
-    for (float& value : values)
-      value += next() * static_cast<float>(move) * std::max(std::abs(value), static_cast<float>(smallest));
+    each(values.size(), [&](size_t i, float sign) {
+      values[i] +=
+          sign * static_cast<float>(move) * std::max(std::abs(values[i]), static_cast<float>(smallest));
+    });
   }
 
  private:
   uint64_t state_;
+  int threads_;
 };
 
-StateDict moved(const StateDict& weights, double move, double smallest) {
+StateDict moved(const StateDict& weights, double move, double smallest, int threads) {
   StateDict result;
   result.where = weights.where;
-  Signs signs(1);
+  Signs signs(1, threads);
   for (const auto& [name, tensor] : weights.tensors) {
     if (!is_floating(tensor.dtype)) {
       result.tensors.emplace_back(name, tensor);
@@ -58,6 +76,21 @@ StateDict moved(const StateDict& weights, double move, double smallest) {
   return result;
 }
 
+// Standard deviation of each element's error.
+std::vector<float> deviations(const ErrorModel& model, const HostTensor& of, int threads) {
+  const size_t channels = model.channels.size();
+  std::vector<float> result(of.values.size());
+  parallel_ranges(threads, static_cast<int64_t>(result.size() / channels), 64,
+                  [&](int64_t begin, int64_t end) {
+                    for (auto r = static_cast<size_t>(begin); r < static_cast<size_t>(end); ++r)
+                      for (size_t c = 0; c < channels; ++c) {
+                        const size_t i = r * channels + c;
+                        result[i] = static_cast<float>(std::sqrt(model.variance(r, c, of.values[i])));
+                      }
+                  });
+  return result;
+}
+
 // Calls back with each tap's value and lets it be replaced.
 class Replacing : public Taps {
  public:
@@ -65,14 +98,15 @@ class Replacing : public Taps {
   Replacing(Kernels& kernels, Replace replace) : transfer_(kernels), replace_(std::move(replace)) {}
   bool wants(std::string_view) override { return true; }
   void at(std::string_view name, const View& value) override {
-    HostTensor host = transfer_.download(value);
-    replace_(name, host);
-    transfer_.upload(host, value);
+    transfer_.download(value, host_);
+    replace_(name, host_);
+    transfer_.upload(host_, value);
   }
 
  private:
   Transfer transfer_;
   Replace replace_;
+  HostTensor host_;
 };
 
 // Mean squares from the sums of `samples` squares each. One with few samples may be small by chance: it is shrunk towards what
@@ -103,36 +137,50 @@ std::vector<double> mean_squares(std::vector<double> sums, double samples, bool 
 class Spread {
  public:
   // `one_by_one`: those of each element too.
-  void add(const HostTensor& from, const HostTensor& to, bool one_by_one = false) {
+  void add(const HostTensor& from, const HostTensor& to, int threads, bool one_by_one = false) {
     const size_t channels = static_cast<size_t>(from.dims.back()), rows = from.values.size() / channels;
     rows_.resize(rows);
     channels_.resize(channels);
     if (one_by_one) elements_.resize(from.values.size());
     ++samples_;
-    std::vector<double> squares(channels);  // of this sample
     const auto square = [&](size_t i) {
       const double difference = static_cast<double>(to.values[i]) - from.values[i];
-      return std::isfinite(difference) ? difference * difference : 0;
+      return finite_or_0(difference * difference);
     };
-    for (size_t r = 0; r < rows; ++r)
-      for (size_t c = 0; c < channels; ++c) {
-        const size_t i = r * channels + c;
-        const double of_element = square(i), value = from.values[i];
-        squares[c] += of_element;
-        if (one_by_one) elements_[i] += of_element;
-        if (std::isfinite(value)) values_ += value * value;
-      }
+    // Parts of a size that depends on nothing else, so that neither do the sums: of squares, then of values' squares.
+    const size_t part_rows = std::max<size_t>((1 << 15) / channels, 1),
+                 parts = (rows + part_rows - 1) / part_rows;
+    std::vector<std::vector<double>> sums(parts);
+    parallel_claims(threads, static_cast<int64_t>(parts), [&](int64_t part, int, bool) {
+      std::vector<double>& sum = sums[static_cast<size_t>(part)];
+      sum.resize(2 * channels);
+      const size_t begin = static_cast<size_t>(part) * part_rows, end = std::min(begin + part_rows, rows);
+      for (size_t r = begin; r < end; ++r)
+        for (size_t c = 0; c < channels; ++c) {
+          const double value = from.values[r * channels + c];
+          sum[c] += square(r * channels + c);
+          sum[channels + c] += finite_or_0(value * value);
+        }
+      if (one_by_one)
+        for (size_t i = begin * channels; i < end * channels; ++i) elements_[i] += square(i);
+    });
+    std::vector<double> factors(channels);  // of this sample: rows / Σ squares
     for (size_t c = 0; c < channels; ++c) {
-      channels_[c] += squares[c];
-      all_ += squares[c];
-      if (squares[c] < least_square) squares[c] = 0;
-      if (squares[c] > 0) {
-        squares[c] = static_cast<double>(rows) / squares[c];
-        ++of_row_;
+      double squares = 0;
+      for (const std::vector<double>& sum : sums) {
+        squares += sum[c];
+        values_ += sum[channels + c];
       }
+      channels_[c] += squares;
+      all_ += squares;
+      if (squares < least_square) continue;
+      factors[c] = static_cast<double>(rows) / squares;
+      ++of_row_;
     }
-    for (size_t r = 0; r < rows; ++r)
-      for (size_t c = 0; c < channels; ++c) rows_[r] += square(r * channels + c) * squares[c];
+    parallel_ranges(threads, static_cast<int64_t>(rows), 64, [&](int64_t begin, int64_t end) {
+      for (auto r = static_cast<size_t>(begin); r < static_cast<size_t>(end); ++r)
+        for (size_t c = 0; c < channels; ++c) rows_[r] += square(r * channels + c) * factors[c];
+    });
   }
   // Mean square of an element: its channel's times its row's factor. Behind an activation neither is below what is typical,
   // because the slope varies from element to element.
@@ -145,9 +193,11 @@ class Spread {
       result.rows.push_back(static_cast<float>(std::sqrt(square)));
     // An element's own few samples, with the weight of as many from its row and channel.
     std::vector<float> elements;
-    for (size_t i = 0; i < elements_.size(); ++i)
-      elements.push_back(static_cast<float>(std::sqrt(
-          (scale * scale * elements_[i] / samples_ + result.variance(static_cast<int64_t>(i), 0)) / 2)));
+    for (size_t i = 0; i < elements_.size(); ++i) {
+      const double of_place = result.variance(i / channels_.size(), i % channels_.size(), 0);
+      elements.push_back(
+          static_cast<float>(std::sqrt((scale * scale * elements_[i] / samples_ + of_place) / 2)));
+    }
     result.elements = std::move(elements);
     return result;
   }
@@ -156,6 +206,9 @@ class Spread {
 
  private:
   static constexpr double least_square = 1e-280;
+  static double finite_or_0(double square) {
+    return square <= std::numeric_limits<double>::max() ? square : 0;
+  }
   std::vector<double> rows_, channels_, elements_;
   double of_row_ = 0;  // samples of each row: channels that moved
   double all_ = 0, values_ = 0;
@@ -227,11 +280,12 @@ ErrorProbe::ErrorProbe(const Config& config, const StateDict& weights, const Run
     : config_(config),
       weights_(canonical_weights(config, weights)),
       choice_(choice),
-      sides_(std::move(sides)) {
+      sides_(std::move(sides)),
+      threads_(threads_to_use(choice.threads)) {
   for (const Arithmetic& side : sides_) smallest_ = std::max(smallest_, side.smallest);
   choice_.precision = Precision::float32;
   plain_ = std::make_unique<Runner>(config, weights_, choice_);
-  moved_ = std::make_unique<Runner>(config, moved(weights_, least_move, smallest_), choice_);
+  moved_ = std::make_unique<Runner>(config, moved(weights_, least_move, smallest_, threads_), choice_);
 }
 
 ErrorProbe::~ErrorProbe() = default;
@@ -245,7 +299,7 @@ ErrorModels ErrorProbe::closer(const TapValues& a, const HostTensor& input,
   double squares = 0;
   for (const Arithmetic& side : sides_) squares += std::pow(std::max(side.product, side.saved), 2);
   const double roundoff = std::sqrt(squares);
-  Runner at_roundoff(config_, moved(weights_, roundoff, smallest_), choice_);
+  Runner at_roundoff(config_, moved(weights_, roundoff, smallest_, threads_), choice_);
   ErrorModels models = measured(a, input, at_roundoff, roundoff, closer_probes, &steps);
   // Small moves are lost in float32's own rounding, large ones leave the neighbourhood where a step is linear.
   if (roundoff < least_move)
@@ -289,11 +343,11 @@ ErrorModels ErrorProbe::measured(const TapValues& a, const HostTensor& input, Ru
 
   std::map<std::string, Spread, std::less<>> spreads;
   for (int probe = 0; probe < probes; ++probe) {
-    Signs signs(static_cast<uint64_t>(probe) + 2);
+    Signs signs(static_cast<uint64_t>(probe) + 2, threads_);
     HostTensor moved_input = input;
     signs.move_all(moved_input.values, move, smallest_);
     Replacing moving(moved.kernels(), [&](std::string_view name, HostTensor& value) {
-      spreads[std::string(name)].add(*exact.find(name), value, steps && steps->contains(name));
+      spreads[std::string(name)].add(*exact.find(name), value, threads_, steps && steps->contains(name));
       start_of(name, value);
       signs.move_all(value.values, move, smallest_);
     });
@@ -347,14 +401,15 @@ ErrorModels ErrorProbe::drift(const ErrorModels& own, const HostTensor& input) {
   Replacing still(plain_->kernels(), [&](std::string_view name, HostTensor& value) {
     const auto model = own.find(name);
     if (model != own.end() && model->second.fits(value.dims)) {
-      double errors = 0, squares = 0;
-      for (int64_t i = 0; i < value.elements(); ++i) {
-        const double v = value.values[static_cast<size_t>(i)];
+      const std::vector<float> errors = deviations(model->second, value, threads_);
+      double sum = 0, squares = 0;
+      for (size_t i = 0; i < errors.size(); ++i) {
+        const double v = value.values[i], deviation = errors[i];
         if (!std::isfinite(v)) continue;
-        errors += model->second.variance(i, v);
+        sum += deviation * deviation;
         squares += v * v;
       }
-      if (squares > 0) largest = std::max(largest, std::sqrt(errors / squares));
+      if (squares > 0) largest = std::max(largest, std::sqrt(sum / squares));
     }
     exact.add(std::string(name), value);
   });
@@ -366,15 +421,16 @@ ErrorModels ErrorProbe::drift(const ErrorModels& own, const HostTensor& input) {
   const double louder = std::max(1.0, least_move / largest);
   std::map<std::string, Spread, std::less<>> spreads;
   for (int probe = 0; probe < probes; ++probe) {
-    Signs signs(static_cast<uint64_t>(probe) + 100);
+    Signs signs(static_cast<uint64_t>(probe) + 100, threads_);
     Replacing moving(plain_->kernels(), [&](std::string_view name, HostTensor& value) {
       const auto model = own.find(name);
-      if (model != own.end() && model->second.fits(value.dims))
-        for (int64_t i = 0; i < value.elements(); ++i) {
-          float& v = value.values[static_cast<size_t>(i)];
-          v += signs.next() * static_cast<float>(louder * std::sqrt(model->second.variance(i, v)));
-        }
-      spreads[std::string(name)].add(*exact.find(name), value);
+      if (model != own.end() && model->second.fits(value.dims)) {
+        const std::vector<float> errors = deviations(model->second, value, threads_);
+        signs.each(errors.size(), [&](size_t i, float sign) {
+          value.values[i] += sign * static_cast<float>(louder) * errors[i];
+        });
+      }
+      spreads[std::string(name)].add(*exact.find(name), value, threads_);
     });
     plain_->run(input, &moving);
   }

@@ -69,6 +69,7 @@ class ErrorProbe {
   RunChoice choice_;
   std::vector<Arithmetic> sides_;
   double smallest_ = 0;
+  int threads_;
   std::unique_ptr<Runner> plain_, moved_;  // with the weights, and with perturbed weights
 };
 

@@ -17,7 +17,7 @@ CliResult bench(std::vector<std::string> arguments) {
   std::vector<std::string> all{"bench",     "--config",  (model / "config.json").string(),
                                "--device",  "cpu",       "--iterations",
                                "3",         "--threads", "1",
-                               "--warm-up", "1"};
+                               "--warm-up", "2"};
   all.insert(all.end(), arguments.begin(), arguments.end());
   return run_cli(all);
 }
@@ -184,7 +184,7 @@ TEST_CASE("sleeping threads are told, and a given number of threads is used for 
     CAPTURE(policy);
     CAPTURE(threads);
     const CliResult result = run_cli({"bench", "--config", data("models/ft_v05/config.json"), "--device",
-                                      "cpu", "--threads", threads, "--warm-up", "0", "--iterations", "1"},
+                                      "cpu", "--threads", threads, "--warm-up", "2", "--iterations", "1"},
                                      {.environment = {std::string("OMP_WAIT_POLICY=") + policy}});
     INFO(result.err);
     CHECK(result.exit_code == 0);

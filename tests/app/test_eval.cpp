@@ -536,6 +536,15 @@ TEST_CASE("answers of two models never meet in one file of results") {
   check_error(run_cli(arguments), 2, {"r.jsonl", "older version", "remove it"});
 }
 
+TEST_CASE("classes by the sorted order of folders are said to be so") {
+  const TemporaryDirectory folder;
+  deal(folder);
+  const std::string form = "folders in sorted order, as their names are no labels";
+  const CliResult result = run("eval", {folder.path().string(), "--format", "json"});
+  CHECK(result.err.find(folder.path().string() + ": classes are its " + form) != std::string::npos);
+  CHECK(json_of(result)["truth"] == form);
+}
+
 TEST_CASE("an image that cannot be read is not counted, and the exit code says so") {
   const TemporaryDirectory folder;
   deal(folder);
@@ -550,13 +559,13 @@ TEST_CASE("folders that are no data set are refused") {
   check_error(run("eval", {folder / "none"}), 2, {"none: cannot be listed"});
   check_error(run("eval", {folder.path().string()}), 2, {"holds no folders"});
   fs::create_directory(folder / "a");
-  check_error(run("eval", {folder.path().string()}), 2, {"1 folders, but the model has 10 classes"});
+  check_error(run("eval", {folder.path().string()}), 2, {"1 folder, but the model has 10 classes"});
   for (const char* name : {"b", "c", "d", "e", "f", "g", "h", "i", "j"}) fs::create_directory(folder / name);
   check_error(run("eval", {folder.path().string()}), 2, {"no image files"});
   // In sorted order "c" would be class 2.
-  write_file(folder / "labels.txt", "c\nA\nB\nC\nD\nE\nF\nG\nH\nI\n");
+  write_file(folder / "labels.txt", "c\nK\nL\nM\nN\nO\nP\nQ\nR\nS\n");
   check_error(run("eval", {folder.path().string(), "--labels", folder / "labels.txt"}), 2,
-              {"folder c would be class 2 (\"B\")", "the label of class 0", "--labels FILE"});
+              {"folder c would be class 2 (\"L\")", "the label of class 0", "--labels FILE"});
   write_file(folder / "a/x.png", "x");
   const CliResult unreadable = run("eval", {folder.path().string()});
   CHECK(unreadable.exit_code == 2);

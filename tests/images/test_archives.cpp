@@ -303,7 +303,7 @@ TEST_CASE("eval on archives counts as on folders of classes: by folders, labels 
 
   // What is wrong with labels is an error, or skips the image.
   check_error(run("eval", {"flat.tar.gz"}, {.directory = folder.path()}), 2,
-              {"flat.tar.gz: 1 folders, but the model has 10 classes"});
+              {"flat.tar.gz: 1 folder, but the model has 10 classes"});
   write_archive(folder / "loose.tar", {{"a.bmp", by_json[1].bytes, {}}});
   check_error(run("eval", {"loose.tar"}, {.directory = folder.path()}), 2,
               {"loose.tar:a.bmp", "--truth FILE"});
@@ -383,8 +383,9 @@ TEST_CASE("check-equal on archives compares as on their files, whole archives a 
       CHECK((*archives)["data_set"][part] == files["data_set"][part]);
   }
   CHECK(files["data_set"]["accuracy"]["images"] == 20);
-  CHECK(files["data_set"]["truth"] == "the folders of dir");
-  CHECK(zip["data_set"]["truth"] == "the folders in folders.zip");
+  const std::string form = "folders in sorted order, as their names are no labels";
+  CHECK(files["data_set"]["truth"] == "the folders of dir: " + form);
+  CHECK(zip["data_set"]["truth"] == "the folders in folders.zip: " + form);
   CHECK(tars["data_set"]["truth"].get<std::string>().starts_with("labels in the archives"));
   // By the labels: taps of the first batch alone.
   const auto by_labels = report("cls-{0..3}.tar", {"--min-agreement", "0.01"});

@@ -162,51 +162,88 @@ TEST_CASE("the largest logits first, equal ones by class") {
     CHECK_FALSE(have_answer(none));
 }
 
+namespace {
+
+std::string assumed;  // by the last call
+
+std::vector<int> classes_in(const std::vector<std::string>& folders, const Labels& labels, int num_classes) {
+  assumed.clear();
+  return classes_of_folders(folders, labels, num_classes, "dir", assumed);
+}
+
+}  // namespace
+
 TEST_CASE("folders are classes by id, by name, or by order") {
   Labels labels;
   labels.names = {"cat", "dog", "emu"};
   labels.ids = {"n3", "n2", "n1"};
-  CHECK(classes_of_folders({"n1", "n3"}, labels, 3, "dir") == std::vector<int>{2, 0});
-  CHECK(classes_of_folders({"dog", "emu"}, labels, 3, "dir") == std::vector<int>{1, 2});
-  CHECK(classes_of_folders({"x", "y", "z"}, labels, 3, "dir") == std::vector<int>{0, 1, 2});
-  CHECK(classes_of_folders({"x", "y"}, {}, 2, "dir") == std::vector<int>{0, 1});
-  CHECK_THROWS_WITH_AS(classes_of_folders({"x", "y"}, labels, 3, "dir"),
+  CHECK(classes_in({"n1", "n3"}, labels, 3) == std::vector<int>{2, 0});
+  CHECK(classes_in({"dog", "emu"}, labels, 3) == std::vector<int>{1, 2});
+  CHECK(assumed.empty());
+  CHECK(classes_in({"x", "y", "z"}, labels, 3) == std::vector<int>{0, 1, 2});
+  CHECK(assumed == "folders in sorted order, as their names are no labels");
+  CHECK(classes_in({"x", "y"}, {}, 2) == std::vector<int>{0, 1});
+  CHECK(assumed == "folders in sorted order, as their names are no labels");
+  CHECK_THROWS_WITH_AS(classes_in({"x", "y"}, labels, 3),
                        doctest::Contains("dir: 2 folders, but the model has 3 classes"), InputError);
-  CHECK_THROWS_WITH_AS(classes_of_folders({"cat", "dig", "emu"}, labels, 3, "dir"),
+  CHECK_THROWS_WITH_AS(classes_in({"cat", "dig", "emu"}, labels, 3),
                        doctest::Contains("folder dig is not among the labels"), InputError);
 }
 
-TEST_CASE("the sorted order may not contradict a folder's name") {
-  const std::vector<std::string> folders{"Fox", "ant", "bee", "bird", "cat", "cow", "dog"};
+TEST_CASE("folders are classes by names that differ in case, spaces, '_' and '-'") {
   Labels labels;
-  labels.names = {"dog", "cat", "bird", "ANT", "BEE", "fox", "COW"};
+  labels.names = {"night snake", "Arabian camel", "sea snake", "red-backed sandpiper"};
+  CHECK(classes_in({"Night_Snake", "Sea-snake", "arabian_camel", "red backed_sandpiper"}, labels, 4) ==
+        std::vector<int>{0, 2, 1, 3});
+  CHECK(assumed == "folders, which are labels but for case, spaces, '_' and '-'");
+  CHECK(classes_in({"Sea_snake"}, labels, 4) == std::vector<int>{2});
+  CHECK_THROWS_WITH_AS(classes_in({"Night_Snake", "SeaSnake", "arabian_camel"}, labels, 4),
+                       doctest::Contains("dir: folder SeaSnake is not among the labels, the others are"),
+                       InputError);
+  labels.names = {"Crane", "crane", "emu"};
+  CHECK(classes_in({"Crane", "crane"}, labels, 3) == std::vector<int>{0, 1});
+  CHECK_THROWS_WITH_AS(classes_in({"CRANE", "emu"}, labels, 3),
+                       doctest::Contains("crane is the label of two classes"), InputError);
+}
+
+TEST_CASE("the sorted order may not contradict a folder's name") {
+  Labels labels;
+  labels.names = {"bird", "ant", "0", "1", "2", "3"};
   CHECK_THROWS_WITH_AS(
-      classes_of_folders(folders, labels, 7, "dir"),
+      classes_in({"Ant", "bird", "w", "x", "y", "z"}, labels, 6),
       doctest::Contains(
-          "dir: folder bird would be class 3 (\"ANT\") by the sorted order, but it is the label of "
-          "class 2, and not all folders are labels: rename them, or give --labels FILE"),
+          "dir: folder Ant would be class 0 (\"bird\") by the sorted order, but it is the label of "
+          "class 1, and not all folders are labels: rename them, or give --labels FILE"),
       InputError);
-  labels.names = {"FOX", "ANT", "BEE", "bird", "cat", "COW", "dog"};
-  CHECK(classes_of_folders(folders, labels, 7, "dir") == std::vector<int>{0, 1, 2, 3, 4, 5, 6});
-  labels.ids = {"n0", "n1", "n2", "n3", "n4", "n5", "bee"};
-  CHECK_THROWS_WITH_AS(classes_of_folders(folders, labels, 7, "dir"),
-                       doctest::Contains("folder bee would be class 2 (\"BEE\")"), InputError);
+  labels.names = {"ant", "bird", "0", "1", "2", "3"};
+  CHECK(classes_in({"Ant", "bird", "w", "x", "y", "z"}, labels, 6) == std::vector<int>{0, 1, 2, 3, 4, 5});
+  labels.ids = {"n0", "n1", "n2", "n3", "n4", "bird"};
+  CHECK_THROWS_WITH_AS(classes_in({"Ant", "bird", "w", "x", "y", "z"}, labels, 6),
+                       doctest::Contains("folder bird would be class 1 (\"bird\")"), InputError);
   labels.ids.clear();
-  labels.names = {"cat", "FOX", "ANT", "BEE", "cat", "COW", "DOG"};
-  CHECK(classes_of_folders(folders, labels, 7, "dir") == std::vector<int>{0, 1, 2, 3, 4, 5, 6});
-  labels.names = {"cat", "cat", "ANT", "BEE", "bird", "COW", "DOG"};
-  CHECK_THROWS_WITH_AS(classes_of_folders(folders, labels, 7, "dir"),
-                       doctest::Contains("folder bird would be class 3"), InputError);
-  labels.names = {"cat", "cat", "ANT", "BEE", "FOX", "COW", "DOG"};
-  CHECK_THROWS_WITH_AS(classes_of_folders(folders, labels, 7, "dir"),
+  labels.names = {"ant", "0", "1", "2", "ant", "3"};  // a name of two classes, one of which it is
+  CHECK(classes_in({"ant", "bird", "w", "x", "y", "z"}, labels, 6) == std::vector<int>{0, 1, 2, 3, 4, 5});
+  labels.names = {"0", "ant", "1", "2", "ant", "3"};
+  CHECK_THROWS_WITH_AS(classes_in({"ant", "bird", "w", "x", "y", "z"}, labels, 6),
                        doctest::Contains("the label of two other classes"), InputError);
+}
+
+TEST_CASE("folders that are numbers may not be sorted in another order") {
+  const Labels labels{.names = {"a", "b", "c", "d"}, .ids = {}};
+  CHECK(classes_in({"1", "2", "3", "4"}, labels, 4) == std::vector<int>{0, 1, 2, 3});
+  CHECK(classes_in({"08", "09", "10", "11"}, labels, 4) == std::vector<int>{0, 1, 2, 3});
+  CHECK(classes_in({"10", "2", "a", "b"}, labels, 4) == std::vector<int>{0, 1, 2, 3});  // not all are numbers
+  CHECK_THROWS_WITH_AS(
+      classes_in({"0", "1", "10", "2"}, labels, 4),
+      doctest::Contains("dir: folder 2 would be class 3 by the sorted order, after folder 10: rename them"),
+      InputError);
 }
 
 TEST_CASE("a name of two classes names neither") {
   Labels labels;
   labels.names = {"crane", "crane", "emu"};
-  CHECK(classes_of_folders({"emu"}, labels, 3, "dir") == std::vector<int>{2});
-  CHECK_THROWS_WITH_AS(classes_of_folders({"crane", "emu"}, labels, 3, "dir"),
+  CHECK(classes_in({"emu"}, labels, 3) == std::vector<int>{2});
+  CHECK_THROWS_WITH_AS(classes_in({"crane", "emu"}, labels, 3),
                        doctest::Contains("crane is the label of two classes"), InputError);
 }
 

@@ -245,7 +245,7 @@ TEST_CASE("safetensors in several files are read by their index, whose files lie
     check_refused(read(std::string(R"({"one": ")") + file + "\"}"), {"beside the index"});
   }
   check_refused(read(R"({"one": "none.safetensors"})"), {"none.safetensors", "No such file"});
-  check_refused(read(R"({"one": "model.safetensors.index.json"})"), {"an index within an index"});
+  check_refused(read(R"({"one": "model.safetensors.index.json"})"), {"an index of weights within another"});
   check_refused(read(R"({"one": 5})"), {"the name of a file"});
   check_refused(read("[]"), {"weight_map"});
   check_refused(read(R"({"one": {"weight_map": {}}})"), {"the name of a file"});

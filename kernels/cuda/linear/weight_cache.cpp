@@ -17,8 +17,9 @@ void* WeightCache::of(const View& weights, const What& what, size_t bytes, bool 
     return nullptr;
   }
   CUDA_CALL(error);
-  made_.emplace(key, Made{weights.bytes(), DeviceMemory(memory)});
+  Made made{weights.bytes(), DeviceMemory(memory)};
   make(memory);
+  made_.emplace(key, std::move(made));
   return memory;
 }
 
