@@ -317,13 +317,15 @@ void write_csv(std::ostream& out, const Outcome& outcome, const std::vector<std:
   }
 }
 
-// Of a shard also all that a merged report is made of, and what the partition depends on.
-Json log_header(const Options& options, const Classifier& classifier, const DataSet& data,
+// `images`: how many it will have a line of. Of a shard also all that a merged report is made of, and what the partition
+// depends on.
+Json log_header(const Options& options, const Classifier& classifier, const DataSet& data, size_t images,
                 const std::string& inputs_sum) {
   std::error_code error;
   Json header = named("eval", fs::weakly_canonical(options.directory, error).string());
   if (!data.truth_sum.empty()) header["truth_sha256"] = data.truth_sum;
   header = result_header(std::move(header), classifier);
+  header["made_by"]["images"] = images;
   if (options.shard_text.empty()) return header;
   header["shard"] = to_string(options.shard);
   header["inputs_sha256"] = inputs_sum;
@@ -412,7 +414,7 @@ Outcome evaluate(const Options& options, Classifier& classifier, const DataSet& 
   std::erase_if(chosen, [&](const Chosen& one) { return !options.shard.has(one.position); });
   std::optional<ResultLog> log;
   if (!options.results.empty())
-    log.emplace(options.results, log_header(options, classifier, data, inputs_sum),
+    log.emplace(options.results, log_header(options, classifier, data, chosen.size(), inputs_sum),
                 options.shard_text.empty() ? Json() : list_of(data, chosen), classifier.config.num_classes);
 
   Outcome outcome{Accuracy(classifier.config.num_classes)};
@@ -694,6 +696,7 @@ int merge_results(const Options& options) {
   for (const char* of_shard : {"shard", "inputs_sha256", "truth", "several", "not_counted", "names"})
     header.erase(of_shard);
   header["made_by"].erase("report");
+  header["made_by"]["images"] = images.size();
   // Its images are shown where they are still there.
   const std::string directory = header["eval"].is_string() ? header["eval"].get<std::string>() : "";
   if (merged) merged->stream() << dump_json(header) << '\n';

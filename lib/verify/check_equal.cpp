@@ -137,8 +137,7 @@ HostTensor compare_chunk(const Side* side_a, const TapValues& a, const HostTenso
     logits_b = b.run(input.b, &comparison);
     chunk.taps.clear();
     CompareOptions of_input = options;
-    // Both are float32, however the sides compute.
-    if (side_a && result.derived) of_input.tolerance = tolerance_of(DeviceType::cpu, Precision::float32);
+    if (result.derived) of_input.tolerance = result.input_tolerance;
     chunk.taps.push_back(compare_tensors("input", nhwc(input.a), nhwc(input.b), of_input));
     std::move(comparison.diffs.begin(), comparison.diffs.end(), std::back_inserter(chunk.taps));
     extra = std::move(comparison.extra);
@@ -235,22 +234,34 @@ void choose_tolerance(CheckResult& result, const CheckOptions& options,
   }
   result.tolerance = overridden(result.tolerance, options.absolute, options.relative);
   result.derived = !options.absolute && !options.relative;
+  result.input_tolerance = tolerance_of(DeviceType::cpu, Precision::float32);
   if (!result.derived) result.tolerance_source = "as asked";
 }
 
-// Rounding error of each value of a reference that was saved in 16 bits.
-void allow_rounding(CheckResult& result, DType dtype) {
+// Rounding error of each value of a reference that was saved in 16 bits, and of its input if that was.
+void allow_rounding(CheckResult& result, DType dtype, bool of_input) {
   result.reference_dtype = dtype;
   if (result.derived) {
     const double unit = arithmetic_of(dtype).storage;
-    result.tolerance.relative += unit;
-    result.tolerance.relative_l2 += unit;
+    for (Tolerance* tolerance : {&result.tolerance, of_input ? &result.input_tolerance : nullptr}) {
+      if (!tolerance) continue;
+      tolerance->relative += unit;
+      tolerance->relative_l2 += unit;
+    }
     result.tolerance_source += fmt::format(", and the reference's own rounding to {}", to_string(dtype));
   }
   result.notes.push_back(fmt::format(
       "every value of the reference is a {0} number: it was saved in {0}{1}; a model that computed in {0} is "
       "compared with --dtype {0}",
       to_string(dtype), result.derived ? ", and its rounding is allowed for" : ""));
+}
+
+// With --equal-nan: InputError if not one value is a number on both sides.
+void check_compared(const CheckResult& result, const CheckOptions& options) {
+  if (options.equal_nan && std::ranges::all_of(result.taps, [](const Diff& diff) {
+        return diff.name == "input" || (diff.problem.empty() && diff.finite == 0);
+      }))
+    fail_input("--equal-nan: nothing to compare: every value of every tap is NaN or infinite");
 }
 
 CompareOptions compare_options(const CheckResult& result, const CheckOptions& options, const Side& b) {
@@ -307,6 +318,10 @@ CheckResult check_sides(const Side& a, const Side& b, const CheckInput& input, c
     }
     if (options.batch_done) options.batch_done(logits_a, logits_b);
   }
+  check_compared(result, options);
+  if (result.causes.empty() && result.equal())
+    if (const auto weights = different_weights(a, b))
+      result.notes.push_back(*weights + ": nothing shows it on this input");
   return result;
 }
 
@@ -323,11 +338,15 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
     if (name != "input") taps_a.add(name, tensor.to_float32());
   choose_tolerance(result, options, {b.choice});
   const auto stored = stored_in_16_bits(taps_a);
-  if (stored && size_of(storage_dtype(b.choice.precision)) > 2) allow_rounding(result, *stored);
+  TapValues input_a;
+  if (reference.find("input")) input_a.add("input", reference.at("input").to_float32());
+  const bool stored_input = stored && stored_in_16_bits(input_a) == stored;
+  if (stored && size_of(storage_dtype(b.choice.precision)) > 2) allow_rounding(result, *stored, stored_input);
   Arithmetic of_a = arithmetic_of(options.reference);
   if (result.reference_dtype) {
     of_a.saved = arithmetic_of(*stored).storage;
     of_a.smallest = arithmetic_of(*stored).smallest;
+    if (stored_input) of_a.input = of_a.saved;
   } else if (stored) {
     of_a = arithmetic_of(*stored);
   }
@@ -338,6 +357,9 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
                                    [](const Diff& diff) { return diff.name == "input"; });
   if (taps_a.all().size() == 1 && taps_a.find("logits"))
     result.notes.push_back("only logits were given; nothing can be localised: dump taps");
+  if (!b.config.out_indices && !nothing && !taps_a.find("logits"))
+    result.notes.push_back(fmt::format(
+        "the reference has no logits: nothing of the model behind {} was compared", result.taps.back().name));
   if (nothing && taps_a.all().empty())
     fail_input("{}: nothing to compare: it holds no tensor but input: dump the logits and taps too",
                reference.where);
@@ -346,6 +368,7 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
         "{}: nothing to compare: no tensor of it is a tap of this model ({} is not): taps are named "
         "logits, layers.0.blocks.0, …",
         reference.where, in_quotes(taps_a.all().front().first));
+  check_compared(result, options);
   if (truth) {
     result.truth =
         truth->report(truth_side(result.reference_dtype.value_or(DType::float32)), truth_side(b.choice));

@@ -21,6 +21,8 @@ using Json = nlohmann::ordered_json;
 // The bound that is closest to being exceeded: "0.0015 of 0.01", "relative L2 0.003 of 0.005"; or "12 not finite".
 std::string of_bound(const Diff& diff) {
   if (diff.differing_nonfinite > 0) return fmt::format("{} not finite", diff.differing_nonfinite);
+  if (diff.outside_l2 > 0 && diff.outside == 0)
+    return fmt::format("relative L2 {:.2g} of {:.2g} in one batch", diff.outside_l2, diff.outside_l2_bound);
   if (!diff.norm_is_nearer()) return fmt::format("{:.2g} of {:.2g}", diff.nearest, diff.bound);
   return fmt::format("relative L2 {:.2g} of {:.2g}", diff.relative_l2(), diff.l2_bound);
 }
@@ -230,7 +232,10 @@ std::string verdict(const CheckResult& result, bool all) {
   // A step's own error may exceed its bound while every tap is within the looser bound of accumulated error.
   const bool drifted = outside && !find_diff(result.taps, outside->name)->within();
   const char* by_itself = drifted ? "" : "by itself ";
-  if (outside && outside->problem.empty() && outside->outside == 0)
+  if (outside && outside->problem.empty() && outside->outside == 0 && outside->outside_l2 > 0)
+    line("first outside its tolerance: {}, {}relative L2 {:.3g} of {:.3g} in one batch", outside->name,
+         by_itself, outside->outside_l2, outside->outside_l2_bound);
+  else if (outside && outside->problem.empty() && outside->outside == 0)
     line("first outside its tolerance: {}, {}relative L2 {:.3g} of {:.3g}", outside->name, by_itself,
          outside->relative_l2(), outside->l2_bound);
   else if (outside && outside->problem.empty() && outside->worst < 0)

@@ -53,7 +53,8 @@ struct CheckResult {
   RunReport report_a, report_b;  // device, dtype, backend …
   std::string input;             // description of the input
   std::string tolerance_source;  // "cpu float32", or the options that replaced it
-  Tolerance tolerance;           // of "input"; of every tap with --atol or --rtol
+  Tolerance tolerance;           // of every tap with --atol or --rtol, or by the table
+  Tolerance input_tolerance;     // of "input", which is float32 on both sides
   bool derived = false;  // bounds of taps and of each step's own error are derived (lib/verify/tolerance.h)
   std::optional<DType>
       reference_dtype;     // 16-bit dtype that all values of the reference are representable in, if any

@@ -64,7 +64,8 @@ static double share_of(double value, double bound) {
 
 double Diff::share() const {
   if (differing_nonfinite > 0) return HUGE_VAL;  // not finite on one side only ranks above every finite error
-  return std::max(share_of(nearest, bound), share_of(relative_l2(), l2_bound));
+  return std::max(
+      {share_of(nearest, bound), share_of(relative_l2(), l2_bound), share_of(outside_l2, outside_l2_bound)});
 }
 
 bool Diff::norm_is_nearer() const {
@@ -85,6 +86,8 @@ double Diff::relative_l2() const {
 }
 
 bool Diff::within_l2() const {
+  if (outside_l2 > 0) return false;
+  if (std::isinf(l2_bound)) return true;
   if (sum_allowed >= 0) return sum_squares <= sum_allowed;
   // Allows for rounding to a subnormal float16: 2^-24 per element.
   const double floor = 0x1p-24 * std::sqrt(static_cast<double>(finite));
@@ -226,65 +229,16 @@ void compare_rows(Diff& part, Allowed& allowed, int64_t begin, int64_t end, int6
   part.one_channel = one >= 0 ? one : -1;
 }
 
-}  // namespace
-
-Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const float> a,
-             std::span<const float> b, const CompareOptions& options) {
-  check(a.size() == b.size() && !dims.empty(), "{}: {} values against {}", name, a.size(), b.size());
-  Diff empty;
-  empty.name = std::move(name);
-  empty.dims = dims;
-  empty.dims[0] = 0;
-  if (options.maps && dims.size() == 4) {
-    empty.map_height = dims[1];
-    empty.map_width = dims[2];
-    empty.heat.assign(static_cast<size_t>(dims[1] * dims[2]), 0.0f);
-  }
-  float max_reference = 0;
-  for (const float value : a)
-    if (std::isfinite(value)) max_reference = std::max(max_reference, std::abs(value));
-  empty.max_reference = max_reference;
-  empty.bound = options.tolerance.bound(max_reference);
-  empty.l2_bound = options.tolerance.relative_l2;
-  const ErrorModel* errors = options.errors && options.errors->fits(dims) ? options.errors : nullptr;
-
-  // Parts of a size that depends on nothing else, so that neither do the sums.
-  constexpr int64_t part_elements = 1 << 15;
-  const int64_t channels = std::max<int64_t>(dims.back(), 1),
-                rows = static_cast<int64_t>(a.size()) / channels;
-  const int64_t part_rows = std::max<int64_t>(part_elements / channels, 1);
-  const int64_t count = std::max<int64_t>((rows + part_rows - 1) / part_rows, 1);
-  std::vector<Diff> parts(static_cast<size_t>(count), empty);
-  std::vector<Allowed> allowed(parts.size());
-  parallel_claims(options.threads, count, [&](int64_t i, int, bool) {
-    const auto part = static_cast<size_t>(i);
-    compare_rows(parts[part], allowed[part], i * part_rows, std::min((i + 1) * part_rows, rows), channels, a,
-                 b, errors, options);
-  });
-  Diff diff = std::move(parts[0]);
-  for (size_t i = 1; i < parts.size(); ++i) merge(diff, parts[i]);
-  diff.dims = dims;
-  if (errors) {
-    Allowed all;
-    for (const Allowed& part : allowed) {
-      all.sum += part.sum;
-      all.squares += part.squares;
-    }
-    // The elements that make up the norm: a few, where their errors are far above the others'.
-    const double elements = all.squares > 0 ? std::max(all.sum * all.sum / all.squares, 1.0) : 1;
-    const double norm = options.deviations.norm + options.deviations.more / std::sqrt(elements);
-    diff.sum_allowed = norm * norm * all.sum;
-    diff.l2_bound = relative(diff.sum_allowed, diff.sum_aa);
-  }
-  return diff;
-}
-
-void merge(Diff& diff, const Diff& next) {
+// `next` follows in the same tensor; their norms are judged together.
+void add_part(Diff& diff, const Diff& next) {
   check(diff.name == next.name, "merging {} into {}", next.name, diff.name);
   if (!next.problem.empty() || !diff.problem.empty()) {
     if (diff.problem.empty()) diff.problem = next.problem;
     return;
   }
+  // Identical parts are not measured; they add nothing to the norm either.
+  const auto is_known = [](const Diff& part) { return part.sum_allowed >= 0 || part.differing == 0; };
+  const bool sums_known = is_known(diff) && is_known(next);
   const int64_t before = diff.elements;
   const auto moved = [&](int64_t index) { return index < 0 ? index : index + before; };
   if (diff.first_differing < 0) diff.first_differing = moved(next.first_differing);
@@ -330,13 +284,77 @@ void merge(Diff& diff, const Diff& next) {
   diff.sum_aa += next.sum_aa;
   diff.sum_bb += next.sum_bb;
   diff.sum_ab += next.sum_ab;
-  if (diff.sum_allowed >= 0 && next.sum_allowed >= 0) {
-    diff.sum_allowed += next.sum_allowed;
+  if (sums_known && (diff.sum_allowed >= 0 || next.sum_allowed >= 0)) {
+    diff.sum_allowed = std::max(diff.sum_allowed, 0.0) + std::max(next.sum_allowed, 0.0);
     diff.l2_bound = relative(diff.sum_allowed, diff.sum_aa);
+  } else {
+    diff.sum_allowed = -1;
   }
   for (size_t e = 0; e < diff.histogram.size(); ++e) diff.histogram[e] += next.histogram[e];
   for (size_t i = 0; i < diff.heat.size() && i < next.heat.size(); ++i)
     diff.heat[i] = std::max(diff.heat[i], next.heat[i]);
+}
+
+}  // namespace
+
+Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const float> a,
+             std::span<const float> b, const CompareOptions& options) {
+  check(a.size() == b.size() && !dims.empty(), "{}: {} values against {}", name, a.size(), b.size());
+  Diff empty;
+  empty.name = std::move(name);
+  empty.dims = dims;
+  empty.dims[0] = 0;
+  if (options.maps && dims.size() == 4) {
+    empty.map_height = dims[1];
+    empty.map_width = dims[2];
+    empty.heat.assign(static_cast<size_t>(dims[1] * dims[2]), 0.0f);
+  }
+  float max_reference = 0;
+  for (const float value : a)
+    if (std::isfinite(value)) max_reference = std::max(max_reference, std::abs(value));
+  empty.max_reference = max_reference;
+  empty.bound = options.tolerance.bound(max_reference);
+  empty.l2_bound = options.tolerance.relative_l2;
+  const ErrorModel* errors = options.errors && options.errors->fits(dims) ? options.errors : nullptr;
+
+  // Parts of a size that depends on nothing else, so that neither do the sums.
+  constexpr int64_t part_elements = 1 << 15;
+  const int64_t channels = std::max<int64_t>(dims.back(), 1),
+                rows = static_cast<int64_t>(a.size()) / channels;
+  const int64_t part_rows = std::max<int64_t>(part_elements / channels, 1);
+  const int64_t count = std::max<int64_t>((rows + part_rows - 1) / part_rows, 1);
+  std::vector<Diff> parts(static_cast<size_t>(count), empty);
+  std::vector<Allowed> allowed(parts.size());
+  parallel_claims(options.threads, count, [&](int64_t i, int, bool) {
+    const auto part = static_cast<size_t>(i);
+    compare_rows(parts[part], allowed[part], i * part_rows, std::min((i + 1) * part_rows, rows), channels, a,
+                 b, errors, options);
+  });
+  Diff diff = std::move(parts[0]);
+  for (size_t i = 1; i < parts.size(); ++i) add_part(diff, parts[i]);
+  diff.dims = dims;
+  if (errors) {
+    Allowed all;
+    for (const Allowed& part : allowed) {
+      all.sum += part.sum;
+      all.squares += part.squares;
+    }
+    // The elements that make up the norm: a few, where their errors are far above the others'.
+    const double elements = all.squares > 0 ? std::max(all.sum * all.sum / all.squares, 1.0) : 1;
+    const double norm = options.deviations.norm + options.deviations.more / std::sqrt(elements);
+    diff.sum_allowed = norm * norm * all.sum;
+    diff.l2_bound = relative(diff.sum_allowed, diff.sum_aa);
+  }
+  return diff;
+}
+
+void merge(Diff& diff, const Diff& next) {
+  for (const Diff* part : {static_cast<const Diff*>(&diff), &next})
+    if (diff.outside_l2 == 0 && part->problem.empty() && !part->within_l2()) {
+      diff.outside_l2 = part->relative_l2();
+      diff.outside_l2_bound = part->l2_bound;
+    }
+  add_part(diff, next);
 }
 
 Agreement agreement(int64_t classes, std::span<const float> a, std::span<const float> b) {

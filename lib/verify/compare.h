@@ -72,6 +72,8 @@ struct Diff {
   double nearest = 0, bound = 0;
   double l2_bound = std::numeric_limits<double>::infinity();  // bound of relative_l2()
   double sum_allowed = -1;  // bound of sum_squares by an ErrorModel; −1 if only l2_bound applies
+  // relative_l2() and its bound of the first part that was beyond it when the parts were merged; 0: none was.
+  double outside_l2 = 0, outside_l2_bound = 0;
   int64_t elements = 0;
   int64_t differing = 0;            // elements with different values
   int64_t outside = 0;              // elements outside tolerance
@@ -113,7 +115,7 @@ struct Diff {
 
 Diff compare(std::string name, const std::vector<int64_t>& dims, std::span<const float> a,
              std::span<const float> b, const CompareOptions& options);
-// `next` is the same tensor for the images that follow.
+// `next` is the same tensor for the images that follow. Outside in one part is outside in all.
 void merge(Diff& diff, const Diff& next);
 
 // Number of rows (images) of two (B, classes) tensors whose top-k classes agree.

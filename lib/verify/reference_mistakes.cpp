@@ -29,6 +29,12 @@ std::vector<Layout> layouts(int64_t B, int64_t H, int64_t W, int64_t C) {
           {"(B, C, H*W)", {B, C, H * W}, {C * H * W, W, 1, H * W}}};
 }
 
+// The values lie as in (B, H, W, C): one pixel, or one channel of them.
+bool is_in_order(const Layout& layout, int64_t H, int64_t W, int64_t C) {
+  return layout.dims.size() == 4 && (H == 1 || layout.strides[1] == W * C) &&
+         (W == 1 || layout.strides[2] == C) && (C == 1 || layout.strides[3] == 1);
+}
+
 // Tries every layout on the taps of the reference that differ.
 class LayoutTaps : public Taps {
  public:
@@ -38,11 +44,11 @@ class LayoutTaps : public Taps {
   bool wants(std::string_view name) override { return differing_.contains(name); }
   void at(std::string_view name, const View& value) override {
     const HostTensor* a = a_.find(name);
-    if (!a || value.rank != 4 || a->elements() != value.elements()) return;
+    if (!differing_.contains(name) || !a || value.rank != 4 || a->elements() != value.elements()) return;
     const HostTensor b = transfer_.download(value);
     const int64_t B = b.dims[0], H = b.dims[1], W = b.dims[2], C = b.dims[3];
     for (const Layout& layout : layouts(B, H, W, C)) {
-      if (a->dims != layout.dims) continue;
+      if (a->dims != layout.dims || is_in_order(layout, H, W, C)) continue;
       HostTensor moved{b.dims, {}};
       moved.values.reserve(b.values.size());
       for (int64_t i = 0; i < B; ++i)

@@ -20,6 +20,7 @@ using Json = nlohmann::ordered_json;
 struct SavedAnswer {
   std::string file;  // image name for display
   Answer answer;
+  std::string label;  // the name of its class, where the file has one
   std::vector<int> truth;
   bool doubled = false;
 };
@@ -62,6 +63,23 @@ bool read_top(const Json& line, Answer& answer) {
   const Json one = top[0].value("logit", Json()), two = top[1].value("logit", Json());
   if (one.is_number() && two.is_number()) answer.margin = one.get<double>() - two.get<double>();
   return true;
+}
+
+// Of eval --results: whether it has a line of each image.
+void check_finished(const Read& read) {
+  const Json& header = read.results.header;
+  if (!header.is_object() || !header.contains("eval")) return;
+  const Json made_by = header.value("made_by", Json());
+  const Json images = made_by.is_object() ? made_by.value("images", Json()) : Json();
+  if (!images.is_number_unsigned())
+    fail_input(
+        "{}: does not say how many images it is of, so it may not be finished: it is of an older version",
+        read.results.path);
+  size_t lines = read.answers.size();
+  for (const auto& [key, name] : read.unread) lines += !read.index.contains(key);
+  if (lines < images.get<size_t>())
+    fail_input("{}: is not finished: it has {} of {} images: run eval --results {} again", read.results.path,
+               lines, images.get<size_t>(), shell_quoted(read.results.path));
 }
 
 Read read_results(const std::string& path) {
@@ -108,6 +126,8 @@ Read read_results(const std::string& path) {
         continue;
       }
       good = good && line.contains("top") && read_top(line, saved.answer);
+      if (good && !line["top"].empty() && line["top"][0].is_object())
+        if (const Json label = line["top"][0].value("label", Json()); label.is_string()) saved.label = label;
     }
     if (!good)
       fail_input("{}:{}: not a line of eval --results, classify --results or classify --format jsonl", path,
@@ -120,6 +140,7 @@ Read read_results(const std::string& path) {
   }
   if (by_position && !is_done)
     fail_input("{}: is not finished: run classify --results {} again", path, shell_quoted(path));
+  check_finished(read);
   // A later run of eval retries unreadable images.
   std::erase_if(read.unread, [&](const auto& unread) { return read.index.contains(unread.first); });
   read.results.unread = read.unread.size();
@@ -167,6 +188,11 @@ SavedComparison compare_saved(const std::string& path_a, const std::string& path
     if (!one.truth.empty() && !two.truth.empty() && one.truth != two.truth)
       fail_input("{}: of class {} in {}, of class {} in {}: the two files are of different data sets",
                  in_quotes(one.file), fmt::join(one.truth, " or "), path_a, fmt::join(two.truth, " or "),
+                 path_b);
+    if (one.answer.label == two.answer.label && !one.label.empty() && !two.label.empty() &&
+        one.label != two.label)
+      fail_input("{}: class {} is {} in {}, {} in {}: the two files are of other class lists",
+                 in_quotes(one.file), one.answer.label, in_quotes(one.label), path_a, in_quotes(two.label),
                  path_b);
     if (!one.doubled && !two.doubled)
       labels.add(one.file, one.answer, two.answer, one.truth.empty() ? two.truth : one.truth);

@@ -109,9 +109,17 @@ class Replacing : public Taps {
   HostTensor host_;
 };
 
+// The mean of so many squares is below the true one by this factor once in 100,000 times (the lower tail of chi-square).
+double most_by_chance(int samples) {
+  const double half = samples / 2.0;
+  return half / std::pow(1e-5 * std::tgamma(half + 1), 1 / half);
+}
+
 // Mean squares from the sums of `samples` squares each. One with few samples may be small by chance: it is shrunk towards what
-// is typical, but one far above that (a bias of 1000, say) does not make the others larger. activated: none is below it.
-std::vector<double> mean_squares(std::vector<double> sums, double samples, bool activated) {
+// is typical, but one far above that (a bias of 1000, say) does not make the others larger, nor does it become more than
+// `most_shrunk` times itself. activated: none is below what is typical.
+std::vector<double> mean_squares(std::vector<double> sums, double samples, bool activated,
+                                 double most_shrunk = HUGE_VAL) {
   constexpr double lean = 16, far = 64;
   const double part = activated ? 0.9 : 0.5;  // an activation closes many channels
   std::vector<double> present;
@@ -128,7 +136,8 @@ std::vector<double> mean_squares(std::vector<double> sums, double samples, bool 
   for (const double mean : sums) typical += std::min(mean, most) / static_cast<double>(sums.size());
   for (double& mean : sums) {
     const double shrunk = (samples * mean + lean * typical) / (samples + lean);
-    mean = std::max(mean > most ? mean : shrunk, activated ? typical : 0);
+    const bool is_small = !activated && mean > 0 && shrunk > most_shrunk * mean;
+    mean = is_small ? most_shrunk * mean : std::max(mean > most ? mean : shrunk, activated ? typical : 0);
   }
   return sums;
 }
@@ -186,8 +195,8 @@ class Spread {
   // because the slope varies from element to element.
   ErrorModel model(double scale, bool activated) const {
     ErrorModel result;
-    for (const double square :
-         mean_squares(channels_, samples_ * static_cast<double>(rows_.size()), activated))
+    for (const double square : mean_squares(channels_, samples_ * static_cast<double>(rows_.size()),
+                                            activated, most_by_chance(samples_)))
       result.channels.push_back(static_cast<float>(scale * std::sqrt(square)));
     for (const double square : mean_squares(rows_, std::max(of_row_, 1.0), activated))
       result.rows.push_back(static_cast<float>(std::sqrt(square)));
@@ -200,6 +209,14 @@ class Spread {
     }
     result.elements = std::move(elements);
     return result;
+  }
+  // Many channels' errors are far below the others': not by chance, so few samples do not tell how far.
+  bool has_scales() const {
+    double all = 0;
+    for (const double sum : channels_) all += sum / static_cast<double>(channels_.size());
+    const auto small =
+        std::ranges::count_if(channels_, [&](double sum) { return sum > 0 && sum < all / 256; });
+    return small > 1 + static_cast<ptrdiff_t>(channels_.size() / 16);
   }
   // Error proportional to the value.
   double relative() const { return values_ > 0 ? std::sqrt(all_ / values_) : 0; }
@@ -342,7 +359,12 @@ ErrorModels ErrorProbe::measured(const TapValues& a, const HostTensor& input, Ru
   plain_->run(input, &still);
 
   std::map<std::string, Spread, std::less<>> spreads;
+  const auto has_scales = [&](const auto& spread) {
+    return spread.second.has_scales() && !rounding_of(spread.first, config_, 1).activated;
+  };
   for (int probe = 0; probe < probes; ++probe) {
+    if (probe + 1 == probes && probes < closer_probes && std::ranges::any_of(spreads, has_scales))
+      probes = closer_probes;
     Signs signs(static_cast<uint64_t>(probe) + 2, threads_);
     HostTensor moved_input = input;
     signs.move_all(moved_input.values, move, smallest_);
@@ -367,7 +389,8 @@ ErrorModels ErrorProbe::measured(const TapValues& a, const HostTensor& input, Ru
     chain.gelu |= step.gelu;
     double operands = 0, results = 0;  // relative variances of the operands and of the result
     for (const Arithmetic& side : sides_) {
-      const double u = std::max(chain.products ? side.product : side.storage, from_input ? 0 : side.saved);
+      const double u =
+          std::max(chain.products ? side.product : side.storage, from_input ? side.input : side.saved);
       operands += u * u + (function_ulps * function_ulps + chain.terms) * u32 * u32;
       results +=
           chain.stores * side.storage * side.storage + side.saved * side.saved + chain.terms / 3 * u32 * u32;

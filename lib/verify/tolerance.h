@@ -21,6 +21,7 @@ struct Arithmetic {
   double product = 0;   // of the factors of matrix products
   double smallest = 0;  // below it the absolute rounding error is constant
   double saved = 0;     // of values that were rounded only when they were saved
+  double input = 0;     // of an input that was
 };
 Arithmetic arithmetic_of(DType storage);
 Arithmetic arithmetic_of(Precision precision);

@@ -232,7 +232,7 @@ TEST_CASE("folders that are numbers may not be sorted in another order") {
   const Labels labels{.names = {"a", "b", "c", "d"}, .ids = {}};
   CHECK(classes_in({"1", "2", "3", "4"}, labels, 4) == std::vector<int>{0, 1, 2, 3});
   CHECK(classes_in({"08", "09", "10", "11"}, labels, 4) == std::vector<int>{0, 1, 2, 3});
-  CHECK(classes_in({"10", "2", "a", "b"}, labels, 4) == std::vector<int>{0, 1, 2, 3});  // not all are numbers
+  CHECK(classes_in({"10", "2", "x", "y"}, labels, 4) == std::vector<int>{0, 1, 2, 3});  // not all are numbers
   CHECK_THROWS_WITH_AS(
       classes_in({"0", "1", "10", "2"}, labels, 4),
       doctest::Contains("dir: folder 2 would be class 3 by the sorted order, after folder 10: rename them"),

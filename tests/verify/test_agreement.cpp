@@ -362,11 +362,26 @@ TEST_CASE("files of results that are none, and options that make no sense with t
             "}"})
     check_error(compared(good + line), 2, {"other.jsonl:2", "not a line of eval --results"});
   check_error(compared(R"({"eval": "x", "shard": "0/2"})"), 2, {"other.jsonl: holds one shard", "--merge"});
+  const auto of_images = [&](const std::string& made_by) {
+    return compared(R"({"eval": "x", "made_by": {)" + made_by + "}}\n" + good);
+  };
+  CHECK(of_images(R"("images": 1)").exit_code == 0);
+  check_error(of_images(R"("images": 2)"), 2,
+              {"other.jsonl: is not finished: it has 1 of 2 images: run eval --results"});
+  check_error(of_images(""), 2, {"other.jsonl: does not say how many images it is of", "older version"});
   write_file(out / "good.jsonl", R"({"file": "x", "class": 1, "top": [1], "probability": 0.5})");
   check_error(compared(R"({"file": "x", "class": 2, "top": [1], "probability": 0.5})"), 2,
               {"of class 1", "of class 2"});
   check_error(compared(R"({"file": "x", "class": [1, 3], "top": [1], "probability": 0.5})"), 2,
               {"of class 1 in", "of class 1 or 3 in"});
+  const auto named = [](const char* label) {
+    return fmt::format(R"({{"file": "x", "top": [{{"class": 1, "label": "{}", "probability": 0.5}}]}})",
+                       label);
+  };
+  write_file(out / "good.jsonl", named("ant"));
+  CHECK(compared(named("ant")).exit_code == 0);
+  check_error(compared(named("bird")), 2,
+              {"\"x\": class 1 is \"ant\" in", "\"bird\" in", "of other class lists"});
   check_error(run_cli({"check-equal", "--results", out / "good.jsonl"}), 2, {"--results"});
   check_error(run_cli({"check-equal", "--results", out / "good.jsonl", "nothing.jsonl"}), 2,
               {"nothing.jsonl"});

@@ -7,11 +7,14 @@
 
 #include "kernels/half.h"
 #include "lib/config/config.h"
+#include "lib/support/files.h"
 #include "lib/tensors/state_dict.h"
+#include "lib/verify/check_equal.h"
 #include "tests/testing.h"
 
 using namespace vmamba;
 using vmamba::testing::CliResult;
+using vmamba::testing::contains;
 using vmamba::testing::data;
 using vmamba::testing::run_cli;
 using vmamba::testing::TemporaryDirectory;
@@ -118,6 +121,51 @@ TEST_CASE("logits alone: compared, and that nothing can be localised") {
     CHECK_MESSAGE(run.out.find(accusation) == std::string::npos, run.out);
 }
 
+TEST_CASE("a reference without logits says what was not compared") {
+  const CliResult found = against(changed(right(), [](const std::string& name, HostTensor&) {
+    return name == "input" || name == "patch_embed";
+  }));
+  CHECK(found.exit_code == 0);
+  CHECK(contains(found.out,
+                 "note: the reference has no logits: nothing of the model behind patch_embed was compared"));
+}
+
+TEST_CASE("an input by another preprocessing differs from the reference's, in 16 bits too") {
+  const TemporaryDirectory folder;
+  std::string config = read_file(data("models/s1_ln2d/config.json"));
+  config.insert(config.rfind('}'), R"(, "preprocess": {"std": [0.2312, 0.224, 0.225]})");
+  write_file(folder / "c.json", config);
+  const std::string image = data("chelsea.png"), taps = folder / "t.safetensors";
+  REQUIRE(check_equal({"--save-taps", taps, "--all", "--images", image, "--dtype", "float32"}).exit_code ==
+          0);
+  CHECK(check_equal({"--reference", taps, "--images", image, "--dtype", "bfloat16"}).exit_code == 0);
+  const CliResult other = run_cli({"check-equal", "-q", "--device", "cpu", "--config", folder / "c.json",
+                                   "--weights", data("models/s1_ln2d/weights.safetensors"), "--reference",
+                                   taps, "--images", image, "--dtype", "bfloat16"});
+  CHECK(other.exit_code == 1);
+  CHECK(contains(other.out, "input"));
+}
+
+TEST_CASE("a single pixel has no layout, and tells no element of a weight") {
+  const TemporaryDirectory folder;
+  StateDict small;
+  small.add("input", noise({1, 3, 32, 32}, 1));
+  write_safetensors(folder / "input.safetensors", small);
+  REQUIRE(check_equal({"--save-taps", folder / "r.safetensors", "--all", "--input-tensor",
+                       folder / "input.safetensors", "--dtype", "float32"})
+              .exit_code == 0);
+  const CliResult found = against(
+      changed(read_safetensors(folder / "r.safetensors"), [](const std::string& name, HostTensor& values) {
+        if (name == "layers.3.blocks.0.mlp.fc2") values.values[7] += 0.1f;
+        return true;
+      }));
+  CHECK(found.exit_code == 1);
+  CHECK_FALSE(contains(found.out, "laid out"));
+  CHECK_FALSE(contains(found.out, "different weights"));
+  CHECK(contains(found.out,
+                 "layers.3.blocks.0.mlp.fc2 differs by itself, from the same input, in channel 7 alone"));
+}
+
 TEST_CASE("probabilities, and rows in another order") {
   const StateDict reference = right();
   const auto probabilities = [](const std::string& name, HostTensor& values) {
@@ -220,6 +268,7 @@ TEST_CASE("a reference that was rounded to 16 bits: its rounding is allowed for,
                fmt::format("every value of the reference is a {} number", to_string(dtype)));
     check_says(against(converted(reference, dtype), {"--dtype", std::string(to_string(dtype))}), 0,
                "equal: ");
+    check_says(against(converted(right(), dtype)), 0, "equal: ");  // its input too
     const StateDict wrong = changed(reference, [&](const std::string& name, HostTensor& values) {
       if (name == "logits")
         for (float& value : values.values) value = round_to(dtype, value * 1.05f);
