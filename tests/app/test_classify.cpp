@@ -365,6 +365,11 @@ TEST_CASE("inputs of which nothing can be read: exit code 2, one line") {
   CHECK(two.err.find("none of the 2 inputs could be read") != std::string::npos);
   check_error(classify({"-"}), 2, {"standard input lists no files"});
   check_error(classify({cat, "--input-tensor", "x"}), 2, {"--input-tensor"});
+  StateDict no_pixels;
+  no_pixels.add("input", HostTensor{{int64_t{1} << 40, 3, 0, 0}, {}});
+  write_safetensors(folder / "none.safetensors", no_pixels);
+  check_error(classify({"--input-tensor", folder / "none.safetensors"}), 2,
+              {"none.safetensors", "wanted (B, 3, H, W)"});
   check_error(classify({"--input-tensor", model / "weights.safetensors"}), 2,
               {"weights.safetensors", "input"});
   check_error(classify({cat, "--topk", "0"}), 2, {"--topk"});

@@ -72,6 +72,31 @@ std::string without_first_line(const std::string& text) {
 
 }  // namespace
 
+TEST_CASE("files that no run wrote are refused, however deep or odd") {
+  const Shards shards;
+  const std::string deep = std::string(400'000, '[') + std::string(400'000, ']');
+  for (const std::string command : {"eval", "classify"}) {
+    CAPTURE(command);
+    const std::string begins = fmt::format(R"({{"{}": )", command);
+    write_file(shards.folder / "deep.jsonl", begins + deep + "}\n");
+    check_error(shards.merge({command, "--merge", "deep.jsonl"}), 2, {"deep.jsonl"});
+    check_error(shards.run({command, "d-0.tar", "--results", "deep.jsonl"}), 2, {"deep.jsonl"});
+    for (const std::string shard :
+         {R"("auto")", R"("0/1", "config": {})", R"("0/1", "config": 1, "made_by": {})"}) {
+      write_file(shards.folder / "odd.jsonl", begins + R"("x", "shard": )" + shard + "}\n");
+      check_error(shards.merge({command, "--merge", "odd.jsonl"}), 2, {"odd.jsonl"});
+    }
+  }
+  // Crops larger than the resized image, which the page of pictures cannot be made by.
+  REQUIRE(shards.run({"eval", "d-0.tar", "--shard", "0/1", "--results", "r.jsonl"}).exit_code == 0);
+  std::string text = read_file(shards.folder / "r.jsonl");
+  auto header = nlohmann::ordered_json::parse(text.substr(0, text.find('\n')));
+  header["config"]["preprocess"]["resize"] = 1;
+  header["config"]["preprocess"]["crop"] = 16384;
+  write_file(shards.folder / "r.jsonl", header.dump() + text.substr(text.find('\n')));
+  CHECK(shards.merge({"eval", "--merge", "r.jsonl", "--report", "r.html"}).exit_code == 0);
+}
+
 TEST_CASE("classes by folders in archives are those of all archives, whatever a shard has") {
   const Shards shards;
   const std::string bytes = read_file(data("images/rgb.bmp"));

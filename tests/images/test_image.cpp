@@ -154,6 +154,13 @@ TEST_CASE("too many pixels are refused from the header") {
   CHECK_THROWS_WITH_AS(parse(gif), doctest::Contains("30000 x 30000"), InputError);
 }
 
+TEST_CASE("a GIF whose literals leave no code of the table is read within it") {
+  // 12 bits, codes of 13: 5, 4098, 4098.
+  std::string gif("GIF89a\2\0\2\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\2\0\2\0\0\x0c\5", 31);
+  gif += std::string("\5\x40\0\x0a\x40\0;", 7);
+  CHECK_THROWS_WITH_AS(decode_image(parse(gif)), doctest::Contains("a code stands for nothing"), InputError);
+}
+
 TEST_CASE("a JPEG of more scans than any encoder writes is refused before it is decoded") {
   const std::string jpeg = read_file(data("images/444_progressive.jpg"));
   const size_t scan = jpeg.find("\xff\xda"), length = static_cast<uint8_t>(jpeg[scan + 3]) + 2u;

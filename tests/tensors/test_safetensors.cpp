@@ -246,6 +246,8 @@ TEST_CASE("safetensors in several files are read by their index, whose files lie
   }
   check_refused(read(R"({"one": "none.safetensors"})"), {"none.safetensors", "No such file"});
   check_refused(read(R"({"one": "model.safetensors.index.json"})"), {"an index of weights within another"});
+  check_refused(refusal(folder / "evil.json", R"({"weight_map": {"one": "evil.json"}})"),
+                {"an index of weights within another"});
   check_refused(read(R"({"one": 5})"), {"the name of a file"});
   check_refused(read("[]"), {"weight_map"});
   check_refused(read(R"({"one": {"weight_map": {}}})"), {"the name of a file"});
