@@ -49,6 +49,8 @@ TEST_CASE("wrong usage is one line and exit code 2") {
               {"unknown option --device-", "did you mean --device?", "vmamba-cli bench --help"});
   check_error(run_cli({"devices", "cpu"}), 2, {"unexpected argument cpu", "vmamba-cli devices --help"});
   check_error(run_cli({"--log-level", "loud"}), 2, {"--log-level", "loud"});
+  check_error(run_cli({""}), 2, {"an argument is empty: leave it out"});
+  check_error(run_cli({"classify", ""}), 2, {"an argument is empty"});
 }
 
 TEST_CASE("an option of another command is told with that command") {
