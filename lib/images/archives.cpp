@@ -8,6 +8,7 @@
 #include <locale.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -98,27 +99,33 @@ struct ArchiveReader::Member {
   std::string damage;  // error of a header after which reading can continue
 };
 
-// Input of libarchive: a regular file, read in blocks at the requested offsets.
+// Input of libarchive: a regular file, read in blocks at the requested offsets. gzip is decompressed here, from the
+// beginning to the end, as libarchive does not check its CRC.
 struct ArchiveReader::File {
   int descriptor = -1;
   int64_t at = 0, size = 0;
   std::vector<char> block;
   archive* handle = nullptr;
+  bool is_gzip = false, in_gzip_member = false;
+  z_stream gzip{};
+  std::vector<char> plain;   // of gzip
+  std::string gzip_error;    // for the read after the last of `plain`
+  bool in_entry = false;     // the last header was that of a member
+  int64_t end_of_entry = 0;  // in the decompressed archive
 
   ~File() {
     const Utf8Locale locale;
     archive_read_free(handle);
+    if (is_gzip) inflateEnd(&gzip);
     if (descriptor >= 0) close(descriptor);
   }
 
-  static la_ssize_t read(archive* handle, void* self, const void** bytes) {
-    File& file = *static_cast<File*>(self);
-    *bytes = file.block.data();
+  la_ssize_t fill_block() {
     bool retried = false;
     for (;;) {
-      const ssize_t got = pread(file.descriptor, file.block.data(), file.block.size(), file.at);
+      const ssize_t got = pread(descriptor, block.data(), block.size(), at);
       if (got >= 0) {
-        file.at += got;
+        at += got;
         return got;
       }
       if (errno == EINTR) continue;
@@ -126,6 +133,56 @@ struct ArchiveReader::File {
       archive_set_error(handle, errno, "%s", std::strerror(errno));
       return ARCHIVE_FATAL;
     }
+  }
+
+  // Reads on in the file; returns whether there is more.
+  bool refill_gzip() {
+    if (gzip.avail_in > 0) return true;
+    const la_ssize_t got = fill_block();
+    if (got < 0)
+      gzip_error = archive_error_string(handle);
+    else if (got == 0 && in_gzip_member)
+      gzip_error = "gzip: cut off";
+    gzip.next_in = reinterpret_cast<Bytef*>(block.data());
+    gzip.avail_in = static_cast<uInt>(std::max<la_ssize_t>(got, 0));
+    return got > 0;
+  }
+
+  // Fills `plain` from its beginning; returns how far.
+  size_t decompress() {
+    gzip.next_out = reinterpret_cast<Bytef*>(plain.data());
+    gzip.avail_out = static_cast<uInt>(plain.size());
+    while (gzip.avail_out > 0 && refill_gzip()) {
+      if (!in_gzip_member && *gzip.next_in == 0) {  // padding
+        ++gzip.next_in;
+        --gzip.avail_in;
+        continue;
+      }
+      in_gzip_member = true;
+      const int status = inflate(&gzip, Z_NO_FLUSH);
+      if (status == Z_STREAM_END) {
+        in_gzip_member = false;  // another one may follow
+        inflateReset(&gzip);
+      } else if (status != Z_OK) {
+        gzip_error = fmt::format("gzip: {}; what was read of the archive may be wrong",
+                                 gzip.msg != nullptr ? gzip.msg : zError(status));
+        break;
+      }
+    }
+    return plain.size() - gzip.avail_out;
+  }
+
+  static la_ssize_t read(archive* handle, void* self, const void** bytes) {
+    File& file = *static_cast<File*>(self);
+    if (!file.is_gzip) {
+      *bytes = file.block.data();
+      return file.fill_block();
+    }
+    const size_t got = file.gzip_error.empty() ? file.decompress() : 0;
+    *bytes = file.plain.data();
+    if (got > 0 || file.gzip_error.empty()) return static_cast<la_ssize_t>(got);
+    archive_set_error(handle, EINVAL, "%s", file.gzip_error.c_str());
+    return ARCHIVE_FATAL;
   }
   static la_int64_t skip(archive*, void* self, la_int64_t count) {
     File& file = *static_cast<File*>(self);
@@ -225,15 +282,23 @@ ArchiveReader::ArchiveReader(fs::path path, Reads reads) : path_(std::move(path)
   if (file_->handle == nullptr) throw std::bad_alloc();
   archive* handle = file_->handle;
   archive_read_support_format_tar(handle);
-  archive_read_support_format_zip(handle);
-  archive_read_support_filter_gzip(handle);
+  // Members behind an end of the archive (cat a.tar b.tar) are read, and so is the whole of a compressed file.
+  archive_read_set_format_option(handle, "tar", "read_concatenated_archives", "1");
   archive_read_support_filter_bzip2(handle);
   archive_read_support_filter_xz(handle);
   archive_read_support_filter_zstd(handle);
   archive_read_set_callback_data(handle, file_.get());
   archive_read_set_read_callback(handle, File::read);
-  archive_read_set_skip_callback(handle, File::skip);
-  archive_read_set_seek_callback(handle, File::seek);
+  char magic[2];
+  if (pread(file_->descriptor, magic, sizeof magic, 0) == 2 && std::string_view(magic, 2) == "\x1f\x8b") {
+    if (inflateInit2(&file_->gzip, 15 + 16) != Z_OK) throw std::bad_alloc();  // 16: with gzip's header
+    file_->is_gzip = true;
+    file_->plain.resize(1 << 18);
+  } else {
+    archive_read_support_format_zip(handle);
+    archive_read_set_skip_callback(handle, File::skip);
+    archive_read_set_seek_callback(handle, File::seek);
+  }
   if (archive_read_open1(handle) != ARCHIVE_OK)
     fail_input("{}: not a tar or zip archive: {}", path_.string(), why());
 }
@@ -245,12 +310,35 @@ std::string ArchiveReader::why() const {
   return text == nullptr ? "it is damaged" : printable(text);
 }
 
+// What the end of the archive lacks, which libarchive has read without an error; empty: nothing.
+std::string ArchiveReader::missing_end() const {
+  const int format = archive_format(file_->handle) & ARCHIVE_FORMAT_BASE_MASK;
+  if (format == ARCHIVE_FORMAT_TAR && archive_filter_bytes(file_->handle, 0) <= file_->end_of_entry)
+    return "the blocks of zeros that end a tar";
+  if (format != ARCHIVE_FORMAT_ZIP || archive_filter_count(file_->handle) > 1) return {};
+  constexpr int64_t longest = 22 + 65535;  // with its comment
+  lseek(file_->descriptor, std::max<int64_t>(0, file_->size - longest), SEEK_SET);
+  const bool is_there = read_open_file(file_->descriptor, path_).find("PK\5\6") != std::string::npos;
+  return is_there ? "" : "the record that ends a zip";
+}
+
 // InputError if the rest of the archive cannot be read.
 std::optional<ArchiveReader::Member> ArchiveReader::next_member() {
   const Utf8Locale locale;
   archive_entry* entry = nullptr;
-  const int status = archive_read_next_header(file_->handle, &entry);
-  if (status == ARCHIVE_EOF) return std::nullopt;
+  int status = ARCHIVE_OK;
+  if (std::exchange(file_->in_entry, false)) {
+    status = archive_read_data_skip(file_->handle);
+    file_->end_of_entry = archive_filter_bytes(file_->handle, 0);
+  }
+  if (status == ARCHIVE_OK || status == ARCHIVE_WARN)
+    status = archive_read_next_header(file_->handle, &entry);
+  if (status == ARCHIVE_EOF) {
+    if (const std::string missing = missing_end(); !missing.empty())
+      fail_input("{}: ends after {} without {}: cut off?", path_.string(), counted(images_, "image"),
+                 missing);
+    return std::nullopt;
+  }
   const std::string damage =
       fmt::format("{}: damaged after {}: {}", path_.string(), counted(images_, "image"), why());
   if (status != ARCHIVE_OK && status != ARCHIVE_WARN && status != ARCHIVE_RETRY) throw InputError(damage);
@@ -261,6 +349,7 @@ std::optional<ArchiveReader::Member> ArchiveReader::next_member() {
     return member;
   }
   damaged_ = false;
+  file_->in_entry = true;
   const char* name = archive_entry_pathname(entry);
   member.name = name == nullptr ? "" : without_dot(name);
   member.is_file = archive_entry_filetype(entry) == AE_IFREG && archive_entry_hardlink(entry) == nullptr;
