@@ -21,6 +21,7 @@
 #include "lib/images/image.h"
 #include "lib/support/files.h"
 #include "lib/support/json.h"
+#include "lib/support/log.h"
 #include "lib/support/text.h"
 
 namespace vmamba {
@@ -61,6 +62,12 @@ bool is_hidden(const std::string& name) {
 std::string key_of(const std::string& name) {
   const size_t file = name.rfind('/') + 1;  // 0 without a slash
   return name.substr(0, name.find('.', file));
+}
+
+// "cls" of KEY.cls, "seg.png" of KEY.seg.png.
+std::string field_of(const std::string& name) {
+  const size_t key = key_of(name).size();
+  return key == name.size() ? "" : lower_case(name.substr(key + 1));
 }
 
 // A number and a text may name one class; two numbers or two texts may not differ.
@@ -433,6 +440,7 @@ class ArchiveLister {
     } catch (const InputError& error) {
       images_.push_back({{{}, error.what(), reader_.images_++}, {}});
     }
+    if (!cls_.empty() || !json_.empty() || !wrong_.empty()) choose_images();
     for (ListedImage& listed : images_)
       for (const auto* labels : {&cls_, &json_}) {
         const auto found = labels->find(key_of(listed.image.name));
@@ -456,6 +464,43 @@ class ArchiveLister {
   }
 
  private:
+  // Of a labelled sample's images, that with a simple field (KEY.png) is taken, KEY.seg.png beside it left out. Without
+  // exactly one simple field all are wrong.
+  void choose_images() {
+    struct Sample {
+      size_t images = 0, simple = 0;
+    };
+    const auto is_simple = [](const ListedImage& listed) {
+      return field_of(listed.image.name).find('.') == std::string::npos;
+    };
+    std::unordered_map<std::string, Sample> samples;
+    std::unordered_set<std::string> names;  // a repeated name is an error already
+    for (const ListedImage& listed : images_) {
+      if (!names.insert(listed.image.name).second) continue;
+      Sample& sample = samples[key_of(listed.image.name)];
+      ++sample.images;
+      if (is_simple(listed)) ++sample.simple;
+    }
+    std::string first;
+    const size_t left_out = std::erase_if(images_, [&](const ListedImage& listed) {
+      const bool out =
+          !listed.image.name.empty() && !is_simple(listed) && samples[key_of(listed.image.name)].simple == 1;
+      if (out && first.empty()) first = listed.image.name;
+      return out;
+    });
+    if (left_out > 0)
+      log_remark(LogLevel::warning, "{}: left out, as the sample has an image with a simpler name{}",
+                 printable(member_name(reader_.path_, first), 1000),
+                 left_out == 1 ? "" : fmt::format("; so {} more", counted(left_out - 1, "image")));
+    for (ListedImage& listed : images_) {
+      ArchiveImage& image = listed.image;
+      const Sample& sample = samples[key_of(image.name)];
+      if (image.error.empty() && sample.images > 1 && sample.simple != 1)
+        image.error = fmt::format("{}: one of {} of this sample: which one its label is of is unknown",
+                                  member_name(reader_.path_, image.name), counted(sample.images, "image"));
+    }
+  }
+
   void take_label(const ArchiveReader::Member& member) {
     try {
       read_label(member);
@@ -467,17 +512,17 @@ class ArchiveLister {
 
   void read_label(const ArchiveReader::Member& member) {
     constexpr size_t most_bytes = size_t{1} << 20;
-    const std::string ending = lower_case(fs::path(member.name).extension().string());
-    if (!member.is_file || is_hidden(member.name) || (ending != ".cls" && ending != ".json")) return;
+    const std::string field = field_of(member.name);
+    if (!member.is_file || is_hidden(member.name) || (field != "cls" && field != "json")) return;
     std::string text = reader_.read_data(member.name, most_bytes);
-    if (ending == ".json") {
+    if (field == "json") {
       text = label_in_json(text, member_name(reader_.path_, member.name));
       if (text.empty()) return;
     } else {
       text.erase(0, std::min(text.find_first_not_of(" \t\r\n"), text.size()));
       text.erase(text.find_last_not_of(" \t\r\n") + 1);
     }
-    const auto [label, is_new] = (ending == ".json" ? json_ : cls_).emplace(key_of(member.name), text);
+    const auto [label, is_new] = (field == "json" ? json_ : cls_).emplace(key_of(member.name), text);
     if (!is_new) check_labels_agree(label->second, text, member_name(reader_.path_, member.name));
   }
 

@@ -9,6 +9,7 @@
 #include "lib/images/archives.h"
 #include "lib/images/image_source.h"
 #include "lib/support/files.h"
+#include "lib/support/log.h"
 #include "tests/images/archive_files.h"
 #include "tests/testing.h"
 
@@ -279,6 +280,58 @@ TEST_CASE("checksums and ends of archives are looked at") {
   expect("a.zip", zip, 2, "");
   expect("a.zip", zip.substr(0, zip.size() - 30), 2,
          "ends after 2 images without the record that ends a zip");
+}
+
+TEST_CASE("of a WebDataset's fields only cls and json are labels, and an image is that with a simple one") {
+  const TemporaryDirectory folder;
+  const std::string good = read_file(data("images/rgb.bmp")), tar = folder / "a.tar";
+  const auto listed = [&](const std::vector<ArchivedFile>& files) {
+    write_archive(tar, files);
+    return list_archive(tar);
+  };
+  std::string log;
+  const LogSink sink = [&](LogLevel, std::string_view text) { log += std::string(text) + "\n"; };
+  const LogTo to(sink);
+  auto images = listed({{"0.seg.bmp", good, {}},
+                        {"0.bmp", good, {}},
+                        {"0.coarse.cls", "7", {}},
+                        {"0.CLS", "3", {}},
+                        {"1.bmp", good, {}},
+                        {"1.thumb.jpg", "", "/etc/passwd"},
+                        {"1.json", R"({"label": 4})", {}},
+                        {"1.meta.json", "no JSON", {}},
+                        {"2.left.bmp", good, {}},
+                        {"2.cls", "5", {}}});
+  REQUIRE(images.size() == 3);
+  CHECK(images[0].image.name == "0.bmp");
+  CHECK(images[0].image.place == 1);
+  CHECK(images[0].label == "3");
+  CHECK(images[1].image.name == "1.bmp");
+  CHECK(images[1].image.place == 2);
+  CHECK(images[1].label == "4");
+  CHECK(images[2].image.name == "2.left.bmp");
+  CHECK(images[2].label == "5");
+  for (const ListedImage& image : images) CHECK(image.image.error == "");
+  CHECK(log ==
+        tar + ":0.seg.bmp: left out, as the sample has an image with a simpler name; so 1 image more\n");
+
+  images = listed({{"0.bmp", good, {}},
+                   {"0.png", good, {}},
+                   {"0.cls", "3", {}},
+                   {"1.a.bmp", good, {}},
+                   {"1.b.bmp", good, {}},
+                   {"2.bmp", good, {}},
+                   {"2.bmp", good, {}}});
+  REQUIRE(images.size() == 6);
+  for (size_t i = 0; i < 4; ++i)
+    CHECK(images[i].image.error.find("one of 2 images of this sample") != std::string::npos);
+  CHECK(images[4].image.error == "");
+
+  log.clear();
+  images = listed({{"0.seg.bmp", good, {}}, {"0.bmp", good, {}}, {"0.coarse.cls", "7", {}}});
+  CHECK(images.size() == 2);
+  CHECK_FALSE(images[0].label);
+  CHECK(log == "");
 }
 
 TEST_CASE("names in any encoding") {
