@@ -202,6 +202,15 @@ TEST_CASE("a list on standard input is separated by lines, with -0 by NUL; what 
     for (const char* option : {"-", "-0"})
       check_error(classify({option}, {.input = read_file(data(name))}), 2,
                   {"standard input", "is a", "/dev/stdin"});
+  std::string gzip = read_file(data("archives/small.zip"));
+  gzip.replace(0, 2, "\x1f\x8b");
+  for (const std::string& archive :
+       {read_file(data("archives/small.zip")), read_file(data("archives/small.tar")), gzip})
+    for (const char* option : {"-", "-0"})
+      check_error(classify({option}, {.input = archive}), 2, {"standard input is an archive", "its name"});
+  const CliResult marked = classify({"-"}, {.input = "\xef\xbb\xbf" + cat + "\n"});
+  CHECK(marked.exit_code == 0);
+  CHECK(marked.out.starts_with(cat + "\n"));
 }
 
 TEST_CASE("grey of 16 bits is clipped as Pillow does, and that is said") {
