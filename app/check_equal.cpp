@@ -274,7 +274,7 @@ ReadySide make_side(const Options& options, const Mode& mode, const SideOptions&
 }
 
 HostTensor input_of(const StateDict& file) {
-  HostTensor input = file.at("input").to_float32();
+  HostTensor input = floating_input(file);
   if (input.dims.size() != 4 || input.elements() == 0)
     fail_input("{}: input: shape {}, wanted (B, 3, H, W)", file.where, shape_string(input.dims));
   return input;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <deque>
 #include <thread>
 #include <utility>
@@ -234,11 +235,24 @@ void check_inputs(std::vector<std::string>& inputs, bool nul, const std::string&
   if (!shard.empty() && !input_tensor.empty()) fail_input("--shard: shares out images, not --input-tensor");
 }
 
+HostTensor floating_input(const StateDict& file) {
+  const StoredTensor& input = file.at("input");
+  if (!is_floating(input.dtype))
+    fail_input("{}: tensor input is {}, wanted normalised floating-point values, as --save-input writes them",
+               file.where, to_string(input.dtype));
+  return input.to_float32();
+}
+
 HostTensor input_in(const StateDict& file, int in_chans) {
-  HostTensor input = file.at("input").to_float32();
+  HostTensor input = floating_input(file);
   if (input.dims.size() != 4 || input.elements() == 0 || input.dims[1] != in_chans)
     fail_input("{}: tensor input is {}, wanted (B, {}, H, W)", file.where, shape_string(input.dims),
                in_chans);
+  float largest = 0;
+  for (const float value : input.values) largest = std::max(largest, std::abs(value));
+  if (largest > 16)
+    spdlog::warn("{}: tensor input has values up to {}: it is taken as normalised already", file.where,
+                 largest);
   return input;
 }
 

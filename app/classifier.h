@@ -45,7 +45,8 @@ void add_input_options(CLI::App& command, std::vector<std::string>& inputs, bool
 // of a tensor, or -0 without a list.
 void check_inputs(std::vector<std::string>& inputs, bool nul, const std::string& input_tensor,
                   const std::string& shard, const std::string& none);
-// Tensor `input` (B, in_chans, H, W), and n of its entries.
+// Tensor `input`, which must be of a floating-point type; that of shape (B, in_chans, H, W); n of its entries.
+HostTensor floating_input(const StateDict& file);
 HostTensor input_in(const StateDict& file, int in_chans);
 HostTensor entries(const HostTensor& input, int64_t begin, int64_t n);
 // Metadata of saved rows: `files`, a JSON list of their names, and where one is not UTF-8, `files_bytes`, a list of its

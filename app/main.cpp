@@ -151,14 +151,17 @@ std::string empty_value(int argc, char** argv) {
   return {};
 }
 
-// oneDNN would print to stdout, which carries results only. It reads the variables when it is first used.
-void ignore_onednn_verbose() {
-  for (const char* name : {"ONEDNN_VERBOSE", "DNNL_VERBOSE"}) {
-    const char* value = std::getenv(name);
-    if (!value || std::string_view(value) == "0") continue;
-    spdlog::warn("{}={}: is ignored: oneDNN would print among the results", name, printable(value));
-    unsetenv(name);
-  }
+// oneDNN would print to stdout, which carries results only, or write its kernels into the working directory. It reads
+// the variables when it is first used.
+void ignore_onednn_outputs() {
+  for (const std::string& what : {std::string("VERBOSE"), std::string("JIT_DUMP")})
+    for (const std::string& name : {"ONEDNN_" + what, "DNNL_" + what}) {
+      const char* value = std::getenv(name.c_str());
+      if (!value || std::string_view(value) == "0") continue;
+      spdlog::warn("{}={}: is ignored: oneDNN would {}", name, printable(value),
+                   what == "VERBOSE" ? "print among the results" : "write files here");
+      unsetenv(name.c_str());
+    }
 }
 
 int run(int argc, char** argv) {
@@ -219,7 +222,7 @@ int run(int argc, char** argv) {
   }
   progress_wanted = !no_progress;
   spdlog::set_level(spdlog::level::from_str(quiet ? "error" : log_level));
-  ignore_onednn_verbose();
+  ignore_onednn_outputs();
 
   for (const Command& command : added)
     if (command.parser->parsed()) return command.run();

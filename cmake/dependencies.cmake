@@ -141,6 +141,7 @@ else()
   vmamba_library(libarchive libarchive::archive libarchive-dev archive.h archive)
 endif()
 vmamba_library(libzip libzip::zip libzip-dev zip.h zip)
+vmamba_library(zlib ZLIB::ZLIB zlib1g-dev zlib.h z)
 vmamba_library(SLEEF sleef::sleef libsleef-dev sleef.h sleef)
 find_package(yaml-cpp QUIET)
 if(TARGET yaml-cpp)
@@ -185,6 +186,6 @@ if(missing)
   message(FATAL_ERROR "Libraries are missing. On Debian or Ubuntu: apt install ${missing}\n"
     "Without root: scripts/deps.sh unpacks them into .deps; then configure with -DVMAMBA_DEPS_DIR=.deps\n"
     "Elsewhere: -DVMAMBA_FETCH=ON downloads the small ones; oneDNN (2.6 or 2.7), libjpeg-turbo, libpng, libtiff, "
-    "libwebp, libzip and SLEEF come from your system's packages")
+    "libwebp, libzip, zlib and SLEEF come from your system's packages")
 endif()
 list(JOIN VMAMBA_LIBRARIES ", " VMAMBA_LIBRARIES)

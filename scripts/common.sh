@@ -4,7 +4,8 @@
 packages=(
   g++ cmake ninja-build
   libcli11-dev nlohmann-json3-dev libstb-dev libspdlog-dev libfmt-dev doctest-dev libvalijson-dev libjpeg-dev libpng-dev
-  libtiff-dev libwebp-dev libdnnl-dev libhwy-dev libarchive-dev libzip-dev libsleef-dev libyaml-cpp-dev
+  libtiff-dev libwebp-dev libdnnl-dev libhwy-dev libarchive-dev libzip-dev zlib1g-dev libsleef-dev
+  libyaml-cpp-dev
 )
 
 # The CUDA toolkit's default location, if nvcc is not in PATH.

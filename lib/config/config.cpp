@@ -177,15 +177,20 @@ void read_preprocess(const JsonDocument& document, Reader& config_in, Config& co
   if (const int value = in.take("crop_mode"); value >= 0)
     if (constexpr auto centre = "\"center\""; lower_case(in.checked_string(value, centre)) != "center")
       in.fail(value, centre);
-  const auto three = [&](std::string_view key, double low, double high, std::array<float, 3>& numbers) {
+  const auto three = [&](std::string_view key, double low, std::array<float, 3>& numbers) {
     const int value = in.take(key);
     if (value < 0) return;
     const std::vector<int> items = document.children(value);
     if (in.at(value).type != JsonType::array || items.size() != 3) in.fail(value, "an array of 3 numbers");
-    for (size_t c = 0; c < 3; ++c) numbers[c] = static_cast<float>(in.checked_number(items[c], low, high));
+    for (size_t c = 0; c < 3; ++c) {
+      const double number = in.checked_number(items[c], low, 1e4);
+      if (number > 1)
+        in.fail(items[c], "at most 1, as pixels are from 0 to 1 (divide what is of 0…255 by 255)");
+      numbers[c] = static_cast<float>(number);
+    }
   };
-  three("mean", -1e4, 1e4, out.mean);
-  three("std", 1e-6, 1e4, out.std);
+  three("mean", -1, out.mean);
+  three("std", 1e-6, out.std);
   in.refuse_the_rest();
   if (out.crop > out.resize) {
     fail_input("{}: a crop of {} does not fit a short side of {} (resize)", in.place("crop"), out.crop,

@@ -8,6 +8,7 @@
 #include <locale.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -20,6 +21,7 @@
 #include "lib/images/image.h"
 #include "lib/support/files.h"
 #include "lib/support/json.h"
+#include "lib/support/log.h"
 #include "lib/support/text.h"
 
 namespace vmamba {
@@ -62,6 +64,12 @@ std::string key_of(const std::string& name) {
   return name.substr(0, name.find('.', file));
 }
 
+// "cls" of KEY.cls, "seg.png" of KEY.seg.png.
+std::string field_of(const std::string& name) {
+  const size_t key = key_of(name).size();
+  return key == name.size() ? "" : lower_case(name.substr(key + 1));
+}
+
 // A number and a text may name one class; two numbers or two texts may not differ.
 void check_labels_agree(const std::string& a, const std::string& b, const std::string& name) {
   const auto is_number = [](const std::string& text) {
@@ -98,27 +106,33 @@ struct ArchiveReader::Member {
   std::string damage;  // error of a header after which reading can continue
 };
 
-// Input of libarchive: a regular file, read in blocks at the requested offsets.
+// Input of libarchive: a regular file, read in blocks at the requested offsets. gzip is decompressed here, from the
+// beginning to the end, as libarchive does not check its CRC.
 struct ArchiveReader::File {
   int descriptor = -1;
   int64_t at = 0, size = 0;
   std::vector<char> block;
   archive* handle = nullptr;
+  bool is_gzip = false, in_gzip_member = false;
+  z_stream gzip{};
+  std::vector<char> plain;   // of gzip
+  std::string gzip_error;    // for the read after the last of `plain`
+  bool in_entry = false;     // the last header was that of a member
+  int64_t end_of_entry = 0;  // in the decompressed archive
 
   ~File() {
     const Utf8Locale locale;
     archive_read_free(handle);
+    if (is_gzip) inflateEnd(&gzip);
     if (descriptor >= 0) close(descriptor);
   }
 
-  static la_ssize_t read(archive* handle, void* self, const void** bytes) {
-    File& file = *static_cast<File*>(self);
-    *bytes = file.block.data();
+  la_ssize_t fill_block() {
     bool retried = false;
     for (;;) {
-      const ssize_t got = pread(file.descriptor, file.block.data(), file.block.size(), file.at);
+      const ssize_t got = pread(descriptor, block.data(), block.size(), at);
       if (got >= 0) {
-        file.at += got;
+        at += got;
         return got;
       }
       if (errno == EINTR) continue;
@@ -126,6 +140,56 @@ struct ArchiveReader::File {
       archive_set_error(handle, errno, "%s", std::strerror(errno));
       return ARCHIVE_FATAL;
     }
+  }
+
+  // Reads on in the file; returns whether there is more.
+  bool refill_gzip() {
+    if (gzip.avail_in > 0) return true;
+    const la_ssize_t got = fill_block();
+    if (got < 0)
+      gzip_error = archive_error_string(handle);
+    else if (got == 0 && in_gzip_member)
+      gzip_error = "gzip: cut off";
+    gzip.next_in = reinterpret_cast<Bytef*>(block.data());
+    gzip.avail_in = static_cast<uInt>(std::max<la_ssize_t>(got, 0));
+    return got > 0;
+  }
+
+  // Fills `plain` from its beginning; returns how far.
+  size_t decompress() {
+    gzip.next_out = reinterpret_cast<Bytef*>(plain.data());
+    gzip.avail_out = static_cast<uInt>(plain.size());
+    while (gzip.avail_out > 0 && refill_gzip()) {
+      if (!in_gzip_member && *gzip.next_in == 0) {  // padding
+        ++gzip.next_in;
+        --gzip.avail_in;
+        continue;
+      }
+      in_gzip_member = true;
+      const int status = inflate(&gzip, Z_NO_FLUSH);
+      if (status == Z_STREAM_END) {
+        in_gzip_member = false;  // another one may follow
+        inflateReset(&gzip);
+      } else if (status != Z_OK) {
+        gzip_error = fmt::format("gzip: {}; what was read of the archive may be wrong",
+                                 gzip.msg != nullptr ? gzip.msg : zError(status));
+        break;
+      }
+    }
+    return plain.size() - gzip.avail_out;
+  }
+
+  static la_ssize_t read(archive* handle, void* self, const void** bytes) {
+    File& file = *static_cast<File*>(self);
+    if (!file.is_gzip) {
+      *bytes = file.block.data();
+      return file.fill_block();
+    }
+    const size_t got = file.gzip_error.empty() ? file.decompress() : 0;
+    *bytes = file.plain.data();
+    if (got > 0 || file.gzip_error.empty()) return static_cast<la_ssize_t>(got);
+    archive_set_error(handle, EINVAL, "%s", file.gzip_error.c_str());
+    return ARCHIVE_FATAL;
   }
   static la_int64_t skip(archive*, void* self, la_int64_t count) {
     File& file = *static_cast<File*>(self);
@@ -225,15 +289,23 @@ ArchiveReader::ArchiveReader(fs::path path, Reads reads) : path_(std::move(path)
   if (file_->handle == nullptr) throw std::bad_alloc();
   archive* handle = file_->handle;
   archive_read_support_format_tar(handle);
-  archive_read_support_format_zip(handle);
-  archive_read_support_filter_gzip(handle);
+  // Members behind an end of the archive (cat a.tar b.tar) are read, and so is the whole of a compressed file.
+  archive_read_set_format_option(handle, "tar", "read_concatenated_archives", "1");
   archive_read_support_filter_bzip2(handle);
   archive_read_support_filter_xz(handle);
   archive_read_support_filter_zstd(handle);
   archive_read_set_callback_data(handle, file_.get());
   archive_read_set_read_callback(handle, File::read);
-  archive_read_set_skip_callback(handle, File::skip);
-  archive_read_set_seek_callback(handle, File::seek);
+  char magic[2];
+  if (pread(file_->descriptor, magic, sizeof magic, 0) == 2 && std::string_view(magic, 2) == "\x1f\x8b") {
+    if (inflateInit2(&file_->gzip, 15 + 16) != Z_OK) throw std::bad_alloc();  // 16: with gzip's header
+    file_->is_gzip = true;
+    file_->plain.resize(1 << 18);
+  } else {
+    archive_read_support_format_zip(handle);
+    archive_read_set_skip_callback(handle, File::skip);
+    archive_read_set_seek_callback(handle, File::seek);
+  }
   if (archive_read_open1(handle) != ARCHIVE_OK)
     fail_input("{}: not a tar or zip archive: {}", path_.string(), why());
 }
@@ -245,12 +317,35 @@ std::string ArchiveReader::why() const {
   return text == nullptr ? "it is damaged" : printable(text);
 }
 
+// What the end of the archive lacks, which libarchive has read without an error; empty: nothing.
+std::string ArchiveReader::missing_end() const {
+  const int format = archive_format(file_->handle) & ARCHIVE_FORMAT_BASE_MASK;
+  if (format == ARCHIVE_FORMAT_TAR && archive_filter_bytes(file_->handle, 0) <= file_->end_of_entry)
+    return "the blocks of zeros that end a tar";
+  if (format != ARCHIVE_FORMAT_ZIP || archive_filter_count(file_->handle) > 1) return {};
+  constexpr int64_t longest = 22 + 65535;  // with its comment
+  lseek(file_->descriptor, std::max<int64_t>(0, file_->size - longest), SEEK_SET);
+  const bool is_there = read_open_file(file_->descriptor, path_).find("PK\5\6") != std::string::npos;
+  return is_there ? "" : "the record that ends a zip";
+}
+
 // InputError if the rest of the archive cannot be read.
 std::optional<ArchiveReader::Member> ArchiveReader::next_member() {
   const Utf8Locale locale;
   archive_entry* entry = nullptr;
-  const int status = archive_read_next_header(file_->handle, &entry);
-  if (status == ARCHIVE_EOF) return std::nullopt;
+  int status = ARCHIVE_OK;
+  if (std::exchange(file_->in_entry, false)) {
+    status = archive_read_data_skip(file_->handle);
+    file_->end_of_entry = archive_filter_bytes(file_->handle, 0);
+  }
+  if (status == ARCHIVE_OK || status == ARCHIVE_WARN)
+    status = archive_read_next_header(file_->handle, &entry);
+  if (status == ARCHIVE_EOF) {
+    if (const std::string missing = missing_end(); !missing.empty())
+      fail_input("{}: ends after {} without {}: cut off?", path_.string(), counted(images_, "image"),
+                 missing);
+    return std::nullopt;
+  }
   const std::string damage =
       fmt::format("{}: damaged after {}: {}", path_.string(), counted(images_, "image"), why());
   if (status != ARCHIVE_OK && status != ARCHIVE_WARN && status != ARCHIVE_RETRY) throw InputError(damage);
@@ -261,6 +356,7 @@ std::optional<ArchiveReader::Member> ArchiveReader::next_member() {
     return member;
   }
   damaged_ = false;
+  file_->in_entry = true;
   const char* name = archive_entry_pathname(entry);
   member.name = name == nullptr ? "" : without_dot(name);
   member.is_file = archive_entry_filetype(entry) == AE_IFREG && archive_entry_hardlink(entry) == nullptr;
@@ -344,6 +440,7 @@ class ArchiveLister {
     } catch (const InputError& error) {
       images_.push_back({{{}, error.what(), reader_.images_++}, {}});
     }
+    if (!cls_.empty() || !json_.empty() || !wrong_.empty()) choose_images();
     for (ListedImage& listed : images_)
       for (const auto* labels : {&cls_, &json_}) {
         const auto found = labels->find(key_of(listed.image.name));
@@ -367,6 +464,43 @@ class ArchiveLister {
   }
 
  private:
+  // Of a labelled sample's images, that with a simple field (KEY.png) is taken, KEY.seg.png beside it left out. Without
+  // exactly one simple field all are wrong.
+  void choose_images() {
+    struct Sample {
+      size_t images = 0, simple = 0;
+    };
+    const auto is_simple = [](const ListedImage& listed) {
+      return field_of(listed.image.name).find('.') == std::string::npos;
+    };
+    std::unordered_map<std::string, Sample> samples;
+    std::unordered_set<std::string> names;  // a repeated name is an error already
+    for (const ListedImage& listed : images_) {
+      if (!names.insert(listed.image.name).second) continue;
+      Sample& sample = samples[key_of(listed.image.name)];
+      ++sample.images;
+      if (is_simple(listed)) ++sample.simple;
+    }
+    std::string first;
+    const size_t left_out = std::erase_if(images_, [&](const ListedImage& listed) {
+      const bool out =
+          !listed.image.name.empty() && !is_simple(listed) && samples[key_of(listed.image.name)].simple == 1;
+      if (out && first.empty()) first = listed.image.name;
+      return out;
+    });
+    if (left_out > 0)
+      log_remark(LogLevel::warning, "{}: left out, as the sample has an image with a simpler name{}",
+                 printable(member_name(reader_.path_, first), 1000),
+                 left_out == 1 ? "" : fmt::format("; so {} more", counted(left_out - 1, "image")));
+    for (ListedImage& listed : images_) {
+      ArchiveImage& image = listed.image;
+      const Sample& sample = samples[key_of(image.name)];
+      if (image.error.empty() && sample.images > 1 && sample.simple != 1)
+        image.error = fmt::format("{}: one of {} of this sample: which one its label is of is unknown",
+                                  member_name(reader_.path_, image.name), counted(sample.images, "image"));
+    }
+  }
+
   void take_label(const ArchiveReader::Member& member) {
     try {
       read_label(member);
@@ -378,17 +512,17 @@ class ArchiveLister {
 
   void read_label(const ArchiveReader::Member& member) {
     constexpr size_t most_bytes = size_t{1} << 20;
-    const std::string ending = lower_case(fs::path(member.name).extension().string());
-    if (!member.is_file || is_hidden(member.name) || (ending != ".cls" && ending != ".json")) return;
+    const std::string field = field_of(member.name);
+    if (!member.is_file || is_hidden(member.name) || (field != "cls" && field != "json")) return;
     std::string text = reader_.read_data(member.name, most_bytes);
-    if (ending == ".json") {
+    if (field == "json") {
       text = label_in_json(text, member_name(reader_.path_, member.name));
       if (text.empty()) return;
     } else {
       text.erase(0, std::min(text.find_first_not_of(" \t\r\n"), text.size()));
       text.erase(text.find_last_not_of(" \t\r\n") + 1);
     }
-    const auto [label, is_new] = (ending == ".json" ? json_ : cls_).emplace(key_of(member.name), text);
+    const auto [label, is_new] = (field == "json" ? json_ : cls_).emplace(key_of(member.name), text);
     if (!is_new) check_labels_agree(label->second, text, member_name(reader_.path_, member.name));
   }
 

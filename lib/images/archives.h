@@ -40,6 +40,7 @@ class ArchiveReader {
   ArchiveReader(const ArchiveReader&) = delete;
   ArchiveReader& operator=(const ArchiveReader&) = delete;
 
+  // An archive that is damaged or cut off ends with an image without a name that has its error.
   std::optional<ArchiveImage> next();
   // The contents of the image that next() returned last, which is without an error. InputError if they are damaged.
   std::string read();
@@ -52,6 +53,7 @@ class ArchiveReader {
   std::string read_data(const std::string& name, size_t most_bytes);
   std::optional<ArchiveImage> image_of(const Member& member);  // nullopt: it is none
   std::string why() const;
+  std::string missing_end() const;
 
   const std::filesystem::path path_;
   std::unique_ptr<File> file_;

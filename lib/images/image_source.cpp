@@ -54,14 +54,18 @@ class StandardInput {
       fail_input("standard input: a NUL in the list of paths: give -0 for a list that is separated by NUL");
   }
 
-  // Refuses image data: no path begins with an image signature and contains control characters.
+  // Refuses images and archives: no path begins with a signature and contains control characters.
   void check_is_list() const {
     const std::string_view format = image_format_of(buffer_);
     const auto is_binary = [&](char c) {
       return static_cast<uint8_t>(c) < ' ' && c != '\n' && c != '\r' && c != '\t' &&
              (c != '\0' || end_ != '\0');
     };
-    if (!format.empty() && std::ranges::any_of(buffer_, is_binary))
+    if (!std::ranges::any_of(buffer_, is_binary)) return;
+    if (buffer_.starts_with("\x1f\x8b") || buffer_.starts_with("PK") ||
+        buffer_.substr(0, 262).ends_with("ustar"))
+      fail_input("standard input is an archive, where a list of paths is wanted: give its name instead of -");
+    if (!format.empty())
       fail_input(
           "standard input is a {} image, where a list of paths is wanted: give /dev/stdin instead of -",
           format);
@@ -80,7 +84,10 @@ class StandardInput {
       if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
       if (got < 0) fail_input("standard input cannot be read: {}", std::strerror(errno));
       buffer_.append(bytes, static_cast<size_t>(got));
-      if (!std::exchange(begun_, true)) check_is_list();
+      if (!std::exchange(begun_, true)) {
+        if (buffer_.starts_with("\xef\xbb\xbf")) buffer_.erase(0, 3);  // a byte order mark
+        check_is_list();
+      }
       ended_ = got == 0;
       return true;
     }

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <optional>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "kernels/error.h"
 #include "lib/support/files.h"
@@ -38,6 +39,55 @@ bool is_background(std::string_view name) {
   return lower == "background" || lower == "__background__" || lower == "dummy";
 }
 
+struct NumberedName {
+  std::optional<uint64_t> number;
+  std::string_view name;
+};
+// The number that a line begins or ends with: "6 wolf", "6: 'wolf',", "wolf<tab>6".
+NumberedName leading_number(std::string_view line) {
+  line.remove_prefix(std::min(line.find_first_not_of(" \t"), line.size()));
+  const size_t end = line.find_first_not_of("0123456789");
+  if (end == line.npos || std::string_view(" \t:,;.)").find(line[end]) == std::string_view::npos) return {};
+  return {parse_number<uint64_t>(line.substr(0, end)), line.substr(end)};
+}
+NumberedName trailing_number(std::string_view line) {
+  if (line.ends_with(',')) line.remove_suffix(1);
+  const size_t begin = line.find_last_not_of("0123456789") + 1;  // 0 if there is no other
+  if (begin == 0 || std::string_view(" \t:,;").find(line[begin - 1]) == std::string_view::npos) return {};
+  std::string_view name = line.substr(0, begin);
+  if (const size_t id = id_length(line); id != line.npos && id + 1 < begin) name.remove_prefix(id + 1);
+  return {parse_number<uint64_t>(line.substr(begin)), name};
+}
+
+// InputError if the lines have numbers of their own, which would not be heeded: all from 0 or from 1, before or behind
+// names that mostly differ ("grade 1", "grade 2" are names). `ids`: in the lines' order those in front are ids.
+void check_not_numbered(const std::vector<std::string_view>& lines, const std::string& where, bool ids) {
+  if (lines.size() < 2) return;
+  for (const auto number_of : {leading_number, trailing_number}) {
+    std::vector<bool> seen(lines.size() + 1);
+    std::unordered_set<std::string_view> names;
+    const auto is_new = [&](std::string_view line) {
+      const auto [number, name] = number_of(line);
+      if (!number || *number >= seen.size() || seen[*number]) return false;
+      seen[*number] = true;
+      names.insert(name);
+      return true;
+    };
+    if (!std::ranges::all_of(lines, is_new) || (seen.front() && seen.back())) continue;
+    if (2 * names.size() <= lines.size()) continue;
+    constexpr std::string_view accepted =
+        "write the names alone, in the order of the classes, or JSON: {\"0\": \"NAME\", …}, {\"0\": [\"ID\", "
+        "\"NAME\"], …}";
+    for (size_t i = 0; i < lines.size(); ++i)
+      if (const uint64_t number = *number_of(lines[i]).number; number != i + (seen.front() ? 0 : 1))
+        fail_input("{}:{}: has the number {}: numbers in another order than the lines' are not read; {}",
+                   where, i + 1, number, accepted);
+    if (ids && number_of == leading_number) continue;
+    fail_input("{}:1: the lines are numbered: {}; or NUMBER<tab>NAME, where the number is the id", where,
+               accepted);
+  }
+}
+
 Labels parse_lines(std::string_view text, const std::string& where) {
   std::vector<std::string_view> lines;
   for (size_t number = 1, empty = 0; !text.empty(); ++number) {
@@ -57,6 +107,7 @@ Labels parse_lines(std::string_view text, const std::string& where) {
   const auto has_id = [](std::string_view line) { return id_length(line) != std::string_view::npos; };
   const bool with_ids = std::any_of(lines.begin(), lines.end(), has_id) &&
                         std::all_of(lines.begin() + is_background(lines[0]), lines.end(), has_id);
+  check_not_numbered(lines, where, with_ids);
   Labels labels;
   for (size_t i = 0; i < lines.size(); ++i) {
     const size_t split = with_ids ? id_length(lines[i]) : std::string_view::npos;

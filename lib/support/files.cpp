@@ -184,7 +184,7 @@ OutputClaim::OutputClaim(const fs::path& path) {
   const bool there = ::stat(path.c_str(), &status) == 0;
   if (there && !S_ISREG(status.st_mode)) return;  // not replaced
   std::error_code ignored;
-  fs::path full = fs::weakly_canonical(followed(path), ignored);
+  fs::path full = fs::weakly_canonical(fs::absolute(followed(path), ignored), ignored);
   if (full.empty()) full = path;
   const std::lock_guard lock(claims_mutex);
   for (const Claimed& other : claims)

@@ -133,6 +133,26 @@ TEST_CASE("a kept result says what it was made of: SHA-256, version and command;
   CHECK(nlohmann::json::parse(read_file(folder / "f.json"))["ran_on"]["b"]["weights_sha256"] == weights);
 }
 
+TEST_CASE("an input tensor of pixels is refused, and of large values remarked on") {
+  const TemporaryDirectory folder;
+  const std::string file = folder / "input.safetensors";
+  std::vector<uint8_t> pixels(3 * 64 * 64, 128);
+  StateDict input;
+  input.add("input", View{pixels.data(), DType::uint8, {}, {1, 3, 64, 64}});
+  write_safetensors(file, input);
+  for (const char* command : {"classify", "check-equal"})
+    check_error(run_model(model, command, {"--input-tensor", file}), 2,
+                {file, "input is uint8", "wanted normalised floating-point values"});
+  HostTensor large = read_safetensors(model / "io.safetensors").at("input").to_float32();
+  large.values[7] = -255;
+  input.tensors.clear();
+  input.add("input", large);
+  write_safetensors(file, input);
+  const CliResult result = classify({"--input-tensor", file});
+  CHECK(result.exit_code == 0);
+  CHECK(contains(result.err, "values up to 255: it is taken as normalised already"));
+}
+
 TEST_CASE("what was saved of images is their normalised crops, and gives the same logits again") {
   const TemporaryDirectory folder;
   const CliResult first = classify({cat, coffee, "--save-input", folder / "input.safetensors",
@@ -182,6 +202,15 @@ TEST_CASE("a list on standard input is separated by lines, with -0 by NUL; what 
     for (const char* option : {"-", "-0"})
       check_error(classify({option}, {.input = read_file(data(name))}), 2,
                   {"standard input", "is a", "/dev/stdin"});
+  std::string gzip = read_file(data("archives/small.zip"));
+  gzip.replace(0, 2, "\x1f\x8b");
+  for (const std::string& archive :
+       {read_file(data("archives/small.zip")), read_file(data("archives/small.tar")), gzip})
+    for (const char* option : {"-", "-0"})
+      check_error(classify({option}, {.input = archive}), 2, {"standard input is an archive", "its name"});
+  const CliResult marked = classify({"-"}, {.input = "\xef\xbb\xbf" + cat + "\n"});
+  CHECK(marked.exit_code == 0);
+  CHECK(marked.out.starts_with(cat + "\n"));
 }
 
 TEST_CASE("grey of 16 bits is clipped as Pillow does, and that is said") {

@@ -184,15 +184,17 @@ TEST_CASE("a program without its shipped files says in which folders it looked")
                " or /", "--weights FILE"});
 }
 
-TEST_CASE("oneDNN's own log stays out of the results") {
-  for (const char* name : {"ONEDNN_VERBOSE", "DNNL_VERBOSE"})
+TEST_CASE("oneDNN's own log stays out of the results, and its kernels out of the working directory") {
+  const TemporaryDirectory folder;
+  for (const char* name : {"ONEDNN_VERBOSE", "DNNL_VERBOSE", "ONEDNN_JIT_DUMP", "DNNL_JIT_DUMP"})
     for (const char* value : {"1", "2", "all"}) {
       INFO(name, "=", value);
       const CliResult result =
           run_cli(of_model({"classify", data("chelsea.png"), "--format", "json", "--batch-size", "1"}),
-                  {.environment = {std::string(name) + "=" + value}});
+                  {.environment = {std::string(name) + "=" + value}, .directory = folder.path()});
       CHECK(result.exit_code == 0);
       CHECK(nlohmann::json::parse(result.out)["images"] == 1);
+      CHECK(entries(folder.path()) == 0);
       CHECK(contains(result.err, std::string(name) + "=" + value + ": is ignored"));
     }
 }

@@ -106,6 +106,20 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("two spellings of one new file are one output") {
+  const TemporaryDirectory folder;
+  for (const std::string& other :
+       {std::string("./s"), folder / "s", std::string("../") + folder.path().filename().string() + "/s"}) {
+    for (const auto& [first, second] :
+         {std::pair("--save-input", "--save-logits"), std::pair("-o", "--summary")})
+      check_error(
+          run_model(model, "classify", {data("chelsea.png"), "--format", "jsonl", first, "s", second, other},
+                    {.directory = folder.path()}),
+          2, {"two outputs of this command would be written there"});
+    CHECK(entries(folder.path()) == 0);
+  }
+}
+
 TEST_CASE("outputs of names of 250 bytes, through links that lead nowhere yet, beside planted links") {
   const TemporaryDirectory folder;
   const std::string name(250, 'n'), config = model / "config.json";

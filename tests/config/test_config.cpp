@@ -1,5 +1,6 @@
 // Configs: defaults, the published models, and one line for everything that is wrong.
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 
 #include <filesystem>
 
@@ -115,6 +116,10 @@ TEST_CASE("wrong types and impossible values say what was expected and what was 
   check_refused(R"({"forward_type": null})", {"/forward_type", "got null"});
   check_refused(R"({"name": "a\nb"})", {"/name", "control characters"});
   check_refused(R"({"preprocess": {"std": [1, 1, 0]}})", {"/preprocess/std/2"});
+  for (const char* key : {"mean", "std"})
+    check_refused(fmt::format(R"({{"preprocess": {{"{}": [0.5, 1, 58.395]}}}})", key),
+                  {fmt::format("/preprocess/{}/2", key), "58.395", "by 255"});
+  check_refused(R"({"preprocess": {"mean": [-2, 0, 0]}})", {"/preprocess/mean/0"});
   check_refused(R"({"preprocess": {"mean": [1, 1]}})", {"/preprocess/mean", "3 numbers"});
   check_refused(R"({"preprocess": {"crop": 300}})", {"/preprocess/crop", "256"});
   check_refused(R"({"preprocess": []})", {"/preprocess", "an object"});

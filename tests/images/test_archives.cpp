@@ -9,6 +9,7 @@
 #include "lib/images/archives.h"
 #include "lib/images/image_source.h"
 #include "lib/support/files.h"
+#include "lib/support/log.h"
 #include "tests/images/archive_files.h"
 #include "tests/testing.h"
 
@@ -223,6 +224,114 @@ TEST_CASE("sizes in headers are not believed") {
   REQUIRE(read.size() == 2);
   CHECK(read[0].error == "");
   CHECK(read[1].error.starts_with(zip + ":b.bmp: damaged: "));
+}
+
+TEST_CASE("checksums and ends of archives are looked at") {
+  const TemporaryDirectory folder;
+  const std::string good = read_file(data("images/rgb.bmp"));
+  const std::vector<ArchivedFile> files{{"a.bmp", good, {}}, {"b.bmp", good, {}}};
+  // The images that are read, and the error that the archive ends with.
+  const auto expect = [&](const std::string& name, const std::string& bytes, size_t images,
+                          const std::string& error) {
+    INFO(name);
+    INFO(error);
+    const std::string path = folder / name;
+    write_file(path, bytes);
+    const auto read = read_all(input_paths({path}));
+    const auto listed = list_archive(path);
+    REQUIRE(read.size() == images + (error.empty() ? 0 : 1));
+    REQUIRE(listed.size() == read.size());
+    for (size_t i = 0; i < images; ++i) {
+      CHECK(read[i].error == "");
+      CHECK(read[i].bytes == good);
+      CHECK(listed[i].image.error == "");
+    }
+    if (error.empty()) return;
+    CHECK(read.back().error.starts_with(path + ": "));
+    CHECK(read.back().error.find(error) != std::string::npos);
+    CHECK(listed.back().image.error == read.back().error);
+    CHECK(run("classify", {path}).exit_code == (images == 0 ? 2 : 1));
+  };
+  write_archive(folder / "a.tar.gz", files);
+  const std::string gz = read_file(folder / "a.tar.gz");
+  expect("a.tar.gz", gz, 2, "");
+  for (const size_t from_end : {8, 2}) {  // the CRC, the length
+    std::string wrong = gz;
+    wrong[wrong.size() - from_end] ^= 1;
+    expect("a.tar.gz", wrong, 2, "what was read of the archive may be wrong");
+    expect("a.tar.gz", gz.substr(0, gz.size() - from_end), 2, "gzip: cut off");
+  }
+  expect("a.tar.gz", gz + std::string(600, '\0'), 2, "");
+  expect("a.tar.gz", gz + "behind it", 2, "gzip: incorrect header check");
+  expect("a.tar.gz", "\x1f\x8b", 0, "gzip: cut off");
+
+  write_archive(folder / "b.tar.gz", {{"c.bmp", good, {}}});
+  expect("a.tar.gz", gz + read_file(folder / "b.tar.gz"), 3, "");
+  write_archive(folder / "a.tar", files);
+  write_archive(folder / "b.tar", {{"c.bmp", good, {}}});
+  const std::string tar = read_file(folder / "a.tar");
+  expect("a.tar", tar + read_file(folder / "b.tar"), 3, "");
+  expect("a.tar", tar.substr(0, tar.find("b.bmp")), 1, "ends after 1 image without the blocks of zeros");
+  expect("a.tar", tar.substr(0, tar.find_last_not_of('\0') / 512 * 512 + 512), 2, "cut off?");
+  expect("a.tar", tar + std::string(512, 'x'), 2, "damaged after 2 images");
+
+  write_archive(folder / "a.zip", files);
+  const std::string zip = read_file(folder / "a.zip");
+  expect("a.zip", zip, 2, "");
+  expect("a.zip", zip.substr(0, zip.size() - 30), 2,
+         "ends after 2 images without the record that ends a zip");
+}
+
+TEST_CASE("of a WebDataset's fields only cls and json are labels, and an image is that with a simple one") {
+  const TemporaryDirectory folder;
+  const std::string good = read_file(data("images/rgb.bmp")), tar = folder / "a.tar";
+  const auto listed = [&](const std::vector<ArchivedFile>& files) {
+    write_archive(tar, files);
+    return list_archive(tar);
+  };
+  std::string log;
+  const LogSink sink = [&](LogLevel, std::string_view text) { log += std::string(text) + "\n"; };
+  const LogTo to(sink);
+  auto images = listed({{"0.seg.bmp", good, {}},
+                        {"0.bmp", good, {}},
+                        {"0.coarse.cls", "7", {}},
+                        {"0.CLS", "3", {}},
+                        {"1.bmp", good, {}},
+                        {"1.thumb.jpg", "", "/etc/passwd"},
+                        {"1.json", R"({"label": 4})", {}},
+                        {"1.meta.json", "no JSON", {}},
+                        {"2.left.bmp", good, {}},
+                        {"2.cls", "5", {}}});
+  REQUIRE(images.size() == 3);
+  CHECK(images[0].image.name == "0.bmp");
+  CHECK(images[0].image.place == 1);
+  CHECK(images[0].label == "3");
+  CHECK(images[1].image.name == "1.bmp");
+  CHECK(images[1].image.place == 2);
+  CHECK(images[1].label == "4");
+  CHECK(images[2].image.name == "2.left.bmp");
+  CHECK(images[2].label == "5");
+  for (const ListedImage& image : images) CHECK(image.image.error == "");
+  CHECK(log ==
+        tar + ":0.seg.bmp: left out, as the sample has an image with a simpler name; so 1 image more\n");
+
+  images = listed({{"0.bmp", good, {}},
+                   {"0.png", good, {}},
+                   {"0.cls", "3", {}},
+                   {"1.a.bmp", good, {}},
+                   {"1.b.bmp", good, {}},
+                   {"2.bmp", good, {}},
+                   {"2.bmp", good, {}}});
+  REQUIRE(images.size() == 6);
+  for (size_t i = 0; i < 4; ++i)
+    CHECK(images[i].image.error.find("one of 2 images of this sample") != std::string::npos);
+  CHECK(images[4].image.error == "");
+
+  log.clear();
+  images = listed({{"0.seg.bmp", good, {}}, {"0.bmp", good, {}}, {"0.coarse.cls", "7", {}}});
+  CHECK(images.size() == 2);
+  CHECK_FALSE(images[0].label);
+  CHECK(log == "");
 }
 
 TEST_CASE("names in any encoding") {

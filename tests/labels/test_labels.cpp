@@ -37,6 +37,28 @@ TEST_CASE("ids before the names") {
   CHECK(parse_labels("n01440764 tench\nEgyptian cat", "it", 2).ids.empty());
 }
 
+TEST_CASE("numbered lines are refused: their order would be taken, not their numbers") {
+  const auto refused = [](const std::string& text, int classes, const char* words) {
+    INFO(text);
+    CHECK_THROWS_WITH_AS(parse_labels(text, "it", classes), doctest::Contains(words), InputError);
+  };
+  for (const char* text :
+       {"0\ta\n2\tb\n1\tc\n", "0 a\n2 b\n1 c\n", "a 0\nb 2\nc 1\n", " 0: 'a',\n 2: 'b',\n 1: 'c',\n",
+        "1,a\n3,b\n2,c\n", "a\t1\nb\t3\nc\t2\n", "'a': 0,\n'b': 2,\n'c': 1,\n"})
+    refused(text, 3, "it:2: has the number ");
+  refused("0 crane\n2 crane\n1 emu\n", 3, "it:2: has the number 2");
+  refused("2\ta\n1\tb\n", 2, "it:1: has the number 2");
+  for (const char* text : {"0 a\n1 b\n", "1. a\n2. b\n", "0: 'a',\n1: 'b',\n", "1,a\n2,b\n", "a\t0\nb\t1\n"})
+    refused(text, 2, "it:1: the lines are numbered: write the names alone");
+  CHECK(parse_labels("0\ta\n1\tb\n", "it", 2).ids == Strings{"0", "1"});
+  CHECK(parse_labels("1\ta\n2\tb\n", "it", 2).ids == Strings{"1", "2"});
+  // Names with numbers that are no order of the classes.
+  for (const char* text : {"0\n10\n1\n", "grade 1\ngrade 3\ngrade 2\n", "1 star\n2 star\n3 star\n",
+                           "x\tkind 0\ny\tkind 1\nz\tkind 2\n", "1 a\n2 b\n4 c\n", "2 a\n1 b\nc\n",
+                           "10\ta\n20\tb\n5\tc\n", "0 a\n0 b\n1 c\n", "0 a\n3 b\n1 c\n"})
+    CHECK(parse_labels(text, "it", 3).names.size() == 3);
+}
+
 TEST_CASE("JSON in four forms") {
   CHECK(parse_labels(R"(["a", "b"])", "it", 2).names == Strings{"a", "b"});
   CHECK(parse_labels(R"({"1": "b", "0": "a"})", "it", 2).names == Strings{"a", "b"});
