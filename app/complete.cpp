@@ -1,12 +1,10 @@
 #include "app/complete.h"
 
 #include <algorithm>
-#include <filesystem>
-#include <functional>
 #include <string_view>
 #include <utility>
 
-#include "lib/support/files.h"
+#include "lib/config/config.h"
 #include "lib/support/text.h"
 
 namespace vmamba {
@@ -108,7 +106,7 @@ class Completion {
     const std::vector<std::string> words = listed(option.get_description());
     for (const std::string& word : words) offer(before + word);
     if (type.ends_with("|NAME"))
-      for (const std::string& name : published()) offer(before + name);
+      for (const auto& path : published_configs()) offer(before + path.stem().string());
     if (words.empty()) files();
   }
 
@@ -131,16 +129,6 @@ class Completion {
       for (const std::string& key : keys) offer(before + key + "=");
       if (!keys.empty()) return;
     }
-  }
-
-  static std::vector<std::string> published() {
-    std::vector<std::string> names;
-    std::error_code ignored;
-    if (const auto folder = find_shipped("configs"))
-      for (const auto& entry : std::filesystem::directory_iterator(*folder, ignored))
-        if (entry.path().extension() == ".json") names.push_back(entry.path().stem().string());
-    std::ranges::sort(names);
-    return names;
   }
 
   const CLI::App& app_;

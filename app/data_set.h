@@ -42,7 +42,7 @@ struct DataSet {
 };
 
 // Reads a folder, or archives (a name, or a pattern with braces). Classes come from the ground-truth file, otherwise from
-// folder names or, in archives, from KEY.cls and KEY.json. Without a ground-truth file only the shard's archives are read.
+// folder names or, in archives, from KEY.cls and KEY.json, which alone let a shard list no archives but its own.
 DataSet read_data_set(const std::string& directory, const std::string& truth_file, const Shard& shard,
                       const Labels& labels, int num_classes);
 

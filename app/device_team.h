@@ -16,7 +16,8 @@
 
 namespace vmamba {
 
-// A model on one device, used by one thread. An image of a batch that proves corrupt becomes an item with an error. MachineError from any function but name(): the device has failed.
+// A model on one device, used by one thread. An image of a batch that proves corrupt becomes an item with an error.
+// MachineError from any function but name(): the device has failed.
 class DeviceModel {
  public:
   virtual ~DeviceModel() = default;

@@ -72,10 +72,6 @@ std::string with_commas(int64_t number) {
   return out;
 }
 
-std::string shape(const std::vector<int64_t>& dims) {
-  return fmt::format("({})", fmt::join(dims, ", "));
-}
-
 std::string text(const Facts& facts) {
   const Config& config = facts.config;
   const ModelSummary& summary = facts.summary;
@@ -127,7 +123,8 @@ std::string text(const Facts& facts) {
   for (const std::string& name : report.missing) out += fmt::format("missing     {}\n", quoted(name));
   for (const std::string& name : report.unexpected) out += fmt::format("unexpected  {}\n", quoted(name));
   for (const auto& [name, wanted, got] : report.misshapen) {
-    out += fmt::format("misshapen   {}: wanted {}, got {}\n", quoted(name), shape(wanted), shape(got));
+    out += fmt::format("misshapen   {}: wanted {}, got {}\n", quoted(name), shape_string(wanted),
+                       shape_string(got));
   }
   return out;
 }

@@ -128,7 +128,8 @@ Command add_migrate_config(CLI::App& app) {
       command->add_flag("--in-place", arguments->in_place,
                         "Rewrite FILE itself and keep the old one as FILE.bak, or the next free name");
   auto* check =
-      command->add_flag("--check", arguments->check, "Write nothing; exit with 1 if anything would change");
+      command->add_flag("--check", arguments->check,
+                        "Write nothing; exit with 1 if anything would change or still does not run");
   output->excludes(in_place)->excludes(check);
   in_place->excludes(check);
   return {command, [arguments] { return run(*arguments); }};

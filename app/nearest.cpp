@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstring>
 #include <iostream>
-#include <numeric>
 
 #include "app/commands.h"
 #include "app/feature_run.h"

@@ -68,7 +68,7 @@ VMAMBA_HOST_DEVICE const T* jpeg_table(const JpegImage* image, uint32_t offset) 
   return reinterpret_cast<const T*>(reinterpret_cast<const unsigned char*>(image) + offset);
 }
 
-// The inverse DCT in one direction, in place: values are 8 numbers, `stride` apart. The result is scaled by 2^13;
+// The inverse DCT in one direction, in place: values are 8 numbers, `stride` apart. The result is scaled by 2^13.
 // Returns false if libjpeg-turbo's 16-bit vector code could give another result.
 VMAMBA_HOST_DEVICE inline bool jpeg_inverse_dct(int32_t* values, int stride) {
   int32_t v[8], sum = 0;

@@ -16,7 +16,6 @@
 #include "kernels/cpu/scan/scan.h"
 #include "kernels/cpu/vector_kernels.h"
 #include "kernels/error.h"
-#include "kernels/half.h"
 #include "kernels/parallel.h"
 #include "kernels/platform.h"
 

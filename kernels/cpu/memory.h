@@ -11,9 +11,9 @@ constexpr size_t huge_page = size_t{2} << 20;
 
 size_t free_memory();  // bytes, of the machine or, if that is less, of the cgroup
 
-// At least `bytes`, backed by huge pages if large. Release with Free. Throws OutOfMemory.
 // OutOfMemory if the process cannot map `bytes` more. Called before libraries that crash if an allocation fails.
 void need_memory(size_t bytes);
+// At least `bytes`, backed by huge pages if large. Release with Free. Throws OutOfMemory.
 void* aligned_memory(size_t bytes);
 
 struct Free {

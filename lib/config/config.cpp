@@ -2,7 +2,6 @@
 #include "lib/config/config.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "kernels/error.h"
 #include "lib/config/names.h"
@@ -321,13 +320,7 @@ std::string own_name(std::string_view name) {
 
 std::string published_models() {
   std::vector<std::string> names;
-  std::error_code ignored;
-  if (const auto folder = find_shipped("configs")) {
-    for (const auto& entry : std::filesystem::directory_iterator(*folder, ignored)) {
-      if (entry.path().extension() == ".json") names.push_back(entry.path().stem().string());
-    }
-  }
-  std::ranges::sort(names);
+  for (const auto& path : published_configs()) names.push_back(path.stem().string());
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
@@ -413,6 +406,16 @@ Config parse_config(std::string_view text, const std::string& where, const JsonO
   config.forward = parse_forward_type(config.forward_type, in.place("forward_type"));
   check_together(in, config);
   return config;
+}
+
+std::vector<std::filesystem::path> published_configs() {
+  std::vector<std::filesystem::path> paths;
+  std::error_code ignored;
+  if (const auto folder = find_shipped("configs"))
+    for (const auto& entry : std::filesystem::directory_iterator(*folder, ignored))
+      if (entry.path().extension() == ".json") paths.push_back(entry.path());
+  std::ranges::sort(paths);
+  return paths;
 }
 
 std::filesystem::path find_config(const std::string& name_or_path) {

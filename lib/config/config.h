@@ -103,6 +103,7 @@ Config parse_config(std::string_view text, const std::string& where, const JsonO
 // The config file `name_or_path`, or the published model of that name in the installed or source configs/.
 Config load_config(const std::string& name_or_path);
 std::filesystem::path find_config(const std::string& name_or_path);
+std::vector<std::filesystem::path> published_configs();  // sorted
 
 // InputError lists the known names; "core" is refused with a hint.
 ForwardCoreVersion parse_forward_core_version(std::string_view text);

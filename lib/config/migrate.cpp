@@ -2,7 +2,6 @@
 #include "lib/config/migrate.h"
 
 #include <algorithm>
-#include <array>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>

@@ -214,7 +214,7 @@ bool has_archive_ending(const fs::path& path) {
 
 namespace {
 
-// The words of "A..B" (numbers, zero-padded to the longer one) or "a,b,c"; empty: neither.
+// The words of "A..B" (numbers, zero-padded to the width of A if A begins with 0) or "a,b,c"; empty: neither.
 std::vector<std::string> words_in_braces(std::string_view text) {
   constexpr uint64_t most = 1'000'000;
   std::vector<std::string> words;

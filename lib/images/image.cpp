@@ -60,6 +60,25 @@ const Format& row_of(ImageFormat format) {
   return *std::ranges::find(formats, format, &Format::format);
 }
 
+// Formats that are not read.
+struct OtherFormat {
+  std::string_view name;
+  size_t at;  // where the signature is
+  std::string_view signature;
+};
+constexpr OtherFormat other_formats[] = {
+    {"an AVIF", 4, "ftypavif"},
+    {"an AVIF", 4, "ftypavis"},
+    {"a HEIC", 4, "ftyphei"},
+    {"a HEIC", 4, "ftyphev"},
+    {"a HEIF", 4, "ftypmif1"},
+    {"a HEIF", 4, "ftypmsf1"},
+    {"a JPEG 2000", 0, "\0\0\0\x0cjP  \r\n\x87\n"sv},
+    {"a JPEG 2000", 0, "\xffO\xffQ"sv},
+    {"a JPEG XL", 0, "\0\0\0\x0cJXL \r\n\x87\n"sv},
+    {"an ICO", 0, "\0\0\1\0"sv},
+};
+
 }  // namespace
 
 void fail_truncated(const EncodedImage& encoded) {
@@ -93,8 +112,14 @@ EncodedImage parse_image(std::string bytes, std::string name) {
   encoded.bytes = std::move(bytes);
   if (encoded.bytes.empty()) fail_input("{}: the file is empty", encoded.name);
   const Format* format = format_of(encoded.bytes);
-  if (format == nullptr)
-    fail_input("{}: not an image (JPEG, PNG, WebP, GIF, BMP, TIFF, PNM and TGA are read)", encoded.name);
+  if (format == nullptr) {
+    constexpr std::string_view known = "JPEG, PNG, WebP, GIF, BMP, TIFF, PNM and TGA are read";
+    for (const OtherFormat& other : other_formats)
+      if (encoded.bytes.size() > other.at &&
+          encoded.bytes.compare(other.at, other.signature.size(), other.signature) == 0)
+        fail_input("{}: is {} image, which is not supported ({})", encoded.name, other.name, known);
+    fail_input("{}: not an image ({})", encoded.name, known);
+  }
   encoded.format = format->format;
   const ImageSize size = format->size(encoded);
   if (size.width <= 0 || size.height <= 0)

@@ -570,12 +570,6 @@ bool ImageSource::next_whole(ImageBatch& batch) {
   return hand_out(batch, lock);
 }
 
-bool ImageSource::next_if_ready(ImageBatch& batch) {
-  std::unique_lock lock(mutex_);
-  const Ahead& ahead = ring_[taken_ % ring_.size()];
-  return !failure_ && ahead.given > 0 && is_complete(ahead) && hand_out(batch, lock);
-}
-
 bool ImageSource::hand_out(ImageBatch& batch, std::unique_lock<std::mutex>& lock) {
   if (failure_) std::rethrow_exception(failure_);
   Ahead& ahead = ring_[taken_ % ring_.size()];

@@ -4,7 +4,6 @@
 #pragma once
 #include <atomic>
 #include <condition_variable>
-#include <deque>
 #include <exception>
 #include <filesystem>
 #include <functional>
@@ -133,8 +132,6 @@ class ImageSource {
   bool next(ImageBatch& batch);
   // Like next(), but never fewer than batch_size before the end.
   bool next_whole(ImageBatch& batch);
-  // Like next(), but only if that batch is complete now; false if it is not, or at the end.
-  bool next_if_ready(ImageBatch& batch);
   // Ends decoding, from any thread: a next() that waits for inputs returns.
   void stop();
 

@@ -5,7 +5,6 @@
 #include <cstdlib>
 #include <optional>
 #include <string_view>
-#include <vector>
 
 #include "kernels/error.h"
 #include "lib/support/text.h"

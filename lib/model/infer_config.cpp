@@ -16,8 +16,6 @@
 namespace vmamba {
 namespace {
 
-namespace fs = std::filesystem;
-
 bool fits(const std::string& text, const std::string& where, const StateDict& weights) {
   const WeightsReport report = check_weights(parse_config(text, where), weights);
   return report.ok() || report.backbone;
@@ -88,15 +86,7 @@ InferredConfig infer_config(const StateDict& weights, const std::string& name) {
     result.assumed.emplace_back("num_classes 1000 (there is no classifier)");
   }
 
-  std::vector<fs::path> published;
-  std::error_code ignored;
-  if (const auto folder = find_shipped("configs")) {
-    for (const auto& entry : fs::directory_iterator(*folder, ignored)) {
-      if (entry.path().extension() == ".json") published.push_back(entry.path());
-    }
-  }
-  std::ranges::sort(published);
-  for (const fs::path& path : published) {
+  for (const std::filesystem::path& path : published_configs()) {
     std::string text = read_file(path);
     const Config config = parse_config(text, path.string());
     if (std::vector<int64_t>(config.depths.begin(), config.depths.end()) != traits.depths) continue;

@@ -93,8 +93,8 @@ bool is_of_the_hub(const fs::path& path) {
   return json.root().type == JsonType::object && json.find(0, "model_type") >= 0;
 }
 
-// Infers the config from the tensors.
-void infer(ModelFiles& files, InferredConfigs& known) {
+// Infers the config from the tensors. `of_the_hub`: the name of a config that was skipped; empty: there is none.
+void infer(ModelFiles& files, const std::string& of_the_hub, InferredConfigs& known) {
   const std::string source = fmt::format("{}\n{}\n{}", files.weights.string(), files.key, files.prefix);
   std::string& text = known[source];
   if (text.empty()) {
@@ -103,9 +103,10 @@ void infer(ModelFiles& files, InferredConfigs& known) {
     text = found.text;
     log_remark(
         found.doubtful ? LogLevel::warning : LogLevel::info,
-        "{}: no config of this program given or beside it ({}, config.json): read off the tensors{}; assumed: {} (--config "
+        "{}: no config of this program given or beside it ({}, config.json){}: read off the tensors{}; assumed: {} (--config "
         "says otherwise)",
         files.weights.string(), with_ending(files.weights, ".json").filename().string(),
+        of_the_hub.empty() ? "" : "; " + of_the_hub + " is Hugging Face's, which is not read",
         found.published.empty() ? "" : ", which are those of " + found.published,
         fmt::join(found.assumed, "; "));
   }
@@ -144,10 +145,12 @@ ModelFiles find_model(const ModelOptions& options, InferredConfigs& known) {
     } else {
       files.config =
           first_existing({with_ending(files.weights, ".json"), files.weights.parent_path() / "config.json"});
-      if (files.config.empty() || is_of_the_hub(files.config)) {
+      std::string of_the_hub;
+      if (!files.config.empty() && is_of_the_hub(files.config)) {
+        of_the_hub = files.config.filename().string();
         files.config.clear();
-        infer(files, known);
       }
+      if (files.config.empty()) infer(files, of_the_hub, known);
     }
     if (!files.weights.empty())
       files.labels = first_existing(

@@ -105,7 +105,7 @@ struct PreparedWeights {
   std::vector<std::vector<char>> values;
   HostArray<double> pos_embed_host;
 };
-// weights: as in the state dict; InputError as in require_weights.
+// weights: as in the state dict; InputError as in canonical_weights.
 PreparedWeights convert_weights(const Config& config, const StateDict& weights, DType storage);
 // prepare_weights with these, which were converted for the same config and storage: one block of memory.
 ModelWeights place_weights(const Config& config, const PreparedWeights& weights, Kernels& kernels,

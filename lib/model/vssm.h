@@ -16,7 +16,7 @@ struct PreparedWeights;
 
 class Vssm {
  public:
-  // Selects the tensors that the config needs from `weights` (InputError as in require_weights,
+  // Selects the tensors that the config needs from `weights` (InputError as in canonical_weights,
   // lib/model/weights.h) and prepares them once: dtypes, layouts, A = −exp(A_logs), BatchNorm folded.
   Vssm(const Config& config, const StateDict& weights, Kernels& kernels, DType storage);
   Vssm(const Config& config, const PreparedWeights& weights, Kernels& kernels, DType storage);

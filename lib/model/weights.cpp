@@ -408,10 +408,6 @@ WeightsReport check_weights(const Config& config, const StateDict& weights) {
   return match(config, weights).report;
 }
 
-void require_weights(const Config& config, const StateDict& weights) {
-  require(config, weights, match(config, weights).report);
-}
-
 StateDict canonical_weights(const Config& config, const StateDict& weights) {
   Matched matched = match(config, weights);
   require(config, weights, matched.report);

@@ -35,13 +35,12 @@ struct WeightsReport {
   bool backbone = false;     // only the classifier is missing: a model without its head
   bool ok() const { return missing.empty() && unexpected.empty() && misshapen.empty(); }
 };
-// The three functions below accept the names of old checkpoints (with_current_names), and `out_norm.0` or
+// The two functions below accept the names of old checkpoints (with_current_names), and `out_norm.0` or
 // `out_norm` for _ondwconv3's `out_norm.1`.
 WeightsReport check_weights(const Config& config, const StateDict& weights);
-// InputError in one line: the likely cause first, then the names, shortened.
-void require_weights(const Config& config, const StateDict& weights);
-// require_weights, then the tensors with exactly the names, shapes (pos_embed: any height and width) and order of
-// parameter_specs, as needed to build the model. The result shares the memory of `weights`.
+// The tensors with exactly the names, shapes (pos_embed: any height and width) and order of parameter_specs, as needed to
+// build the model; they share the memory of `weights`. If they do not fit, InputError in one line: the likely cause first,
+// then the names, shortened.
 StateDict canonical_weights(const Config& config, const StateDict& weights);
 
 }  // namespace vmamba

@@ -19,7 +19,7 @@ namespace {
 
 using Cause = std::optional<std::string>;
 
-// Unit roundoff of the dtype in a report; nullopt for a reference file, whose dtype is not recorded.
+// The row of the dtype in a report; nullptr for a reference file, whose dtype is not recorded.
 const PrecisionRow* precision_of(const RunReport& report) {
   return find_name<Precision>(report.dtype);
 }

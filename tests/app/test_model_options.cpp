@@ -58,6 +58,9 @@ TEST_CASE("without a config it is read off the weights, and what they don't tell
 
   std::ofstream(folder / "config.json") << R"({"model_type": "vmamba", "embed_dim": 96})";  // the hub's
   CHECK(info({"--weights", alone}) == json);
+  CHECK(run_cli({"info", "--weights", alone})
+            .err.find("(s1.json, config.json); config.json is Hugging Face's, which is not read: read off") !=
+        std::string::npos);
 
   const CliResult config = run_cli({"info", "-q", "--weights", alone, "--format", "config"});
   CHECK(nlohmann::json::parse(config.out) == json["inferred_config"]);

@@ -655,6 +655,10 @@ TEST_CASE("Python that asks for core in a form that is not rewritten never count
            "run([\"train.py\", \"--selective_scan_backend\", \"core\"])",
            "run([\"train.py\", \"--selective-scan-backend=core\"])",
            "if (selective_scan_backend := 'core'): pass",
+           "f(selective_scan_backend=\"co\\x72e\")",
+           "f(selective_scan_backend='\\143or' 'e')",
+           "f(selective_scan_backend='c\\\nore')",
+           "B = 'core'\nf(selective_scan_backend=B)",
        }) {
     INFO(text);
     const auto result = checked(text);
@@ -662,12 +666,75 @@ TEST_CASE("Python that asks for core in a form that is not rewritten never count
     CHECK(contains(result.err,
                    "selective_scan_backend: newer releases refuse \"core\"; write \"oflex\" there"));
   }
-  for (const char* text :
-       {"f(forward_type=(\"v2\"))", "d['forward_type'] = 'v' '2'", "f(forward_type=f'v2')"}) {
+  for (const auto& [text, refused] : std::initializer_list<std::pair<const char*, const char*>>{
+           {"f(forward_type=(\"v2\"))", "1: forward_type: newer releases refuse \"v2\"; write \"v03\" there"},
+           {"d['forward_type'] = 'v' '2'", "1: forward_type: newer releases refuse \"v2\""},
+           {"f(forward_type=f'v2')", "1: forward_type: newer releases refuse \"v2\""},
+           {"_C.MODEL.VSSM.SSM_FORWARDTYPE = \"v2\"",
+            "1: SSM_FORWARDTYPE: newer releases refuse \"v2\"; write \"v03\" there"},
+           {"_C.MODEL.VSSM.SSM_FORWARDTYPE = 'v3noz'", "SSM_FORWARDTYPE: newer releases refuse \"v3noz\""},
+           {"cfg.merge_from_list(['MODEL.VSSM.SSM_FORWARDTYPE', 'v2'])",
+            "SSM_FORWARDTYPE: newer releases refuse"},
+           {"cfg.merge_from_list(['MODEL.VSSM.SSM_FORWARDTYPE', 'xv1a'])", "\"xv1a\" is of the xv family"},
+           {"# v2\nFT = \"v2\"\n\nm = VSSM(forward_type=FT)",
+            "2: forward_type: newer releases refuse \"v2\""},
+           {"FT = 'v2'; print(FT)\nif FT in x: m = VSSM(forward_type=FT)", "1: forward_type: newer releases"},
+           {"VSSM(forward_type=\"xv1a\")", "1: forward_type: forward_type \"xv1a\" is of the xv family"},
+           {"VSSM(forward_type='v99')", "1: forward_type: unknown forward_type \"v99\""},
+           {"f(selective_scan_backend='ofelx')", "1: selective_scan_backend \"ofelx\": expected"},
+       }) {
     INFO(text);
     const auto result = checked(text);
     CHECK(result.exit_code == 1);
-    CHECK(contains(result.err, "forward_type: newer releases refuse \"v2\"; write \"v03\" there"));
+    CHECK_MESSAGE(contains(result.err, refused), result.err);
+  }
+  // Values that cannot be told.
+  for (const auto& [text, told] : std::initializer_list<std::pair<const char*, const char*>>{
+           {"from x import FT\nVSSM(forward_type=FT)", "2: forward_type: the value of FT cannot be told"},
+           {"FT = 'v05'\nFT = 'v3'\nVSSM(forward_type=FT)", "3: forward_type: the value of FT cannot"},
+           {"FT = 'v05'\nFT += 'noz'\nVSSM(forward_type=FT)", "3: forward_type: the value of FT cannot"},
+           {"FT = 'v05'\ndef f(FT): VSSM(forward_type=FT)", "2: forward_type: the value of FT cannot"},
+           {"def f(FT='v05'): VSSM(forward_type=FT)\nf('v2')", "1: forward_type: the value of FT cannot"},
+           {"FT = 'v05'\nfor FT in x: VSSM(forward_type=FT)", "2: forward_type: the value of FT cannot"},
+           {"FT = 'v05', 1\nVSSM(forward_type=FT)", "2: forward_type: the value of FT cannot"},
+           {"def f(forward_type): VSSM(forward_type=forward_type)", "the value of forward_type cannot"},
+           {"VSSM(forward_type=c.MODEL.VSSM.SSM_FORWARDTYPE)",
+            "the value of c.MODEL.VSSM.SSM_FORWARDTYPE cannot"},
+           {"VSSM(forward_type=get(x))", "1: forward_type: the value of this expression cannot be told"},
+           {"VSSM(forward_type='v05' if x else 'v3')",
+            "1: forward_type: the value of this expression cannot"},
+           {"VSSM(forward_type=None)", "1: forward_type: the value of None cannot be told"},
+           {"VSSM(forward_type=f'v{n}')", "1: forward_type: the value of this string cannot be told"},
+           {"VSSM(forward_type='v\\u0032')", "1: forward_type: the value of this string cannot be told"},
+           {"f(selective_scan_backend=b)", "1: selective_scan_backend: the value of b cannot be told"},
+           {"selective_scan_backend = 'oflex' if selective_scan_backend == 'core' else b",
+            "1: selective_scan_backend: the value of this expression cannot be told"},
+           {"selective_scan_backend = 'oflex' if b in ('core', 'v') else b",
+            "this expression cannot be told"},
+       }) {
+    INFO(text);
+    const auto result = checked(text);
+    CHECK(result.exit_code == 1);
+    CHECK_MESSAGE(contains(result.err, told), result.err);
+  }
+  // The default is refused as well.
+  for (const auto& [text, told] : std::initializer_list<std::pair<const char*, const char*>>{
+           {"m = VSSM(dims=96)", "1: VSSM: no forward_type is given, and the default, v2, asks for \"core\""},
+           {"x = 1\nm = models.Backbone_VSSM()", "2: Backbone_VSSM: no forward_type is given, and"},
+           {"dict(type=\"MM_VSSM\", dims=96)", "1: MM_VSSM: no forward_type is given, and"},
+           {"{'backbone': {'dims': 96, 'type': 'MM_VSSM'}}", "1: MM_VSSM: no forward_type is given, and"},
+           {"dict(dims=96, type=MM_VSSM)", "1: MM_VSSM: no forward_type is given, and"},
+           {"partial(VSSM, dims=96)", "1: VSSM: no forward_type is given, and"},
+           {"VSSM(block=dict(forward_type='v05'))", "1: VSSM: no forward_type is given, and"},
+           {"VSSM(**kwargs)", "1: VSSM: no forward_type is given that can be told here, and"},
+           {"_base_ = 'a.py'\nm = dict(type='MM_VSSM')",
+            "2: MM_VSSM: no forward_type is given that can be told"},
+       }) {
+    INFO(text);
+    const auto result = checked(text);
+    CHECK(result.exit_code == 1);
+    CHECK_MESSAGE(contains(result.err, told), result.err);
+    CHECK(contains(result.err, "add forward_type \"v03\""));
   }
   // Another "core" is left alone with a warning.
   for (const char* text : {
@@ -675,8 +742,6 @@ TEST_CASE("Python that asks for core in a form that is not rewritten never count
            "f(selective_scan_backend=\"oflex\")[\"core\"]",
            "if selective_scan_backend == \"core\": pass",
            "x = 1 if selective_scan_backend != \"core\" else 2",
-           "selective_scan_backend = 'oflex' if selective_scan_backend == 'core' else b",
-           "selective_scan_backend = 'oflex' if b in ('core', 'v') else b",
            "assert selective_scan_backend in (\"core\", \"oflex\")",
            "add_argument('--selective_scan_backend', choices=['core', 'oflex'], default='oflex')",
            "add_argument('--selective_scan_backend', help='core')",
@@ -691,7 +756,23 @@ TEST_CASE("Python that asks for core in a form that is not rewritten never count
     CHECK(contains(result.err, "\"core\" stays"));
     CHECK(contains(result.err, "nothing is rewritten"));
   }
-  CHECK(contains(checked("f(selective_scan_backend='oflex', forward_type='v05')").err, "nothing to change"));
+  for (
+      const char* text : {
+          "f(selective_scan_backend='oflex', forward_type='v05')",
+          "VSSM(selective_scan_backend=None, forward_type=('v05' '_noz'))",
+          "VSSM(2 ** 3, forward_type='v0\\x35')",
+          "VSSM(**dict(forward_type='v05'))",
+          "FT = 'v05'\nif FT == 'v2' or x(FT): y = FT.lower()\nVSSM(forward_type=FT)",
+          "class VSSM(Module):\n  def __init__(self, dims=96, forward_type: str = \"v05\"): pass\nVSSM(dims=96)",
+          "from models import VSSM\nisinstance(m, VSSM)",
+          "for k in x:\n  if k == 'forward_type':\n    pass",
+          "if forward_type in ['v0', 'v2'] and forward_type != 'v2': pass",
+      }) {
+    INFO(text);
+    const auto result = checked(text);
+    CHECK(result.exit_code == 0);
+    CHECK_MESSAGE(contains(result.err, "nothing to change"), result.err);
+  }
 }
 
 TEST_CASE("--in-place keeps what is there: an older copy, the permissions and a symbolic link") {

@@ -194,6 +194,25 @@ TEST_CASE("what is no image file is named with the reason") {
   write_file(folder / "text.jpg", "hello");
   CHECK_THROWS_WITH_AS(read_image(folder / "text.jpg"), doctest::Contains("text.jpg: not an image"),
                        InputError);
+  using namespace std::string_literals;
+  const std::pair<std::string, const char*> others[] = {{"\0\0\0\x1c"
+                                                         "ftypavif"s,
+                                                         "an AVIF"},
+                                                        {"\0\0\0\x18"
+                                                         "ftypheic"s,
+                                                         "a HEIC"},
+                                                        {"\0\0\0\x18"
+                                                         "ftypmif1"s,
+                                                         "a HEIF"},
+                                                        {"\0\0\0\x0cjP  \r\n\x87\n"s, "a JPEG 2000"},
+                                                        {"\xff\x4f\xff\x51"s, "a JPEG 2000"},
+                                                        {"\0\0\0\x0cJXL \r\n\x87\n"s, "a JPEG XL"},
+                                                        {"\0\0\1\0\1\0\x10\x10"s, "an ICO"}};
+  for (const auto& [bytes, name] : others) {
+    const std::string wanted = fmt::format("other.png: is {} image, which is not supported (JPEG", name);
+    CHECK_THROWS_WITH_AS(parse_image(bytes + std::string(40, '\0'), "other.png"),
+                         doctest::Contains(wanted.c_str()), InputError);
+  }
   REQUIRE(mkfifo((folder / "pipe.jpg").c_str(), 0600) == 0);
   CHECK_THROWS_WITH_AS(read_image(folder / "pipe.jpg"), doctest::Contains("pipe.jpg: the file is empty"),
                        InputError);

@@ -120,7 +120,7 @@ TEST_CASE("another model's weights are called by its name") {
   for (const auto& [name, project] : models) {
     const StateDict weights = named({"patch_embed.proj.weight", name, "layers.0.blocks.1.x"});
     CHECK(foreign_model(weights) == project);
-    CHECK_THROWS_WITH_AS(require_weights(config, weights),
+    CHECK_THROWS_WITH_AS(canonical_weights(config, weights),
                          doctest::Contains((std::string("weights of another model: ") + project).c_str()),
                          InputError);
   }
@@ -137,7 +137,7 @@ TEST_CASE("a tensor of the model that can't be read is the error; a backbone is 
   CHECK(check_weights(config, weights).ok());
   StateDict odd = weights;
   odd.tensors[3].second.unreadable = "file: tensor three is odd";
-  CHECK_THROWS_WITH_AS(require_weights(config, odd), doctest::Contains("tensor three is odd"), InputError);
+  CHECK_THROWS_WITH_AS(canonical_weights(config, odd), doctest::Contains("tensor three is odd"), InputError);
 
   std::erase_if(weights.tensors, [](const auto& one) { return one.first.starts_with("classifier."); });
   CHECK_FALSE(check_weights(config, weights).backbone);
@@ -145,7 +145,7 @@ TEST_CASE("a tensor of the model that can't be read is the error; a backbone is 
   const WeightsReport report = check_weights(config, weights);
   CHECK(report.backbone);
   CHECK_FALSE(report.ok());
-  CHECK_THROWS_WITH_AS(require_weights(config, weights), doctest::Contains("a backbone"), InputError);
+  CHECK_THROWS_WITH_AS(canonical_weights(config, weights), doctest::Contains("a backbone"), InputError);
 }
 
 }  // namespace

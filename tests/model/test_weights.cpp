@@ -57,7 +57,7 @@ TEST_CASE("every reference model's state dict is its config's, in order") {
     CAPTURE(entry.path().string());
     const Config config = load_config((entry.path() / "config.json").string());
     const StateDict file = read_safetensors(entry.path() / "weights.safetensors");
-    CHECK_NOTHROW(require_weights(config, file));
+    CHECK_NOTHROW(canonical_weights(config, file));
     CHECK(check_weights(config, file).ok());
     const std::vector<ParameterSpec> specs = parameter_specs(config);
     const StateDict current = with_current_names(file), canonical = canonical_weights(config, file);
@@ -112,7 +112,7 @@ TEST_CASE("missing, unexpected and misshapen tensors are all named") {
   CHECK(report.misshapen[0].got == std::vector<int64_t>{2, 4});
   CHECK(report.likely_cause.empty());
   CHECK_THROWS_WITH_AS(
-      require_weights(config, file),
+      canonical_weights(config, file),
       doctest::Contains(
           "file does not fit the config small: 1 missing: \"classifier.norm.bias\"; 1 unexpected: "
           "\"something.else\"; 1 misshapen: \"patch_embed.0.bias\" wanted (8) got (2, 4)"),
@@ -187,7 +187,7 @@ TEST_CASE("what is no classifier's state dict is said, and long lists are shorte
   other.where = "file";
   other.add("conv1.weight", HostTensor{{1}, {0.0f}});
   try {
-    require_weights(config, other);
+    canonical_weights(config, other);
     FAIL("accepted");
   } catch (const InputError& error) {
     const std::string text = error.what();
