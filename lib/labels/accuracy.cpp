@@ -101,8 +101,6 @@ std::vector<std::string> loosened(std::vector<std::string> names) {
 // A folder whose name says another class than its place in the sorted order is an error.
 void check_sorted_order(const std::vector<std::string>& folders, const Labels& labels,
                         const std::string& where) {
-  constexpr const char* mend =
-      "rename them, or give --labels FILE with a line FOLDER<tab>NAME for each class";
   for (const std::vector<std::string>* known : {&labels.ids, &labels.names}) {
     const std::vector<std::string> words = loosened(folders), of_classes = loosened(*known);
     const std::vector<int> by_name = classes_by_name(words, of_classes).classes;
@@ -110,9 +108,9 @@ void check_sorted_order(const std::vector<std::string>& folders, const Labels& l
       if (by_name[i] == ClassesByName::none || of_classes[i] == words[i]) continue;
       fail_input(
           "{}: folder {} would be class {} ({}) by the sorted order, but it is the label of {}, and not all folders "
-          "are labels: {}",
+          "are labels: rename them, or give --labels FILE with a line FOLDER<tab>NAME for each class",
           where, folders[i], i, in_quotes(labels.names[i]),
-          by_name[i] == ClassesByName::two ? "two other classes" : fmt::format("class {}", by_name[i]), mend);
+          by_name[i] == ClassesByName::two ? "two other classes" : fmt::format("class {}", by_name[i]));
     }
   }
   std::vector<int64_t> numbers;
@@ -120,8 +118,10 @@ void check_sorted_order(const std::vector<std::string>& folders, const Labels& l
     if (const std::optional<int64_t> number = parse_number<int64_t>(folder)) numbers.push_back(*number);
   const size_t in_order = std::ranges::is_sorted_until(numbers) - numbers.begin();
   if (numbers.size() == folders.size() && in_order < folders.size())
-    fail_input("{}: folder {} would be class {} by the sorted order, after folder {}: {}", where,
-               folders[in_order], in_order, folders[in_order - 1], mend);
+    fail_input(
+        "{}: folder {} would be class {} by the sorted order, after folder {}: rename them, or give --labels FILE "
+        "with the class of each: {{\"0\": [\"FOLDER\", \"NAME\"], …}}",
+        where, folders[in_order], in_order, folders[in_order - 1]);
 }
 
 }  // namespace

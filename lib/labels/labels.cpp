@@ -59,10 +59,20 @@ NumberedName trailing_number(std::string_view line) {
   return {parse_number<uint64_t>(line.substr(begin)), name};
 }
 
-// InputError if the lines have numbers of their own, which would not be heeded: all from 0 or from 1, before or behind
-// names that mostly differ ("grade 1", "grade 2" are names). `ids`: in the lines' order those in front are ids.
-void check_not_numbered(const std::vector<std::string_view>& lines, const std::string& where, bool ids) {
-  if (lines.size() < 2) return;
+// A name without what separates it from its number, and without its quotes: ": 'wolf'," is wolf.
+std::string bare(std::string_view name) {
+  const size_t begin = name.find_first_not_of(" \t:,;.)"), end = name.find_last_not_of(" \t:,;");
+  if (begin == name.npos || end < begin) return {};
+  name = name.substr(begin, end - begin + 1);
+  const bool is_quoted = name.size() > 1 && (name[0] == '\'' || name[0] == '"') && name.back() == name[0];
+  return std::string(is_quoted ? name.substr(1, name.size() - 2) : name);
+}
+
+// The names of lines that have numbers of their own: all from 0 or from 1, before or behind names that mostly differ ("grade 1",
+// "grade 2" are names). Empty if they have none, or if those in front are `ids`. InputError if their order is not the lines'.
+std::vector<std::string> numbered_names(const std::vector<std::string_view>& lines, const std::string& where,
+                                        bool ids) {
+  if (lines.size() < 2) return {};
   for (const auto number_of : {leading_number, trailing_number}) {
     std::vector<bool> seen(lines.size() + 1);
     std::unordered_set<std::string_view> names;
@@ -83,9 +93,13 @@ void check_not_numbered(const std::vector<std::string_view>& lines, const std::s
         fail_input("{}:{}: has the number {}: numbers in another order than the lines' are not read; {}",
                    where, i + 1, number, accepted);
     if (ids && number_of == leading_number) continue;
-    fail_input("{}:1: the lines are numbered: {}; or NUMBER<tab>NAME, where the number is the id", where,
-               accepted);
+    std::vector<std::string> bare_names;
+    for (const std::string_view line : lines) bare_names.push_back(bare(number_of(line).name));
+    log_remark(LogLevel::info, "{}: the lines are numbered, in their order: {} is {}", where,
+               in_quotes(lines[0]), in_quotes(bare_names[0]));
+    return bare_names;
   }
+  return {};
 }
 
 Labels parse_lines(std::string_view text, const std::string& where) {
@@ -107,8 +121,9 @@ Labels parse_lines(std::string_view text, const std::string& where) {
   const auto has_id = [](std::string_view line) { return id_length(line) != std::string_view::npos; };
   const bool with_ids = std::any_of(lines.begin(), lines.end(), has_id) &&
                         std::all_of(lines.begin() + is_background(lines[0]), lines.end(), has_id);
-  check_not_numbered(lines, where, with_ids);
   Labels labels;
+  labels.names = numbered_names(lines, where, with_ids);
+  if (!labels.names.empty()) return labels;
   for (size_t i = 0; i < lines.size(); ++i) {
     const size_t split = with_ids ? id_length(lines[i]) : std::string_view::npos;
     const bool is_split = split != std::string_view::npos;

@@ -143,12 +143,14 @@ ModelFiles find_model(const ModelOptions& options, InferredConfigs& known) {
       files.config = find_config(options.config);
       refuse_weights(files.config);
     } else {
-      files.config =
-          first_existing({with_ending(files.weights, ".json"), files.weights.parent_path() / "config.json"});
       std::string of_the_hub;
-      if (!files.config.empty() && is_of_the_hub(files.config)) {
-        of_the_hub = files.config.filename().string();
-        files.config.clear();
+      for (const fs::path& beside :
+           {with_ending(files.weights, ".json"), files.weights.parent_path() / "config.json"}) {
+        if (!files.config.empty() || !fs::is_regular_file(beside, error)) continue;
+        if (is_of_the_hub(beside))
+          of_the_hub = beside.filename().string();
+        else
+          files.config = beside;
       }
       if (files.config.empty()) infer(files, of_the_hub, known);
     }

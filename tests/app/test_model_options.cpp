@@ -64,6 +64,11 @@ TEST_CASE("without a config it is read off the weights, and what they don't tell
 
   const CliResult config = run_cli({"info", "-q", "--weights", alone, "--format", "config"});
   CHECK(nlohmann::json::parse(config.out) == json["inferred_config"]);
+  fs::rename(folder / "config.json", folder / "s1.json");
+  std::ofstream(folder / "config.json") << config.out;
+  CHECK(info({"--weights", alone})["config"] == folder / "config.json");
+  fs::remove(folder / "s1.json");
+  fs::remove(folder / "config.json");
   const std::vector<std::string> picture{
       data("chelsea.png").string(), "--format", "json", "--device", "cpu", "-q"};
   const auto classify = [&](std::vector<std::string> options) {

@@ -37,7 +37,7 @@ TEST_CASE("ids before the names") {
   CHECK(parse_labels("n01440764 tench\nEgyptian cat", "it", 2).ids.empty());
 }
 
-TEST_CASE("numbered lines are refused: their order would be taken, not their numbers") {
+TEST_CASE("numbered lines are names in their order, or refused") {
   const auto refused = [](const std::string& text, int classes, const char* words) {
     INFO(text);
     CHECK_THROWS_WITH_AS(parse_labels(text, "it", classes), doctest::Contains(words), InputError);
@@ -48,8 +48,12 @@ TEST_CASE("numbered lines are refused: their order would be taken, not their num
     refused(text, 3, "it:2: has the number ");
   refused("0 crane\n2 crane\n1 emu\n", 3, "it:2: has the number 2");
   refused("2\ta\n1\tb\n", 2, "it:1: has the number 2");
-  for (const char* text : {"0 a\n1 b\n", "1. a\n2. b\n", "0: 'a',\n1: 'b',\n", "1,a\n2,b\n", "a\t0\nb\t1\n"})
-    refused(text, 2, "it:1: the lines are numbered: write the names alone");
+  for (const char* text : {"0 a b\n1 c\n", "1. a b\n2. c\n", "0: 'a b',\n1: \"c\",\n", "1,a b\n2,c\n",
+                           "a b\t0\nc\t1\n", "a b 1\nc 2\n", "'a b': 0,\n'c': 1,\n"}) {
+    INFO(text);
+    CHECK(parse_labels(text, "it", 2).names == Strings{"a b", "c"});
+    CHECK(parse_labels(text, "it", 2).ids.empty());
+  }
   CHECK(parse_labels("0\ta\n1\tb\n", "it", 2).ids == Strings{"0", "1"});
   CHECK(parse_labels("1\ta\n2\tb\n", "it", 2).ids == Strings{"1", "2"});
   // Names with numbers that are no order of the classes.
@@ -259,6 +263,9 @@ TEST_CASE("folders that are numbers may not be sorted in another order") {
       classes_in({"0", "1", "10", "2"}, labels, 4),
       doctest::Contains("dir: folder 2 would be class 3 by the sorted order, after folder 10: rename them"),
       InputError);
+  const Labels given =
+      parse_labels(R"({"0": ["0", "a"], "1": ["1", "b"], "2": ["10", "c"], "3": ["2", "d"]})", "it", 4);
+  CHECK(classes_in({"0", "1", "10", "2"}, given, 4) == std::vector<int>{0, 1, 2, 3});
 }
 
 TEST_CASE("a name of two classes names neither") {
