@@ -147,8 +147,10 @@ void read_archive_classes(DataSet& data, const std::vector<std::optional<std::st
   drop_common_folder(names, 2);
   for (size_t i = 0; i < names.size(); ++i) {
     if (names[i].find('/') == names[i].npos)
-      fail_input("{}: has neither a label (.cls, .json) nor a folder that is its class: give --truth FILE",
-                 place_of(i));
+      fail_input(
+          "{}: has neither a label (KEY.cls or KEY.json, KEY being its name up to the first dot) nor a folder "
+          "that is its class: give --truth FILE",
+          place_of(i));
     names[i] = names[i].substr(0, names[i].find('/'));
   }
   data.folders.assign(names.begin(), names.end());

@@ -167,6 +167,7 @@ struct Uses {
     bool certain;  // no *args, **kwargs or _base_ may bring it
   };
   std::vector<Untyped> untyped;
+  bool defines_types = false;  // the public class of the forward types is in this file
 };
 
 Uses uses_in(const std::vector<Token>& tokens) {
@@ -202,6 +203,7 @@ Uses uses_in(const std::vector<Token>& tokens) {
       now.typed |= (keys & is_type) != 0;
     };
     defined |= is(i, "VSSM") && is(i - 1, "class");
+    found.defines_types |= is(i, "SS2D") && is(i - 1, "class");
     inherits |= is(i, "_base_");
     if (tokens[i].kind == Kind::end_of_line || is(i, ";")) {
       levels.assign(1, {});
@@ -288,11 +290,16 @@ class PythonMigrator {
         judge(i, uses_.keys[i] & is_type, value);
       }
     }
-    for (const auto [model, certain] : uses_.untyped)
-      say_no(fmt::format(
-          "{}: no forward_type is given{}, and the default, v2, asks for \"core\", which newer releases "
-          "refuse; add forward_type \"v03\"",
-          place(tokens_[model], tokens_[model].text), certain ? "" : " that can be told here"));
+    for (const auto [model, certain] : uses_.untyped) {
+      const std::string where = place(tokens_[model], tokens_[model].text);
+      constexpr const char* of_default = "the default, v2, asks for \"core\", which newer releases refuse";
+      if (certain)
+        say_no(
+            fmt::format("{}: no forward_type is given, and {}; add forward_type \"v03\"", where, of_default));
+      else
+        migration_.remarks.push_back(
+            fmt::format("{}: whether a forward_type is given cannot be told here; {}", where, of_default));
+    }
     migration_.text += text_.substr(done);
     return std::move(migration_);
   }
@@ -324,8 +331,9 @@ class PythonMigrator {
     refuse(place(tokens_[i], name_of(is_backend)), "core", core_becomes_, ": this form is not rewritten");
   }
   void cannot_tell(size_t i, uint8_t keys, std::string_view what) {
-    say_no(fmt::format("{}: the value of {} cannot be told here; write a literal in its place",
-                       place(tokens_[i], name_of(keys)), what));
+    if (!decides(keys))
+      migration_.remarks.push_back(
+          fmt::format("{}: the value of {} cannot be told here", place(tokens_[i], name_of(keys)), what));
   }
 
   std::string place(const Token& token, std::string_view key) const {
@@ -412,8 +420,12 @@ class PythonMigrator {
            std::ranges::find(before, tokens_[i - 1].text) != std::end(before);
   }
 
+  // Whether the file says itself what the key's values mean.
+  bool decides(uint8_t keys) const { return (keys & is_type) != 0 && uses_.defines_types; }
+
   // Refuses what no newer release runs; `i`: the literal.
   void judge(size_t i, uint8_t keys, const std::string& value) {
+    if (decides(keys)) return;
     const std::string where = place(tokens_[i], name_of(keys));
     try {
       if ((keys & is_backend) != 0) {

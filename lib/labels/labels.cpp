@@ -59,20 +59,10 @@ NumberedName trailing_number(std::string_view line) {
   return {parse_number<uint64_t>(line.substr(begin)), name};
 }
 
-// A name without what separates it from its number, and without its quotes: ": 'wolf'," is wolf.
-std::string bare(std::string_view name) {
-  const size_t begin = name.find_first_not_of(" \t:,;.)"), end = name.find_last_not_of(" \t:,;");
-  if (begin == name.npos || end < begin) return {};
-  name = name.substr(begin, end - begin + 1);
-  const bool is_quoted = name.size() > 1 && (name[0] == '\'' || name[0] == '"') && name.back() == name[0];
-  return std::string(is_quoted ? name.substr(1, name.size() - 2) : name);
-}
-
-// The names of lines that have numbers of their own: all from 0 or from 1, before or behind names that mostly differ ("grade 1",
-// "grade 2" are names). Empty if they have none, or if those in front are `ids`. InputError if their order is not the lines'.
-std::vector<std::string> numbered_names(const std::vector<std::string_view>& lines, const std::string& where,
-                                        bool ids) {
-  if (lines.size() < 2) return {};
+// InputError if the lines have numbers of their own in another order than theirs, which would not be heeded: all from 0 or
+// from 1, before or behind names that mostly differ.
+void check_order(const std::vector<std::string_view>& lines, const std::string& where) {
+  if (lines.size() < 2) return;
   for (const auto number_of : {leading_number, trailing_number}) {
     std::vector<bool> seen(lines.size() + 1);
     std::unordered_set<std::string_view> names;
@@ -85,21 +75,13 @@ std::vector<std::string> numbered_names(const std::vector<std::string_view>& lin
     };
     if (!std::ranges::all_of(lines, is_new) || (seen.front() && seen.back())) continue;
     if (2 * names.size() <= lines.size()) continue;
-    constexpr std::string_view accepted =
-        "write the names alone, in the order of the classes, or JSON: {\"0\": \"NAME\", …}, {\"0\": [\"ID\", "
-        "\"NAME\"], …}";
     for (size_t i = 0; i < lines.size(); ++i)
       if (const uint64_t number = *number_of(lines[i]).number; number != i + (seen.front() ? 0 : 1))
-        fail_input("{}:{}: has the number {}: numbers in another order than the lines' are not read; {}",
-                   where, i + 1, number, accepted);
-    if (ids && number_of == leading_number) continue;
-    std::vector<std::string> bare_names;
-    for (const std::string_view line : lines) bare_names.push_back(bare(number_of(line).name));
-    log_remark(LogLevel::info, "{}: the lines are numbered, in their order: {} is {}", where,
-               in_quotes(lines[0]), in_quotes(bare_names[0]));
-    return bare_names;
+        fail_input(
+            "{}:{}: has the number {}: numbers in another order than the lines' are not read; write the names "
+            "alone, in the order of the classes, or JSON: {{\"0\": \"NAME\", …}}, {{\"0\": [\"ID\", \"NAME\"], …}}",
+            where, i + 1, number);
   }
-  return {};
 }
 
 Labels parse_lines(std::string_view text, const std::string& where) {
@@ -121,9 +103,8 @@ Labels parse_lines(std::string_view text, const std::string& where) {
   const auto has_id = [](std::string_view line) { return id_length(line) != std::string_view::npos; };
   const bool with_ids = std::any_of(lines.begin(), lines.end(), has_id) &&
                         std::all_of(lines.begin() + is_background(lines[0]), lines.end(), has_id);
+  check_order(lines, where);
   Labels labels;
-  labels.names = numbered_names(lines, where, with_ids);
-  if (!labels.names.empty()) return labels;
   for (size_t i = 0; i < lines.size(); ++i) {
     const size_t split = with_ids ? id_length(lines[i]) : std::string_view::npos;
     const bool is_split = split != std::string_view::npos;
