@@ -37,8 +37,8 @@ Migration migrate_json(std::string_view text, const std::string& where,
 // Also InputError if the YAML asks for something that no config of this program can express.
 Migration migrate_yaml(std::string_view text, const std::string& where);
 // Python source: rewrites only the literal "core", as the argument selective_scan_backend= or as the value of that
-// key in a dict. `refused`: what else newer releases refuse, or cannot be told. What an mmdet or mmseg config needs is
-// reported in the remarks.
+// key in a dict. `refused`: what else newer releases refuse. What cannot be told, and what an mmdet or mmseg config
+// needs, is reported in the remarks.
 Migration migrate_python(std::string_view text, const std::string& where,
                          std::string_view core_becomes = "oflex");
 // Detects YAML by the file name (.yaml, .yml) or by its MODEL: section, as the Python project writes YAML to a file

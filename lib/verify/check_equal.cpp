@@ -35,20 +35,6 @@ HostTensor images(const HostTensor& tensor, int64_t begin, int64_t count) {
   return part;
 }
 
-Diff shape_problem(std::string name, const HostTensor& a, const HostTensor& b) {
-  Diff diff;
-  diff.name = std::move(name);
-  diff.dims = b.dims;
-  diff.problem = fmt::format("shape {} in a, {} in b", shape_string(a.dims), shape_string(b.dims));
-  return diff;
-}
-
-Diff compare_tensors(std::string name, const HostTensor& a, const HostTensor& b,
-                     const CompareOptions& options) {
-  if (a.dims != b.dims) return shape_problem(std::move(name), a, b);
-  return compare(std::move(name), a.dims, a.values, b.values, options);
-}
-
 void merge_all(std::vector<Diff>& diffs, std::vector<Diff> next) {
   for (Diff& diff : next) {
     const auto same =
@@ -243,11 +229,12 @@ void allow_rounding(CheckResult& result, DType dtype, bool of_input) {
   result.reference_dtype = dtype;
   if (result.derived) {
     const double unit = arithmetic_of(dtype).storage;
-    for (Tolerance* tolerance : {&result.tolerance, of_input ? &result.input_tolerance : nullptr}) {
-      if (!tolerance) continue;
-      tolerance->relative += unit;
-      tolerance->relative_l2 += unit;
-    }
+    const auto allow = [&](Tolerance& tolerance) {
+      tolerance.relative += unit;
+      tolerance.relative_l2 += unit;
+    };
+    allow(result.tolerance);
+    if (of_input) allow(result.input_tolerance);
     result.tolerance_source += fmt::format(", and the reference's own rounding to {}", to_string(dtype));
   }
   result.notes.push_back(fmt::format(
@@ -338,9 +325,12 @@ CheckResult check_reference(const StateDict& reference, const Side& b, const Che
     if (name != "input") taps_a.add(name, tensor.to_float32());
   choose_tolerance(result, options, {b.choice});
   const auto stored = stored_in_16_bits(taps_a);
-  TapValues input_a;
-  if (reference.find("input")) input_a.add("input", reference.at("input").to_float32());
-  const bool stored_input = stored && stored_in_16_bits(input_a) == stored;
+  bool stored_input = false;
+  if (const StoredTensor* input_a = reference.find("input"); stored && input_a) {
+    TapValues alone;
+    alone.add("input", input_a->to_float32());
+    stored_input = stored_in_16_bits(alone) == stored;
+  }
   if (stored && size_of(storage_dtype(b.choice.precision)) > 2) allow_rounding(result, *stored, stored_input);
   Arithmetic of_a = arithmetic_of(options.reference);
   if (result.reference_dtype) {

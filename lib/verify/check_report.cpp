@@ -232,12 +232,11 @@ std::string verdict(const CheckResult& result, bool all) {
   // A step's own error may exceed its bound while every tap is within the looser bound of accumulated error.
   const bool drifted = outside && !find_diff(result.taps, outside->name)->within();
   const char* by_itself = drifted ? "" : "by itself ";
-  if (outside && outside->problem.empty() && outside->outside == 0 && outside->outside_l2 > 0)
-    line("first outside its tolerance: {}, {}relative L2 {:.3g} of {:.3g} in one batch", outside->name,
-         by_itself, outside->outside_l2, outside->outside_l2_bound);
-  else if (outside && outside->problem.empty() && outside->outside == 0)
-    line("first outside its tolerance: {}, {}relative L2 {:.3g} of {:.3g}", outside->name, by_itself,
-         outside->relative_l2(), outside->l2_bound);
+  const bool in_one = outside && outside->outside_l2 > 0;
+  if (outside && outside->problem.empty() && outside->outside == 0)
+    line("first outside its tolerance: {}, {}relative L2 {:.3g} of {:.3g}{}", outside->name, by_itself,
+         in_one ? outside->outside_l2 : outside->relative_l2(),
+         in_one ? outside->outside_l2_bound : outside->l2_bound, in_one ? " in one batch" : "");
   else if (outside && outside->problem.empty() && outside->worst < 0)
     line("first outside its tolerance: {}, {}first at {}", outside->name, by_itself,
          outside->place(outside->first_outside));

@@ -136,10 +136,8 @@ struct Allowed {
 // The larger of two fractions' value and bound, compared without a division.
 struct Largest {
   double value = 0, bound = 1;
-  bool take(double next, double next_bound) {
-    if (!(next * bound > value * next_bound)) return false;
-    value = next, bound = next_bound;
-    return true;
+  void take(double next, double next_bound) {
+    if (next * bound > value * next_bound) value = next, bound = next_bound;
   }
 };
 

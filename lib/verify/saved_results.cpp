@@ -45,7 +45,8 @@ std::vector<int> class_numbers(const Json& json) {
 }
 
 // Parses "top": class indices (eval) or objects (classify). False if it is neither.
-bool read_top(const Json& line, Answer& answer) {
+bool read_top(const Json& line, SavedAnswer& saved) {
+  Answer& answer = saved.answer;
   const Json& top = line["top"];
   if (!top.is_array()) return false;
   if (top.empty()) return true;
@@ -59,6 +60,8 @@ bool read_top(const Json& line, Answer& answer) {
     return false;
   if (probability.is_null()) return true;  // the logits were NaN
   answer.label = number[0];
+  if (const Json label = objects ? top[0].value("label", Json()) : Json(); label.is_string())
+    saved.label = label;
   if (!objects || top.size() < 2 || !top[1].is_object()) return true;
   const Json one = top[0].value("logit", Json()), two = top[1].value("logit", Json());
   if (one.is_number() && two.is_number()) answer.margin = one.get<double>() - two.get<double>();
@@ -75,8 +78,7 @@ void check_finished(const Read& read) {
     fail_input(
         "{}: does not say how many images it is of, so it may not be finished: it is of an older version",
         read.results.path);
-  size_t lines = read.answers.size();
-  for (const auto& [key, name] : read.unread) lines += !read.index.contains(key);
+  const size_t lines = read.answers.size() + read.unread.size();
   if (lines < images.get<size_t>())
     fail_input("{}: is not finished: it has {} of {} images: run eval --results {} again", read.results.path,
                lines, images.get<size_t>(), shell_quoted(read.results.path));
@@ -125,9 +127,7 @@ Read read_results(const std::string& path) {
         read.unread.emplace(std::move(key), std::move(saved.file));
         continue;
       }
-      good = good && line.contains("top") && read_top(line, saved.answer);
-      if (good && !line["top"].empty() && line["top"][0].is_object())
-        if (const Json label = line["top"][0].value("label", Json()); label.is_string()) saved.label = label;
+      good = good && line.contains("top") && read_top(line, saved);
     }
     if (!good)
       fail_input("{}:{}: not a line of eval --results, classify --results or classify --format jsonl", path,
@@ -140,9 +140,9 @@ Read read_results(const std::string& path) {
   }
   if (by_position && !is_done)
     fail_input("{}: is not finished: run classify --results {} again", path, shell_quoted(path));
-  check_finished(read);
   // A later run of eval retries unreadable images.
   std::erase_if(read.unread, [&](const auto& unread) { return read.index.contains(unread.first); });
+  check_finished(read);
   read.results.unread = read.unread.size();
   for (const SavedAnswer& answer : read.answers)
     if (answer.doubled) read.results.doubled.push_back(answer.file);

@@ -85,6 +85,16 @@ void TapSelection::at(std::string_view name, const View& value) {
     if (names_[i] == name) values_[i] = transfer_.download(value);
 }
 
+Diff compare_tensors(std::string name, const HostTensor& a, const HostTensor& b,
+                     const CompareOptions& options) {
+  if (a.dims == b.dims) return compare(std::move(name), a.dims, a.values, b.values, options);
+  Diff diff;
+  diff.name = std::move(name);
+  diff.dims = b.dims;
+  diff.problem = fmt::format("shape {} in a, {} in b", shape_string(a.dims), shape_string(b.dims));
+  return diff;
+}
+
 void TapComparison::at(std::string_view name, const View& value) {
   const HostTensor* a = reference_.find(name);
   if (!a) {
@@ -92,18 +102,11 @@ void TapComparison::at(std::string_view name, const View& value) {
     return;
   }
   transfer_.download(value, b_);
-  if (a->dims != b_.dims) {
-    Diff diff;
-    diff.name = name;
-    diff.dims = b_.dims;
-    diff.problem = fmt::format("shape {} in a, {} in b", shape_string(a->dims), shape_string(b_.dims));
-    diffs.push_back(std::move(diff));
-    return;
-  }
   CompareOptions options = options_;
   if (errors)
     if (const auto model = errors->find(name); model != errors->end()) options.errors = &model->second;
-  diffs.push_back(compare(std::string(name), b_.dims, a->values, b_.values, options));
+  diffs.push_back(compare_tensors(std::string(name), *a, b_, options));
+  if (!diffs.back().problem.empty()) return;
   if (observer) observer(diffs.back(), *a, b_);
   if (restart_) transfer_.upload(*a, value);
 }

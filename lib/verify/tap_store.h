@@ -74,6 +74,10 @@ class TapSelection : public Taps {
   bool inside_ = false;
 };
 
+// With a problem if the shapes differ.
+Diff compare_tensors(std::string name, const HostTensor& a, const HostTensor& b,
+                     const CompareOptions& options);
+
 // Compares each tap with the reference tap of the same name. With `restart`, the forward then continues from the
 // reference's value, so that each difference is the own error of one step.
 class TapComparison : public Taps {

@@ -666,80 +666,76 @@ TEST_CASE("Python that asks for core in a form that is not rewritten never count
     CHECK(contains(result.err,
                    "selective_scan_backend: newer releases refuse \"core\"; write \"oflex\" there"));
   }
-  for (const auto& [text, refused] : std::initializer_list<std::pair<const char*, const char*>>{
-           {"f(forward_type=(\"v2\"))", "1: forward_type: newer releases refuse \"v2\"; write \"v03\" there"},
-           {"d['forward_type'] = 'v' '2'", "1: forward_type: newer releases refuse \"v2\""},
-           {"f(forward_type=f'v2')", "1: forward_type: newer releases refuse \"v2\""},
-           {"_C.MODEL.VSSM.SSM_FORWARDTYPE = \"v2\"",
-            "1: SSM_FORWARDTYPE: newer releases refuse \"v2\"; write \"v03\" there"},
-           {"_C.MODEL.VSSM.SSM_FORWARDTYPE = 'v3noz'", "SSM_FORWARDTYPE: newer releases refuse \"v3noz\""},
-           {"cfg.merge_from_list(['MODEL.VSSM.SSM_FORWARDTYPE', 'v2'])",
-            "SSM_FORWARDTYPE: newer releases refuse"},
-           {"cfg.merge_from_list(['MODEL.VSSM.SSM_FORWARDTYPE', 'xv1a'])", "\"xv1a\" is of the xv family"},
-           {"# v2\nFT = \"v2\"\n\nm = VSSM(forward_type=FT)",
-            "2: forward_type: newer releases refuse \"v2\""},
-           {"FT = 'v2'; print(FT)\nif FT in x: m = VSSM(forward_type=FT)", "1: forward_type: newer releases"},
-           {"VSSM(forward_type=\"xv1a\")", "1: forward_type: forward_type \"xv1a\" is of the xv family"},
-           {"VSSM(forward_type='v99')", "1: forward_type: unknown forward_type \"v99\""},
-           {"f(selective_scan_backend='ofelx')", "1: selective_scan_backend \"ofelx\": expected"},
-       }) {
-    INFO(text);
-    const auto result = checked(text);
-    CHECK(result.exit_code == 1);
-    CHECK_MESSAGE(contains(result.err, refused), result.err);
-  }
+  // Each text's exit code, what is said of it, and what is said of all.
+  using Told = std::initializer_list<std::pair<const char*, const char*>>;
+  const auto check_told = [&](int exit_code, const char* of_all, const Told& cases) {
+    for (const auto& [text, told] : cases) {
+      INFO(text);
+      const auto result = checked(text);
+      CHECK(result.exit_code == exit_code);
+      CHECK_MESSAGE(contains(result.err, told), result.err);
+      CHECK(contains(result.err, of_all));
+    }
+  };
+  check_told(
+      1, "",
+      {
+          {"f(forward_type=(\"v2\"))", "1: forward_type: newer releases refuse \"v2\"; write \"v03\" there"},
+          {"d['forward_type'] = 'v' '2'", "1: forward_type: newer releases refuse \"v2\""},
+          {"f(forward_type=f'v2')", "1: forward_type: newer releases refuse \"v2\""},
+          {"_C.MODEL.VSSM.SSM_FORWARDTYPE = \"v2\"",
+           "1: SSM_FORWARDTYPE: newer releases refuse \"v2\"; write \"v03\" there"},
+          {"_C.MODEL.VSSM.SSM_FORWARDTYPE = 'v3noz'", "SSM_FORWARDTYPE: newer releases refuse \"v3noz\""},
+          {"cfg.merge_from_list(['MODEL.VSSM.SSM_FORWARDTYPE', 'v2'])",
+           "SSM_FORWARDTYPE: newer releases refuse"},
+          {"cfg.merge_from_list(['MODEL.VSSM.SSM_FORWARDTYPE', 'xv1a'])", "\"xv1a\" is of the xv family"},
+          {"# v2\nFT = \"v2\"\n\nm = VSSM(forward_type=FT)", "2: forward_type: newer releases refuse \"v2\""},
+          {"FT = 'v2'; print(FT)\nif FT in x: m = VSSM(forward_type=FT)", "1: forward_type: newer releases"},
+          {"VSSM(forward_type=\"xv1a\")", "1: forward_type: forward_type \"xv1a\" is of the xv family"},
+          {"VSSM(forward_type='v99')", "1: forward_type: unknown forward_type \"v99\""},
+          {"f(selective_scan_backend='ofelx')", "1: selective_scan_backend \"ofelx\": expected"},
+      });
   // Values that cannot be told.
-  for (const auto& [text, told] : std::initializer_list<std::pair<const char*, const char*>>{
-           {"from x import FT\nVSSM(forward_type=FT)", "2: forward_type: the value of FT cannot be told"},
-           {"FT = 'v05'\nFT = 'v3'\nVSSM(forward_type=FT)", "3: forward_type: the value of FT cannot"},
-           {"FT = 'v05'\nFT += 'noz'\nVSSM(forward_type=FT)", "3: forward_type: the value of FT cannot"},
-           {"FT = 'v05'\ndef f(FT): VSSM(forward_type=FT)", "2: forward_type: the value of FT cannot"},
-           {"def f(FT='v05'): VSSM(forward_type=FT)\nf('v2')", "1: forward_type: the value of FT cannot"},
-           {"FT = 'v05'\nfor FT in x: VSSM(forward_type=FT)", "2: forward_type: the value of FT cannot"},
-           {"FT = 'v05', 1\nVSSM(forward_type=FT)", "2: forward_type: the value of FT cannot"},
-           {"def f(forward_type): VSSM(forward_type=forward_type)", "the value of forward_type cannot"},
-           {"VSSM(forward_type=c.MODEL.VSSM.SSM_FORWARDTYPE)",
-            "the value of c.MODEL.VSSM.SSM_FORWARDTYPE cannot"},
-           {"VSSM(forward_type=get(x))", "1: forward_type: the value of this expression cannot be told"},
-           {"VSSM(forward_type='v05' if x else 'v3')",
-            "1: forward_type: the value of this expression cannot"},
-           {"VSSM(forward_type=None)", "1: forward_type: the value of None cannot be told"},
-           {"VSSM(forward_type=f'v{n}')", "1: forward_type: the value of this string cannot be told"},
-           {"VSSM(forward_type='v\\u0032')", "1: forward_type: the value of this string cannot be told"},
-           {"VSSM(**kwargs)",
-            "1: VSSM: whether a forward_type is given cannot be told here; the default, v2,"},
-           {"p = dict(forward_type='v05')\nVSSM(**p)",
-            "2: VSSM: whether a forward_type is given cannot be told"},
-           {"_base_ = 'a.py'\nm = dict(type='MM_VSSM')",
-            "2: MM_VSSM: whether a forward_type is given cannot"},
-           {"f(selective_scan_backend=b)", "1: selective_scan_backend: the value of b cannot be told"},
-           {"selective_scan_backend = 'oflex' if selective_scan_backend == 'core' else b",
-            "1: selective_scan_backend: the value of this expression cannot be told"},
-           {"selective_scan_backend = 'oflex' if b in ('core', 'v') else b",
-            "this expression cannot be told"},
-       }) {
-    INFO(text);
-    const auto result = checked(text);
-    CHECK(result.exit_code == 0);
-    CHECK_MESSAGE(contains(result.err, told), result.err);
-    CHECK(contains(result.err, "nothing is rewritten"));
-  }
+  check_told(
+      0, "nothing is rewritten",
+      {
+          {"from x import FT\nVSSM(forward_type=FT)", "2: forward_type: the value of FT cannot be told"},
+          {"FT = 'v05'\nFT = 'v3'\nVSSM(forward_type=FT)", "3: forward_type: the value of FT cannot"},
+          {"FT = 'v05'\nFT += 'noz'\nVSSM(forward_type=FT)", "3: forward_type: the value of FT cannot"},
+          {"FT = 'v05'\ndef f(FT): VSSM(forward_type=FT)", "2: forward_type: the value of FT cannot"},
+          {"def f(FT='v05'): VSSM(forward_type=FT)\nf('v2')", "1: forward_type: the value of FT cannot"},
+          {"FT = 'v05'\nfor FT in x: VSSM(forward_type=FT)", "2: forward_type: the value of FT cannot"},
+          {"FT = 'v05', 1\nVSSM(forward_type=FT)", "2: forward_type: the value of FT cannot"},
+          {"def f(forward_type): VSSM(forward_type=forward_type)", "the value of forward_type cannot"},
+          {"VSSM(forward_type=c.MODEL.VSSM.SSM_FORWARDTYPE)",
+           "the value of c.MODEL.VSSM.SSM_FORWARDTYPE cannot"},
+          {"VSSM(forward_type=get(x))", "1: forward_type: the value of this expression cannot be told"},
+          {"VSSM(forward_type='v05' if x else 'v3')", "1: forward_type: the value of this expression cannot"},
+          {"VSSM(forward_type=None)", "1: forward_type: the value of None cannot be told"},
+          {"VSSM(forward_type=f'v{n}')", "1: forward_type: the value of this string cannot be told"},
+          {"VSSM(forward_type='v\\u0032')", "1: forward_type: the value of this string cannot be told"},
+          {"VSSM(**kwargs)",
+           "1: VSSM: whether a forward_type is given cannot be told here; the default, v2,"},
+          {"p = dict(forward_type='v05')\nVSSM(**p)",
+           "2: VSSM: whether a forward_type is given cannot be told"},
+          {"_base_ = 'a.py'\nm = dict(type='MM_VSSM')", "2: MM_VSSM: whether a forward_type is given cannot"},
+          {"f(selective_scan_backend=b)", "1: selective_scan_backend: the value of b cannot be told"},
+          {"selective_scan_backend = 'oflex' if selective_scan_backend == 'core' else b",
+           "1: selective_scan_backend: the value of this expression cannot be told"},
+          {"selective_scan_backend = 'oflex' if b in ('core', 'v') else b", "this expression cannot be told"},
+      });
   // The default is refused as well.
-  for (const auto& [text, told] : std::initializer_list<std::pair<const char*, const char*>>{
-           {"m = VSSM(dims=96)", "1: VSSM: no forward_type is given, and the default, v2, asks for \"core\""},
-           {"x = 1\nm = models.Backbone_VSSM()", "2: Backbone_VSSM: no forward_type is given, and"},
-           {"dict(type=\"MM_VSSM\", dims=96)", "1: MM_VSSM: no forward_type is given, and"},
-           {"{'backbone': {'dims': 96, 'type': 'MM_VSSM'}}", "1: MM_VSSM: no forward_type is given, and"},
-           {"dict(dims=96, type=MM_VSSM)", "1: MM_VSSM: no forward_type is given, and"},
-           {"partial(VSSM, dims=96)", "1: VSSM: no forward_type is given, and"},
-           {"VSSM(block=dict(forward_type='v05'))", "1: VSSM: no forward_type is given, and"},
-       }) {
-    INFO(text);
-    const auto result = checked(text);
-    CHECK(result.exit_code == 1);
-    CHECK_MESSAGE(contains(result.err, told), result.err);
-    CHECK(contains(result.err, "add forward_type \"v03\""));
-  }
+  check_told(
+      1, "add forward_type \"v03\"",
+      {
+          {"m = VSSM(dims=96)", "1: VSSM: no forward_type is given, and the default, v2, asks for \"core\""},
+          {"x = 1\nm = models.Backbone_VSSM()", "2: Backbone_VSSM: no forward_type is given, and"},
+          {"dict(type=\"MM_VSSM\", dims=96)", "1: MM_VSSM: no forward_type is given, and"},
+          {"{'backbone': {'dims': 96, 'type': 'MM_VSSM'}}", "1: MM_VSSM: no forward_type is given, and"},
+          {"dict(dims=96, type=MM_VSSM)", "1: MM_VSSM: no forward_type is given, and"},
+          {"partial(VSSM, dims=96)", "1: VSSM: no forward_type is given, and"},
+          {"VSSM(block=dict(forward_type='v05'))", "1: VSSM: no forward_type is given, and"},
+      });
   // A file that has the forward types says itself what they mean.
   const auto own = checked(
       "class SS2D:\n  T = dict(v2='oflex')\n  def f(self, forward_type='v2'): g(forward_type=forward_type)\n");
